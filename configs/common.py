@@ -1,0 +1,70 @@
+"""What every config has in common: data, network, optimizer, bookkeeping."""
+
+import ml_collections
+
+from flowjax import checks
+
+PRESETS = ("checkerboard", "digits", "test")
+
+
+def base(preset, *, method):
+    """A config for a preset, to which the method's file adds its constants.
+
+    Args:
+      preset: "checkerboard" (points), "digits" (real 8 x 8 images) or "test" (seconds).
+      method: registry name of the method.
+
+    Raises:
+      InputError: for an unknown preset.
+    """
+    checks.member("preset", preset, PRESETS)
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.steps = 3_000
+    config.batch_size = 1_024
+    config.ema = (0.999,)  # decays of the evaluation averages; the first is evaluated during training
+
+    config.log_every = 50
+    config.eval_every = 500  # 0: never
+    config.eval_samples = 8_192
+    config.eval_steps = (1, 2, 4)
+    config.save_every = 1_000
+    config.keep = 2  # newest checkpoints that stay
+
+    config.data = {"name": "checkerboard", "dir": "", "flip": False}  # dir "": TFDS_DATA_DIR or the default of TFDS
+    config.model = {"name": "mlp", "width": 256, "depth": 3}
+    config.optim = {
+        "name": "adam",
+        "learning_rate": 1e-3,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "clip_norm": 0.0,  # 0: no clipping
+        "kwargs": {"b1": 0.9, "b2": 0.95},
+    }
+    config.method = {"name": method, "total_steps": config.get_ref("steps")}
+    if preset == "digits":
+        _digits(config)
+    if preset == "test":
+        _test(config)
+    return config
+
+
+def _digits(config):
+    config.steps = 4_500
+    config.batch_size = 128
+    config.eval_samples = 512
+    config.data.name = "digits"
+    config.model = {"name": "dit", "size": "tiny", "patch": 2}
+    config.optim.schedule = "cosine"
+    config.optim.warmup_steps = 100
+    config.method.label_drop = 0.0
+
+
+def _test(config):
+    config.steps = 20
+    config.batch_size = 64
+    config.log_every = 5
+    config.eval_every = 10
+    config.eval_samples = 256
+    config.save_every = 10
+    config.model.width = 32

@@ -1,0 +1,43 @@
+"""What the scripts share: flags that fail in one sentence."""
+
+import sys
+
+from absl import app, flags
+
+from flowjax import typing
+from flowjax.training import NonFiniteError
+
+
+def run(main):
+    """Runs `main()` as a script: mistakes of a person end in one sentence on stderr and status 2, without a traceback."""
+    app.run(lambda argv: _one_sentence(lambda: _no_arguments(argv) or main()), flags_parser=_parse)
+
+
+def whole_numbers(name, values, low):
+    """Flag values as ints; raises InputError unless each is a whole number of at least `low`."""
+    try:
+        numbers = [int(value) for value in values]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < low:
+        raise typing.InputError(f"--{name}={','.join(values)}: expected whole numbers of at least {low}, e.g. --{name}=1,2,4.")
+    return numbers
+
+
+def _parse(argv):
+    # Config files run while flags are parsed, and ml_collections reports an unknown field as an AttributeError.
+    return _one_sentence(lambda: app.parse_flags_with_usage(argv), AttributeError, KeyError, TypeError, ValueError, OSError, ImportError)
+
+
+def _no_arguments(argv):
+    if len(argv) > 1:
+        raise typing.InputError(f"unexpected argument {argv[1]!r}; everything is a flag: --name=value.")
+
+
+def _one_sentence(work, *expected):
+    try:
+        return work()
+    except (typing.InputError, NonFiniteError, flags.Error, *expected) as error:
+        text = " ".join(str(error.args[0] if error.args else error).split())
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(2)

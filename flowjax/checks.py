@@ -1,0 +1,61 @@
+"""What functions ask of their arguments: times and velocities that cannot broadcast by mistake, names that exist."""
+
+import difflib
+
+import jax.numpy as jnp
+
+from flowjax import typing
+
+
+def times(caller, x, **named):
+    """Makes times floating, never narrower than float32, and checks that they cannot broadcast `x`.
+
+    Args:
+      caller: name of the function that was called, for the error.
+      x: data, any shape, a floating dtype.
+      **named: times (or fractions) by name: Python scalars, 0-d arrays, or arrays with `x.ndim` axes.
+
+    Returns:
+      A tuple of arrays in the order given, in the wider of their own dtype, that of `x` and float32.
+
+    Raises:
+      InputError: if `x` is not floating, or if a time has another rank or does not broadcast to the shape of `x`.
+    """
+    shape, dtype = jnp.shape(x), jnp.result_type(x)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise typing.InputError(f"{caller}: x has dtype {dtype}, expected a floating dtype: x.astype(jnp.float32).")
+    return tuple(_time(caller, shape, dtype, name, value) for name, value in named.items())
+
+
+def velocity(caller, x, v, name="v"):
+    """Returns `v` in the dtype of `x`, as a tangent must be; raises InputError unless it has the shape of `x`."""
+    if jnp.shape(v) != jnp.shape(x):
+        raise typing.InputError(
+            f"{caller}: {name} has shape {jnp.shape(v)} but x has shape {jnp.shape(x)}; a velocity has the shape of x:"
+            f" jnp.broadcast_to({name}, x.shape) if one velocity is meant for all."
+        )
+    return jnp.asarray(v, jnp.result_type(x))
+
+
+def member(what, name, known, listed=True):
+    """Raises InputError unless `name` is among `known`; says which names are near, and all of them if `listed`."""
+    if name in known:
+        return
+    near = difflib.get_close_matches(str(name), [str(k) for k in known], n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise typing.InputError(f"unknown {what} {name!r}{hint}" + (f" Known: {', '.join(known)}." if listed else ""))
+
+
+def _time(caller, shape, dtype, name, value):
+    wide = jnp.promote_types(dtype, jnp.float32)
+    if isinstance(value, (int, float)):
+        return jnp.asarray(value, wide)
+    value = jnp.asarray(value)
+    fits = value.ndim == len(shape) and all(have in (1, want) for have, want in zip(value.shape, shape))
+    if value.ndim and not fits:
+        column = shape[:1] + (1,) * (len(shape) - 1)
+        raise typing.InputError(
+            f"{caller}: {name} has shape {value.shape} but x has shape {shape}; times are scalars or carry one singleton"
+            f" axis per data axis, here {column}: flowjax.times.expand({name}, x)."
+        )
+    return value.astype(jnp.promote_types(wide, value.dtype) if jnp.issubdtype(value.dtype, jnp.floating) else wide)

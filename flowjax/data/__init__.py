@@ -1,0 +1,51 @@
+"""Data: sources of rows, and one seeded stream of batches over any of them.
+
+A source is a name, a number of rows and a function from row ids to rows. `DATASETS` names the sources that work without a
+network; every other name is taken for a TFDS image dataset. TFDS and grain are imported when they are first needed.
+
+Example:
+  >>> from flowjax import data
+  >>> next(data.batches(data.load("checkerboard"), batch_size=8, seed=0))["x"].shape
+  (8, 2)
+"""
+
+import functools
+from collections.abc import Callable
+
+from flowjax.data import points
+from flowjax.data.pipeline import Source, arrays, batches
+
+__all__ = ["DATASETS", "Source", "arrays", "batches", "load"]
+
+
+def _digits(**where) -> Source:
+    from flowjax.data import digits  # tensorflow_datasets takes seconds to import
+
+    return digits.source(**where)
+
+
+DATASETS: dict[str, Callable[..., Source]] = {
+    **{name: functools.partial(points.source, name) for name in points.DENSITIES},
+    "digits": _digits,
+}
+
+
+def load(name: str, *, split: str = "train", data_dir: str | None = None) -> Source:
+    """The rows of one split of a dataset.
+
+    Args:
+      name: a key of `DATASETS`, or any TFDS image dataset as `name` or `name/config` (`cifar10`, `mnist`).
+      split: `"train"` or `"test"`; TFDS datasets and `digits` also take `"train+test"` and slices like `"train[:10%]"`.
+      data_dir: where TFDS keeps its datasets; None: TFDS's own default, which honours TFDS_DATA_DIR.
+
+    Returns:
+      A `Source`. Images are uint8 [H, W, C], points float32 [2].
+
+    Raises:
+      InputError: the name or the split does not exist, the dataset cannot be prepared here, or it holds no images of one shape.
+    """
+    if name in DATASETS:
+        return DATASETS[name](split=split, data_dir=data_dir)
+    from flowjax.data import tfds_images
+
+    return tfds_images.source(name, split=split, data_dir=data_dir, others=tuple(DATASETS))

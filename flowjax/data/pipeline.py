@@ -1,0 +1,146 @@
+"""One endless, seeded order of the rows of a source, from which any host reads its part at any step.
+
+Position `i` of the stream is row `order_e[i % size]` in epoch `e = i // size`, with `order_e` a permutation seeded by
+`(seed, e)`. Global batch `k` is the positions `k B .. (k + 1) B`, and host `p` of `P` reads rows `[p B / P, (p + 1) B / P)` of
+it. So the step alone is the state of the data, and any number of hosts continues the same order.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from flowjax import typing
+
+_FOREVER = 2**48
+
+
+class Source(NamedTuple):
+    """A finite dataset, read by row id.
+
+    Attributes:
+      name: its name.
+      size: number of rows.
+      shape: of one row: (2,) or (H, W, C).
+      num_classes: 0 if unlabelled.
+      rows: row ids [n] -> {"x": float32 [n, *shape] or uint8 [n, H, W, C] in 0..255, "label": int32 [n]}; "label" is absent
+        when unlabelled.
+    """
+
+    name: str
+    size: int
+    shape: tuple[int, ...]
+    num_classes: int
+    rows: Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+def arrays(source: Source, limit: int | None = None) -> dict[str, np.ndarray]:
+    """The first `limit` rows of a source (None: all), in its own order.
+
+    Args:
+      source: where the rows come from.
+      limit: at most this many rows.
+
+    Returns:
+      {"x": float32 [n, *source.shape], pixels in [-1, 1], "label": int32 [n] if labelled}.
+    """
+    count = source.size if limit is None else min(limit, source.size)
+    batch = source.rows(np.arange(count))
+    return {**batch, "x": _floats(batch["x"])}
+
+
+def batches(
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    process: int = 0,
+    processes: int = 1,
+    flip: bool = False,
+    prefetch: int = 2,
+) -> Iterator[dict[str, np.ndarray]]:
+    """This host's part of the global batches `start`, `start + 1`, ... without end.
+
+    Args:
+      source: where the rows come from.
+      batch_size: rows of a global batch, a multiple of `processes`; may exceed the size of the source.
+      seed: of the order, non-negative.
+      start: the first global batch: the step to resume from.
+      process: this host, in 0..processes - 1.
+      processes: number of hosts.
+      flip: mirrors each image left to right with probability 1/2, drawn a position of the stream.
+      prefetch: batches made ahead, each by a thread; 0: made when asked for.
+
+    Returns:
+      An iterator of {"x": float32 [B / P, *source.shape], pixels in [-1, 1], "label": int32 [B / P] if labelled}.
+
+    Raises:
+      InputError: the arguments do not fit together.
+
+    Example:
+      >>> source = Source("line", 4, (1,), 0, lambda ids: {"x": ids[:, None].astype(np.float32)})
+      >>> sorted(next(batches(source, batch_size=4, seed=0))["x"][:, 0].tolist())
+      [0.0, 1.0, 2.0, 3.0]
+    """
+    _check(source, batch_size, seed, start, process, processes, flip)
+    import grain  # takes seconds to import
+
+    local = batch_size // processes
+    order = _order(source.size, seed)
+
+    # An element is a whole host batch: a grain element a row is a hundred times slower.
+    def host_batch(k: int) -> dict[str, np.ndarray]:
+        ids, mirrored = order(k * batch_size + process * local, local)
+        batch = source.rows(ids)
+        x = batch["x"]
+        if flip:
+            x = np.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
+        return {**batch, "x": _floats(x)}
+
+    options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
+    return iter(grain.MapDataset.range(_FOREVER).map(host_batch)[start:].to_iter_dataset(options))
+
+
+def _order(size: int, seed: int) -> Callable[[int, int], tuple[np.ndarray, np.ndarray]]:
+    """The stream: (first position, n) -> (row ids [n], whether each is mirrored [n])."""
+
+    # lru_cache is thread-safe; at the edge of an epoch two threads may both draw it, and draw the same.
+    @functools.lru_cache(maxsize=3)
+    def epoch(e: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng((seed, e))
+        return rng.permutation(size), rng.random(size, np.float32) < 0.5
+
+    def positions(first: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+        touched = range(first // size, (first + n - 1) // size + 1)
+        parts = [[column[max(first - e * size, 0) : first + n - e * size] for column in epoch(e)] for e in touched]
+        ids, mirrored = zip(*parts, strict=True)
+        return np.concatenate(ids), np.concatenate(mirrored)
+
+    return positions
+
+
+def _floats(x: np.ndarray) -> np.ndarray:
+    """uint8 pixels -> float32 in [-1, 1]; anything else as it is."""
+    if x.dtype != np.uint8:
+        return x
+    y = x.astype(np.float32)
+    y /= 127.5
+    y -= 1
+    return y
+
+
+def _check(source: Source, batch_size: int, seed: int, start: int, process: int, processes: int, flip: bool) -> None:
+    """Refuses what cannot work, before a thread starts."""
+    if batch_size < 1 or processes < 1 or batch_size % processes:
+        raise typing.InputError(
+            f"A global batch of {batch_size} rows does not divide among {processes} processes: "
+            f"make batch_size a positive multiple of {processes}."
+        )
+    if not 0 <= process < processes:
+        raise typing.InputError(f"process is {process}; with {processes} processes it is in 0..{processes - 1}.")
+    if seed < 0 or start < 0:
+        raise typing.InputError(f"seed is {seed} and start is {start}; neither may be negative.")
+    if flip and len(source.shape) != 3:
+        raise typing.InputError(f"{source.name} has rows of shape {source.shape}: only images can be flipped, set flip=False.")

@@ -1,0 +1,85 @@
+"""Directional derivatives: finite differences with the signature of `jax.jvp`.
+
+The exact derivative is `jax.jvp` itself. Every loss that needs one takes `jvp=`, so that either can be passed.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from flowjax import typing
+
+SCHEMES = {"forward": 1 / 2, "backward": 1 / 2, "central": 1 / 3}
+
+
+def finite_difference(step=None, scheme="central", has_aux=False):
+    """A drop-in for `jax.jvp` that evaluates the function at shifted points instead of differentiating it.
+
+        forward:  (f(p + h u) - f(p)) / h                error O(h)
+        backward: (f(p) - f(p - h u)) / h                error O(h)
+        central:  (f(p + h u) - f(p - h u)) / (2 h)      error O(h^2), one evaluation more
+
+    The primal output comes from its own evaluation of `f` at `p`, so gradients flow through it as they do with `jax.jvp`.
+    A central or forward step leaves [0, 1] for times within `step` of the border; `backward` along (v, 1, 0) does not at s = 1.
+
+    Args:
+      step: `h` > 0, in units of the tangent. None: the step at which truncation and rounding balance, `eps ** (1/2)` for the
+        one-sided schemes and `eps ** (1/3)` for the central one, with `eps` of the coarsest dtype among the primals
+        (float32: 3.5e-4 and 4.9e-3).
+      scheme: "forward", "backward" or "central".
+      has_aux: whether the function returns `(output, aux)`, as for `jax.jvp`; may also be given in the call.
+
+    Returns:
+      A function `(fun, primals, tangents, has_aux=has_aux) -> (primal_out, tangent_out)`, or with `aux` as a third.
+
+    Raises:
+      InputError: for an unknown scheme or a step that is not positive.
+
+    Example:
+      >>> y, dy = finite_difference(1e-3)(jnp.square, (3.0,), (1.0,))
+      >>> float(y), round(float(dy), 2)
+      (9.0, 6.0)
+
+    Reference: the usual balance of truncation against rounding, e.g. Press et al., Numerical Recipes, section 5.7.
+    """
+    if scheme not in SCHEMES:
+        raise typing.InputError(f"finite_difference: unknown scheme {scheme!r}; expected one of {', '.join(SCHEMES)}.")
+    if step is not None and not step > 0:
+        raise typing.InputError(f"finite_difference: step is {step!r}; expected a number above 0, or None for the default.")
+    return functools.partial(_difference, step, scheme, has_aux)
+
+
+def _difference(step, scheme, has_aux_default, fun, primals, tangents, has_aux=None):
+    has_aux = has_aux_default if has_aux is None else has_aux
+    output = fun if has_aux else lambda *args: (fun(*args), None)
+    h = _default_step(primals, scheme) if step is None else step
+
+    def at(offset):
+        moved = jax.tree.map(lambda p, u: p + jnp.asarray(offset * u, jnp.result_type(p)), tuple(primals), tuple(tangents))
+        return output(*moved)[0]
+
+    primal_out, aux = output(*primals)
+    ahead = at(h) if scheme != "backward" else primal_out
+    behind = at(-h) if scheme != "forward" else primal_out
+    width = 2 * h if scheme == "central" else h
+    tangent_out = jax.tree.map(lambda up, down: (up - down) / width, ahead, behind)
+    return (primal_out, tangent_out, aux) if has_aux else (primal_out, tangent_out)
+
+
+def _default_step(primals, scheme):
+    dtypes = [jnp.result_type(p) for p in jax.tree.leaves(primals)]
+    coarsest = max((jnp.finfo(d).eps for d in dtypes if jnp.issubdtype(d, jnp.floating)), default=jnp.finfo(jnp.float32).eps)
+    return float(coarsest) ** SCHEMES[scheme]
+
+
+def named(jvp):
+    """A derivative from its name in a config: "exact" is `jax.jvp`, else a scheme of `finite_difference` at its default step.
+
+    A function with the signature of `jax.jvp` is returned as it is; raises InputError for an unknown name.
+    """
+    if callable(jvp):
+        return jvp
+    if jvp != "exact" and jvp not in SCHEMES:
+        raise typing.InputError(f'unknown derivative {jvp!r}; expected "exact" (jax.jvp) or one of {", ".join(SCHEMES)}.')
+    return jax.jvp if jvp == "exact" else finite_difference(scheme=jvp)

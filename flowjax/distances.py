@@ -1,0 +1,135 @@
+"""How a pair is scored: `(prediction, target) -> errors [B]`, one error a row, no mean over the batch.
+
+The first axis is the batch. Hyperparameters are keyword-only: `functools.partial(adaptive, reduce="sum", p=1.0)`.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from flowjax import typing
+
+sg = jax.lax.stop_gradient
+
+
+def squared(prediction, target, *, reduce):
+    """Squared error of each row, summed or averaged over the data axes (`reduce="sum"` or `"mean"`), in float32 or wider."""
+    if reduce not in ("sum", "mean"):
+        raise typing.InputError(f'distances: reduce is {reduce!r}; expected "sum" or "mean" over the data axes.')
+    if jnp.shape(prediction) != jnp.shape(target):
+        raise typing.InputError(
+            f"distances: prediction has shape {jnp.shape(prediction)} but target has shape {jnp.shape(target)}; a pair has"
+            " one shape."
+        )
+    wide = jnp.promote_types(jnp.result_type(prediction, target), jnp.float32)
+    r = jnp.asarray(prediction, wide) - jnp.asarray(target, wide)
+    return getattr(jnp, reduce)(r**2, axis=tuple(range(1, r.ndim)))
+
+
+def l2(prediction, target, *, reduce="mean"):
+    """Squared error, `e = mean |prediction - target|^2` over the data axes (or the sum).
+
+    Args:
+      prediction: [B, ...].
+      target: the same shape.
+      reduce: "mean" or "sum" over the data axes.
+
+    Returns:
+      errors [B].
+
+    Example:
+      >>> l2(jnp.ones((2, 4)), jnp.zeros((2, 4))).tolist()
+      [1.0, 1.0]
+    """
+    return squared(prediction, target, reduce=reduce)
+
+
+def adaptive(prediction, target, *, reduce, p=1.0, c=0.01):
+    """Squared error over a power of itself, so that rows with large errors do not dominate.
+
+        e / sg[(e + c)^p],   e = |prediction - target|^2
+
+    With p = 1 the value is about 1 whatever happens; p = 0.5 with small c is close to the pseudo-Huber distance.
+
+    Args:
+      prediction: [B, ...].
+      target: the same shape.
+      reduce: "sum" or "mean" over the data axes; no default, because it decides what `c` means. Sum: MeanFlow, iMF. Mean:
+        SoFlow, AlphaFlow, FACM, DMF.
+      p: power, 0 is l2, 1 the published value for latents.
+      c: floor of the error, in units of e.
+
+    Returns:
+      errors [B].
+
+    Example:
+      >>> adaptive(jnp.ones((1, 4)), jnp.zeros((1, 4)), reduce="sum", p=0.5, c=0.0).tolist()
+      [2.0]
+
+    Reference: Geng et al. 2025, Mean Flows (arXiv 2505.13447), eq. 22.
+    """
+    e = squared(prediction, target, reduce=reduce)
+    return e / sg((e + c) ** p)
+
+
+def huber(prediction, target, *, c=None):
+    """Pseudo-Huber distance: quadratic for small errors, linear for large ones.
+
+        sqrt(|prediction - target|^2 + c^2) - c,   the norm over all data axes
+
+    Args:
+      prediction: [B, ...].
+      target: the same shape.
+      c: where it turns linear, in units of the norm. None: the published 0.00054 sqrt(D), D the number of data elements.
+
+    Returns:
+      errors [B].
+
+    Reference: Song and Dhariwal 2023, iCT (arXiv 2310.14189), eq. 5 and section 3.3.
+    """
+    e = squared(prediction, target, reduce="sum")
+    c = 0.00054 * (jnp.size(prediction) / max(1, e.size)) ** 0.5 if c is None else c
+    return jnp.sqrt(e + c**2) - c
+
+
+def cauchy(prediction, target, *, log_variance=0.0, c=0.01):
+    """Negative log-likelihood of a Cauchy-like residual with a (possibly learned) log-variance.
+
+        log(exp(-lv) e + c) + lv,   e = mean |prediction - target|^2
+
+    Args:
+      prediction: [B, ...].
+      target: the same shape.
+      log_variance: `lv`, a scalar or [B]; learned as a function of (s, t) in the paper.
+      c: floor of the scaled error.
+
+    Returns:
+      errors [B], unbounded below.
+
+    Reference: Lee et al. 2025, Decoupled MeanFlow (arXiv 2510.24474), the training loss; c = 0.01 as published.
+    """
+    e = squared(prediction, target, reduce="mean")
+    return jnp.log(jnp.exp(-log_variance) * e + c) + log_variance
+
+
+def cosine(prediction, target, *, c=1e-8):
+    """One minus the cosine between prediction and target over the last (channel) axis, averaged over the other axes.
+
+    Args:
+      prediction: [B, ..., channels].
+      target: the same shape.
+      c: added under the square roots, so that zero vectors have distance 1 and a finite gradient.
+
+    Returns:
+      errors [B] in [0, 2].
+
+    Reference: the second part of the flow-matching loss of Peng et al. 2025, FACM (arXiv 2507.03738).
+    """
+    if jnp.shape(prediction) != jnp.shape(target) or jnp.ndim(prediction) < 2:
+        raise typing.InputError(
+            f"cosine: shapes {jnp.shape(prediction)} and {jnp.shape(target)}; expected one shape [B, ..., channels]."
+        )
+    wide = jnp.promote_types(jnp.result_type(prediction, target), jnp.float32)
+    prediction, target = jnp.asarray(prediction, wide), jnp.asarray(target, wide)
+    norms = jnp.sqrt(jnp.sum(prediction**2, -1) + c) * jnp.sqrt(jnp.sum(target**2, -1) + c)
+    similarity = jnp.sum(prediction * target, -1) / norms
+    return 1 - similarity.reshape(similarity.shape[0], -1).mean(1)

@@ -1,0 +1,232 @@
+"""Flow maps known in closed form: what every loss is checked against.
+
+`gaussian` and `mixture` return an `ExactFlow` for data whose marginals along the path are known. All its functions work in the
+dtype of `x` (use float64 for checks), are finite on the diagonal `s = t`, and can be differentiated twice and more, in forward
+and in reverse mode.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy import special
+
+from flowjax import checks, paths
+
+# Gauss-Legendre nodes and weights on [0, 1]: (f(t) - f(s)) / (t - s) is the mean of f' between s and t, which has no
+# cancellation on the diagonal.
+_NODES, _WEIGHTS = (lambda n, w: ((n + 1) / 2, w / 2))(*np.polynomial.legendre.leggauss(24))
+_SHORT_NODES, _SHORT_WEIGHTS = np.polynomial.legendre.leggauss(8)
+
+
+class ExactFlow(NamedTuple):
+    """A flow in closed form; times are scalars or have `x.ndim` axes.
+
+    Attributes:
+      F: `F(x, s, t)`, the flow map.
+      V: `V(x, s, t)`, the average velocity; `V(x, t, t) = v(x, t)`.
+      v: `v(x, t)`, the marginal velocity.
+      divergence: `divergence(x, t)`, of `v` with respect to one data point.
+    """
+
+    F: Callable
+    V: Callable
+    v: Callable
+    divergence: Callable
+
+
+def _nodes(x, nodes):
+    """Quadrature nodes on a new first axis before those of `x`, in the dtype of `x`."""
+    return jnp.asarray(nodes.reshape((-1,) + (1,) * jnp.ndim(x)), jnp.result_type(x))
+
+
+def _mean_slope(f, s, t):
+    """(f(t) - f(s)) / (t - s), also for s = t, by integrating f'."""
+    u = s + _nodes(s, _NODES) * (t - s)
+    slopes = jax.jvp(f, (u,), (jnp.ones_like(u),))[1]
+    return jnp.sum(_nodes(s, _WEIGHTS) * slopes, axis=0)
+
+
+def gaussian(mean, covariance, path=paths.linear):
+    """The flow map of normally distributed data with independent standard normal noise.
+
+    In the eigenbasis of the covariance the marginals are independent normals of variance `r(t)^2 = alpha^2 lambda + sigma^2`,
+    and the flow scales each coordinate:
+
+        F(x, s, t) = alpha(t) mean + r(t) / r(s) (x - alpha(s) mean)
+
+    Args:
+      mean: of any shape, which is the shape of one data point; a scalar for data of which every element is a point.
+      covariance: [mean.size, mean.size] symmetric positive semi-definite, or a scalar variance for a scalar mean.
+      path: a flowjax.paths.Path.
+
+    Returns:
+      An ExactFlow; `divergence` has the shape of `x` without the axes of one data point.
+
+    Example:
+      >>> flow = gaussian(jnp.zeros(2), jnp.eye(2) * 4.0)
+      >>> flow.F(jnp.ones((1, 2)), 1.0, 0.0).tolist()
+      [[2.0, 2.0]]
+    """
+    mean = np.asarray(mean, np.float64)
+    eigenvalues, basis = np.linalg.eigh(np.asarray(covariance, np.float64).reshape(mean.size, mean.size))
+    eigenvalues, center = np.maximum(eigenvalues, 0.0), mean.reshape(-1) @ basis
+
+    def spectral(function):
+        """Runs `function` on coordinates [..., mean.size] in the eigenbasis, with times [..., 1]."""
+
+        def run(x, *times):
+            x = jnp.asarray(x)
+            times = checks.times("exact.gaussian", x, **{f"time_{i}": t for i, t in enumerate(times)})
+            batch = x.shape[: x.ndim - mean.ndim]
+            columns = [t if t.ndim == 0 else t.reshape(t.shape[: len(batch)] + (1,)) for t in times]
+            y = x.reshape(batch + (mean.size,)) @ jnp.asarray(basis, x.dtype)
+            return function(y, *columns, batch, x)
+
+        return run
+
+    variance = lambda t: path.alpha(t) ** 2 * eigenvalues.astype(t.dtype) + path.sigma(t) ** 2
+    centre = lambda t: path.alpha(t) * center.astype(t.dtype)
+    back = lambda y, x: (y @ jnp.asarray(basis.T, x.dtype)).reshape(x.shape)
+
+    @spectral
+    def V(y, s, t, batch, x):
+        s, t = jnp.broadcast_to(s, batch + (1,)), jnp.broadcast_to(t, batch + (1,))
+        r_s, r_t = jnp.sqrt(variance(s)), jnp.sqrt(variance(t))
+        stretch = _mean_slope(variance, s, t) / ((r_t + r_s) * r_s)
+        return back(_mean_slope(centre, s, t) + stretch * (y - centre(s)), x)
+
+    def rates(t, batch):
+        t = jnp.broadcast_to(t, batch + (1,))
+        return jax.jvp(variance, (t,), (jnp.ones_like(t),)), jax.jvp(centre, (t,), (jnp.ones_like(t),))
+
+    @spectral
+    def v(y, t, batch, x):
+        (var, dvar), (mid, dmid) = rates(t, batch)
+        return back(dmid + dvar / (2 * var) * (y - mid), x)
+
+    @spectral
+    def divergence(y, t, batch, x):
+        (var, dvar), _ = rates(t, batch)
+        return jnp.broadcast_to(jnp.sum(dvar / (2 * var), -1), batch)
+
+    return ExactFlow(lambda x, s, t: x + (t - s) * V(x, s, t), V, v, divergence)
+
+
+def mixture(weights, means, deviations, path=paths.linear):
+    """The flow map of a 1-D mixture of normals; every element of `x` is a data point of its own.
+
+    In one dimension the flow keeps the order of the points, so it keeps their quantiles:
+
+        F(x, s, t) = P_t^-1(P_s(x)),   P_t the distribution function of the marginal at time t
+
+    The inversion is a bisection, finished by Newton steps, in log-probability from the nearer tail. Its derivatives are the
+    flow's own (a `custom_jvp` in terms of differentiable functions, so that derivatives of every order follow):
+
+        dF/dx = p_s(x) / p_t(F),   dF/ds = -v(x, s) dF/dx,   dF/dt = v(F, t)
+
+    Args:
+      weights: [K] positive, summing to 1.
+      means: [K].
+      deviations: [K] standard deviations, above 0.
+      path: a flowjax.paths.Path.
+
+    Returns:
+      An ExactFlow; `divergence` has the shape of `x`.
+
+    Example:
+      >>> flow = mixture([0.5, 0.5], [-1.0, 1.0], [0.3, 0.3])
+      >>> x = jnp.linspace(-1.0, 1.0, 3)
+      >>> bool(jnp.allclose(flow.F(flow.F(x, 1.0, 0.2), 0.2, 1.0), x, atol=1e-5))
+      True
+    """
+    weights, means, deviations = (np.asarray(value, np.float64) for value in (weights, means, deviations))
+
+    def components(x, t):
+        """Per component, on a new last axis: log weight, centre, scale, standardised x."""
+        dtype = jnp.result_type(x)
+        t = jnp.broadcast_to(t, jnp.shape(x)).astype(dtype)[..., None]
+        centre = path.alpha(t) * means.astype(dtype)
+        scale = jnp.sqrt((path.alpha(t) * deviations.astype(dtype)) ** 2 + path.sigma(t) ** 2)
+        return np.log(weights).astype(dtype), centre, scale, (jnp.asarray(x)[..., None] - centre) / scale
+
+    def log_density(x, t):
+        log_weight, _, scale, z = components(x, t)
+        return special.logsumexp(log_weight - 0.5 * z**2 - jnp.log(scale) - 0.5 * np.log(2 * np.pi), axis=-1)
+
+    def log_tail(x, t, side):
+        """log P(X <= x) for side = 1, log P(X >= x) for side = -1, at time t."""
+        log_weight, _, _, z = components(x, t)
+        return special.logsumexp(log_weight + special.log_ndtr(side[..., None] * z), axis=-1)
+
+    def v(x, t):
+        (t,) = checks.times("exact.mixture", x, t=t)
+        log_weight, _, scale, z = components(x, t)
+        share = jax.nn.softmax(log_weight - 0.5 * z**2 - jnp.log(scale), axis=-1)
+        # Each component moves its centre and stretches its scale: d/dt (centre + scale z) at constant z.
+        _, (dcentre, dscale) = jax.jvp(lambda t: components(x, t)[1:3], (t,), (jnp.ones_like(t),))
+        return jnp.sum(share * (dcentre + dscale * z), axis=-1)
+
+    def divergence(x, t):
+        return jax.jvp(lambda x: v(x, t), (x,), (jnp.ones_like(x),))[1]
+
+    def invert(x, s, t):
+        side = jnp.where(log_tail(x, s, jnp.ones_like(x)) <= jnp.log(0.5), 1.0, -1.0).astype(x.dtype)
+        goal = log_tail(x, s, side)
+        z = components(x, s)[3]
+        _, centre, scale, _ = components(x, t)
+        low, high = (centre + scale * z.min(-1, keepdims=True)).min(-1), (centre + scale * z.max(-1, keepdims=True)).max(-1)
+
+        def halve(_, bracket):
+            low, high = bracket
+            middle = (low + high) / 2
+            right = side * (log_tail(middle, t, side) - goal) < 0
+            return jnp.where(right, middle, low), jnp.where(right, high, middle)
+
+        low, high = jax.lax.fori_loop(0, 30 if x.dtype == jnp.float32 else 60, halve, (low, high))
+        y = (low + high) / 2
+        for _ in range(2):
+            log_mass = log_tail(y, t, side)
+            y = y - side * (log_mass - goal) * jnp.exp(log_mass - log_density(y, t))
+        return y
+
+    return _quantile_flow(invert, v, log_density, divergence)
+
+
+def _quantile_flow(invert, v, log_density, divergence):
+    """An order-preserving flow in one dimension from its inversion, its velocity and its log-density."""
+
+    F_elementwise = jax.custom_jvp(jax.jit(invert))
+
+    @F_elementwise.defjvp
+    def _(primals, tangents):
+        (x, s, t), (dx, ds, dt) = primals, tangents
+        y = F_elementwise(x, s, t)
+        slope = jnp.exp(log_density(x, s) - log_density(y, t))
+        return y, slope * (dx - v(x, s) * ds) + v(y, t) * dt
+
+    def aligned(x, s, t):
+        s, t = checks.times("exact.mixture", x, s=s, t=t)
+        return (jnp.broadcast_to(time, jnp.shape(x)).astype(jnp.result_type(x)) for time in (s, t))
+
+    def F(x, s, t):
+        return F_elementwise(jnp.asarray(x), *aligned(x, s, t))
+
+    def V(x, s, t):
+        x = jnp.asarray(x)
+        s, t = aligned(x, s, t)
+        # Close to the diagonal (F - x) / (t - s) cancels; the mean velocity along the trajectory does not. Each branch is
+        # evaluated where it is safe, so that neither spoils the other's derivative.
+        near = jnp.abs(t - s) < 0.05
+        far = (F_elementwise(x, s, jnp.where(near, s, t)) - x) / jnp.where(near, 1.0, t - s)
+        return jnp.where(near, _velocity_along(F_elementwise, v, x, s, jnp.where(near, t, s)), far)
+
+    return ExactFlow(F, V, v, divergence)
+
+
+def _velocity_along(F, v, x, s, t):
+    u = s + _nodes(x, (_SHORT_NODES + 1) / 2) * (t - s)
+    y = F(*jnp.broadcast_arrays(x, s, u))
+    return jnp.sum(_nodes(x, _SHORT_WEIGHTS / 2) * v(y, u), axis=0)

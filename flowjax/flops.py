@@ -1,0 +1,92 @@
+"""Matmul FLOPs of a compiled program: the deterministic half of what a step costs.
+
+`Compiled.cost_analysis()` counts the body of a scan once; here dots are counted in the text of the compiled program and
+multiplied by the trip counts of the loops that hold them.
+"""
+
+import math
+import re
+
+import jax
+
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = \(?(\w+)\[([\d,]*)\]\S* ([\w\-]+)\(")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+
+
+def matmul(function, *args, **kwargs):
+    """Matmul FLOPs (two a multiply-add) of `jax.jit(function)(*args, **kwargs)` as compiled for the default backend.
+
+    Args:
+      function: a function of arrays, jitted or not.
+      *args: arrays or jax.ShapeDtypeStructs.
+      **kwargs: likewise.
+
+    Returns:
+      An int; convolutions are not counted.
+
+    Raises:
+      ValueError: if the compiled program holds a loop whose trip count XLA does not know, or a dot it cannot read.
+
+    Example:
+      >>> matmul(lambda a, b: a @ b, jnp.ones((8, 16)), jnp.ones((16, 4)))
+      1024
+    """
+    jitted = function if hasattr(function, "lower") else jax.jit(function)
+    return count(jitted.lower(*args, **kwargs).compile().as_text())
+
+
+def count(hlo):
+    """Matmul FLOPs of a program from its optimised HLO text, loops multiplied by their trip counts."""
+    bodies, entry = _computations(hlo)
+    totals = {}
+
+    def total(name):
+        if name not in totals:
+            totals[name] = sum(_flops(line, shapes) + _called(line, total) for line, shapes in bodies[name])
+        return totals[name]
+
+    return total(entry)
+
+
+def _computations(hlo):
+    """{name: [(line, shapes of the computation's instructions)]} and the name of the entry."""
+    bodies, entry, lines, shapes = {}, None, None, None
+    for line in hlo.splitlines():
+        header = _COMPUTATION.match(line)
+        if header and not line.startswith(" "):
+            lines, shapes = bodies.setdefault(header[1], []), {}
+            entry = header[1] if line.startswith("ENTRY") else entry
+        elif lines is not None and (instruction := _INSTRUCTION.match(line)):
+            shapes[instruction[1]] = [int(d) for d in instruction[3].split(",") if d]
+            lines.append((line, shapes))
+        elif lines is not None and " while(" in line:
+            lines.append((line, shapes))
+    return bodies, entry
+
+
+def _flops(line, shapes):
+    instruction = _INSTRUCTION.match(line)
+    if not instruction or instruction[4] != "dot":
+        if "custom-call" in line and re.search(r"custom_call_target=\"[^\"]*(matmul|gemm)", line):
+            raise ValueError(f"a matmul that was lowered to a library call cannot be counted: {line.strip()[:200]}")
+        return 0
+    left = re.search(r"dot\((?:\w+\[([\d,]*)\]\S* )?%?([\w.\-]+)", line)
+    dims = [int(d) for d in left[1].split(",") if d] if left[1] is not None else shapes[left[2]]
+    contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line)[1]
+    return 2 * math.prod(shapes[instruction[1]]) * math.prod(dims[int(d)] for d in contracted.split(",") if d)
+
+
+def _called(line, total):
+    """FLOPs of the computations that an instruction runs."""
+    if " while(" in line:
+        trips = _TRIPS.search(line)
+        body = re.search(r"body=%?([\w.\-]+)", line)[1]
+        flops = total(body)
+        if flops and not trips:
+            raise ValueError(f"a loop with matmuls and an unknown trip count: {line.strip()[:200]}")
+        return flops * int(trips[1]) if flops else 0
+    called = re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", line)
+    branches = re.search(r"branch_computations=\{([^}]*)\}", line)
+    several = [max((total(name.strip().lstrip("%")) for name in branches[1].split(",")), default=0)] if branches else []
+    return sum(total(name) for name in called) + sum(several)

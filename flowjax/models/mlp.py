@@ -1,0 +1,41 @@
+"""A multi-layer perceptron for points."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from flowjax.models import embeddings
+
+
+class MLP(nn.Module):
+    """Average velocity of points: (x, s, s - t, label) -> V, with smooth activations.
+
+    Attributes:
+      num_classes: labels, 0 for none.
+      width: of the hidden layers.
+      depth: number of hidden layers.
+      harmonics: each time enters as itself and as this many sines and cosines of pi, 2 pi, ...
+      dtype: of the computation; parameters are float32.
+    """
+
+    num_classes: int = 0
+    width: int = 256
+    depth: int = 3
+    harmonics: int = 4
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, s, t, cond=None):
+        """x [B, D], times scalar or [B, 1] in [0, 1], cond {"label": [B]} or None -> V [B, D] in the dtype of x."""
+        s, t = embeddings.flatten_times(s, x), embeddings.flatten_times(t, x)
+        h = jnp.concatenate([x.astype(self.dtype), self._times(s), self._times(s - t)], axis=-1)
+        h = nn.Dense(self.width, dtype=self.dtype)(h)
+        if self.num_classes:
+            label = (cond or {}).get("label")
+            h = h + embeddings.LabelEmbedding(self.num_classes, self.width, dtype=self.dtype)(label, x.shape[0])
+        for _ in range(self.depth - 1):
+            h = nn.Dense(self.width, dtype=self.dtype)(nn.gelu(h))
+        return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype)(nn.gelu(h)).astype(x.dtype)
+
+    def _times(self, t):
+        angles = jnp.pi * t[:, None] * jnp.arange(1, self.harmonics + 1, dtype=jnp.float32)[None]
+        return jnp.concatenate([t[:, None], jnp.sin(angles), jnp.cos(angles)], axis=-1).astype(self.dtype)

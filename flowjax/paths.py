@@ -1,0 +1,82 @@
+"""Interpolants between data and noise, and couplings that say which noise goes with which data."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from flowjax import checks
+
+
+class Path(NamedTuple):
+    """An interpolant `x_t = alpha(t) x0 + sigma(t) eps`, with `alpha(0) = sigma(1) = 1` and `alpha(1) = sigma(0) = 0`.
+
+    Any two differentiable functions of time will do: `Path(lambda t: (1 - t)**2, lambda t: t)`. Derivatives are taken by jax.
+
+    Attributes:
+      alpha: weight of the data, a function of time in [0, 1].
+      sigma: weight of the noise, likewise.
+    """
+
+    alpha: Callable
+    sigma: Callable
+
+
+def _vp_log_alpha(t, beta_min=0.1, beta_max=20.0):
+    return -0.25 * t**2 * (beta_max - beta_min) - 0.5 * t * beta_min
+
+
+# x_t = (1 - t) x0 + t eps: rectified flow (arXiv 2209.03003), flow matching (arXiv 2210.02747), stochastic interpolants.
+linear = Path(lambda t: 1 - t, lambda t: t)
+
+# x_t = cos(pi t / 2) x0 + sin(pi t / 2) eps: Albergo and Vanden-Eijnden (arXiv 2209.15571); TrigFlow with t = angle / (pi / 2).
+trigonometric = Path(lambda t: jnp.cos(jnp.pi / 2 * t), lambda t: jnp.sin(jnp.pi / 2 * t))
+
+# The DDPM diffusion in continuous time, beta from 0.1 to 20 (arXiv 2011.13456, eq. 33). alpha(1) = 0.0066, not 0, and the
+# velocity grows like t^(-1/2) at t = 0: draw times from 1e-5 up.
+variance_preserving = Path(lambda t: jnp.exp(_vp_log_alpha(t)), lambda t: jnp.sqrt(-jnp.expm1(2 * _vp_log_alpha(t))))
+
+PATHS = {"linear": linear, "trigonometric": trigonometric, "variance_preserving": variance_preserving}
+
+
+def interpolate(path, x0, eps, t):
+    """The point at time `t` between data and noise, and its conditional velocity.
+
+        x = alpha(t) x0 + sigma(t) eps,   v = alpha'(t) x0 + sigma'(t) eps
+
+    Args:
+      path: a Path.
+      x0: data, [B, ...] or any shape.
+      eps: noise, the same shape.
+      t: time in [0, 1], a scalar or with `x0.ndim` axes.
+
+    Returns:
+      (x, v), both with the shape and dtype of `x0`.
+
+    Raises:
+      InputError: if a time has neither no axis nor `x0.ndim` axes, or if the shapes differ.
+
+    Example:
+      >>> x, v = interpolate(linear, jnp.zeros((1, 2)), jnp.ones((1, 2)), 0.25)
+      >>> x.tolist(), v.tolist()
+      ([[0.25, 0.25]], [[1.0, 1.0]])
+
+    Reference: Albergo, Boffi and Vanden-Eijnden 2023, stochastic interpolants (arXiv 2303.08797), definition 2.1.
+    """
+    (t,) = checks.times("interpolate", x0, t=t)
+    eps = checks.velocity("interpolate", x0, eps, name="eps")
+    x, v = jax.jvp(lambda t: path.alpha(t) * x0 + path.sigma(t) * eps, (t,), (jnp.ones_like(t),))
+    return x.astype(jnp.result_type(x0)), v.astype(jnp.result_type(x0))
+
+
+def independent(key, x0):
+    """The independent coupling: standard normal noise of the shape and dtype of `x0`, whatever the data."""
+    return jax.random.normal(key, jnp.shape(x0), jnp.result_type(x0))
+
+
+def named(path):
+    """A Path from its name in a config, or the Path itself; raises InputError for an unknown name."""
+    if isinstance(path, str):
+        checks.member("path", path, PATHS)
+    return PATHS[path] if isinstance(path, str) else path

@@ -1,0 +1,100 @@
+"""Checkpoints: a thin layer over orbax, the only module that knows it.
+
+A checkpoint is the State and a fingerprint of it. Orbax writes aside and renames, so a killed save leaves nothing that looks
+finished; the fingerprint finds what was damaged later.
+"""
+
+import logging
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from flowjax import typing
+
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+
+
+class Checkpoints:
+    """The checkpoints of a workdir.
+
+    Args:
+      workdir: the folder; checkpoints go to its subfolder `checkpoints`.
+      keep: how many of the newest stay.
+      read_only: never creates or deletes anything.
+    """
+
+    def __init__(self, workdir, *, keep=2, read_only=False):
+        self.path = pathlib.Path(workdir).absolute() / "checkpoints"
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else keep, create=not read_only, read_only=read_only, enable_async_checkpointing=True
+        )
+        self._manager = ocp.CheckpointManager(self.path, options=options)
+
+    def steps(self):
+        """Steps of the finished checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step, state):
+        """Starts saving; returns before the files are complete. A step that is already saved is left alone."""
+        if step in self._manager.all_steps():
+            return
+        meta = {"fingerprint": int(fingerprint(state))}
+        self._manager.save(
+            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave(meta)), force=True
+        )
+
+    def wait(self):
+        """Returns when everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self):
+        """Waits and ends the threads."""
+        self._manager.close()
+
+    def restore(self, like, report=print):
+        """The newest readable checkpoint.
+
+        Args:
+          like: the state that is expected, as jax.ShapeDtypeStructs with shardings.
+          report: gets one sentence for each unreadable checkpoint.
+
+        Returns:
+          (state, step), or None if there is no checkpoint at all.
+
+        Raises:
+          InputError: if there are checkpoints and none is readable.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return self._read(step, like), step
+            except Exception as error:  # orbax and tensorstore raise many types for a damaged file
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+                report(f"checkpoint {self.path / str(step)} cannot be read ({reason}); trying the one before.")
+        if steps:
+            raise typing.InputError(
+                f"none of the checkpoints {', '.join(map(str, steps))} in {self.path} can be read; delete the folder to start over."
+            )
+        return None
+
+    def _read(self, step, like):
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like._asdict()), meta=ocp.args.JsonRestore())
+        restored = self._manager.restore(step, args=args)
+        state = type(like)(**restored["state"])
+        if int(fingerprint(state)) != restored["meta"]["fingerprint"]:
+            raise ValueError("its content is not what was saved")
+        return state
+
+
+@jax.jit
+def fingerprint(tree):
+    """A 32-bit sum over all bits of a tree of arrays, each weighted by its place; independent of how they are sharded."""
+    total = jnp.uint32(0)
+    for number, leaf in enumerate(jax.tree.leaves(tree)):
+        bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[leaf.dtype.itemsize]
+        words = jax.lax.bitcast_convert_type(leaf, bits).astype(jnp.uint32).reshape(-1)
+        places = jax.lax.iota(jnp.uint32, words.size) * jnp.uint32(2) + jnp.uint32(2 * number + 1)
+        total += jnp.sum(words * places, dtype=jnp.uint32)
+    return total

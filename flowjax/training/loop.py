@@ -1,0 +1,198 @@
+"""The training loop: resume, step, log, evaluate, save, stop cleanly."""
+
+import contextlib
+import math
+import pathlib
+import signal
+import time
+
+import chex
+import jax
+import numpy as np
+import tqdm
+
+from flowjax import data, plots
+from flowjax.training import checkpoint, evaluation, experiment, sharding, workdir as folders
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a gradient was not finite; the message names the step, the term and the last good checkpoint."""
+
+
+def train(config, workdir, devices=None):
+    """Trains as `config` says, in `workdir`, from where a former call was stopped or killed.
+
+    Args:
+      config: an ml_collections config with the fields of configs/common.py.
+      workdir: a folder that is empty, does not exist, or holds a run with the same config.
+      devices: of the mesh; None: all.
+
+    Returns:
+      The last State. It is saved; after a signal it is the state at which training stopped.
+
+    Raises:
+      InputError: for a config that cannot work, or a workdir with another one; nothing is written.
+      NonFiniteError: if the loss is not finite; nothing after the last good checkpoint is saved.
+    """
+    folders.check(workdir, config)
+    run = experiment.setup(config, devices)
+    folders.claim(workdir, config)
+    checkpoints = checkpoint.Checkpoints(workdir, keep=config.keep)
+    state, start = checkpoints.restore(run.like, report=tqdm.tqdm.write) or (run.init(), 0)
+    metrics = folders.Metrics(workdir, start)
+    try:
+        with _stop_signals() as stop:
+            return _loop(run, workdir, state, start, checkpoints, metrics, stop)
+    finally:
+        metrics.close()
+        checkpoints.close()
+
+
+def _loop(run, workdir, state, start, checkpoints, metrics, stop):
+    config = run.config
+    step_fn = jax.jit(chex.assert_max_traces(run.step, n=1), donate_argnums=0)
+    batches = data.batches(
+        run.source,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start=start,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+        flip=config.data.flip,
+    )
+    evaluate = _evaluator(run, workdir) if config.eval_every else None
+    # Steps that queue up on several CPU devices deadlock in the all-reduce.
+    block = run.mesh.devices.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
+    log = _Log(run, metrics, checkpoints, start)
+
+    with tqdm.tqdm(total=config.steps, initial=start, desc=config.method.name, unit="step", smoothing=0.05) as bar:
+        for step in range(start, config.steps):
+            state, found = step_fn(state, sharding.global_batch(run.mesh, next(batches)))
+            if block:
+                jax.block_until_ready(state)
+            log.add(step + 1, found)
+            bar.update()
+            last = step + 1 == config.steps or stop
+            evaluates = evaluate and ((step + 1) % config.eval_every == 0 or step + 1 == config.steps)
+            saves = last or (step + 1) % config.save_every == 0
+            if evaluates or saves or (step + 1) % config.log_every == 0:
+                bar.set_postfix_str(log.flush())
+            if evaluates:
+                log.pause(lambda: metrics.write(step + 1, evaluate(state, step + 1)))
+            if saves:
+                log.pause(lambda: checkpoints.save(step + 1, state))
+            if stop:
+                bar.write(f"stopped by {stop[0]} after step {step + 1}; saved. The same command goes on from here.")
+                break
+    checkpoints.wait()
+    return state
+
+
+class _Log:
+    """Collects metrics on the device and writes them out now and then, so that no step waits for the host."""
+
+    def __init__(self, run, metrics, checkpoints, start):
+        self._run, self._metrics, self._checkpoints = run, metrics, checkpoints
+        self._pending, self._since, self._flushed = [], time.perf_counter(), start
+
+    def add(self, step, found):
+        self._pending.append((step, found))
+
+    def pause(self, work):
+        """Does something whose time is not the steps'."""
+        before = time.perf_counter()
+        work()
+        self._since += time.perf_counter() - before
+
+    def flush(self):
+        """Writes the means since the last flush and returns a line for the progress bar; raises NonFiniteError."""
+        if not self._pending:
+            return ""
+        rows = jax.device_get([found for _, found in self._pending])
+        for (step, _), row in zip(self._pending, rows):
+            self._check(step, row)
+        step = self._pending[-1][0]
+        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        means["learning_rate"] = float(self._run.schedule(step - 1))
+        means["step_ms"] = 1e3 * (time.perf_counter() - self._since) / (step - self._flushed)
+        self._metrics.write(step, means)
+        self._pending, self._since, self._flushed = [], time.perf_counter(), step
+        return ", ".join(f"{name.removeprefix('raw/')} {value:.3g}" for name, value in means.items() if name.startswith("raw/"))
+
+    def _check(self, step, row):
+        bad = [name for name, value in row.items() if not math.isfinite(value)]
+        if bad:
+            terms = [name.removeprefix("raw/") for name in bad if name.startswith("raw/")]
+            what = f"the term {' and '.join(terms)} is" if terms else f"{bad[0]} is"
+            self._checkpoints.wait()
+            saved = self._checkpoints.steps()
+            good = self._checkpoints.path / str(saved[-1]) if saved else "none was saved yet"
+            raise NonFiniteError(f"{what} not finite at step {step}; training stopped. Last good checkpoint: {good}.")
+
+
+def _evaluator(run, workdir):
+    """`(state, step) -> measures` at each number of steps against held-out rows; also draws the samples."""
+    config = run.config
+    held_out = data.arrays(data.load(config.data.name, split="test", data_dir=config.data.dir or None), limit=10_000)
+    labels = evaluation.labels_like(held_out.get("label"), run.source.num_classes, config.eval_samples)
+    classifier = evaluation.digit_classifier(config.data.dir or None) if config.data.name == "digits" else None
+    measure = evaluation.measures(config.data.name, held_out["x"], classifier)
+    sample = evaluation.make_sampler(run.net, run.source.shape)
+    average = str(config.ema[0]) if config.ema else "none"
+
+    def evaluate(state, step):
+        params = experiment.weights(state, average)
+        samples = {steps: sample(params, config.seed, labels, steps) for steps in config.eval_steps}
+        path = pathlib.Path(workdir) / "samples" / f"step_{step:07d}.png"
+        draw_samples(path, samples, labels, held_out, run.source.num_classes, f"{config.method.name}, step {step}")
+        return {f"{steps}step/{name}": value for steps, x in samples.items() for name, value in measure(x, labels).items()}
+
+    return evaluate
+
+
+def draw_samples(path, samples, labels, real, num_classes, title, per_class=6):
+    """Real rows beside samples from the same noise at each number of steps; images one row a class.
+
+    Args:
+      path: the PNG file.
+      samples: number of steps -> samples [n, ...].
+      labels: asked-for labels [n], -1 for none.
+      real: {"x": real rows, "label": theirs}.
+      num_classes: labels, 0 for none.
+      title: the headline.
+      per_class: images of a class and column.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = {steps: f"{steps} step{'s' if steps > 1 else ''}" for steps in samples}
+    if real["x"].ndim == 2:
+        plots.point_grid(path, {"data": real["x"], **{names[n]: x for n, x in samples.items()}}, title=title)
+        return
+    classes = [c for c in range(num_classes) if (labels == c).any() and (real["label"] == c).any()][:20]
+    if classes:
+        per_class = min([per_class] + [int((where == c).sum()) for c in classes for where in (labels, real["label"])])
+        grid = lambda x, of: evaluation.class_grid(x, of, classes, per_class)
+    else:
+        per_class = min(per_class, len(labels), len(real["x"]))
+        grid = lambda x, of: x[None, :per_class]
+    columns = {"real": grid(real["x"], real.get("label")), **{names[n]: grid(x, labels) for n, x in samples.items()}}
+    plots.image_grid(path, columns, row_names=[str(c) for c in classes] or None, title=title)
+
+
+@contextlib.contextmanager
+def _stop_signals():
+    """A list that is empty until SIGTERM or Ctrl-C arrives, then holds the signal's name; a second signal ends at once."""
+    stop = []
+
+    def handle(number, frame):
+        if stop:
+            raise KeyboardInterrupt
+        stop.append(signal.Signals(number).name)
+
+    previous = {}
+    with contextlib.suppress(ValueError):  # signals belong to the main thread; elsewhere nothing is caught
+        previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)

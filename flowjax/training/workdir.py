@@ -1,0 +1,106 @@
+"""The folder of a run: its config, its metrics, its pictures. Sampling and evaluation need nothing else."""
+
+import json
+import os
+import pathlib
+
+import ml_collections
+import tensorboardX
+
+from flowjax import typing
+
+CONFIG, METRICS = "config.json", "metrics.jsonl"
+
+
+def check(workdir, config):
+    """Raises InputError if `workdir` belongs to a run with another config; names the fields that differ. Writes nothing."""
+    path = pathlib.Path(workdir)
+    if path.exists() and not path.is_dir():
+        raise typing.InputError(f"--workdir={path} is a file; expected a folder, which need not exist.")
+    if not (path / CONFIG).exists():
+        if path.is_dir() and any(path.iterdir()):
+            raise typing.InputError(f"--workdir={path} is not empty and holds no {CONFIG}; give a new or empty folder.")
+        return
+    old, new = _flat(_read(path)), _flat(json.loads(config.to_json()))
+    differ = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    if differ:
+        fields = "; ".join(f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in differ)
+        raise typing.InputError(f"--workdir={path} belongs to a run with another config ({fields}); give another folder.")
+
+
+def claim(workdir, config):
+    """Makes the folder and writes the config into it, once."""
+    path = pathlib.Path(workdir)
+    path.mkdir(parents=True, exist_ok=True)
+    if not (path / CONFIG).exists():
+        write_text(path / CONFIG, json.dumps(json.loads(config.to_json()), indent=2) + "\n")
+
+
+def load_config(workdir):
+    """The config of a run; raises InputError if the folder holds none."""
+    path = pathlib.Path(workdir)
+    if not path.is_dir():
+        raise typing.InputError(f"--workdir={path} does not exist; train first: python -m experiments.train --workdir={path}.")
+    if not (path / CONFIG).exists():
+        raise typing.InputError(f"--workdir={path} holds no {CONFIG}, so no run was started there; give the folder of a run.")
+    return ml_collections.FrozenConfigDict(_read(path))
+
+
+def read_metrics(workdir):
+    """The lines of metrics.jsonl, a list of dicts; a line that was cut off by a kill is left out."""
+    path = pathlib.Path(workdir) / METRICS
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+def write_text(path, text):
+    """Writes a file whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text)
+    os.replace(aside, path)
+
+
+class Metrics:
+    """Metrics as JSON lines and TensorBoard events.
+
+    Args:
+      workdir: the folder.
+      step: the step from which training goes on; later lines, of a run that was killed, are dropped.
+    """
+
+    def __init__(self, workdir, step):
+        path = pathlib.Path(workdir)
+        kept = [record for record in read_metrics(path) if record["step"] <= step]
+        write_text(path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+        self._lines = open(path / METRICS, "a", buffering=1)
+        self._events = tensorboardX.SummaryWriter(str(path), purge_step=step + 1)
+
+    def write(self, step, values):
+        """Appends one line: `values` maps names to floats."""
+        values = {name: float(value) for name, value in values.items()}
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self):
+        """Flushes and closes both files."""
+        self._lines.close()
+        self._events.close()
+
+
+def _read(path):
+    try:
+        return json.loads((path / CONFIG).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise typing.InputError(f"{path / CONFIG} is not readable JSON ({error}); restore it or give another folder.") from None
+
+
+def _flat(tree, prefix=""):
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {name: value for key, sub in tree.items() for name, value in _flat(sub, f"{prefix}.{key}" if prefix else key).items()}

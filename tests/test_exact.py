@@ -1,0 +1,263 @@
+"""The closed-form flow maps against an ODE solver and a velocity written by hand from the posterior mean."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from flowjax import exact, paths, typing
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+WEIGHTS, MEANS, DEVIATIONS = np.array([0.2, 0.5, 0.3]), np.array([-2.0, 0.3, 1.5]), np.array([0.3, 0.5, 0.2])
+FACTOR = np.array([[1.0, 0.0, 0.0], [0.8, 0.5, 0.0], [-0.3, 0.4, 0.9]])
+COVARIANCE = FACTOR @ FACTOR.T
+IMAGE = (2, 2, 3)
+PATHS = ("linear", "trigonometric", "variance_preserving")
+# The variance-preserving velocity of the noise is singular at t = 0, and the library says to stay above.
+EARLIEST = {"linear": 0.0, "trigonometric": 0.0, "variance_preserving": 1e-3}
+GAPS = (0.0, 1e-12, 1e-6, 1e-3, 0.049, 0.0499999, 0.05, 0.051, 0.3)
+
+
+def schedule(path, t):
+    """alpha, alpha', sigma^2 and sigma sigma' by hand (the product is finite where sigma' is not)."""
+    if path == "linear":
+        return 1 - t, -np.ones_like(t), t**2, t
+    if path == "trigonometric":
+        w = np.pi / 2
+        return np.cos(w * t), -w * np.sin(w * t), np.sin(w * t) ** 2, w * np.sin(w * t) * np.cos(w * t)
+    alpha = np.exp(-4.975 * t**2 - 0.05 * t)
+    dalpha = alpha * (-9.95 * t - 0.05)
+    return alpha, dalpha, 1 - alpha**2, -alpha * dalpha
+
+
+def gaussian_velocity(path, mean, covariance, x, t):
+    """E[alpha' x0 + sigma' eps | x] for rows x [B, D] and t [B]."""
+    alpha, dalpha, variance, half_rate = (np.asarray(c)[:, None, None] for c in schedule(path, t))
+    marginal = alpha**2 * covariance + variance * np.eye(len(mean))
+    off = np.linalg.solve(marginal, x[..., None] - alpha * mean[:, None])
+    return (dalpha * (mean[:, None] + alpha * covariance @ off) + half_rate * off)[..., 0]
+
+
+def mixture_velocity(path, x, t):
+    """The same for the mixture, every element of x and t [N] by itself, weighted by the components' posterior."""
+    alpha, dalpha, variance, half_rate = (np.asarray(c)[..., None] for c in schedule(path, t))
+    marginal = alpha**2 * DEVIATIONS**2 + variance
+    off = (x[..., None] - alpha * MEANS) / marginal
+    logits = np.log(WEIGHTS) - 0.5 * np.log(marginal) - 0.5 * off**2 * marginal
+    posterior = np.exp(logits - logits.max(-1, keepdims=True))
+    posterior /= posterior.sum(-1, keepdims=True)
+    return (posterior * (dalpha * (MEANS + alpha * DEVIATIONS**2 * off) + half_rate * off)).sum(-1)
+
+
+def average_velocity(velocity, x, s, t):
+    """V(x, s, t) by solving the ODE in the fraction of the way: no cancellation at s = t."""
+    x, s, t = (np.asarray(value, np.float64) for value in (x, s, t))
+    gap = (t - s).reshape(s.shape + (1,) * (x.ndim - 1))
+
+    def rate(u, state):
+        moved = x + gap * state.reshape(x.shape)
+        return velocity(moved, s + u * (t - s)).reshape(-1)
+
+    return integrate.solve_ivp(rate, (0, 1), np.zeros(x.size), method="DOP853", rtol=1e-11, atol=1e-12).y[:, -1].reshape(x.shape)
+
+
+@functools.cache
+def flow(kind, path):
+    """(jitted flow, shape of one data point, velocity by hand on [B, D] or [N])."""
+    if kind == "mixture":
+        built, shape = exact.mixture(WEIGHTS, MEANS, DEVIATIONS, getattr(paths, path)), ()
+        by_hand = functools.partial(mixture_velocity, path)
+    else:
+        shape = {"scalar": (), "points": (3,), "images": IMAGE}[kind]
+        size = int(np.prod(shape))
+        mean = np.linspace(-1.0, 2.0, size) if shape else np.array([0.7])
+        root = np.random.default_rng(0).normal(size=(size, size)) / size**0.5
+        covariance = {"scalar": np.array([[0.4]]), "points": COVARIANCE, "images": root @ root.T + 0.05 * np.eye(size)}[kind]
+        scalar = kind == "scalar"
+        built = exact.gaussian(0.7 if scalar else mean.reshape(shape), 0.4 if scalar else covariance, getattr(paths, path))
+        rows = functools.partial(gaussian_velocity, path, mean, covariance)
+        by_hand = lambda x, t: rows(x.reshape(-1, size), t).reshape(x.shape)
+    return exact.ExactFlow(*(jax.jit(function) for function in built)), shape, by_hand
+
+
+def points(shape, path, n=24, seed=0):
+    """Random x, s, t in both time directions."""
+    rng = np.random.default_rng(seed)
+    s, t = rng.uniform(EARLIEST[path], 1.0, (2, n))
+    s[:2], t[:2] = (1.0, EARLIEST[path]), (EARLIEST[path], 1.0)
+    return rng.normal(size=(n, *shape)), s, t
+
+
+def column(t, x):
+    return jnp.asarray(t).reshape(t.shape + (1,) * (np.ndim(x) - 1))
+
+
+KINDS = [("scalar", "linear"), ("points", "linear"), ("images", "linear"), ("mixture", "linear")]
+KINDS += [(kind, path) for kind in ("points", "mixture") for path in PATHS[1:]]
+every_flow = pytest.mark.parametrize(("kind", "path"), KINDS)
+
+
+@every_flow
+def test_flow_map_solves_the_ode(kind, path):
+    built, shape, by_hand = flow(kind, path)
+    x, s, t = points(shape, path)
+    V = average_velocity(by_hand, x, s, t)
+    np.testing.assert_allclose(built.v(x, column(s, x)), by_hand(x, s), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(built.V(x, column(s, x), column(t, x)), V, rtol=1e-7, atol=1e-8)
+    expected = x + np.asarray(column(t - s, x)) * V
+    np.testing.assert_allclose(built.F(x, column(s, x), column(t, x)), expected, rtol=1e-7, atol=1e-8)
+
+
+@every_flow
+def test_semigroup_and_inverse(kind, path):
+    built, shape, _ = flow(kind, path)
+    x, s, t = points(shape, path)
+    m = np.random.default_rng(1).uniform(EARLIEST[path], 1.0, len(s))
+    s, m, t = column(s, x), column(m, x), column(t, x)
+    np.testing.assert_allclose(built.F(built.F(x, s, m), m, t), built.F(x, s, t), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(built.F(built.F(x, s, m), m, s), x, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(built.F(x, s, s), x, rtol=1e-12, atol=1e-12)
+
+
+@every_flow
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_average_velocity_near_the_diagonal(kind, path, sign):
+    built, shape, by_hand = flow(kind, path)
+    x, s, _ = points(shape, path)
+    s = np.clip(s, 0.35, 0.65)
+    expected = np.stack([average_velocity(by_hand, x, s, s + sign * gap) for gap in GAPS])
+    found = np.stack([built.V(x, column(s, x), column(s + sign * gap, x)) for gap in GAPS])
+    np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(found[0], built.v(x, column(s, x)), rtol=1e-12, atol=1e-12)
+
+
+@functools.cache
+def derivatives(kind, path):
+    """V and its first and second derivatives along (dx, ds, dt), each jitted once."""
+    V = flow(kind, path)[0].V
+    first = lambda primals, tangents: jax.jvp(V, primals, tangents)[1]
+    second = lambda primals, tangents: jax.jvp(lambda *p: first(p, tangents), primals, tangents)[1]
+    reverse = jax.grad(lambda primals, tangents, w: jnp.sum(w * first(primals, tangents)))
+    return V, jax.jit(first), jax.jit(second), jax.jit(reverse)
+
+
+@pytest.mark.parametrize(("kind", "path"), [("points", "linear"), ("points", "variance_preserving"), ("mixture", "linear")])
+@pytest.mark.parametrize("gap", [None, 0.0, 1e-6, 1e-3, 0.045])
+def test_first_and_second_derivatives(kind, path, gap):
+    V, first, second, reverse = derivatives(kind, path)
+    x, s, t = points(flow(kind, path)[1], path)
+    s, t = np.clip(s, 0.2, 0.8), np.clip(t, 0.1, 0.9)
+    t = np.where(np.abs(t - s) < 0.1, s + 0.1, t) if gap is None else s + gap
+    primals = (jnp.asarray(x), column(s, x), column(t, x))
+    rng, h = np.random.default_rng(2), 1e-4
+    # Unequal ds and dt, so that the difference cannot jump over the border between the two branches of V.
+    tangents = tuple(jnp.asarray(rng.normal(size=p.shape)) for p in primals)
+    moved = lambda k: tuple(p + k * h * u for p, u in zip(primals, tangents))
+    difference = lambda f: (8 * (f(moved(1)) - f(moved(-1))) - (f(moved(2)) - f(moved(-2)))) / (12 * h)
+    slope = first(primals, tangents)
+    np.testing.assert_allclose(slope, difference(lambda p: V(*p)), rtol=1e-6, atol=1e-6)
+    curvature = second(primals, tangents)
+    np.testing.assert_allclose(curvature, difference(lambda p: first(p, tangents)), rtol=1e-5, atol=1e-5)
+    # Reverse over forward: <grad <w, DV u>, u> = <w, D^2 V u u>.
+    w = jnp.asarray(rng.normal(size=x.shape))
+    along = sum(jnp.sum(g * u) for g, u in zip(reverse(primals, tangents, w), tangents))
+    np.testing.assert_allclose(along, jnp.sum(w * curvature), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(("kind", "path"), [("points", "linear"), ("images", "linear"), ("mixture", "trigonometric")])
+def test_divergence_is_the_trace_of_the_jacobian(kind, path):
+    built, shape, _ = flow(kind, path)
+    x, s, _ = points(shape, path, n=5)
+    size = int(np.prod(shape))
+
+    @jax.jit
+    @jax.vmap
+    def trace(x, s):
+        row = lambda x: built.v(x.reshape(1, *shape), s.reshape((1,) * (1 + len(shape)))).reshape(-1)
+        return jnp.trace(jax.jacrev(row)(x).reshape(size, size))
+
+    found = built.divergence(x, column(s, x))
+    assert found.shape == (5,)
+    np.testing.assert_allclose(found, trace(x.reshape(5, size), s), rtol=1e-9)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("s", "t"), [(1.0, 0.0), (0.0, 1.0), (0.7, 0.2)])
+def test_the_mixture_law_is_transported(path, s, t):
+    def law(x, time):
+        alpha, _, variance, _ = schedule(path, np.float64(time))
+        return (WEIGHTS * stats.norm.cdf(x[:, None], alpha * MEANS, np.sqrt(alpha**2 * DEVIATIONS**2 + variance))).sum(-1)
+
+    x = np.linspace(-3.0, 3.0, 24)
+    np.testing.assert_allclose(law(np.asarray(flow("mixture", path)[0].F(x, s, t)), t), law(x, s), atol=1e-9)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_gaussian_law_is_transported(path):
+    built, _, _ = flow("points", path)
+    mean = np.linspace(-1.0, 2.0, 3)
+
+    def moments(t):
+        alpha, _, variance, _ = schedule(path, np.float64(t))
+        return alpha * mean, alpha**2 * COVARIANCE + variance * np.eye(3)
+
+    (mean_s, cov_s), (mean_t, cov_t) = moments(1.0), moments(0.0)
+    x = mean_s + np.concatenate([np.zeros((1, 3)), np.eye(3)])
+    y = np.asarray(built.F(x, 1.0, 0.0))
+    jacobian = (y[1:] - y[0]).T
+    np.testing.assert_allclose(y[0], mean_t, atol=1e-9)
+    np.testing.assert_allclose(jacobian @ cov_s @ jacobian.T, cov_t, atol=1e-9)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("x", [-8.0, 8.0])
+def test_far_tails_are_finite_and_accurate(path, x):
+    built, _, by_hand = flow("mixture", path)
+    V, first, second, _ = derivatives("mixture", path)
+    s, t = np.full(24, 0.99), np.linspace(0.01, 0.99, 24)
+    x = np.full(24, x)
+    primals = (jnp.asarray(x), jnp.asarray(s), jnp.asarray(t))
+    np.testing.assert_allclose(V(*primals), average_velocity(by_hand, x, s, t), rtol=1e-7, atol=1e-7)
+    tangents = tuple(jnp.ones(24) for _ in primals)
+    assert np.isfinite(first(primals, tangents)).all()
+    if path == "linear":
+        assert np.isfinite(second(primals, tangents)).all()
+    assert np.isfinite(built.F(x, 1.0, 0.0)).all()
+
+
+def test_mixture_is_elementwise_on_rows():
+    built, _, _ = flow("mixture", "linear")
+    x = np.random.default_rng(3).normal(size=(24, 2))
+    s, t = points((), "linear")[1:]
+    both = built.V(x, s[:, None], t[:, None])
+    for i in range(2):
+        np.testing.assert_allclose(both[:, i], built.V(x[:, i], s, t), rtol=1e-9, atol=1e-9)
+    assert built.divergence(x, s[:, None]).shape == (24, 2)
+
+
+@pytest.mark.parametrize("kind", ["points", "mixture"])
+def test_float32(kind):
+    built, shape, by_hand = flow(kind, "linear")
+    x, s, t = (value.astype(np.float32) for value in points(shape, "linear"))
+    columns = column(s, x), column(t, x)
+    for found in (built.V(x, *columns), built.F(x, *columns), built.v(x, columns[0])):
+        assert found.dtype == jnp.float32 and np.isfinite(found).all()
+    np.testing.assert_allclose(built.V(x, *columns), average_velocity(by_hand, x, s, t), rtol=1e-3, atol=1e-3)
+    for gap in GAPS:
+        near = s + np.float32(gap) * np.where(s > 0.5, -1, 1).astype(np.float32)
+        found = built.V(x, columns[0], column(near, x))
+        np.testing.assert_allclose(found, average_velocity(by_hand, x, s, near), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["points", "mixture"])
+def test_scalar_times_and_wrong_ranks(kind):
+    built, shape, _ = flow(kind, "linear")
+    x = points((3,), "linear")[0]
+    rows = jnp.full((24, 1), 0.8), jnp.full((24, 1), 0.3)
+    np.testing.assert_allclose(built.V(x, 0.8, 0.3), built.V(x, *rows), rtol=1e-12)
+    with pytest.raises(typing.InputError, match=r"flowjax\.times\.expand"):
+        built.V(x, jnp.full((24,), 0.8), 0.3)

@@ -1,0 +1,159 @@
+"""The pictures exist, have the size their content asks for, and no panel is blank."""
+
+import ast
+import concurrent.futures
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from matplotlib import image
+
+import flowjax.plots
+from flowjax import plots, typing
+
+RNG = np.random.default_rng(0)
+RECORDS = [
+    {"step": 10 * i, "flow": np.exp(-i / 20), "meanflow": 2 * np.exp(-i / 30), "step_ms": 9.0 + i % 3} for i in range(60)
+]
+RECORDS[0]["step_ms"] = 2000.0
+for record in RECORDS[::20]:
+    record["sw_1"] = 1 / (1 + record["step"])
+
+
+def picture(path):
+    """RGB [height, width, 3] in [0, 1]; the folder holds no temporary file."""
+    assert all(file.suffix == ".png" and not file.name.startswith(".") for file in path.parent.iterdir())
+    return image.imread(path)[..., :3]
+
+
+def assert_panels(pixels, count):
+    """None of `count` equal vertical stripes of the picture is blank in its middle."""
+    height = len(pixels)
+    for stripe in np.array_split(pixels[height // 4 : 3 * height // 4], count, axis=1):
+        margin = stripe.shape[1] // 5
+        assert stripe[:, margin:-margin].var() > 1e-4
+
+
+def test_image_grid_enlarges_exactly(tmp_path):
+    path = tmp_path / "grid.png"
+    images = np.round(RNG.uniform(size=(3, 2, 8, 8, 1))) * 2 - 1
+    plots.image_grid(path, {"real": images, "1 step": images[:, :1], "4 steps": images}, ["zero", "one", "two"], "Digits")
+    pixels = picture(path)
+    assert_panels(pixels, 3)
+    # Each image appears enlarged six times, unsmoothed: look for the first one, pixel by pixel.
+    wanted = ((images[0, 0, :, :, 0] + 1) / 2).repeat(6, 0).repeat(6, 1)
+    windows = np.lib.stride_tricks.sliding_window_view(pixels[..., 0], wanted.shape)[:, :, 3::6, 3::6]
+    assert np.isclose(windows, wanted[3::6, 3::6], atol=0.01).all(axis=(2, 3)).any()
+
+
+def test_image_grid_in_colour_and_without_names(tmp_path):
+    path = tmp_path / "grid.png"
+    images = np.zeros((1, 1, 32, 32, 3))
+    images[0, 0, :16, :, 0] = 1.0
+    images[0, 0, 16:] = np.nan
+    plots.image_grid(path, {"1 step": images})
+    colours = {tuple(colour) for colour in np.round(picture(path), 1).reshape(-1, 3).tolist()}
+    assert {(1.0, 0.5, 0.5), (1.0, 0.0, 1.0)} <= colours
+
+
+def test_point_grid(tmp_path):
+    path = tmp_path / "points.png"
+    data = RNG.normal(size=(4000, 2))
+    plots.point_grid(path, {"data": data, "1 step\nSW 0.12": 1.5 * data, "2 steps": data[:50]}, title="Gaussian")
+    pixels = picture(path)
+    assert pixels.shape[1] > 2 * pixels.shape[0]
+    assert_panels(pixels, 3)
+
+
+def test_point_grid_takes_the_axes_of_the_reference(tmp_path):
+    data = RNG.normal(size=(2000, 2))
+    plots.point_grid(tmp_path / "near.png", {"a": data}, reference=data)
+    plots.point_grid(tmp_path / "far.png", {"a": data}, reference=30 * data)
+    bright = [(picture(tmp_path / name)[60:-20, 20:-20] > 0.2).any(axis=-1).mean() for name in ("near.png", "far.png")]
+    assert bright[0] > 10 * bright[1]
+
+
+def test_point_grid_survives_broken_points_and_wraps(tmp_path):
+    path = tmp_path / "points.png"
+    panels = {f"panel {i}": RNG.normal(size=(200, 2)) for i in range(8)}
+    plots.point_grid(path, panels | {"broken": np.full((10, 2), np.nan)}, reference=panels["panel 0"])
+    assert_panels(picture(path)[:300], 6)
+
+
+def test_training_curves(tmp_path):
+    path = tmp_path / "curves.png"
+    plots.training_curves(path, RECORDS, raw=["flow", "meanflow"], distances=["sw_1"], title="MeanFlow on digits")
+    pixels = picture(path)
+    assert pixels.shape == (340, 1200, 3)
+    assert_panels(pixels, 3)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [],
+        [{"step": 1, "flow": 0.0}],
+        [{"step": 1, "flow": 1.0, "sw_1": float("nan"), "step_ms": 0.0}],
+        [{"step": 1, "flow": None}, {"flow": 1.0}, {"step": 2, "flow": 1e-9, "sw_1": 0.0}, {"step": 3, "flow": float("inf")}],
+    ],
+)
+def test_training_curves_of_few_or_odd_records(tmp_path, records, recwarn):
+    path = tmp_path / "curves.png"
+    plots.training_curves(path, records, raw=["flow", "absent"], distances=["sw_1"])
+    assert_panels(picture(path), 3)
+    assert not recwarn.list
+
+
+def test_bars(tmp_path):
+    path = tmp_path / "bars.png"
+    names, values = ["meanflow", "shortcut", "alphaflow"], [0.2, 0.31, float("nan")]
+    plots.bars(path, names, values, errors=[0.01, 0.02, 0.0], reference=("teacher", 0.4), ylabel="SW", title="One step")
+    pixels = picture(path)
+    assert pixels.shape == (252, 800, 3)
+    red, _, blue = np.moveaxis(pixels, -1, 0)
+    assert (blue - red > 0.3).sum() > 5000  # the bars
+    assert (red - blue > 0.3).sum() > 50  # the reference line
+    plots.bars(path, ["a", "b"], [-1.0, 2.0], ylabel="nats", title="Signs")
+    assert_panels(picture(path), 2)
+
+
+def test_mistakes_are_told(tmp_path):
+    with pytest.raises(typing.InputError, match="expected \\[rows"):
+        plots.image_grid(tmp_path / "a.png", {"real": np.zeros((2, 3, 8, 8, 1)), "fake": np.zeros((3, 3, 8, 8, 1))})
+    with pytest.raises(typing.InputError, match="row names"):
+        plots.image_grid(tmp_path / "a.png", {"real": np.zeros((2, 3, 8, 8, 1))}, ["only one"])
+    with pytest.raises(typing.InputError, match=r"expected \[n, 2\]"):
+        plots.point_grid(tmp_path / "a.png", {"data": np.zeros((5, 3))})
+    with pytest.raises(typing.InputError, match="2 names, 1 values"):
+        plots.bars(tmp_path / "a.png", ["a", "b"], [1.0], ylabel="", title="")
+
+
+def test_a_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
+    path = tmp_path / "bars.png"
+    plots.bars(path, ["a"], [1.0], ylabel="y", title="t")
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+    with pytest.raises(OSError, match="disk"):
+        plots.bars(path, ["a", "b"], [1.0, 2.0], ylabel="y", title="t")
+    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["bars.png"]
+
+
+def test_threads_draw_the_same_pictures(tmp_path):
+    def draw(index):
+        plots.bars(tmp_path / f"{index}.png", ["a", "b"], [1.0, 2.0], ylabel="y", title="t")
+        return (tmp_path / f"{index}.png").read_bytes()
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(draw, range(4)))) == 1
+
+
+def test_no_other_module_imports_matplotlib():
+    package = pathlib.Path(flowjax.plots.__file__).parent
+    users = set()
+    for file in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]
+            if any(name.split(".")[0] == "matplotlib" for name in names):
+                users.add(file.relative_to(package).as_posix())
+    assert users == {"plots.py"}
