@@ -1,8 +1,9 @@
-"""Common settings of the tests: CPU, strict promotion of ranks, names for doctests."""
+"""Common settings of the tests: CPU with eight virtual devices, no silent broadcasting of ranks, names for doctests."""
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,15 @@ def x64():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def tfds_dir(tmp_path_factory):
+    """A TFDS directory of the tests' own, shared by the workers of one run."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    os.environ["TFDS_DATA_DIR"] = str(shared / "tfds")
+
+
 @pytest.fixture(autouse=True)
-def doctest_names(request):
+def doctest_names(doctest_namespace):
     """Names that the examples in docstrings may use without importing them."""
-    namespace = request.getfixturevalue("doctest_namespace")
-    namespace.update(jax=jax, jnp=jnp)
+    doctest_namespace.update(jax=jax, jnp=jnp)

@@ -28,6 +28,7 @@ def base(preset, *, method):
     config.eval_every = 500  # 0: never
     config.eval_samples = 8_192
     config.eval_steps = (1, 2, 4)
+    config.sampler = "flow_map"  # "euler" or "heun" where V is trained on the diagonal only
     config.save_every = 1_000
     config.keep = 2  # newest checkpoints that stay
 

@@ -26,7 +26,9 @@ def whole_numbers(name, values, low):
 
 def _parse(argv):
     # Config files run while flags are parsed, and ml_collections reports an unknown field as an AttributeError.
-    return _one_sentence(lambda: app.parse_flags_with_usage(argv), AttributeError, KeyError, TypeError, ValueError, OSError, ImportError)
+    return _one_sentence(
+        lambda: app.parse_flags_with_usage(argv), AttributeError, KeyError, TypeError, ValueError, OSError, ImportError
+    )
 
 
 def _no_arguments(argv):

@@ -347,7 +347,9 @@ def _columns(rows, columns):
     lo, hi, n = columns
     size = rows["x0"].shape[0]
     if size % n:
-        raise typing.InputError(f"a batch of {size} rows cannot give {hi - lo} of every {n} rows to a term; use a multiple of {n}.")
+        raise typing.InputError(
+            f"a batch of {size} rows cannot give {hi - lo} of every {n} rows to a term; use a multiple of {n}."
+        )
     return jax.tree.map(lambda leaf: leaf.reshape(-1, n, *leaf.shape[1:])[:, lo:hi].reshape(-1, *leaf.shape[1:]), rows)
 
 
@@ -361,7 +363,9 @@ def _point(path, rows, draw_times, step):
 def _loss(terms, needs, nets, drawn):
     for need in needs:
         if getattr(nets, need) is None:
-            raise typing.InputError(f"this method needs the network {need!r}, and nets.{need} is None: Nets(V=..., {need}=...).")
+            raise typing.InputError(
+                f"this method needs the network {need!r}, and nets.{need} is None: Nets(V=..., {need}=...)."
+            )
     errors, metrics = 0.0, {}
     for term in terms:
         point, (lo, hi, n) = drawn[term.name], term.columns

@@ -1,6 +1,6 @@
 """The Eulerian rule: moving the source along its own trajectory does not change where it lands.
 
-    d_s F(x, s, t) = 0   <=>   V = v + (t - s) d_s V,     d_s the total derivative along (v, 1, 0)
+d_s F(x, s, t) = 0   <=>   V = v + (t - s) d_s V,     d_s the total derivative along (v, 1, 0)
 """
 
 import jax

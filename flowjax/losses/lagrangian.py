@@ -1,6 +1,6 @@
 """The Lagrangian rule: moving the target, the map follows the velocity where it lands.
 
-    d_t F(x, s, t) = V + (t - s) d_t V = v(F(x, s, t), t),     d_t the partial derivative, x and s held
+d_t F(x, s, t) = V + (t - s) d_t V = v(F(x, s, t), t),     d_t the partial derivative, x and s held
 """
 
 import jax

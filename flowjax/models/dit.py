@@ -18,8 +18,8 @@ DIT_SIZES = {
 }
 
 
-def _dense(features, dtype, name=None, init=nn.initializers.xavier_uniform()):
-    return nn.Dense(features, kernel_init=init, dtype=dtype, name=name)
+def _dense(features, dtype, name=None, init=None):
+    return nn.Dense(features, kernel_init=init or nn.initializers.xavier_uniform(), dtype=dtype, name=name)
 
 
 class Block(nn.Module):
@@ -108,7 +108,9 @@ class DiT(nn.Module):
         )
         h, _ = blocks(self.width, self.heads, self.mlp_ratio, dtype, name="blocks")(h, c)
 
-        shift, scale = jnp.split(_dense(2 * self.width, dtype, "modulation", nn.initializers.zeros)(nn.silu(c))[:, None], 2, axis=-1)
+        shift, scale = jnp.split(
+            _dense(2 * self.width, dtype, "modulation", nn.initializers.zeros)(nn.silu(c))[:, None], 2, axis=-1
+        )
         h = nn.LayerNorm(use_bias=False, use_scale=False, epsilon=1e-6, dtype=dtype)(h) * (1 + scale) + shift
         h = _dense(p * p * C, dtype, "patch_out", nn.initializers.zeros)(h)
         h = h.reshape(B, H // p, W // p, p, p, C).transpose(0, 1, 3, 2, 4, 5).reshape(x.shape)

@@ -6,8 +6,9 @@ import numpy as np
 
 
 def flatten_times(t, x):
-    """Times as a network wants them, [B] float32, from a scalar or [B, 1, ..., 1]."""
-    t = jnp.asarray(t, jnp.float32)
+    """Times as a network wants them, [B], never narrower than float32, from a scalar or [B, 1, ..., 1]."""
+    t = jnp.asarray(t)
+    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
     return jnp.broadcast_to(t.reshape(-1), (x.shape[0],))
 
 
@@ -17,8 +18,8 @@ def fourier(t, features, max_period):
     Angular frequencies fall geometrically from 1 to 1 / max_period when times are not scaled, as in the MeanFlow papers; a
     network that has to resolve short times takes a `scale` in its TimeEmbedding.
     """
-    frequencies = np.exp(-np.log(max_period) * np.arange(features // 2) / (features // 2)).astype(np.float32)
-    angles = t[:, None] * frequencies[None]
+    frequencies = np.exp(-np.log(max_period) * np.arange(features // 2) / (features // 2))
+    angles = t[:, None] * frequencies.astype(t.dtype)[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 

@@ -37,5 +37,5 @@ class MLP(nn.Module):
         return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype)(nn.gelu(h)).astype(x.dtype)
 
     def _times(self, t):
-        angles = jnp.pi * t[:, None] * jnp.arange(1, self.harmonics + 1, dtype=jnp.float32)[None]
+        angles = jnp.pi * t[:, None] * jnp.arange(1, self.harmonics + 1, dtype=t.dtype)[None]
         return jnp.concatenate([t[:, None], jnp.sin(angles), jnp.cos(angles)], axis=-1).astype(self.dtype)

@@ -42,7 +42,9 @@ class Checkpoints:
             return
         meta = {"fingerprint": int(fingerprint(state))}
         self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave(meta)), force=True
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave(meta)),
+            force=True,
         )
 
     def wait(self):

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax import data, methods, models, typing
-from flowjax.training import sharding, state, step
+from flowjax.training import checkpoint, sharding, state, step
+from flowjax.training import workdir as folders
 
 
 class Experiment(NamedTuple):
@@ -86,6 +87,39 @@ def weights(state_, average):
     return state_.averages[str(average)]
 
 
+def default_average(config):
+    """The average that is evaluated: the first of config.ema, or "none"."""
+    return str(config.ema[0]) if config.ema else "none"
+
+
+class Trained(NamedTuple):
+    """A trained network, as sampling and evaluation need it: config, training rows, network, weights, steps done."""
+
+    config: Any
+    source: data.Source
+    net: Any
+    params: Any
+    step: int
+
+
+def load(workdir, average=""):
+    """The newest readable checkpoint of a run.
+
+    Args:
+      workdir: the folder of a run.
+      average: decay of the average to sample with, "none" for the raw weights, "" for the run's first average.
+
+    Raises:
+      InputError: if the folder holds no run, no readable checkpoint or no such average.
+    """
+    config = folders.load_config(workdir)
+    run = setup(config, devices=jax.devices()[:1])
+    found = checkpoint.Checkpoints(workdir, read_only=True).restore(run.like)
+    if found is None:
+        raise typing.InputError(f"--workdir={workdir} holds no checkpoint yet; train until the first is saved.")
+    return Trained(config, run.source, run.net, weights(found[0], average or default_average(config)), found[1])
+
+
 def _checked_shapes(init, config):
     try:
         return jax.eval_shape(init)
@@ -105,7 +139,9 @@ def _check_numbers(config):
         if not 0 <= float(decay) < 1:
             raise typing.InputError(f"config.ema holds {decay!r}; expected decays of at least 0 and below 1, e.g. (0.999,).")
     if not config.eval_steps or any(not isinstance(steps, int) or steps < 1 for steps in config.eval_steps):
-        raise typing.InputError(f"config.eval_steps is {config.eval_steps!r}; expected numbers of steps of at least 1: (1, 2, 4).")
+        raise typing.InputError(
+            f"config.eval_steps is {config.eval_steps!r}; expected numbers of steps of at least 1: (1, 2, 4)."
+        )
 
 
 def _plain(config):

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import tqdm
 
-from flowjax import data, plots
-from flowjax.training import checkpoint, evaluation, experiment, sharding, workdir as folders
+from flowjax import data
+from flowjax.training import checkpoint, evaluation, experiment, sharding
+from flowjax.training import workdir as folders
 
 
 class NonFiniteError(RuntimeError):
@@ -78,9 +79,11 @@ def _loop(run, workdir, state, start, checkpoints, metrics, stop):
             if evaluates or saves or (step + 1) % config.log_every == 0:
                 bar.set_postfix_str(log.flush())
             if evaluates:
-                log.pause(lambda: metrics.write(step + 1, evaluate(state, step + 1)))
+                with log.paused():
+                    metrics.write(step + 1, evaluate(state, step + 1))
             if saves:
-                log.pause(lambda: checkpoints.save(step + 1, state))
+                with log.paused():
+                    checkpoints.save(step + 1, state)
             if stop:
                 bar.write(f"stopped by {stop[0]} after step {step + 1}; saved. The same command goes on from here.")
                 break
@@ -98,10 +101,11 @@ class _Log:
     def add(self, step, found):
         self._pending.append((step, found))
 
-    def pause(self, work):
-        """Does something whose time is not the steps'."""
+    @contextlib.contextmanager
+    def paused(self):
+        """Work whose time is not the steps'."""
         before = time.perf_counter()
-        work()
+        yield
         self._since += time.perf_counter() - before
 
     def flush(self):
@@ -135,47 +139,17 @@ def _evaluator(run, workdir):
     config = run.config
     held_out = data.arrays(data.load(config.data.name, split="test", data_dir=config.data.dir or None), limit=10_000)
     labels = evaluation.labels_like(held_out.get("label"), run.source.num_classes, config.eval_samples)
-    classifier = evaluation.digit_classifier(config.data.dir or None) if config.data.name == "digits" else None
-    measure = evaluation.measures(config.data.name, held_out["x"], classifier)
-    sample = evaluation.make_sampler(run.net, run.source.shape)
-    average = str(config.ema[0]) if config.ema else "none"
+    measure = evaluation.judge(config, held_out["x"])
+    sample = evaluation.make_sampler(run.net, run.source.shape, config.sampler)
 
     def evaluate(state, step):
-        params = experiment.weights(state, average)
+        params = experiment.weights(state, experiment.default_average(config))
         samples = {steps: sample(params, config.seed, labels, steps) for steps in config.eval_steps}
-        path = pathlib.Path(workdir) / "samples" / f"step_{step:07d}.png"
-        draw_samples(path, samples, labels, held_out, run.source.num_classes, f"{config.method.name}, step {step}")
+        path, title = pathlib.Path(workdir) / "samples" / f"step_{step:07d}.png", f"{config.method.name}, step {step}"
+        evaluation.draw_samples(path, samples, labels, run.source.num_classes, real=held_out, title=title)
         return {f"{steps}step/{name}": value for steps, x in samples.items() for name, value in measure(x, labels).items()}
 
     return evaluate
-
-
-def draw_samples(path, samples, labels, real, num_classes, title, per_class=6):
-    """Real rows beside samples from the same noise at each number of steps; images one row a class.
-
-    Args:
-      path: the PNG file.
-      samples: number of steps -> samples [n, ...].
-      labels: asked-for labels [n], -1 for none.
-      real: {"x": real rows, "label": theirs}.
-      num_classes: labels, 0 for none.
-      title: the headline.
-      per_class: images of a class and column.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    names = {steps: f"{steps} step{'s' if steps > 1 else ''}" for steps in samples}
-    if real["x"].ndim == 2:
-        plots.point_grid(path, {"data": real["x"], **{names[n]: x for n, x in samples.items()}}, title=title)
-        return
-    classes = [c for c in range(num_classes) if (labels == c).any() and (real["label"] == c).any()][:20]
-    if classes:
-        per_class = min([per_class] + [int((where == c).sum()) for c in classes for where in (labels, real["label"])])
-        grid = lambda x, of: evaluation.class_grid(x, of, classes, per_class)
-    else:
-        per_class = min(per_class, len(labels), len(real["x"]))
-        grid = lambda x, of: x[None, :per_class]
-    columns = {"real": grid(real["x"], real.get("label")), **{names[n]: grid(x, labels) for n, x in samples.items()}}
-    plots.image_grid(path, columns, row_names=[str(c) for c in classes] or None, title=title)
 
 
 @contextlib.contextmanager

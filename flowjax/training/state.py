@@ -92,4 +92,6 @@ def _schedule(config, steps):
         "linear": lambda: optax.linear_schedule(peak, 0.0, steps - warmup),
     }
     checks.member("optim.schedule", config.schedule, falls)
+    if not warmup:
+        return falls[config.schedule]()
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), falls[config.schedule]()], [warmup])

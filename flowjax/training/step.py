@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import optax
 
 from flowjax import typing
-from flowjax.training import sharding, state as states
+from flowjax.training import sharding
+from flowjax.training import state as states
 
 SUPPLIED = ("ema", "frozen")
 
@@ -33,7 +34,9 @@ def make_step(method, net, optimizer, mesh, key):
     """
     for need in method.needs:
         if need not in SUPPLIED:
-            raise typing.InputError(f"the method needs {need!r}, which this trainer does not supply; it has {', '.join(SUPPLIED)}.")
+            raise typing.InputError(
+                f"the method needs {need!r}, which this trainer does not supply; it has {', '.join(SUPPLIED)}."
+            )
 
     def apply(params):
         return lambda x, s, t, cond=None: net.apply({"params": params}, x, s, t, cond)

@@ -18,7 +18,8 @@ def check(workdir, config):
     if path.exists() and not path.is_dir():
         raise typing.InputError(f"--workdir={path} is a file; expected a folder, which need not exist.")
     if not (path / CONFIG).exists():
-        if path.is_dir() and any(path.iterdir()):
+        # Hidden files are what a kill leaves of a file that was being written.
+        if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
             raise typing.InputError(f"--workdir={path} is not empty and holds no {CONFIG}; give a new or empty folder.")
         return
     old, new = _flat(_read(path)), _flat(json.loads(config.to_json()))
@@ -103,4 +104,6 @@ def _read(path):
 def _flat(tree, prefix=""):
     if not isinstance(tree, dict):
         return {prefix: tree}
-    return {name: value for key, sub in tree.items() for name, value in _flat(sub, f"{prefix}.{key}" if prefix else key).items()}
+    return {
+        name: value for key, sub in tree.items() for name, value in _flat(sub, f"{prefix}.{key}" if prefix else key).items()
+    }

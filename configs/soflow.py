@@ -1,0 +1,16 @@
+"""SoFlow (arXiv 2512.15657).
+
+TODO
+"""
+
+from configs import common
+
+
+def get_config(preset="digits"):
+    """The config of a preset: "checkerboard", "digits" or "test"."""
+    config = common.base(preset, method="soflow")
+    if preset != "digits":  # the published constants are for images; on points they gain nothing over flow matching
+        config.method.times = ("uniform_triangle",)
+        config.method.anchor_times = ("uniform",)
+        config.method.p = 0.5
+    return config

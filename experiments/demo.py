@@ -1,0 +1,65 @@
+"""The main job, end to end: MeanFlow on real handwritten digits, then samples, curves and a summary.
+
+`make demo` runs it: python -m experiments.demo --workdir=runs/demo
+"""
+
+import pathlib
+
+import numpy as np
+from absl import flags
+
+from configs import meanflow
+from experiments import command_line, tables
+from flowjax import data, plots
+
+WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "folder of the run")
+PRESET = flags.DEFINE_string("preset", "digits", "preset of configs/meanflow.py")
+
+
+def main():
+    from flowjax import training
+    from flowjax.training import evaluation
+    from flowjax.training import workdir as folders
+
+    # ------------------------------------------------------------------------------------------------------ train
+    config, path = meanflow.get_config(PRESET.value), pathlib.Path(WORKDIR.value)
+    print(
+        f"Training MeanFlow on {config.data.name} for {config.steps} steps. Ctrl-C stops; the same command goes on from there."
+    )
+    state = training.train(config, path)
+    if int(state.step) < config.steps:
+        return
+
+    # ----------------------------------------------------------------------------------------------------- samples
+    trained = training.load(path)
+    source = trained.source
+    real = data.arrays(data.load(source.name, split="test", data_dir=config.data.dir or None))
+    labels = evaluation.labels_like(np.arange(source.num_classes), source.num_classes, 100)
+    sample = evaluation.make_sampler(trained.net, source.shape, config.sampler)
+    samples = {n: sample(trained.params, 0, labels, n) for n in config.eval_steps}
+    title = f"MeanFlow, {config.steps} steps of training; every column of samples starts from the same noise"
+    evaluation.draw_samples(path / "samples.png", samples, labels, source.num_classes, real=real, title=title, per_class=8)
+
+    # ------------------------------------------------------------------------------------------------------ curves
+    records = folders.read_metrics(path)
+    distances = sorted({name for record in records for name in record if name.startswith("1step/") and "cision" not in name})
+    distances = [name for name in distances if "frechet" in name or "wasserstein" in name or "energy" in name]
+    raw = sorted({name for record in records for name in record if name.startswith("raw/")})
+    plots.training_curves(path / "training.png", records, raw=raw, distances=distances, title=f"MeanFlow on {source.name}")
+
+    # ----------------------------------------------------------------------------------------------------- summary
+    rows, about = evaluation.evaluate(path, config.eval_steps)
+    print("\n" + tables.write(path / "summary", rows, about))
+    print("Wrote:")
+    for name, what in {
+        "samples.png": "real rows beside 1-, 2- and 4-step samples",
+        "training.png": "raw errors, one-step distance and step time",
+        "metrics.jsonl": "the same as numbers, and as TensorBoard events beside it",
+        f"checkpoints/{trained.step}": "the trained network, for experiments.sample and experiments.evaluate",
+        "summary.md": "the table above, also as summary.csv",
+    }.items():
+        print(f"  {path / name}: {what}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

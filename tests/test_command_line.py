@@ -1,0 +1,181 @@
+"""The scripts as a person runs them: kills, signals, bad input, and what is written."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import meanflow
+from flowjax.training import checkpoint, experiment
+
+ROOT = pathlib.Path(__file__).parents[1]
+ENV = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+SMALL = [
+    "--config=configs/meanflow.py:test",
+    "--config.eval_every=0",
+    "--config.save_every=5",
+    "--config.log_every=5",
+    "--config.steps=400",
+    "--config.batch_size=32",
+]
+
+
+def start(module, *flags):
+    return subprocess.Popen(
+        [sys.executable, "-m", f"experiments.{module}", *flags],
+        cwd=ROOT, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finish(module, *flags):
+    process = start(module, *flags)
+    return process.communicate(timeout=240)[0], process.returncode
+
+
+def parameters(folder):
+    config = meanflow.get_config("test")
+    config.update({"eval_every": 0, "save_every": 5, "log_every": 5, "steps": 400, "batch_size": 32})
+    run = experiment.setup(config, devices=jax.devices()[:1])
+    state, step = checkpoint.Checkpoints(folder, read_only=True).restore(run.like)
+    assert step == 400
+    return jax.device_get(state)
+
+
+def wait_until(process, condition, seconds=120):
+    """Polls fast, so that a save can be met half way; fails if the process ends before."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+
+
+def saving(folder):
+    return any("orbax-checkpoint-tmp" in name for name in os.listdir(folder)) if folder.is_dir() else False
+
+
+def logged(folder):
+    path = folder / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_killed_three_times_a_run_ends_as_if_it_had_not_been(tmp_path):
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    output, code = finish("train", *SMALL, f"--workdir={undisturbed}")
+    assert code == 0, output
+    for kill in range(3):
+        process = start("train", *SMALL, f"--workdir={killed}")
+        done = logged(killed)
+        if kill == 1:  # at some step
+            wait_until(process, lambda done=done: logged(killed) >= done + 4)
+        else:  # during a save, after some progress
+            wait_until(process, lambda done=done: logged(killed) >= done + 3)
+            wait_until(process, lambda: saving(killed / "checkpoints"))
+        process.kill()
+        process.communicate()
+        assert logged(killed) < 80  # it was killed before its end
+    output, code = finish("train", *SMALL, f"--workdir={killed}")
+    assert code == 0, output
+    jax.tree.map(np.testing.assert_array_equal, parameters(undisturbed), parameters(killed))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends_cleanly(tmp_path, number):
+    process = start("train", *SMALL, "--config.save_every=100000", "--config.steps=100000", f"--workdir={tmp_path / 'run'}")
+    wait_until(process, lambda: logged(tmp_path / "run") >= 2)
+    process.send_signal(number)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and "Traceback" not in output
+    assert f"stopped by {number.name} after step" in output
+    (step,) = (int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit())
+    assert f"after step {step};" in output
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    flags = ["--config=configs/meanflow.py:digits", "--config.steps=4", "--config.save_every=2", "--config.eval_every=4"]
+    output, code = finish("train", *flags, "--config.batch_size=16", "--config.optim.warmup_steps=1", f"--workdir={folder}")
+    assert code == 0, output
+    return folder
+
+
+def test_sampling_needs_the_workdir_alone(trained):
+    output, code = finish("sample", f"--workdir={trained}", "--steps=1,2", "--labels=0,3,7", "--seed=1", "--num=9")
+    assert code == 0, output
+    with np.load(trained / "sample.npz", allow_pickle=False) as file:
+        assert file["samples_1"].shape == file["samples_2"].shape == (9, 8, 8, 1)
+        assert file["labels"].tolist() == [0, 3, 7] * 3
+        assert not np.array_equal(file["samples_1"], file["samples_2"])
+    assert (trained / "sample.png").stat().st_size > 1_000
+
+
+def test_evaluation_needs_the_workdir_alone(trained):
+    output, code = finish("evaluate", f"--workdir={trained}", "--steps=1", "--num=100")
+    assert code == 0, output
+    lines = (trained / "evaluation.csv").read_text().splitlines()
+    assert lines[0].split(",")[:2] == ["what", "frechet_pixels"] and "agreement" in lines[0]
+    assert [line.split(",")[0] for line in lines[1:]] == ["1 step", '"real', "noise"]
+    assert "| 1 step |" in output and "| 1 step |" in (trained / "evaluation.md").read_text()
+
+
+def test_the_config_is_in_the_workdir(trained):
+    assert json.loads((trained / "config.json").read_text())["method"]["name"] == "meanflow"
+
+
+CONFIG = "--config=configs/meanflow.py:test"
+BAD = {
+    "unknown field": ("train", [CONFIG, "--config.optim.learning_rat=1"], "learning_rate"),
+    "wrong type": ("train", [CONFIG, "--config.steps=many"], "steps"),
+    "unknown preset": ("train", ["--config=configs/meanflow.py:digit"], "did you mean digits"),
+    "no such config": ("train", ["--config=configs/meanflov.py:test"], "meanflov"),
+    "unknown method": ("train", [CONFIG, "--config.method.name=meanflo"], "did you mean meanflow"),
+    "unknown dataset": ("train", [CONFIG, "--config.data.name=checkerbord"], "checkerboard"),
+    "unknown optimizer": ("train", [CONFIG, "--config.optim.name=adamm"], "did you mean adam"),
+    "indivisible batch": ("train", [CONFIG, "--config.batch_size=30"], "multiple of 4"),
+    "bad share": ("train", [CONFIG, "--config.method.diagonal=3/2"], "share"),
+    "no workdir": ("train", [CONFIG], "--workdir"),
+    "missing workdir": ("sample", [], "does not exist"),
+    "zero steps": ("sample", ["--steps=0"], "at least 1"),
+    "no workdir to evaluate": ("evaluate", ["--steps=1"], "does not exist"),
+    "not a number": ("evaluate", ["--steps=one"], "--steps=one"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_in_one_sentence(case, tmp_path):
+    module, flags, said = BAD[case]
+    folder = tmp_path / "run"
+    output, code = finish(module, *flags, *([] if case == "no workdir" else [f"--workdir={folder}"]))
+    assert code != 0 and "Traceback" not in output, output
+    assert said in output and not folder.exists(), output
+    if output.startswith("error: "):
+        assert len(output.strip().splitlines()) == 1, output
+
+
+@pytest.mark.parametrize(
+    "module,flags,said",
+    [
+        ("sample", ["--labels=10"], "classes 0 to 9"),
+        ("sample", ["--ema=0.5"], "no average with decay 0.5"),
+        ("sample", ["--sampler=eular"], "did you mean euler"),
+        ("train", ["--config=configs/tvm.py:test"], "another config"),
+    ],
+)
+def test_bad_input_leaves_a_workdir_untouched(module, flags, said, trained):
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    output, code = finish(module, *flags, f"--workdir={trained}")
+    assert code != 0 and "Traceback" not in output and said in output, output
+    assert before == {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+
+
+def test_an_empty_workdir_is_named(tmp_path):
+    output, code = finish("evaluate", f"--workdir={tmp_path}")
+    assert code != 0 and "holds no config.json" in output and not list(tmp_path.iterdir())

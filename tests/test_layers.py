@@ -1,0 +1,61 @@
+"""The house plan: imports go down only, and names stay within the vocabulary."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+LAYERS = [
+    {"typing", "flops"},
+    {"checks"},
+    {"flowmap", "paths", "times", "derivatives", "distances"},
+    {"losses", "guidance", "samplers", "exact"},
+    {"methods"},
+    {"models", "data", "evals", "plots"},
+    {"training"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+SOURCES = sorted((ROOT / "flowjax").rglob("*.py"))
+
+
+def _imported(path):
+    """Modules of flowjax that a file imports, by the first name below the package."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "flowjax":
+            parts = node.module.split(".")[1:]
+            yield from parts[:1] or [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("flowjax."))
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.parent.name != "flowjax" or p.name != "__init__.py"], ids=str)
+def test_imports_go_down_only(path):
+    own = path.relative_to(ROOT / "flowjax").parts[0].removesuffix(".py")
+    for name in _imported(path):
+        assert LEVEL[name] < LEVEL[own] or name == own, f"{path.name} imports flowjax.{name}"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("[!.]*/**/*.py")), ids=str)
+def test_functions_are_short_and_names_plain(path):
+    if ".venv" in path.parts:
+        return
+    assert path.stem not in ("utils", "helpers", "misc")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef) and "experiments" not in path.parts:
+            code = node.end_lineno - node.lineno + 1
+            assert code <= 75, f"{path.name}: {node.name} has {code} lines"
+        if isinstance(node, ast.FunctionDef) and node.name != "get_config":  # the name that ml_collections asks for
+            assert not re.match(r"(get|calc|compute)_", node.name), f"{path.name}: {node.name}"
+
+
+def test_only_plots_imports_matplotlib():
+    for path in SOURCES:
+        if path.name != "plots.py":
+            assert not re.search(r"^\s*(import|from) matplotlib", path.read_text(), re.M), path
+
+
+def test_the_library_needs_neither_tensorflow_nor_torch():
+    for path in SOURCES:
+        assert not re.search(r"^\s*(import|from) (tensorflow|torch)\b", path.read_text(), re.M), path

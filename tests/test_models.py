@@ -1,0 +1,145 @@
+"""Networks: one call signature, times at their own door, labels, forward-mode derivatives, dtypes, sizes."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowjax import models, typing
+from flowjax.models import embeddings
+
+NETS = {
+    "mlp": (models.make("mlp", num_classes=3, width=16), (2,)),
+    "dit": (models.make("dit", num_classes=3, width=16, depth=2, heads=2, patch=2), (4, 4, 1)),
+}
+
+
+def randomised(net, shape, key=0):
+    """Parameters away from their zero initialisation, so that every path carries signal."""
+    params = net.init(jax.random.key(key), jnp.zeros((1, *shape)), 1.0, 0.0, {})
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(key + 1), len(leaves))
+    return jax.tree.unflatten(tree, [leaf + 0.2 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves)])
+
+
+@pytest.fixture(params=NETS)
+def case(request):
+    net, shape = NETS[request.param]
+    return net, randomised(net, shape), jax.random.normal(jax.random.key(2), (5, *shape))
+
+
+def test_times_may_be_scalars_or_columns(case):
+    net, params, x = case
+    column = lambda t: jnp.full((5,) + (1,) * (x.ndim - 1), t)
+    by_column = net.apply(params, x, column(0.8), column(0.3), {"label": jnp.arange(5) % 3})
+    by_scalar = net.apply(params, x, 0.8, 0.3, {"label": jnp.arange(5) % 3})
+    chex.assert_shape(by_column, x.shape)
+    np.testing.assert_allclose(by_column, by_scalar, atol=1e-6)
+
+
+def test_absent_label_is_the_null_label(case):
+    net, params, x = case
+    null = net.apply(params, x, 0.8, 0.3, {"label": jnp.full(5, -1)})
+    np.testing.assert_array_equal(net.apply(params, x, 0.8, 0.3), null)
+    assert not np.allclose(net.apply(params, x, 0.8, 0.3, {"label": jnp.zeros(5, int)}), null)
+
+
+def test_output_depends_on_both_times(case):
+    net, params, x = case
+    base = net.apply(params, x, 0.8, 0.3)
+    assert not np.allclose(base, net.apply(params, x, 0.7, 0.3))
+    assert not np.allclose(base, net.apply(params, x, 0.8, 0.2))
+
+
+def test_jvp_agrees_with_finite_differences(case):
+    net, params, x = case
+    with jax.enable_x64(True):
+        params, x = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, x))
+        f = jax.jit(lambda x, s: net.clone(dtype=jnp.float64).apply(params, x, s, 0.3))
+        v, h = jax.random.normal(jax.random.key(3), x.shape, jnp.float64), 1e-4
+        _, exact = jax.jvp(f, (x, jnp.float64(0.8)), (v, jnp.float64(1.0)))
+        central = (f(x + h * v, 0.8 + h) - f(x - h * v, 0.8 - h)) / (2 * h)
+        np.testing.assert_allclose(exact, central, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_bfloat16_keeps_float32_parameters_and_outputs(name):
+    net, shape = NETS[name]
+    low, params = net.clone(dtype=jnp.bfloat16), randomised(net, shape)
+    x = jax.random.normal(jax.random.key(2), (5, *shape))
+    chex.assert_trees_all_equal_dtypes(params, low.init(jax.random.key(0), x, 1.0, 0.0))
+    out = low.apply(params, x, 0.8, 0.3)
+    assert out.dtype == x.dtype
+    reference = net.apply(params, x, 0.8, 0.3)
+    assert 0 < np.abs(out - reference).max() < 0.1 * np.abs(reference).max()
+    _, tangent = jax.jvp(lambda s: low.apply(params, x, s, 0.3), (jnp.float32(0.8),), (jnp.float32(1.0),))
+    assert np.isfinite(tangent).all()
+
+
+def test_remat_and_unroll_change_nothing():
+    net, shape = NETS["dit"]
+    params, x = randomised(net, shape), jax.random.normal(jax.random.key(2), (5, *shape))
+    gradient = lambda net: jax.jit(jax.grad(lambda p: jnp.sum(net.apply(p, x, 0.8, 0.3) ** 2)))(params)
+    reference = gradient(net)
+    for other in (net.clone(remat=True), net.clone(unroll=2)):
+        chex.assert_trees_all_close(gradient(other), reference, rtol=2e-4, atol=2e-4)
+
+
+def test_patches_go_back_where_they_came_from():
+    net = models.make("dit", width=16, depth=1, heads=2, patch=2)
+    x = jax.random.normal(jax.random.key(0), (1, 4, 6, 2))
+    params = randomised(net, (4, 6, 2))
+    out = lambda x: net.apply(params, x, 0.8, 0.3)
+    # With the attention cut off, a patch of the output depends on the same patch of the input alone.
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.zeros_like(leaf) if "attention_out" in str(path) else leaf, params
+    )
+    moved = np.abs(out(x.at[0, 2:4, 0:2].add(1.0)) - out(x)).max(axis=(0, 3)) > 1e-6
+    expected = np.zeros((4, 6), bool)
+    expected[2:4, 0:2] = True
+    np.testing.assert_array_equal(moved, expected)
+
+
+@pytest.mark.parametrize("size,millions", [("S", 33), ("B", 130), ("L", 458), ("XL", 675)])
+def test_published_sizes(size, millions):
+    """Parameters of the DiT paper's Table 1, and MeanFlow's DiT-B/4 with its 131 M, to 3%."""
+    net = models.make("dit", num_classes=1000, size=size, patch=4)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 32, 32, 4)), 1.0, 0.0, {})
+    count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    assert abs(count / 1e6 / millions - 1) < 0.03, count
+
+
+def test_guidance_scale_is_an_input_when_asked():
+    net = models.make("dit", width=16, depth=1, heads=2, guidance=True)
+    x = jnp.ones((2, 4, 4, 1))
+    cond = {"guidance": jnp.array([1.0, 2.0])}
+    params = net.init(jax.random.key(0), x, 1.0, 0.0, cond)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    out = net.apply(params, x, 1.0, 0.0, cond)
+    assert not np.allclose(out[0], out[1])
+    with pytest.raises(typing.InputError, match="guidance"):
+        net.apply(params, x, 1.0, 0.0)
+
+
+def test_positions_are_distinct():
+    positions = embeddings.grid_positions(4, 4, 16)
+    assert len(np.unique(positions.round(6), axis=0)) == 16
+
+
+@pytest.mark.parametrize(
+    "name,fields,said",
+    [
+        ("dlt", {}, "did you mean dit"),
+        ("dit", {"size": "XXL"}, "XL"),
+        ("dit", {"widht": 3}, "did you mean width"),
+    ],
+)
+def test_bad_names(name, fields, said):
+    with pytest.raises(typing.InputError, match=said):
+        models.make(name, **fields)
+
+
+def test_bad_patch():
+    with pytest.raises(typing.InputError, match="tile"):
+        models.make("dit", patch=3).init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), 1.0, 0.0)

@@ -1,0 +1,278 @@
+"""The step and the loop: meshes, one trace, averages, checkpoints, resuming, stopping."""
+
+import json
+import pathlib
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import flow_matching, meanflow, soflow, tvm
+from flowjax import typing
+from flowjax.training import checkpoint, experiment, loop, sharding, state, step, workdir
+
+CONFIGS = {"meanflow": meanflow, "soflow": soflow, "tvm": tvm}
+
+
+def small(module=meanflow, **changes):
+    config = module.get_config("test")
+    config.update({"eval_every": 0, "steps": 8, "save_every": 4, "batch_size": 32, "log_every": 2})
+    config.update(changes)
+    return config
+
+
+def rows(count=32, dim=2):
+    return {"x": np.random.default_rng(0).standard_normal((count, dim)).astype(np.float32)}
+
+
+def final(folder, config):
+    run = experiment.setup(config, devices=jax.devices()[:1])
+    return checkpoint.Checkpoints(folder, read_only=True).restore(run.like)
+
+
+def run_steps(config, devices, count):
+    run = experiment.setup(config, devices=devices)
+    step_fn = jax.jit(chex.assert_max_traces(run.step, n=1), donate_argnums=0)
+    state_, found = run.init(), []
+    for _ in range(count):
+        state_, metrics = step_fn(state_, sharding.global_batch(run.mesh, rows()))
+        jax.block_until_ready(state_)
+        found.append(jax.device_get(metrics))
+    return jax.device_get(state_), found
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_eight_devices_train_as_one_does(name):
+    config = small(CONFIGS[name])
+    config.optim.update({"name": "sgd", "learning_rate": 0.1})
+    config.optim.kwargs = {}
+    one, metrics_one = run_steps(config, jax.devices()[:1], 5)
+    eight, metrics_eight = run_steps(config, jax.devices()[:8], 5)
+    chex.assert_trees_all_close(one.params, eight.params, atol=1e-6, rtol=0)
+    chex.assert_trees_all_close(metrics_one, metrics_eight, rtol=1e-4)
+    moved = max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (one.params, run_steps(config, None, 0)[0].params))))
+    assert moved > 1e-3  # five steps did something
+
+
+def test_draws_do_not_depend_on_the_mesh():
+    config = small()
+    drawn = []
+    for devices in (jax.devices()[:1], jax.devices()[:8]):
+        run = experiment.setup(config, devices=devices)
+        draw = jax.jit(lambda batch, run=run: run.method.draw(jax.random.key(1), batch, 0))
+        drawn.append(jax.device_get(draw(sharding.global_batch(run.mesh, rows()))))
+    chex.assert_trees_all_equal(*drawn)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_one_all_reduce_a_step(name):
+    run = experiment.setup(small(CONFIGS[name]), devices=jax.devices()[:8])
+    batch = sharding.global_batch(run.mesh, rows())
+    text = jax.jit(run.step, donate_argnums=0).lower(run.like, batch).compile().as_text()
+    ops = re.findall(r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text)
+    assert ops == ["all-reduce"]
+    assert "input_output_alias" in text  # the state is donated
+
+
+def test_gradient_of_the_step_is_the_gradient_of_the_mean_error():
+    config = small()
+    config.optim.update({"name": "sgd", "learning_rate": 1.0})
+    config.optim.kwargs = {}
+    run = experiment.setup(config, devices=jax.devices()[:8])
+    start = run.init()
+    before = jax.device_get(start)
+    drawn = run.method.draw(jax.random.fold_in(jax.random.split(jax.random.key(config.seed))[1], 0), rows(), 0)
+
+    def loss(params):
+        V = lambda x, s, t, cond=None: run.net.apply({"params": params}, x, s, t, cond)
+        return run.method.loss(typing.Nets(V=V), drawn)[0].mean()
+
+    expected = jax.tree.map(lambda p, g: p - g, before.params, jax.grad(loss)(before.params))
+    after, _ = jax.jit(run.step)(start, sharding.global_batch(run.mesh, rows()))
+    chex.assert_trees_all_close(jax.device_get(after.params), expected, atol=1e-6)
+
+
+def test_target_and_evaluation_averages_have_their_own_decays():
+    config = small(tvm, ema=(0.5, 0.9))
+    config.method.ema = 0.75
+    run = experiment.setup(config, devices=jax.devices()[:1])
+    step_fn, now = jax.jit(run.step), run.init()
+    target = averages = jax.device_get(now.params)
+    averages = {"0.5": averages, "0.9": averages}
+    for number in range(3):
+        now, _ = step_fn(now, sharding.global_batch(run.mesh, rows()))
+        params = jax.device_get(now.params)
+        mix = lambda old, decay, params=params: jax.tree.map(lambda o, n: decay * o + (1 - decay) * n, old, params)
+        target = mix(target, 0.75)
+        averages = {name: mix(old, min(float(name), (1 + number) / (10 + number))) for name, old in averages.items()}
+    chex.assert_trees_all_close(now.target, target, atol=1e-6)
+    chex.assert_trees_all_close(now.averages, averages, atol=1e-6)
+
+
+def test_a_finished_run_resumes_to_itself_and_a_halved_run_to_the_whole(tmp_path):
+    whole = loop.train(small(), tmp_path / "whole", devices=jax.devices()[:1])
+    again = loop.train(small(), tmp_path / "whole", devices=jax.devices()[:1])
+    chex.assert_trees_all_equal(whole, again)
+    # The first half leaves a checkpoint at step 4; the rest is deleted as if the process had been killed.
+    loop.train(small(), tmp_path / "half", devices=jax.devices()[:1])
+    lines = (tmp_path / "half" / "metrics.jsonl").read_text()
+    import shutil
+
+    shutil.rmtree(tmp_path / "half" / "checkpoints" / "8")
+    resumed = loop.train(small(), tmp_path / "half", devices=jax.devices()[:1])
+    chex.assert_trees_all_equal(jax.device_get(whole), jax.device_get(resumed))
+    kept = lambda text: [{k: v for k, v in json.loads(line).items() if k != "step_ms"} for line in text.splitlines()]
+    assert kept(lines) == kept((tmp_path / "half" / "metrics.jsonl").read_text())  # no line twice, none lost
+
+
+def test_metrics_name_every_term_and_the_weighted_loss(tmp_path):
+    loop.train(small(), tmp_path, devices=jax.devices()[:1])
+    records = workdir.read_metrics(tmp_path)
+    assert [record["step"] for record in records] == [2, 4, 6, 8]
+    assert {"loss", "raw/anchor", "raw/eulerian", "grad_norm", "learning_rate", "step_ms"} <= records[0].keys()
+    assert any(path.name.startswith("events.out") for path in tmp_path.iterdir())
+
+
+def test_evaluation_draws_and_measures(tmp_path):
+    config = small(flow_matching, eval_every=4, eval_samples=64, eval_steps=(1, 3))
+    loop.train(config, tmp_path, devices=jax.devices()[:1])
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["step_0000004.png", "step_0000008.png"]
+    measured = [record for record in workdir.read_metrics(tmp_path) if "1step/sliced_wasserstein" in record]
+    assert [record["step"] for record in measured] == [4, 8]
+    assert measured[0]["1step/sliced_wasserstein"] != measured[0]["3step/sliced_wasserstein"]
+
+
+def test_another_config_is_refused_and_nothing_is_written(tmp_path):
+    loop.train(small(), tmp_path, devices=jax.devices()[:1])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    changed = small(steps=9)
+    changed.optim.learning_rate = 2e-3
+    with pytest.raises(typing.InputError, match=r"optim.learning_rate: 0.001 there, 0.002 now.*steps: 8 there, 9 now"):
+        loop.train(changed, tmp_path, devices=jax.devices()[:1])
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "flip"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage, capsys):
+    config = small()
+    loop.train(config, tmp_path, devices=jax.devices()[:1])
+    _damage(tmp_path / "checkpoints" / "8", damage)
+    _, found = final(tmp_path, config)
+    assert found == 4
+    assert len(re.findall(r"checkpoint .*8 cannot be read", capsys.readouterr().out)) == 1
+    _damage(tmp_path / "checkpoints" / "4", damage)
+    with pytest.raises(typing.InputError, match="none of the checkpoints 4, 8"):
+        final(tmp_path, config)
+
+
+def _damage(folder, how):
+    """Hurts the largest file of a checkpoint, where the arrays are."""
+    victim = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = victim.read_bytes()
+    if how == "truncate":
+        victim.write_bytes(content[: len(content) // 2])
+    elif how == "remove":
+        victim.unlink()
+    else:
+        middle = len(content) // 2
+        victim.write_bytes(content[:middle] + bytes(b ^ 0xFF for b in content[middle : middle + 64]) + content[middle + 64 :])
+
+
+def test_fingerprint_sees_every_bit_and_no_sharding():
+    tree = {"a": jnp.arange(64, dtype=jnp.float32).reshape(8, 8), "b": jnp.ones(3, jnp.bfloat16), "c": jnp.int32(5)}
+    reference = int(checkpoint.fingerprint(tree))
+    mesh = sharding.data_mesh(jax.devices()[:8])
+    assert int(checkpoint.fingerprint(tree | {"a": jax.device_put(tree["a"], sharding.rows(mesh))})) == reference
+    assert int(checkpoint.fingerprint(tree | {"a": tree["a"].at[3, 4].add(1e-5)})) != reference
+    assert int(checkpoint.fingerprint(tree | {"a": tree["a"][::-1]})) != reference
+    assert int(checkpoint.fingerprint(tree | {"c": jnp.int32(6)})) != reference
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_term_and_checkpoint(tmp_path):
+    config = small(log_every=3)
+    config.optim.update({"name": "sgd", "learning_rate": 1e30})
+    config.optim.kwargs = {}
+    with pytest.raises(loop.NonFiniteError, match=r"anchor.*not finite at step \d.*none was saved"):
+        loop.train(config, tmp_path, devices=jax.devices()[:1])
+    assert not checkpoint.Checkpoints(tmp_path, read_only=True).steps()
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "lion", "radam", "muon"])
+def test_optimizers_by_name(name):
+    config = small().optim
+    config.update({"name": name, "clip_norm": 1.0, "warmup_steps": 2, "schedule": "cosine"})
+    config.kwargs = {}
+    optimizer, schedule = state.make_optimizer(config, 10)
+    params = {"w": jnp.ones((4, 4))}
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    chex.assert_tree_all_finite(updates)
+    assert [round(float(schedule(i)) * 1e3, 3) for i in (0, 1, 2)] == [0.0, 0.5, 1.0] and float(schedule(10)) < 1e-9
+
+
+def test_optimizer_keywords_reach_optax():
+    config = small().optim
+    config.update({"name": "sgd", "learning_rate": 1.0, "clip_norm": 0.5})
+    config.kwargs = {"momentum": 0.5}
+    optimizer, _ = state.make_optimizer(config, 10)
+    params, gradient = jnp.zeros(2), jnp.array([3.0, 4.0])
+    opt_state = optimizer.init(params)
+    first, opt_state = optimizer.update(gradient, opt_state, params)
+    second, _ = optimizer.update(gradient, opt_state, params)
+    np.testing.assert_allclose(first, [-0.3, -0.4], rtol=1e-6)
+    np.testing.assert_allclose(second, [-0.45, -0.6], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes,said",
+    [
+        ({"name": "adamm"}, "did you mean adam"),
+        ({"kwargs": {"bt1": 0.9}}, "did you mean b1"),
+        ({"schedule": "cosin"}, "cosine"),
+        ({"learning_rate": 0.0}, "above 0"),
+        ({"warmup_steps": 50}, "shorter"),
+    ],
+)
+def test_bad_optimizers(changes, said):
+    config = small()
+    for name, value in changes.items():
+        config.optim[name] = value
+    with pytest.raises(typing.InputError, match=said):
+        experiment.setup(config)
+
+
+@pytest.mark.parametrize(
+    "field,value,said",
+    [
+        ("steps", 0, "config.steps"),
+        ("steps", None, "config.steps"),
+        ("batch_size", 36, "multiple of 32"),
+        ("ema", (1.5,), "config.ema"),
+        ("eval_steps", (0,), "config.eval_steps"),
+        ("sampler", "eular", "did you mean euler"),
+    ],
+)
+def test_bad_numbers(field, value, said):
+    config = small()
+    with config.ignore_type():
+        config[field] = value
+    with pytest.raises(typing.InputError, match=said):
+        experiment.setup(config, devices=jax.devices()[:8])
+
+
+def test_a_method_whose_networks_the_trainer_lacks_is_refused():
+    method = typing.Method(draw=None, loss=None, terms=(), needs={"teacher": {}})
+    with pytest.raises(typing.InputError, match="teacher"):
+        step.make_step(method, None, optax.sgd(1.0), sharding.data_mesh(), jax.random.key(0))
+
+
+def test_a_workdir_that_is_a_file_or_holds_other_things(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(typing.InputError, match="not empty"):
+        loop.train(small(), tmp_path)
+    with pytest.raises(typing.InputError, match="is a file"):
+        loop.train(small(), tmp_path / "notes.txt")
+    assert [path.name for path in pathlib.Path(tmp_path).iterdir()] == ["notes.txt"]
