@@ -60,6 +60,14 @@ def heun(v, x, times):
     return _scan(step, x, times)
 
 
+# By name, all called with an average velocity: the solvers follow its diagonal, the instantaneous velocity V(x, t, t).
+SAMPLERS = {
+    "flow_map": flow_map,
+    "euler": lambda V, x, times: euler(lambda x, t: V(x, t, t), x, times),
+    "heun": lambda V, x, times: heun(lambda x, t: V(x, t, t), x, times),
+}
+
+
 def _scan(step, x, times):
     times = jnp.asarray(times)
     if times.ndim != 1 or times.shape[0] < 2:

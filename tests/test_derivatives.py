@@ -11,6 +11,7 @@ SCHEMES = {"forward": 1, "backward": 1, "central": 2}
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
 
 
+@jax.jit
 def smooth(x, s):
     return jnp.exp(0.5 * x) * jnp.sin(3 * s) + s * x**3
 

@@ -12,7 +12,10 @@ from scipy import stats
 
 from flowjax import distances, losses, methods, paths, typing
 
-B = 24
+# One batch for nearly all: large enough for the statistics, so that every draw is compiled once.
+B = 24_000
+# These programs run once or twice: half the compilation is worth a slower program.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 every_method = pytest.mark.parametrize("name", methods.METHODS)
 # The columns of each term: (lo, hi, n).
 COLUMNS = {
@@ -56,7 +59,7 @@ def make(name, **hyper):
 def network(params, x, s, t, cond=None):
     h = jnp.tanh(params["w"] * x + s * params["b"] - t)
     if cond and "label" in cond:
-        h = h + 0.1 * cond["label"].reshape((-1,) + (1,) * (x.ndim - 1))
+        h = h + jnp.sin(cond["label"] * 1.0).reshape((-1,) + (1,) * (x.ndim - 1))
     return h * params["scale"]
 
 
@@ -79,8 +82,13 @@ def batch(rows=B, shape=(3,), labels=True, eps=False):
 
 
 @functools.cache
-def drawer(name):
-    return jax.jit(make(name).draw)
+def drawer(name, **hyper):
+    return quick_jit(make(name, **hyper).draw)
+
+
+@functools.cache
+def drawn_by(name):
+    return drawer(name)(jax.random.key(0), batch(), 0)
 
 
 def own_pair(term, name, V, W, point):
@@ -118,32 +126,38 @@ def test_draw_is_a_function_of_the_key(name):
     chex.assert_trees_all_equal(one, again)
     for term in COLUMNS[name]:
         for field in ("x", "s", "eps"):
-            assert (getattr(one[term], field) != getattr(other[term], field)).all()
+            assert (getattr(one[term], field) != getattr(other[term], field)).mean() > 0.99
 
 
 @every_method
 @pytest.mark.parametrize("shape", [(3,), (2, 2, 3)])
-def test_points_are_on_the_path(name, shape):
-    drawn = drawer(name)(jax.random.key(0), batch(shape=shape), 0)
+def test_shapes_of_points(name, shape):
+    drawn = jax.eval_shape(drawer(name), jax.random.key(0), batch(24, shape), 0)
     assert set(drawn) == set(COLUMNS[name])
     for term, (lo, hi, n) in COLUMNS[name].items():
-        point, rows = drawn[term], B * (hi - lo) // n
+        point, rows = drawn[term], 24 * (hi - lo) // n
+        times = [time for time in (point.s, point.t, point.a) if time is not None]
+        assert len(times) == (1 if term == "anchor" else 3 if name == "soflow" else 2)
         chex.assert_tree_shape_prefix(point, (rows,))
         chex.assert_shape([point.x, point.v, point.x0, point.eps], (rows, *shape))
-        times = [time for time in (point.s, point.t, point.a) if time is not None]
         chex.assert_shape(times, (rows,) + (1,) * len(shape))
+        chex.assert_shape(point.cond["label"], (rows,))
+
+
+@every_method
+def test_points_are_on_the_path(name):
+    for point in drawn_by(name).values():
         chex.assert_type(jax.tree.leaves(point._replace(cond=None)), jnp.float32)
-        assert len(times) == (1 if term == "anchor" else 3 if name == "soflow" else 2)
         np.testing.assert_allclose(point.x, (1 - point.s) * point.x0 + point.s * point.eps, atol=1e-6)
         np.testing.assert_allclose(point.v, point.eps - point.x0, atol=1e-6)
 
 
 @every_method
-def test_rows_are_split_as_columns_says(name):
-    rows = jnp.arange(B, dtype=jnp.float32)[:, None]
-    drawn = drawer(name)(jax.random.key(0), {"x": rows, "label": jnp.arange(B), "eps": -rows}, 0)
+def test_rows_are_split_as_columns_says_and_keep_the_noise_of_the_batch(name):
+    rows = jnp.arange(24, dtype=jnp.float32)[:, None]
+    drawn = drawer(name)(jax.random.key(0), {"x": rows, "label": jnp.arange(24), "eps": -rows}, 0)
     for term, (lo, hi, n) in COLUMNS[name].items():
-        expected = np.arange(B).reshape(-1, n)[:, lo:hi].reshape(-1)
+        expected = np.arange(24).reshape(-1, n)[:, lo:hi].reshape(-1)
         np.testing.assert_array_equal(drawn[term].x0[:, 0], expected)
         np.testing.assert_array_equal(drawn[term].eps[:, 0], -expected)
         label = drawn[term].cond["label"]
@@ -152,8 +166,8 @@ def test_rows_are_split_as_columns_says(name):
 
 @every_method
 def test_loss_errors_and_metrics(name):
-    method, drawn = make(name), drawer(name)(jax.random.key(0), batch(), 0)
-    errors, metrics = jax.jit(lambda drawn: method.loss(nets(), drawn))(drawn)
+    method, drawn = make(name), drawn_by(name)
+    errors, metrics = quick_jit(lambda drawn: method.loss(nets(), drawn))(drawn)
     chex.assert_shape(errors, (B,))
     chex.assert_tree_all_finite((errors, metrics))
     assert set(metrics) == set(COLUMNS[name])
@@ -161,7 +175,7 @@ def test_loss_errors_and_metrics(name):
     for term, (lo, hi, n) in COLUMNS[name].items():
         point = drawn[term]
         V, W = (functools.partial(net, cond=point.cond) for net in (nets().V, nets().ema))
-        prediction, target = own_pair(term, name, V, W, point)
+        prediction, target = quick_jit(lambda point: own_pair(term, name, V, W, point))(point)  # noqa: B023
         np.testing.assert_allclose(metrics[term], jnp.mean((prediction - target) ** 2), rtol=1e-5)
         constants = {key: PUBLISHED[name][key] for key in "pc"} if name in REDUCE else {"p": 0.0, "c": 0.0}
         scored = distances.adaptive(prediction, target, reduce=REDUCE.get(name, "mean"), **constants)
@@ -173,8 +187,9 @@ def test_loss_errors_and_metrics(name):
 @every_method
 def test_one_trace_over_the_steps(name):
     method = make(name)
+    chex.clear_trace_counter()
 
-    @jax.jit
+    @quick_jit
     @chex.assert_max_traces(n=1)
     def step(params, key, batch, step):
         def loss(params):
@@ -186,7 +201,7 @@ def test_one_trace_over_the_steps(name):
 
     params = jax.tree.map(jnp.asarray, PARAMS)
     for i in range(3):
-        value, mean, metrics, grads = step(params, jax.random.key(0), batch(), jnp.int32(i))
+        value, mean, metrics, grads = step(params, jax.random.key(0), batch(24), jnp.int32(i))
         chex.assert_tree_all_finite((value, metrics, grads))
         chex.assert_trees_all_equal_shapes_and_dtypes(grads, params)
         np.testing.assert_allclose(value, mean)
@@ -194,45 +209,33 @@ def test_one_trace_over_the_steps(name):
 
 
 @every_method
-def test_noise_of_the_batch_is_used_if_given(name):
-    given = batch(eps=True)
-    drawn = drawer(name)(jax.random.key(0), given, 0)
-    for term, (lo, hi, n) in COLUMNS[name].items():
-        np.testing.assert_array_equal(drawn[term].eps, given["eps"].reshape(-1, n, 3)[:, lo:hi].reshape(-1, 3))
+@pytest.mark.parametrize("wide", [False, True])
+def test_an_absent_label_and_bfloat16_data(name, wide):
+    with jax.enable_x64(wide):
+        method, given = make(name), {"x": batch(24)["x"].astype(jnp.bfloat16)}
 
+        def run(key):
+            drawn = method.draw(key, given, jnp.int32(0))
+            return drawn, method.loss(nets(), drawn)
 
-@every_method
-def test_an_absent_label_stays_absent(name):
-    drawn = drawer(name)(jax.random.key(0), batch(labels=False), 0)
-    assert all("label" not in point.cond for point in drawn.values())
-    errors, _ = make(name).loss(nets(), drawn)
-    chex.assert_tree_all_finite(errors)
-
-
-@every_method
-def test_bfloat16_data_gives_float32_errors(name):
-    given = {"x": batch()["x"].astype(jnp.bfloat16)}
-    with jax.enable_x64(True):
-        method = make(name)
-        drawn = jax.jit(method.draw)(jax.random.key(0), given, jnp.int32(0))
-        errors, metrics = jax.jit(lambda drawn: method.loss(nets(), drawn))(drawn)
-    leaves = jax.tree.leaves((drawn, errors, metrics))
-    assert all(leaf.dtype != jnp.float64 for leaf in leaves), [leaf.dtype for leaf in leaves]
-    assert errors.dtype == jnp.float32
-    chex.assert_tree_all_finite((errors, metrics))
+        if wide:
+            drawn, (errors, metrics) = jax.eval_shape(run, jax.random.key(0))
+        else:
+            drawn, (errors, metrics) = quick_jit(run)(jax.random.key(0))
+            chex.assert_tree_all_finite((errors, metrics))
+        assert all("label" not in point.cond for point in drawn.values())
+        assert {leaf.dtype for leaf in jax.tree.leaves((errors, metrics))} == {jnp.dtype("float32")}
+        for point in drawn.values():
+            assert {leaf.dtype for leaf in (point.x, point.v, point.eps)} == {jnp.dtype("bfloat16")}
+            assert {leaf.dtype for leaf in (point.s, point.t, point.a) if leaf is not None} == {jnp.dtype("float32")}
 
 
 # Independence of the draws
 
 
-@functools.cache
-def many(name, rows=24_000):
-    return drawer(name)(jax.random.key(3), {"x": jnp.zeros((rows, 1)), "label": jnp.arange(rows)}, 0)
-
-
 @every_method
 def test_labels_drop_at_their_rate_and_independently_of_split_and_times(name):
-    drawn = many(name)
+    drawn = drawn_by(name)
     dropped = {term: np.asarray(point.cond["label"]) == -1 for term, point in drawn.items()}
     own_rows = len({columns for columns in COLUMNS[name].values()}) > 1
     counts = np.array([[d.sum(), (~d).sum()] for d in dropped.values()])
@@ -252,7 +255,7 @@ def test_labels_drop_at_their_rate_and_independently_of_split_and_times(name):
 
 @every_method
 def test_times_noise_and_terms_are_independent(name):
-    drawn = many(name)
+    drawn = drawn_by(name)
     for point in drawn.values():
         assert stats.spearmanr(point.s[:, 0], point.eps[:, 0]).pvalue > 0.01
     if name == "tvm":
@@ -262,13 +265,13 @@ def test_times_noise_and_terms_are_independent(name):
 
 @pytest.mark.parametrize("name", ["meanflow", "imf"])
 def test_diagonal_rows_keep_the_source_time_of_their_pair(name):
-    drawn = many(name)
+    drawn = drawn_by(name)
     assert stats.ks_2samp(drawn["anchor"].s[:, 0], drawn["eulerian"].s[:, 0]).pvalue > 0.01
 
 
 @pytest.mark.parametrize(("label_drop", "rate"), [(0.0, 0.0), (1.0, 1.0)])
 def test_label_drop_at_its_ends(label_drop, rate):
-    drawn = make("flow_matching", label_drop=label_drop).draw(jax.random.key(0), batch(), 0)
+    drawn = drawer("flow_matching", label_drop=label_drop)(jax.random.key(0), batch(24), 0)
     assert np.mean(drawn["anchor"].cond["label"] == -1) == rate
 
 
@@ -284,10 +287,8 @@ def test_default_constants_are_the_published_ones(name):
 
 
 def test_needs_are_asked_for():
-    method = make("tvm")
-    drawn = method.draw(jax.random.key(0), batch(), 0)
     with pytest.raises(typing.InputError, match=r"nets\.ema is None"):
-        method.loss(nets()._replace(ema=None), drawn)
+        make("tvm").loss(nets()._replace(ema=None), drawn_by("tvm"))
     assert methods.make("tvm", ema=0.5).needs == {"ema": 0.5}
 
 
@@ -300,8 +301,8 @@ def test_schedule_of_soflow(step, a):
 def test_soflow_needs_the_length_of_the_training():
     with pytest.raises(typing.InputError, match=r"total_steps=.*config\.get_ref"):
         methods.make("soflow")
-    point = methods.make("soflow", a_start=0.05, a_end=0.05).draw(jax.random.key(0), batch(), 7)["eulerian"]
-    np.testing.assert_allclose(point.a, 0.05)
+    constant = methods.make("soflow", a_start=0.05, a_end=0.05, diagonal="0")
+    np.testing.assert_allclose(quick_jit(constant.draw)(jax.random.key(0), batch(24), 7)["eulerian"].a, 0.05)
 
 
 @pytest.mark.parametrize("p", [1.0, 0.5])
@@ -309,7 +310,7 @@ def test_soflow_needs_the_length_of_the_training():
 def test_error_of_soflow_is_the_published_one(p, step):
     c = 0.03
     method = make("soflow", p=p, c=c, diagonal="0")
-    drawn = method.draw(jax.random.key(0), batch(), step)
+    drawn = drawer("soflow", diagonal="0")(jax.random.key(0), batch(24), step)
     point = drawn["eulerian"]
     V = functools.partial(nets().V, cond=point.cond)
     prediction, target = losses.soflow(V, point.x, point.s, point.t, point.v, point.a)
@@ -317,47 +318,36 @@ def test_error_of_soflow_is_the_published_one(p, step):
     np.testing.assert_allclose(method.loss(nets(), drawn)[0], a ** (2 * p - 1) * e / (e + c * a**2) ** p, rtol=2e-3)
 
 
-def _gradients(method, keys, rows):
-    """Gradients [keys, 3] of the loss in the weights, and of the mean over each term's own rows."""
-    given = {"x": jnp.asarray(np.random.default_rng(0).normal(size=(rows, 2)), jnp.float32)}
+def _gradients(name, keys, **hyper):
+    """Gradients [keys, 3] of the loss in the weights."""
+    # p = 0.5: the published p = 1 scores every row about 1, which hides a wrong share.
+    method, given = make(name, p=0.5, **hyper), batch(512, labels=False)
 
-    @jax.jit
-    @jax.vmap
-    def run(key):
-        drawn = method.draw(key, given, 0)
+    def loss(params, key):
+        return jnp.mean(method.loss(nets(params), method.draw(key, given, 0))[0])
 
-        def terms(params):
-            errors = method.loss(nets(params), drawn)[0]
-            own = {term.name: errors.reshape(-1, term.columns[2])[:, slice(*term.columns[:2])].mean() for term in method.terms}
-            return own | {"loss": errors.mean()}
-
-        return {term: jnp.stack(list(grads.values())) for term, grads in jax.jacrev(terms)(PARAMS).items()}
-
-    return run(keys)
+    grads = quick_jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(PARAMS, keys)
+    return np.stack([np.asarray(grads[key], np.float64) for key in sorted(PARAMS)], axis=-1)
 
 
 @pytest.mark.parametrize(("name", "share"), [("meanflow", 3 / 4), ("imf", 1 / 2)])
 def test_the_split_gives_the_weighted_sum_of_both_terms(name, share):
     keys = jax.random.split(jax.random.key(0), 64)
-    # p = 0.5: the published p = 1 scores every row about 1, which hides a wrong share.
-    grads = _gradients(make(name, p=0.5), keys, 512)
-    mixed = share * grads["anchor"] + (1 - share) * grads["eulerian"]
-    np.testing.assert_allclose(grads["loss"], mixed, rtol=1e-3, atol=1e-4)
-    whole = {d: _gradients(make(name, p=0.5, diagonal=d), keys, 512)["loss"] for d in ("1", "0")}
-    difference = np.asarray(grads["loss"] - (share * whole["1"] + (1 - share) * whole["0"]), np.float64)
+    split, anchor, rest = (_gradients(name, keys, diagonal=diagonal) for diagonal in (PUBLISHED[name]["diagonal"], "1", "0"))
+    difference = split - (share * anchor + (1 - share) * rest)
     spread = difference.std(0, ddof=1) / len(keys) ** 0.5
     assert (np.abs(difference.mean(0)) < 4 * spread).all()
     # The test can tell: the two terms differ by far more than the noise.
-    assert (np.abs((whole["1"] - whole["0"]).mean(0)) > 8 * spread).any()
+    assert (np.abs((anchor - rest).mean(0)) > 8 * spread).any()
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if "diagonal" in PUBLISHED[name]])
 @pytest.mark.parametrize(("diagonal", "term"), [("1", "anchor"), ("0", "eulerian"), ("4/4", "anchor"), (0, "eulerian"), (1.0, "anchor")])
 def test_all_or_no_rows_on_the_diagonal(name, diagonal, term):
     method = make(name, diagonal=diagonal)
-    drawn = method.draw(jax.random.key(0), batch(5), 0)
+    drawn = jax.eval_shape(method.draw, jax.random.key(0), batch(5), 0)
     assert list(drawn) == [term] == [t.name for t in method.terms]
-    errors, metrics = method.loss(nets(), drawn)
+    errors, metrics = jax.eval_shape(lambda drawn: method.loss(nets(), drawn), drawn)
     chex.assert_shape(errors, (5,))
     assert list(metrics) == [term]
     assert methods.rows_multiple(method) == 1
@@ -365,22 +355,22 @@ def test_all_or_no_rows_on_the_diagonal(name, diagonal, term):
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if "jvp" in PUBLISHED[name]])
 def test_derivative_by_name(name):
-    drawn = drawer(name)(jax.random.key(0), batch(), 0)
-    run = lambda **hyper: make(name, **hyper).loss(nets(), drawn)[1]
-    chex.assert_trees_all_equal(run(), run(jvp="exact"), run(jvp=jax.jvp))
-    chex.assert_trees_all_close(run(), run(jvp="central"), rtol=2e-2)
-    assert any(run(jvp="forward")[term] != run()[term] for term in COLUMNS[name])
+    drawn = drawn_by(name)
+    run = lambda jvp: quick_jit(lambda drawn: make(name, jvp=jvp).loss(nets(), drawn)[1])(drawn)
+    exact, forward = run("exact"), run("forward")
+    chex.assert_trees_all_equal(exact, run(jax.jvp))
+    chex.assert_trees_all_close(exact, run("central"), rtol=1e-3)
+    chex.assert_trees_all_close(exact, forward, rtol=1e-2)
+    assert any(forward[term] != exact[term] for term in COLUMNS[name])
     with pytest.raises(typing.InputError, match="unknown derivative 'eaxct'"):
         make(name, jvp="eaxct")
 
 
-@every_method
-def test_another_path(name):
-    path = paths.Path(lambda t: (1 - t) ** 2, lambda t: t)
-    for chosen in (path, "trigonometric"):
-        drawn = make(name, path=chosen).draw(jax.random.key(0), batch(), 0)
-        point, own = drawn["anchor"], paths.named(chosen)
-        np.testing.assert_allclose(point.x, own.alpha(point.s) * point.x0 + own.sigma(point.s) * point.eps, atol=1e-5)
+@pytest.mark.parametrize("path", ["trigonometric", paths.Path(lambda t: (1 - t) ** 2, lambda t: t)])
+def test_another_path(path):
+    point = drawer("flow_matching", path=path)(jax.random.key(0), batch(24), 0)["anchor"]
+    own = paths.named(path)
+    np.testing.assert_allclose(point.x, own.alpha(point.s) * point.x0 + own.sigma(point.s) * point.eps, atol=1e-5)
 
 
 # Errors
@@ -388,18 +378,20 @@ def test_another_path(name):
 
 @pytest.mark.parametrize(("wrong", "near"), [("meanflw", "meanflow"), ("Soflow", "soflow"), ("flow-matching", "flow_matching")])
 def test_unknown_method_names_the_near_one(wrong, near):
-    with pytest.raises(typing.InputError, match=f"did you mean .*{near}.*known methods: flow_matching, imf"):
+    with pytest.raises(typing.InputError, match=f"'{wrong}'.*did you mean .*{near}") as error:
         methods.make(wrong)
+    assert all(name in str(error.value) for name in methods.METHODS)
 
 
 def test_unknown_method_without_a_near_name():
-    with pytest.raises(typing.InputError, match=r"unknown method 'zzzz'; known methods"):
+    with pytest.raises(typing.InputError, match="unknown method 'zzzz'") as error:
         methods.make("zzzz")
+    assert "mean" not in str(error.value).replace("meanflow", "")
 
 
 @every_method
 def test_unknown_constant(name):
-    with pytest.raises(typing.InputError, match=f"method '{name}' has no constant 'lable_drop'; it has times.*label_drop"):
+    with pytest.raises(typing.InputError, match=f"'{name}'.*'lable_drop'.*label_drop"):
         make(name, lable_drop=0.1)
 
 
@@ -425,7 +417,7 @@ def test_wrong_constants(name, hyper, message):
 @pytest.mark.parametrize("name", ["meanflow", "imf", "soflow"])
 def test_a_batch_that_does_not_split(name):
     with pytest.raises(typing.InputError, match="a batch of 7 rows .* use a multiple of"):
-        make(name).draw(jax.random.key(0), batch(7), 0)
+        jax.eval_shape(make(name).draw, jax.random.key(0), batch(7), 0)
 
 
 @pytest.mark.parametrize(
@@ -439,4 +431,4 @@ def test_a_batch_that_does_not_split(name):
 def test_a_sampler_of_the_wrong_number_of_times(name, hyper):
     """A sampler of one time where a pair is wanted, or the other way, would draw one time for all rows."""
     with pytest.raises(typing.InputError):
-        make(name, **hyper).draw(jax.random.key(0), batch(), 0)
+        jax.eval_shape(make(name, **hyper).draw, jax.random.key(0), batch(24), 0)

@@ -6,6 +6,7 @@ finished; the fingerprint finds what was damaged later.
 
 import logging
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep, create=not read_only, read_only=read_only, enable_async_checkpointing=True
         )
+        self._read_only = read_only
         self._manager = ocp.CheckpointManager(self.path, options=options)
 
     def steps(self):
@@ -68,18 +70,29 @@ class Checkpoints:
         Raises:
           InputError: if there are checkpoints and none is readable.
         """
-        steps = self.steps()
+        steps, unreadable = self.steps(), []
         for step in reversed(steps):
             try:
-                return self._read(step, like), step
+                state = self._read(step, like)
             except Exception as error:  # orbax and tensorstore raise many types for a damaged file
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+                reason = re.split(r"[.:(\n]", str(error).strip())[0][:100] or type(error).__name__
                 report(f"checkpoint {self.path / str(step)} cannot be read ({reason}); trying the one before.")
+                unreadable.append(step)
+            else:
+                self._set_aside(unreadable)
+                return state, step
         if steps:
             raise typing.InputError(
                 f"none of the checkpoints {', '.join(map(str, steps))} in {self.path} can be read; delete the folder to start over."
             )
         return None
+
+    def _set_aside(self, steps):
+        """Renames unreadable checkpoints, so that training can save at their steps again."""
+        if steps and not self._read_only:
+            for step in steps:
+                (self.path / str(step)).rename(self.path / f"{step}.unreadable")
+            self._manager.reload()
 
     def _read(self, step, like):
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like._asdict()), meta=ocp.args.JsonRestore())

@@ -5,14 +5,12 @@ import os
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 
 from flowjax import checks, data, evals, plots, samplers
 from flowjax.training import experiment
 
-SAMPLERS = ("flow_map", "euler", "heun")
 CHUNK = 512
 
 
@@ -24,34 +22,29 @@ def make_sampler(net, shape, sampler="flow_map"):
     Args:
       net: a network, `net.apply(variables, x, s, t, cond)`.
       shape: of one row of data.
-      sampler: "flow_map" (one evaluation a step), "euler" or "heun" (of the velocity V(x, t, t)).
+      sampler: a key of flowjax.samplers.SAMPLERS.
 
     Raises:
       InputError: for an unknown sampler; when called, for a number of steps below 1.
     """
-    checks.member("sampler", sampler, SAMPLERS)
+    checks.member("sampler", sampler, samplers.SAMPLERS)
 
     @functools.partial(jax.jit, static_argnames="steps")
     def chunk(params, key, index, labels, steps):
         noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape))(index)
         V = lambda x, s, t: net.apply({"params": params}, x, s, t, {"label": labels})
-        if sampler == "flow_map":
-            return samplers.flow_map(V, noise, samplers.grid(steps))
-        return getattr(samplers, sampler)(lambda x, t: V(x, t, t), noise, samplers.grid(steps))
+        return samplers.SAMPLERS[sampler](V, noise, samplers.grid(steps))
 
     def sample(params, seed, labels, steps, progress=False):
         samplers.grid(steps)
         labels, key = np.asarray(labels, np.int32), jax.random.key(seed)
         size = min(CHUNK, len(labels))
+        starts = range(0, len(labels), size)
+        padded = np.pad(labels, (0, len(starts) * size - len(labels)), constant_values=-1)
         parts = []
-        for start in tqdm.trange(
-            0, len(labels), size, desc=f"{steps}-step samples", delay=3, leave=False, disable=not progress
-        ):
-            index = np.arange(start, start + size)
-            padded = np.pad(
-                labels[start : start + size], (0, start + size - min(start + size, len(labels))), constant_values=-1
-            )
-            parts.append(np.asarray(chunk(params, key, jnp.asarray(index), jnp.asarray(padded), steps)))
+        for start in tqdm.tqdm(starts, desc=f"{steps}-step samples", delay=3, leave=False, disable=not progress):
+            part = slice(start, start + size)
+            parts.append(np.asarray(chunk(params, key, np.arange(len(padded))[part], padded[part], steps)))
         return np.concatenate(parts)[: len(labels)]
 
     return sample
@@ -144,7 +137,7 @@ def evaluate(workdir, steps, *, num=0, seed=0, average="", sampler=""):
       num: number of samples; 0: as many as there are real rows.
       seed: of the noise.
       average: decay of the averaged weights, "none" for the raw ones, "" for the run's first average.
-      sampler: a key of SAMPLERS; "" for the run's own.
+      sampler: a key of flowjax.samplers.SAMPLERS; "" for the run's own.
 
     Returns:
       (rows, about): rows `{"what": ..., measure: float, ...}`, and a sentence that says what was compared with what. The digits

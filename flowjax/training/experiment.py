@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import data, methods, models, typing
+from flowjax import checks, data, methods, models, samplers, typing
 from flowjax.training import checkpoint, sharding, state, step
 from flowjax.training import workdir as folders
 
@@ -21,7 +21,8 @@ class Experiment(NamedTuple):
       net: a linen network.
       mesh: the devices.
       init: `() -> State`, jitted, placed on the mesh.
-      like: the state as ShapeDtypeStructs with shardings, for restoring.
+      like: the state as ShapeDtypeStructs with shardings, for restoring and compiling.
+      batch_like: a global batch likewise.
       step: the pure training step.
       schedule: step -> learning rate.
     """
@@ -33,6 +34,7 @@ class Experiment(NamedTuple):
     mesh: jax.sharding.Mesh
     init: Any
     like: state.State
+    batch_like: dict
     step: Any
     schedule: Any
 
@@ -51,6 +53,7 @@ def setup(config, devices=None):
     method = methods.make(**_plain(config.method))
     mesh = sharding.data_mesh(devices)
     sharding.check_batch(mesh, config.batch_size, method)
+    checks.member("sampler", config.sampler, samplers.SAMPLERS)
     optimizer, schedule = state.make_optimizer(config.optim, config.steps)
     source = data.load(config.data.name, data_dir=config.data.dir or None)
     net = make_net(config, source)
@@ -62,15 +65,14 @@ def setup(config, devices=None):
         )
 
     pure_step = step.make_step(method, net, optimizer, mesh, draw_key)
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding.whole(mesh)), _checked_shapes(init, config)
-    )
-    rows = {"x": jax.ShapeDtypeStruct((config.batch_size, *source.shape), jnp.float32)}
+    like = _like(_checked_shapes(init, config), sharding.whole(mesh))
+    batch = {"x": jax.ShapeDtypeStruct((config.batch_size, *source.shape), jnp.float32)}
     if source.num_classes:
-        rows["label"] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
-    jax.eval_shape(pure_step, like, rows)
+        batch["label"] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+    batch = _like(batch, sharding.rows(mesh))
+    jax.eval_shape(pure_step, like, batch)
     placed = jax.jit(init, out_shardings=sharding.whole(mesh))
-    return Experiment(config, source, method, net, mesh, placed, like, pure_step, schedule)
+    return Experiment(config, source, method, net, mesh, placed, like, batch, pure_step, schedule)
 
 
 def make_net(config, source):
@@ -118,6 +120,10 @@ def load(workdir, average=""):
     if found is None:
         raise typing.InputError(f"--workdir={workdir} holds no checkpoint yet; train until the first is saved.")
     return Trained(config, run.source, run.net, weights(found[0], average or default_average(config)), found[1])
+
+
+def _like(shapes, placement):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement), shapes)
 
 
 def _checked_shapes(init, config):

@@ -6,7 +6,6 @@ import pathlib
 import signal
 import time
 
-import chex
 import jax
 import numpy as np
 import tqdm
@@ -51,7 +50,8 @@ def train(config, workdir, devices=None):
 
 def _loop(run, workdir, state, start, checkpoints, metrics, stop):
     config = run.config
-    step_fn = jax.jit(chex.assert_max_traces(run.step, n=1), donate_argnums=0)
+    # Compiled ahead, so that nothing can compile it twice: other shapes or shardings would be an error.
+    step_fn = jax.jit(run.step, donate_argnums=0).lower(run.like, run.batch_like).compile()
     batches = data.batches(
         run.source,
         batch_size=config.batch_size,

@@ -71,7 +71,7 @@ def make_step(method, net, optimizer, mesh, key):
             target=state.target if state.target is None else _average(state.target, params, method.needs["ema"]),
             averages={decay: _average(old, params, _warm(float(decay), state.step)) for decay, old in state.averages.items()},
         )
-        return new, metrics | {"grad_norm": optax.global_norm(gradient)}
+        return new, metrics | {"grad_norm": optax.tree.norm(gradient)}
 
     return step
 

@@ -1,0 +1,92 @@
+"""Every method on one budget and one network: python -m experiments.landscape --preset=checkerboard --workdir=runs/landscape
+
+Trains each method's preset in its own folder below the workdir (a killed run goes on where it was), then writes landscape.md and
+landscape.csv (distances to held-out data at 1, 2 and 4 steps), landscape.png (one-step samples beside the data) and
+one_step_distance.png. Flow matching, which learns no jumps, is sampled with Euler's method.
+"""
+
+import datetime
+import importlib
+import pathlib
+import platform
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import command_line, tables
+from flowjax import checks, data, methods, plots
+
+WORKDIR = flags.DEFINE_string("workdir", "runs/landscape", "folder of the runs and of the tables")
+PRESET = flags.DEFINE_string("preset", "checkerboard", "preset of points: checkerboard, or test for a rehearsal")
+METHODS = flags.DEFINE_list("methods", list(methods.METHODS), "which methods")
+TRAINING_STEPS = flags.DEFINE_integer("training_steps", 0, "steps of training; 0: the preset's", lower_bound=0)
+STEPS = (1, 2, 4)
+
+
+def main():
+    from flowjax import training
+    from flowjax.training import evaluation, workdir as folders
+
+    # ------------------------------------------------------------------------------------------------------ configs
+    path, configs = pathlib.Path(WORKDIR.value), {}
+    for name in METHODS.value:
+        checks.member("method", name, methods.METHODS)
+        config = importlib.import_module(f"configs.{name}").get_config(PRESET.value)
+        config.eval_every = 0
+        config.steps = TRAINING_STEPS.value or config.steps
+        folders.check(path / name, config)
+        configs[name] = config
+
+    # ------------------------------------------------------------------------------------------------------ train
+    for name, config in configs.items():
+        state = training.train(config, path / name)
+        if int(state.step) < config.steps:
+            return
+
+    # ----------------------------------------------------------------------------------------------------- measure
+    first = next(iter(configs.values()))
+    load = lambda split: data.arrays(data.load(first.data.name, split=split, data_dir=first.data.dir or None), limit=16_384)
+    held_out, other = load("test")["x"], load("train")["x"]
+    measure = evaluation.measures(held_out)
+    labels = evaluation.labels_like(None, 0, len(held_out))
+    rows, pictures = [], {"data": held_out}
+    for name, config in configs.items():
+        trained = training.load(path / name)
+        sample = evaluation.make_sampler(trained.net, trained.source.shape, config.sampler)
+        samples = {n: sample(trained.params, 0, labels, n) for n in STEPS}
+        distances = {n: measure(x, labels) for n, x in samples.items()}
+        times = [record["step_ms"] for record in folders.read_metrics(path / name) if "step_ms" in record]
+        rows.append(
+            {"method": name, "sampler": config.sampler}
+            | {f"sliced W2, {n} step{'s' if n > 1 else ''}": distances[n]["sliced_wasserstein"] for n in STEPS}
+            | {"energy distance, 1 step": distances[1]["energy_distance"], "ms a step": float(np.median(times))}
+        )
+        pictures[f"{name}, 1 step\nsliced W2 {distances[1]['sliced_wasserstein']:.3f}"] = samples[1]
+
+    # ------------------------------------------------------------------------------------------------------- write
+    baseline = next((row["sliced W2, 1 step"] for row in rows if row["method"] == "flow_matching"), float("nan"))
+    for row in rows:
+        row["1 step over flow matching's"] = row["sliced W2, 1 step"] / baseline
+    floor = measure(other, labels)["sliced_wasserstein"]
+    about = (
+        f"{first.data.name}, {first.steps} steps of training at batch {first.batch_size}, {len(held_out)} samples against as many"
+        f" held-out points; other real points: sliced W2 {floor:.4f}. {datetime.date.today()}, {jax.device_count()}"
+        f" {jax.default_backend()} device(s), {platform.machine()}, jax {jax.__version__}:"
+        f" `python -m experiments.landscape --preset={PRESET.value} --methods={','.join(METHODS.value)}`."
+    )
+    print("\n" + tables.write(path / "landscape", rows, about))
+    plots.point_grid(path / "landscape.png", pictures, title=f"One-step samples after {first.steps} steps of training")
+    plots.bars(
+        path / "one_step_distance.png",
+        [row["method"] for row in rows],
+        [row["sliced W2, 1 step"] for row in rows],
+        reference=("other real points", floor),
+        ylabel="sliced Wasserstein distance to held-out data, one step",
+        title=f"{first.data.name}, {first.steps} steps at batch {first.batch_size}",
+    )
+    print("\n".join(f"{path / name}" for name in ("landscape.md", "landscape.csv", "landscape.png", "one_step_distance.png")))
+
+
+if __name__ == "__main__":
+    command_line.run(main)
