@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from flowjax import checks
+from flowjax import checks, methods, models
 
 PRESETS = ("checkerboard", "digits", "test")
 
@@ -33,7 +33,7 @@ def base(preset, *, method):
     config.keep = 2  # newest checkpoints that stay
 
     config.data = {"name": "checkerboard", "dir": "", "flip": False}  # dir "": TFDS_DATA_DIR or the default of TFDS
-    config.model = {"name": "mlp", "width": 256, "depth": 3}
+    config.model = network("mlp", width=256, depth=3)
     config.optim = {
         "name": "adam",
         "learning_rate": 1e-3,
@@ -42,7 +42,7 @@ def base(preset, *, method):
         "clip_norm": 0.0,  # 0: no clipping
         "kwargs": {"b1": 0.9, "b2": 0.95},
     }
-    config.method = {"name": method, "total_steps": config.get_ref("steps")}
+    config.method = {"name": method, "total_steps": config.get_ref("steps"), **methods.constants(method)}
     if preset == "digits":
         _digits(config)
     if preset == "test":
@@ -50,12 +50,17 @@ def base(preset, *, method):
     return config
 
 
+def network(name, **fields):
+    """All fields of a network, so that each can be overridden: those given, and the defaults of the others."""
+    return ml_collections.ConfigDict({"name": name, **models.defaults(name), **fields})
+
+
 def _digits(config):
     config.steps = 4_500
     config.batch_size = 128
     config.eval_samples = 512
     config.data.name = "digits"
-    config.model = {"name": "dit", "size": "tiny", "patch": 2}
+    config.model = network("dit", width=64, depth=3, heads=2, patch=2, unroll=3)
     config.optim.schedule = "cosine"
     config.optim.warmup_steps = 100
     config.method.label_drop = 0.0

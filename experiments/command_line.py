@@ -41,5 +41,7 @@ def _one_sentence(work, *expected):
         return work()
     except (typing.InputError, NonFiniteError, flags.Error, *expected) as error:
         text = " ".join(str(error.args[0] if error.args else error).split())
+        if isinstance(error, KeyError):
+            text = f"the config has no field {text.strip(chr(39))!r}."
         print(f"error: {text}", file=sys.stderr)
         sys.exit(2)

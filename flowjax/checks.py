@@ -42,7 +42,7 @@ def member(what, name, known, listed=True):
     if name in known:
         return
     near = difflib.get_close_matches(str(name), [str(k) for k in known], n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
     raise typing.InputError(f"unknown {what} {name!r}{hint}" + (f" Known: {', '.join(known)}." if listed else ""))
 
 

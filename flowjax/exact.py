@@ -44,7 +44,7 @@ def _nodes(x, nodes):
 
 def _mean_slope(f, s, t):
     """(f(t) - f(s)) / (t - s), also for s = t, by integrating f'."""
-    u = s + _nodes(s, _NODES) * (t - s)
+    u = s[None] + _nodes(s, _NODES) * (t - s)[None]
     slopes = jax.jvp(f, (u,), (jnp.ones_like(u),))[1]
     return jnp.sum(_nodes(s, _WEIGHTS) * slopes, axis=0)
 
@@ -87,8 +87,9 @@ def gaussian(mean, covariance, path=paths.linear):
 
         return run
 
-    variance = lambda t: path.alpha(t) ** 2 * eigenvalues.astype(t.dtype) + path.sigma(t) ** 2
-    centre = lambda t: path.alpha(t) * center.astype(t.dtype)
+    row = lambda values, t: values.astype(t.dtype).reshape((1,) * (t.ndim - 1) + (-1,))
+    variance = lambda t: path.alpha(t) ** 2 * row(eigenvalues, t) + path.sigma(t) ** 2
+    centre = lambda t: path.alpha(t) * row(center, t)
     back = lambda y, x: (y @ jnp.asarray(basis.T, x.dtype)).reshape(x.shape)
 
     @spectral
@@ -147,14 +148,15 @@ def mixture(weights, means, deviations, path=paths.linear):
     def components(x, t):
         """Per component, on a new last axis: log weight, centre, scale, standardised x."""
         dtype = jnp.result_type(x)
+        row = lambda values: values.astype(dtype).reshape((1,) * jnp.ndim(x) + (-1,))
         t = jnp.broadcast_to(t, jnp.shape(x)).astype(dtype)[..., None]
-        centre = path.alpha(t) * means.astype(dtype)
-        scale = jnp.sqrt((path.alpha(t) * deviations.astype(dtype)) ** 2 + path.sigma(t) ** 2)
-        return np.log(weights).astype(dtype), centre, scale, (jnp.asarray(x)[..., None] - centre) / scale
+        centre = path.alpha(t) * row(means)
+        scale = jnp.sqrt((path.alpha(t) * row(deviations)) ** 2 + path.sigma(t) ** 2)
+        return row(np.log(weights)), centre, scale, (jnp.asarray(x)[..., None] - centre) / scale
 
     def log_density(x, t):
         log_weight, _, scale, z = components(x, t)
-        return special.logsumexp(log_weight - 0.5 * z**2 - jnp.log(scale) - 0.5 * np.log(2 * np.pi), axis=-1)
+        return special.logsumexp(log_weight - 0.5 * z**2 - jnp.log(scale) - 0.5 * float(np.log(2 * np.pi)), axis=-1)
 
     def log_tail(x, t, side):
         """log P(X <= x) for side = 1, log P(X >= x) for side = -1, at time t."""
@@ -186,11 +188,12 @@ def mixture(weights, means, deviations, path=paths.linear):
             return jnp.where(right, middle, low), jnp.where(right, high, middle)
 
         low, high = jax.lax.fori_loop(0, 30 if x.dtype == jnp.float32 else 60, halve, (low, high))
-        y = (low + high) / 2
-        for _ in range(2):
+
+        def newton(_, y):
             log_mass = log_tail(y, t, side)
-            y = y - side * (log_mass - goal) * jnp.exp(log_mass - log_density(y, t))
-        return y
+            return y - side * (log_mass - goal) * jnp.exp(log_mass - log_density(y, t))
+
+        return jax.lax.fori_loop(0, 2, newton, (low + high) / 2)
 
     return _quantile_flow(invert, v, log_density, divergence)
 
@@ -227,6 +230,6 @@ def _quantile_flow(invert, v, log_density, divergence):
 
 
 def _velocity_along(F, v, x, s, t):
-    u = s + _nodes(x, (_SHORT_NODES + 1) / 2) * (t - s)
-    y = F(*jnp.broadcast_arrays(x, s, u))
+    u = s[None] + _nodes(x, (_SHORT_NODES + 1) / 2) * (t - s)[None]
+    y = F(*jnp.broadcast_arrays(x[None], s[None], u))
     return jnp.sum(_nodes(x, _SHORT_WEIGHTS / 2) * v(y, u), axis=0)

@@ -65,10 +65,16 @@ def make(name, *, total_steps=None, **hyper):
       ((4,), ['anchor', 'eulerian'])
     """
     checks.member("method", name, METHODS)
-    known = [key for key in inspect.signature(METHODS[name].recipe).parameters if key != "total_steps"]
     for key in hyper:
-        checks.member(f"constant of method {name!r}", key, known)
+        checks.member(f"constant of method {name!r}", key, constants(name))
     return METHODS[name].recipe(total_steps=total_steps, **hyper)
+
+
+def constants(name):
+    """The constants of a method with their published values, {keyword: value}; `total_steps` is not one of them."""
+    checks.member("method", name, METHODS)
+    parameters = inspect.signature(METHODS[name].recipe).parameters
+    return {key: parameter.default for key, parameter in parameters.items() if key != "total_steps"}
 
 
 def flow_matching(*, total_steps=None, times=("uniform",), path="linear", label_drop=0.1):
@@ -300,17 +306,17 @@ def _schedule(name, start, end, total_steps):
 
 
 def _diagonal(spec):
-    sampler = times.sampler(spec)
+    sampler = times.sampler(spec, times=1)
     return lambda key, n, step: {"s": sampler(key, n)}
 
 
 def _source_of(spec):
-    sampler = times.sampler(spec)
+    sampler = times.sampler(spec, times=2)
     return lambda key, n, step: {"s": sampler(key, n)[0]}
 
 
 def _pair(spec, fraction=None):
-    sampler = times.sampler(spec)
+    sampler = times.sampler(spec, times=2)
 
     def draw(key, n, step):
         s, t = sampler(key, n)

@@ -28,12 +28,12 @@ def expand(t, x):
 
 def uniform(low=0.0, high=1.0):
     """Times uniform on [low, high]."""
-    return lambda key, n: jax.random.uniform(key, (n,), minval=low, maxval=high)
+    return lambda key, n: jax.random.uniform(key, (n,), jnp.float32, low, high)
 
 
 def logit_normal(mean, std):
     """Times sigmoid(N(mean, std^2)); a larger mean is closer to noise (Esser et al. 2024, arXiv 2403.03206, eq. 19)."""
-    return lambda key, n: jax.nn.sigmoid(mean + std * jax.random.normal(key, (n,)))
+    return lambda key, n: jax.nn.sigmoid(mean + std * jax.random.normal(key, (n,), jnp.float32))
 
 
 def sorted_pair(sampler):
@@ -74,7 +74,7 @@ def gap_first(gap_mean=-0.8, gap_std=1.0, mean=-0.4, std=1.0):
         # Float32 rounds a large gap to 1, and logit(1 - 1) has no value: the largest gap is kept just below.
         gap = jnp.minimum(logit_normal(gap_mean, gap_std)(gap_key, n), 1 - 1e-6)
         upper = special.ndtr((special.logit(1 - gap) - mean) / std)
-        u = jax.random.uniform(t_key, (n,), minval=jnp.finfo(jnp.float32).tiny) * upper
+        u = jax.random.uniform(t_key, (n,), jnp.float32) * upper
         t = jax.nn.sigmoid(mean + std * special.ndtri(jnp.maximum(u, jnp.finfo(jnp.float32).tiny)))
         t = jnp.minimum(t, 1 - gap)
         return jnp.minimum(t + gap, 1.0), t
@@ -122,23 +122,31 @@ SAMPLERS = {
 }
 
 
-def sampler(spec):
+def sampler(spec, times=1):
     """A sampler from what a config can hold, or the sampler itself.
 
     Args:
       spec: a callable, or `(name, *arguments)` with arguments that are numbers or samplers in the same form:
         `("sorted_pair", ("logit_normal", -0.4, 1.0))`.
+      times: how many times it must draw: 1, or 2 for (s, t).
 
     Raises:
-      InputError: if the name is unknown or the arguments do not fit it.
+      InputError: if the name is unknown, the arguments do not fit it or it draws another number of times.
 
     Example:
-      >>> s, t = sampler(("sorted_pair", ("uniform", 0.2, 0.6)))(jax.random.key(0), 100)
+      >>> s, t = sampler(("sorted_pair", ("uniform", 0.2, 0.6)), times=2)(jax.random.key(0), 100)
       >>> bool((s >= t).all()), bool((t >= 0.2).all())
       (True, True)
     """
-    if callable(spec):
-        return spec
+    draw = spec if callable(spec) else _named(spec)
+    drawn = len(jax.tree.leaves(jax.eval_shape(lambda key: draw(key, 4), jax.random.key(0))))
+    if drawn != times:
+        wanted = "one time" if times == 1 else "a pair (s, t)"
+        raise typing.InputError(f"the time sampler {spec!r} draws {drawn} time(s) a row; expected {wanted}.")
+    return draw
+
+
+def _named(spec):
     if not isinstance(spec, (tuple, list)) or not spec or spec[0] not in SAMPLERS:
         raise typing.InputError(
             f"a time sampler is a tuple (name, *numbers or samplers), here {spec!r}; names: {', '.join(SAMPLERS)}."

@@ -38,7 +38,12 @@ PUBLISHED = {
         "jvp": "exact",
     },
     "imf": {"times": ("sorted_pair", ("logit_normal", -0.4, 1.0)), "diagonal": "1/2", "p": 1.0, "c": 0.01, "jvp": "exact"},
-    "tvm": {"times": ("gap_first", -0.8, 1.0, -0.4, 1.0), "anchor_times": ("logit_normal", -0.4, 1.0), "ema": 0.99, "jvp": "exact"},
+    "tvm": {
+        "times": ("gap_first", -0.8, 1.0, -0.4, 1.0),
+        "anchor_times": ("logit_normal", -0.4, 1.0),
+        "ema": 0.99,
+        "jvp": "exact",
+    },
     "soflow": {
         "times": ("two_sided", ("logit_normal", 0.2, 0.8), ("logit_normal", -1.0, 0.8)),
         "anchor_times": ("logit_normal", -0.2, 1.0),
@@ -342,7 +347,9 @@ def test_the_split_gives_the_weighted_sum_of_both_terms(name, share):
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if "diagonal" in PUBLISHED[name]])
-@pytest.mark.parametrize(("diagonal", "term"), [("1", "anchor"), ("0", "eulerian"), ("4/4", "anchor"), (0, "eulerian"), (1.0, "anchor")])
+@pytest.mark.parametrize(
+    ("diagonal", "term"), [("1", "anchor"), ("0", "eulerian"), ("4/4", "anchor"), (0, "eulerian"), (1.0, "anchor")]
+)
 def test_all_or_no_rows_on_the_diagonal(name, diagonal, term):
     method = make(name, diagonal=diagonal)
     drawn = jax.eval_shape(method.draw, jax.random.key(0), batch(5), 0)

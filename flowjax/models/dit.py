@@ -80,7 +80,7 @@ class DiT(nn.Module):
     guidance: bool = False
     remat: bool = False
     unroll: int = 1
-    dtype: jnp.dtype | str = jnp.float32
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x, s, t, cond=None):

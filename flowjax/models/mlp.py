@@ -14,14 +14,14 @@ class MLP(nn.Module):
       width: of the hidden layers.
       depth: number of hidden layers.
       harmonics: each time enters as itself and as this many sines and cosines of pi, 2 pi, ...
-      dtype: of the computation; parameters are float32.
+      dtype: "float32" or "bfloat16", of the computation; parameters are float32.
     """
 
     num_classes: int = 0
     width: int = 256
     depth: int = 3
     harmonics: int = 4
-    dtype: jnp.dtype = jnp.float32
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x, s, t, cond=None):
