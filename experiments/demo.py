@@ -18,8 +18,7 @@ PRESET = flags.DEFINE_string("preset", "digits", "preset of configs/meanflow.py"
 
 def main():
     from flowjax import training
-    from flowjax.training import evaluation
-    from flowjax.training import workdir as folders
+    from flowjax.training import evaluation, workdir as folders
 
     # ------------------------------------------------------------------------------------------------------ train
     config, path = meanflow.get_config(PRESET.value), pathlib.Path(WORKDIR.value)

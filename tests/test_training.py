@@ -169,8 +169,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage, cap
     undamaged = jax.device_get(loop.train(small(), tmp_path / "other", devices=jax.devices()[:1]))
     chex.assert_trees_all_equal(jax.device_get(loop.train(config, tmp_path / "run", devices=jax.devices()[:1])), undamaged)
     assert final(tmp_path / "run", config)[1] == 8  # trained on and saved at the step of the damaged one
-    for step in (4, 8):
-        _damage(tmp_path / "run" / "checkpoints" / str(step), damage)
+    for number in (4, 8):
+        _damage(tmp_path / "run" / "checkpoints" / str(number), damage)
     with pytest.raises(typing.InputError, match="none of the checkpoints 4, 8"):
         final(tmp_path / "run", config)
 

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax import checks, data, methods, models, samplers, typing
-from flowjax.training import checkpoint, sharding, state, step
-from flowjax.training import workdir as folders
+from flowjax.training import checkpoint, sharding, state, step, workdir as folders
 
 
 class Experiment(NamedTuple):

@@ -11,8 +11,7 @@ import numpy as np
 import tqdm
 
 from flowjax import data
-from flowjax.training import checkpoint, evaluation, experiment, sharding
-from flowjax.training import workdir as folders
+from flowjax.training import checkpoint, evaluation, experiment, sharding, workdir as folders
 
 
 class NonFiniteError(RuntimeError):

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from flowjax import typing
-from flowjax.training import sharding
-from flowjax.training import state as states
+from flowjax.training import sharding, state as states
 
 SUPPLIED = ("ema", "frozen")
 
