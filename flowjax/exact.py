@@ -5,6 +5,7 @@ dtype of `x` (use float64 for checks), are finite on the diagonal `s = t`, and c
 and in reverse mode.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -174,28 +175,31 @@ def mixture(weights, means, deviations, path=paths.linear):
     def divergence(x, t):
         return jax.jvp(lambda x: v(x, t), (x,), (jnp.ones_like(x),))[1]
 
-    def invert(x, s, t):
-        side = jnp.where(log_tail(x, s, jnp.ones_like(x)) <= jnp.log(0.5), 1.0, -1.0).astype(x.dtype)
-        goal = log_tail(x, s, side)
-        z = components(x, s)[3]
-        _, centre, scale, _ = components(x, t)
-        low, high = (centre + scale * z.min(-1, keepdims=True)).min(-1), (centre + scale * z.max(-1, keepdims=True)).max(-1)
-
-        def halve(_, bracket):
-            low, high = bracket
-            middle = (low + high) / 2
-            right = side * (log_tail(middle, t, side) - goal) < 0
-            return jnp.where(right, middle, low), jnp.where(right, high, middle)
-
-        low, high = jax.lax.fori_loop(0, 30 if x.dtype == jnp.float32 else 60, halve, (low, high))
-
-        def newton(_, y):
-            log_mass = log_tail(y, t, side)
-            return y - side * (log_mass - goal) * jnp.exp(log_mass - log_density(y, t))
-
-        return jax.lax.fori_loop(0, 2, newton, (low + high) / 2)
-
+    invert = functools.partial(_invert, components, log_tail, log_density)
     return _quantile_flow(invert, v, log_density, divergence)
+
+
+def _invert(components, log_tail, log_density, x, s, t):
+    """The point at time t with the quantile of x at time s, by bisection and two Newton steps."""
+    side = jnp.where(log_tail(x, s, jnp.ones_like(x)) <= jnp.log(0.5), 1.0, -1.0).astype(x.dtype)
+    goal = log_tail(x, s, side)
+    z = components(x, s)[3]
+    _, centre, scale, _ = components(x, t)
+    low, high = (centre + scale * z.min(-1, keepdims=True)).min(-1), (centre + scale * z.max(-1, keepdims=True)).max(-1)
+
+    def halve(_, bracket):
+        low, high = bracket
+        middle = (low + high) / 2
+        right = side * (log_tail(middle, t, side) - goal) < 0
+        return jnp.where(right, middle, low), jnp.where(right, high, middle)
+
+    low, high = jax.lax.fori_loop(0, 30 if x.dtype == jnp.float32 else 60, halve, (low, high))
+
+    def newton(_, y):
+        log_mass = log_tail(y, t, side)
+        return y - side * (log_mass - goal) * jnp.exp(log_mass - log_density(y, t))
+
+    return jax.lax.fori_loop(0, 2, newton, (low + high) / 2)
 
 
 def _quantile_flow(invert, v, log_density, divergence):

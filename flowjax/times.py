@@ -122,13 +122,13 @@ SAMPLERS = {
 }
 
 
-def sampler(spec, times=1):
+def sampler(spec, times=None):
     """A sampler from what a config can hold, or the sampler itself.
 
     Args:
       spec: a callable, or `(name, *arguments)` with arguments that are numbers or samplers in the same form:
         `("sorted_pair", ("logit_normal", -0.4, 1.0))`.
-      times: how many times it must draw: 1, or 2 for (s, t).
+      times: how many times it must draw: 1, or 2 for (s, t); None: not checked.
 
     Raises:
       InputError: if the name is unknown, the arguments do not fit it or it draws another number of times.
@@ -139,7 +139,7 @@ def sampler(spec, times=1):
       (True, True)
     """
     draw = spec if callable(spec) else _named(spec)
-    drawn = len(jax.tree.leaves(jax.eval_shape(lambda key: draw(key, 4), jax.random.key(0))))
+    drawn = times and len(jax.tree.leaves(jax.eval_shape(lambda key: draw(key, 4), jax.random.key(0))))
     if drawn != times:
         wanted = "one time" if times == 1 else "a pair (s, t)"
         raise typing.InputError(f"the time sampler {spec!r} draws {drawn} time(s) a row; expected {wanted}.")
