@@ -25,10 +25,14 @@ def whole_numbers(name, values, low):
 
 
 def _parse(argv):
+    def parse():
+        rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            hasattr(flags.FLAGS.config, "keys")  # a config file that does not exist is only missed when it is read
+        return rest
+
     # Config files run while flags are parsed, and ml_collections reports an unknown field as an AttributeError.
-    return _one_sentence(
-        lambda: app.parse_flags_with_usage(argv), AttributeError, KeyError, TypeError, ValueError, OSError, ImportError
-    )
+    return _one_sentence(parse, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError)
 
 
 def _no_arguments(argv):
@@ -39,9 +43,19 @@ def _no_arguments(argv):
 def _one_sentence(work, *expected):
     try:
         return work()
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        sys.exit(130)
     except (typing.InputError, NonFiniteError, flags.Error, *expected) as error:
-        text = " ".join(str(error.args[0] if error.args else error).split())
-        if isinstance(error, KeyError):
-            text = f"the config has no field {text.strip(chr(39))!r}."
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _sentence(error):
+    cause = error.args[0] if error.args else error
+    if isinstance(error, KeyError) or isinstance(cause, KeyError):
+        return "the config has no field " + str(cause).strip("\"'") + "."
+    text = str(error) if isinstance(error, OSError) else str(cause)
+    if "Traceback" in text:  # ml_collections formats what a config file raises; its last line says it
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split())

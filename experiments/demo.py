@@ -31,23 +31,24 @@ def main():
 
     # ----------------------------------------------------------------------------------------------------- samples
     trained = training.load(path)
-    source = trained.source
-    real = data.arrays(data.load(source.name, split="test", data_dir=config.data.dir or None))
-    labels = evaluation.labels_like(np.arange(source.num_classes), source.num_classes, 100)
-    sample = evaluation.make_sampler(trained.net, source.shape, config.sampler)
+    real = data.arrays(data.load(config.data.name, split="test", data_dir=config.data.dir or None))
+    labels = evaluation.labels_like(np.arange(trained.num_classes), trained.num_classes, 100)
+    sample = evaluation.make_sampler(trained.net, trained.shape, config.sampler)
     samples = {n: sample(trained.params, 0, labels, n) for n in config.eval_steps}
     title = f"MeanFlow, {config.steps} steps of training; every column of samples starts from the same noise"
-    evaluation.draw_samples(path / "samples.png", samples, labels, source.num_classes, real=real, title=title, per_class=8)
+    evaluation.draw_samples(path / "samples.png", samples, labels, trained.num_classes, real=real, title=title, per_class=8)
 
     # ------------------------------------------------------------------------------------------------------ curves
+    rows, about = evaluation.evaluate(path, config.eval_steps)
     records = folders.read_metrics(path)
-    distances = sorted({name for record in records for name in record if name.startswith("1step/") and "cision" not in name})
-    distances = [name for name in distances if "frechet" in name or "wasserstein" in name or "energy" in name]
+    measures = ("frechet_pixels", "frechet_features", "sliced_wasserstein", "energy_distance")
+    distances = [f"{config.eval_steps[0]}step/{name}" for name in measures if name in rows[0]]
     raw = sorted({name for record in records for name in record if name.startswith("raw/")})
-    plots.training_curves(path / "training.png", records, raw=raw, distances=distances, title=f"MeanFlow on {source.name}")
+    plots.training_curves(
+        path / "training.png", records, raw=raw, distances=distances, title=f"MeanFlow on {trained.config.data.name}"
+    )
 
     # ----------------------------------------------------------------------------------------------------- summary
-    rows, about = evaluation.evaluate(path, config.eval_steps)
     print("\n" + tables.write(path / "summary", rows, about))
     print("Wrote:")
     for name, what in {

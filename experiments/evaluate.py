@@ -14,7 +14,7 @@ from experiments import command_line, tables
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 STEPS = flags.DEFINE_list("steps", ["1", "2", "4"], "numbers of steps")
 NUM = flags.DEFINE_integer("num", 0, "number of samples; 0: as many as there are real rows, 10,000 at most", lower_bound=0)
-SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper_bound=2**32 - 1)
 EMA = flags.DEFINE_string(
     "ema", "", "decay of the averaged weights, or none for the raw ones; default: the run's first average"
 )

@@ -53,7 +53,7 @@ def main():
     rows, pictures = [], {"data": held_out}
     for name, config in configs.items():
         trained = training.load(path / name)
-        sample = evaluation.make_sampler(trained.net, trained.source.shape, config.sampler)
+        sample = evaluation.make_sampler(trained.net, trained.shape, config.sampler)
         samples = {n: sample(trained.params, 0, labels, n) for n in STEPS}
         distances = {n: measure(x, labels) for n, x in samples.items()}
         times = [record["step_ms"] for record in folders.read_metrics(path / name) if "step_ms" in record]

@@ -15,7 +15,7 @@ from flowjax import typing
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 STEPS = flags.DEFINE_list("steps", ["1", "2", "4"], "numbers of steps")
 LABELS = flags.DEFINE_list("labels", [], "classes to sample, in turn; none: all of them")
-SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper_bound=2**32 - 1)
 NUM = flags.DEFINE_integer("num", 64, "number of samples", lower_bound=1)
 EMA = flags.DEFINE_string(
     "ema", "", "decay of the averaged weights, or none for the raw ones; default: the run's first average"
@@ -31,8 +31,8 @@ def main():
 
     steps = command_line.whole_numbers("steps", STEPS.value, low=1)
     trained = training.load(WORKDIR.value, EMA.value)
-    labels = asked_labels(trained.source)
-    sample = evaluation.make_sampler(trained.net, trained.source.shape, SAMPLER.value or trained.config.sampler)
+    labels = asked_labels(trained)
+    sample = evaluation.make_sampler(trained.net, trained.shape, SAMPLER.value or trained.config.sampler)
     samples = {n: sample(trained.params, SEED.value, labels, n, progress=True) for n in steps}
 
     out = pathlib.Path(OUT.value or pathlib.Path(WORKDIR.value) / "sample")
@@ -40,23 +40,25 @@ def main():
     npz, png = out.with_name(out.name + ".npz"), out.with_name(out.name + ".png")
     np.savez(npz, labels=labels, seed=SEED.value, **{f"samples_{n}": x for n, x in samples.items()})
     title = f"{trained.config.method.name}, {trained.step} steps of training"
-    evaluation.draw_samples(png, samples, labels, trained.source.num_classes, title=title, per_class=16)
+    evaluation.draw_samples(png, samples, labels, trained.num_classes, title=title, per_class=16)
     print(f"{png}\n{npz}: {', '.join(f'samples_{n} {x.shape}' for n, x in samples.items())}, labels, seed")
 
 
-def asked_labels(source):
+def asked_labels(trained):
     if not LABELS.value:
         return (
-            np.arange(NUM.value, dtype=np.int32) % source.num_classes
-            if source.num_classes
+            np.arange(NUM.value, dtype=np.int32) % trained.num_classes
+            if trained.num_classes
             else np.full(NUM.value, -1, np.int32)
         )
-    if not source.num_classes:
-        raise typing.InputError(f"--labels={','.join(LABELS.value)}: {source.name} has no labels; leave the flag out.")
-    labels = command_line.whole_numbers("labels", LABELS.value, low=0)
-    if max(labels) >= source.num_classes:
+    if not trained.num_classes:
         raise typing.InputError(
-            f"--labels={','.join(LABELS.value)}: {source.name} has the classes 0 to {source.num_classes - 1}."
+            f"--labels={','.join(LABELS.value)}: {trained.config.data.name} has no labels; leave the flag out."
+        )
+    labels = command_line.whole_numbers("labels", LABELS.value, low=0)
+    if max(labels) >= trained.num_classes:
+        raise typing.InputError(
+            f"--labels={','.join(LABELS.value)}: {trained.config.data.name} has the classes 0 to {trained.num_classes - 1}."
         )
     return np.resize(np.asarray(labels, np.int32), NUM.value)
 

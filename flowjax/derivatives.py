@@ -52,6 +52,9 @@ def finite_difference(step=None, scheme="central", has_aux=False):
 
 def _difference(step, scheme, has_aux_default, fun, primals, tangents, has_aux=None):
     has_aux = has_aux_default if has_aux is None else has_aux
+    for leaf in jax.tree.leaves(primals):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise typing.InputError(f"finite_difference: a primal has dtype {jnp.result_type(leaf)}; expected a floating one.")
     output = fun if has_aux else lambda *args: (fun(*args), None)
     h = _default_step(primals, scheme) if step is None else step
 

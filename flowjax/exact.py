@@ -50,6 +50,11 @@ def _mean_slope(f, s, t):
     return jnp.sum(_nodes(s, _WEIGHTS) * slopes, axis=0)
 
 
+def _rate(variance, slope):
+    """d/dt log of the standard deviation; 0 where there is no variance."""
+    return jnp.where(variance > 0, slope / jnp.where(variance > 0, 2 * variance, 1.0), 0.0)
+
+
 def gaussian(mean, covariance, path=paths.linear):
     """The flow map of normally distributed data with independent standard normal noise.
 
@@ -60,7 +65,8 @@ def gaussian(mean, covariance, path=paths.linear):
 
     Args:
       mean: of any shape, which is the shape of one data point; a scalar for data of which every element is a point.
-      covariance: [mean.size, mean.size] symmetric positive semi-definite, or a scalar variance for a scalar mean.
+      covariance: [mean.size, mean.size] symmetric positive semi-definite, or a scalar variance for a scalar mean. If it is
+        singular, the flow has values but no derivatives at exactly time 0.
       path: a flowjax.paths.Path.
 
     Returns:
@@ -97,7 +103,8 @@ def gaussian(mean, covariance, path=paths.linear):
     def V(y, s, t, batch, x):
         s, t = jnp.broadcast_to(s, batch + (1,)), jnp.broadcast_to(t, batch + (1,))
         r_s, r_t = jnp.sqrt(variance(s)), jnp.sqrt(variance(t))
-        stretch = _mean_slope(variance, s, t) / ((r_t + r_s) * r_s)
+        # A coordinate without variance starts in its centre and has nothing to stretch.
+        stretch = jnp.where(r_s > 0, _mean_slope(variance, s, t) / jnp.where(r_s > 0, (r_t + r_s) * r_s, 1.0), 0.0)
         return back(_mean_slope(centre, s, t) + stretch * (y - centre(s)), x)
 
     def rates(t, batch):
@@ -107,12 +114,12 @@ def gaussian(mean, covariance, path=paths.linear):
     @spectral
     def v(y, t, batch, x):
         (var, dvar), (mid, dmid) = rates(t, batch)
-        return back(dmid + dvar / (2 * var) * (y - mid), x)
+        return back(dmid + _rate(var, dvar) * (y - mid), x)
 
     @spectral
     def divergence(y, t, batch, x):
         (var, dvar), _ = rates(t, batch)
-        return jnp.broadcast_to(jnp.sum(dvar / (2 * var), -1), batch)
+        return jnp.broadcast_to(jnp.sum(_rate(var, dvar), -1), batch)
 
     return ExactFlow(lambda x, s, t: x + (t - s) * V(x, s, t), V, v, divergence)
 

@@ -70,6 +70,7 @@ SAMPLERS = {
 
 def _scan(step, x, times):
     times = jnp.asarray(times)
+    times = times.astype(jnp.promote_types(times.dtype, jnp.float32))
     if times.ndim != 1 or times.shape[0] < 2:
         raise typing.InputError(
             f"times has shape {times.shape}; expected a 1-D grid of at least two times from the time of x to the time wanted:"

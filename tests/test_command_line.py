@@ -70,6 +70,7 @@ def test_killed_three_times_a_run_ends_as_if_it_had_not_been(tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     output, code = finish("train", *SMALL, f"--workdir={undisturbed}")
     assert code == 0, output
+    half_saved = 0
     for kill in range(3):
         process = start("train", *SMALL, f"--workdir={killed}")
         done = logged(killed)
@@ -80,7 +81,9 @@ def test_killed_three_times_a_run_ends_as_if_it_had_not_been(tmp_path):
             wait_until(process, lambda: saving(killed / "checkpoints"))
         process.kill()
         process.communicate()
+        half_saved += saving(killed / "checkpoints")
         assert logged(killed) < 80  # it was killed before its end
+    assert half_saved  # at least one kill hit a save
     output, code = finish("train", *SMALL, f"--workdir={killed}")
     assert code == 0, output
     jax.tree.map(np.testing.assert_array_equal, parameters(undisturbed), parameters(killed))
@@ -133,6 +136,10 @@ def test_the_config_is_in_the_workdir(trained):
 CONFIG = "--config=configs/meanflow.py:test"
 BAD = {
     "unknown field": ("train", [CONFIG, "--config.optim.learning_rat=1"], "learning_rate"),
+    "unknown field without a near one": ("train", [CONFIG, "--config.foo=1"], "no field foo"),
+    "unknown constant": ("train", [CONFIG, "--config.method.zzz=1"], "no field zzz"),
+    "points do not flip": ("train", [CONFIG, "--config.data.flip=True"], "only images can be flipped"),
+    "optimizer that wants more": ("train", [CONFIG, "--config.optim.name=lbfgs", "--config.optim.kwargs={}"], "lbfgs"),
     "wrong type": ("train", [CONFIG, "--config.steps=many"], "steps"),
     "unknown preset": ("train", ["--config=configs/meanflow.py:digit"], "did you mean digits"),
     "no such config": ("train", ["--config=configs/meanflov.py:test"], "meanflov"),
@@ -174,6 +181,17 @@ def test_bad_input_leaves_a_workdir_untouched(module, flags, said, trained):
     output, code = finish(module, *flags, f"--workdir={trained}")
     assert code != 0 and "Traceback" not in output and said in output, output
     assert before == {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+
+
+def test_a_truncated_newest_checkpoint_costs_one_sentence(tmp_path):
+    flags = ["--config=configs/meanflow.py:test", "--config.eval_every=0", "--config.save_every=10", f"--workdir={tmp_path}"]
+    assert finish("train", *flags)[1] == 0
+    for path in (tmp_path / "checkpoints" / "20").rglob("*"):
+        if path.is_file() and path.stat().st_size > 1_000:
+            path.write_bytes(path.read_bytes()[:500])
+    output, code = finish("train", *flags)
+    assert code == 0 and output.count("cannot be read") == 1 and "Traceback" not in output, output
+    assert "20 of 20 steps done" in output
 
 
 def test_an_empty_workdir_is_named(tmp_path):

@@ -1,10 +1,13 @@
 """The FLOP counter, and what a training step of each method costs in forward passes: deterministic, so pinned."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from flowjax import flops, methods, models, typing
+from flowjax import flops, methods
+from flowjax.training import experiment
 
 
 def test_counts_a_scan_by_its_trips():
@@ -31,25 +34,26 @@ def test_an_unknown_trip_count_is_an_error():
         flops.matmul(looped, jnp.ones((8, 16)))
 
 
-NET = models.make("dit", num_classes=10, width=128, depth=4, heads=4, patch=2)
-ROWS = {"x": jax.ShapeDtypeStruct((8, 16, 16, 4), jnp.float32), "label": jax.ShapeDtypeStruct((8,), jnp.int32)}
-PARAMS = jax.eval_shape(NET.init, jax.random.key(0), jnp.zeros((1, 16, 16, 4)), 1.0, 0.0, {})
-
-
 @pytest.fixture(scope="module")
 def forward():
-    return flops.matmul(lambda p, b: NET.apply(p, b["x"], 1.0, 0.0, {"label": b["label"]}), PARAMS, ROWS)
+    """FLOPs of a forward pass of the network of `step_of`, on its batch."""
+    run = step_of("flow_matching")
+    evaluate = lambda p, batch: run.net.apply({"params": p}, batch["x"], 1.0, 0.0, {"label": batch["label"]})
+    return flops.matmul(evaluate, run.like.params, run.batch_like)
 
 
-# The published split of the rows, no guidance, no remat; TVM has both terms on every row.
+def step_of(name):
+    """A method's training step on a DiT with 64 tokens, with the published constants, no guidance and no remat."""
+    config = importlib.import_module(f"configs.{name}").get_config("digits")
+    config.update({"batch_size": 16, "eval_every": 0})
+    config.model.update({"width": 128, "depth": 4, "heads": 4, "patch": 1, "unroll": 1})
+    config.method.update(methods.constants(name))
+    return experiment.setup(config, devices=jax.devices()[:1])
+
+
+# The published split of the rows; TVM has both terms on every row.
 @pytest.mark.parametrize("name,most", [("flow_matching", 3.1), ("meanflow", 3.4), ("soflow", 3.4), ("imf", 4.2), ("tvm", 10.4)])
-def test_forward_pass_equivalents_of_a_step(name, most, forward):
-    method = methods.make(name, total_steps=10)
-
-    def loss(params, target, batch):
-        apply = lambda p: lambda x, s, t, cond=None: NET.apply(p, x, s, t, cond)
-        drawn = method.draw(jax.random.key(0), batch, 0)
-        return method.loss(typing.Nets(V=apply(params), ema=apply(target)), drawn)[0].mean()
-
-    cost = flops.matmul(jax.grad(loss), PARAMS, PARAMS, ROWS) / forward
+def test_forward_pass_equivalents_of_a_training_step(name, most, forward):
+    run = step_of(name)
+    cost = flops.matmul(run.step, run.like, run.batch_like) / forward
     assert 0.95 * (most - 0.4) <= cost <= most

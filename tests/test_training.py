@@ -12,11 +12,11 @@ import numpy as np
 import optax
 import pytest
 
-from configs import flow_matching, meanflow, soflow, tvm
-from flowjax import typing
+from configs import flow_matching, imf, meanflow, soflow, tvm
+from flowjax import data, typing
 from flowjax.training import checkpoint, experiment, loop, sharding, state, step, workdir
 
-CONFIGS = {"meanflow": meanflow, "soflow": soflow, "tvm": tvm}
+CONFIGS = {"flow_matching": flow_matching, "meanflow": meanflow, "imf": imf, "soflow": soflow, "tvm": tvm}
 
 
 def small(module=meanflow, **changes):
@@ -157,7 +157,6 @@ def test_another_config_is_refused_and_nothing_is_written(tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax drops its other reads on an error
 @pytest.mark.parametrize("damage", ["truncate", "remove", "flip"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage, capsys):
     config = small()
@@ -169,6 +168,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage, cap
     undamaged = jax.device_get(loop.train(small(), tmp_path / "other", devices=jax.devices()[:1]))
     chex.assert_trees_all_equal(jax.device_get(loop.train(config, tmp_path / "run", devices=jax.devices()[:1])), undamaged)
     assert final(tmp_path / "run", config)[1] == 8  # trained on and saved at the step of the damaged one
+    _damage(tmp_path / "run" / "checkpoints" / "8", damage)  # a second time: what was set aside is in the way of nothing
+    loop.train(config, tmp_path / "run", devices=jax.devices()[:1])
     for number in (4, 8):
         _damage(tmp_path / "run" / "checkpoints" / str(number), damage)
     with pytest.raises(typing.InputError, match="none of the checkpoints 4, 8"):
@@ -205,6 +206,32 @@ def test_a_loss_that_is_not_finite_stops_with_step_term_and_checkpoint(tmp_path)
     with pytest.raises(loop.NonFiniteError, match=r"anchor.*not finite at step \d.*none was saved"):
         loop.train(config, tmp_path, devices=jax.devices()[:1])
     assert not checkpoint.Checkpoints(tmp_path, read_only=True).steps()
+
+
+def test_the_last_good_checkpoint_is_named_and_kept(tmp_path, monkeypatch):
+    good = data.load("checkerboard")
+    broken = good._replace(rows=lambda ids: {"x": good.rows(ids)["x"] * np.nan})
+    config = small(steps=6, save_every=2, log_every=100)
+    monkeypatch.setattr(data, "load", lambda name, **kwargs: good)
+    loop.train(small(steps=6, save_every=2, log_every=100), tmp_path, devices=jax.devices()[:1])
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    monkeypatch.setattr(data, "load", lambda name, **kwargs: broken)
+    with pytest.raises(loop.NonFiniteError, match=r"eulerian.*step 5; .*checkpoints/4\.$"):
+        loop.train(config, tmp_path, devices=jax.devices()[:1])
+    assert checkpoint.Checkpoints(tmp_path, read_only=True).steps() == [4]
+
+
+def test_bool_and_key_leaves_have_a_fingerprint():
+    tree = {"flag": jnp.array([True, False]), "key": jax.random.key(3)}
+    assert int(checkpoint.fingerprint(tree)) != int(checkpoint.fingerprint(tree | {"flag": jnp.array([True, True])}))
+    assert int(checkpoint.fingerprint(tree)) != int(checkpoint.fingerprint(tree | {"key": jax.random.key(4)}))
+
+
+def test_sampling_needs_no_data(tmp_path, monkeypatch):
+    loop.train(small(), tmp_path, devices=jax.devices()[:1])
+    monkeypatch.setattr(data, "load", None)
+    trained = experiment.load(tmp_path)
+    assert trained.step == 8 and trained.shape == (2,) and trained.num_classes == 0
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "lion", "radam", "muon"])
@@ -258,6 +285,9 @@ def test_bad_optimizers(changes, said):
         ("batch_size", 36, "multiple of 32"),
         ("ema", (1.5,), "config.ema"),
         ("eval_steps", (0,), "config.eval_steps"),
+        ("ema", ("a",), "config.ema"),
+        ("eval_samples", 3, "config.eval_samples"),
+        ("seed", -1, "config.seed"),
         ("sampler", "eular", "did you mean euler"),
     ],
 )

@@ -13,9 +13,9 @@ import functools
 from collections.abc import Callable
 
 from flowjax.data import points
-from flowjax.data.pipeline import Source, arrays, batches
+from flowjax.data.pipeline import Source, arrays, batches, check
 
-__all__ = ["DATASETS", "Source", "arrays", "batches", "load"]
+__all__ = ["DATASETS", "Source", "arrays", "batches", "check", "load"]
 
 
 def _digits(**where) -> Source:

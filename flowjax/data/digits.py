@@ -1,5 +1,7 @@
 """scikit-learn's 1,797 handwritten digits, 8x8, as a TFDS dataset: real images that need no network."""
 
+import pathlib
+
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -54,3 +56,8 @@ def source(*, split: str = "train", data_dir: str | None = None) -> pipeline.Sou
     return tfds_images.from_builder(
         lambda: Digits(data_dir=data_dir, file_format="array_record"), "digits", split=split, silent=True
     )
+
+
+def folder(data_dir: str | None = None) -> pathlib.Path:
+    """The folder of the digits in the TFDS directory, for what is made from them."""
+    return pathlib.Path(Digits(data_dir=data_dir, file_format="array_record").data_path).parent

@@ -84,7 +84,7 @@ def batches(
       >>> sorted(next(batches(source, batch_size=4, seed=0))["x"][:, 0].tolist())
       [0.0, 1.0, 2.0, 3.0]
     """
-    _check(source, batch_size, seed, start, process, processes, flip)
+    check(source, batch_size=batch_size, seed=seed, start=start, process=process, processes=processes, flip=flip)
     import grain  # takes seconds to import
 
     local = batch_size // processes
@@ -131,8 +131,10 @@ def _floats(x: np.ndarray) -> np.ndarray:
     return y
 
 
-def _check(source: Source, batch_size: int, seed: int, start: int, process: int, processes: int, flip: bool) -> None:
-    """Refuses what cannot work, before a thread starts."""
+def check(
+    source: Source, *, batch_size: int, seed: int, start: int = 0, process: int = 0, processes: int = 1, flip: bool = False
+) -> None:
+    """Raises InputError if `batches` cannot work with these arguments."""
     if batch_size < 1 or processes < 1 or batch_size % processes:
         raise typing.InputError(
             f"A global batch of {batch_size} rows does not divide among {processes} processes: "

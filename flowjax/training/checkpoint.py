@@ -7,10 +7,12 @@ finished; the fingerprint finds what was damaged later.
 import logging
 import pathlib
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+import tensorstore
 
 from flowjax import typing
 
@@ -53,7 +55,10 @@ class Checkpoints:
         """Returns when everything is on disk."""
         self._manager.wait_until_finished()
 
-    def close(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
         """Waits and ends the threads."""
         self._manager.close()
 
@@ -70,7 +75,7 @@ class Checkpoints:
         Raises:
           InputError: if there are checkpoints and none is readable.
         """
-        steps, unreadable = self.steps(), []
+        steps, unreadable, reason = self.steps(), [], ""
         for step in reversed(steps):
             try:
                 state = self._read(step, like)
@@ -83,7 +88,8 @@ class Checkpoints:
                 return state, step
         if steps:
             raise typing.InputError(
-                f"none of the checkpoints {', '.join(map(str, steps))} in {self.path} can be read; delete the folder to start over."
+                f"none of the checkpoints {', '.join(map(str, steps))} in {self.path} can be read ({reason}); delete"
+                " the folder to start over."
             )
         return None
 
@@ -91,10 +97,16 @@ class Checkpoints:
         """Renames unreadable checkpoints, so that training can save at their steps again."""
         if steps and not self._read_only:
             for step in steps:
-                (self.path / str(step)).rename(self.path / f"{step}.unreadable")
+                aside = self.path / f"{step}.unreadable"
+                shutil.rmtree(aside, ignore_errors=True)  # of an earlier accident
+                (self.path / str(step)).rename(aside)
             self._manager.reload()
 
     def _read(self, step, like):
+        # Read everything once, in this thread: orbax meets a damaged file in threads of its own, which print tracebacks.
+        store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{self.path / str(step) / 'state'}/"}).result()
+        for key in store.list().result():
+            store.read(key).result()
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like._asdict()), meta=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=args)
         state = type(like)(**restored["state"])
@@ -108,6 +120,10 @@ def fingerprint(tree):
     """A 32-bit sum over all bits of a tree of arrays, each weighted by its place; independent of how they are sharded."""
     total = jnp.uint32(0)
     for number, leaf in enumerate(jax.tree.leaves(tree)):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        if leaf.dtype == bool:
+            leaf = leaf.astype(jnp.uint8)
         bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[leaf.dtype.itemsize]
         words = jax.lax.bitcast_convert_type(leaf, bits).astype(jnp.uint32).reshape(-1)
         places = jax.lax.iota(jnp.uint32, words.size) * jnp.uint32(2) + jnp.uint32(2 * number + 1)

@@ -1,14 +1,12 @@
 """Samples of a network and what they are worth: noise, labels, steps in, measures out."""
 
 import functools
-import os
-import pathlib
 
 import jax
 import numpy as np
 import tqdm
 
-from flowjax import checks, data, evals, plots, samplers
+from flowjax import checks, data, evals, plots, samplers, typing
 from flowjax.training import experiment
 
 CHUNK = 512
@@ -88,11 +86,10 @@ def judge(config, reference):
 
 def digit_classifier(data_dir=None):
     """The small classifier of the digits, fitted once and cached beside the dataset."""
+    from flowjax.data import digits  # tensorflow_datasets takes seconds to import
+
     rows = data.arrays(data.load("digits", data_dir=data_dir))
-    folder = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets")
-    return evals.classifier.load_or_fit(
-        folder.expanduser() / "flowjax_digits_classifier.npz", rows["x"], rows["label"], num_classes=10
-    )
+    return evals.classifier.load_or_fit(digits.folder(data_dir) / "classifier.npz", rows["x"], rows["label"], num_classes=10)
 
 
 def labels_like(labels, num_classes, count):
@@ -143,26 +140,28 @@ def evaluate(workdir, steps, *, num=0, seed=0, average="", sampler=""):
       (rows, about): rows `{"what": ..., measure: float, ...}`, and a sentence that says what was compared with what. The digits
       are compared with all 1,797, everything else with up to 10,000 held-out rows.
     """
+    if num and num < 8:
+        raise typing.InputError(f"--num={num}: the measures need at least 8 samples.")
     trained = experiment.load(workdir, average)
-    config, source = trained.config, trained.source
-    rows_of = lambda split: data.arrays(data.load(source.name, split=split, data_dir=config.data.dir or None), limit=10_000)
+    config, name = trained.config, trained.config.data.name
+    sample = make_sampler(trained.net, trained.shape, sampler or config.sampler)
+    rows_of = lambda split: data.arrays(data.load(name, split=split, data_dir=config.data.dir or None), limit=10_000)
     held_out = rows_of("test")
-    real, other, name = (
+    real, other, what = (
         (rows_of("train+test"), held_out, "real, held out")
-        if source.name == "digits"
+        if name == "digits"
         else (held_out, rows_of("train"), "real, training")
     )
     count = num or len(real["x"])
-    labels = labels_like(real.get("label"), source.num_classes, count)
+    labels = labels_like(real.get("label"), trained.num_classes, count)
     measure = judge(config, real["x"])
-    sample = make_sampler(trained.net, source.shape, sampler or config.sampler)
 
     rows = []
     for n in steps:
         samples = sample(trained.params, seed, labels, n, progress=True)
         rows.append({"what": f"{n} step{'s' if n > 1 else ''}", **measure(samples, labels)})
-    rows.append({"what": name, **measure(other["x"], other.get("label"))})
-    noise = np.random.default_rng(seed).standard_normal((count, *source.shape), np.float32)
+    rows.append({"what": what, **measure(other["x"], other.get("label"))})
+    noise = np.random.default_rng(seed).standard_normal((count, *trained.shape), np.float32)
     rows.append({"what": "noise", **measure(noise, labels)})
-    about = f"{config.method.name}, {trained.step} steps of training: {count} samples against {len(real['x'])} rows of {source.name}."
+    about = f"{config.method.name}, {trained.step} steps of training: {count} samples against {len(real['x'])} rows of {name}."
     return rows, about

@@ -16,6 +16,7 @@ class Experiment(NamedTuple):
     Attributes:
       config: an ml_collections config.
       source: training rows.
+      held_out: rows for the evaluations during training; None if there are none.
       method: a flowjax.typing.Method.
       net: a linen network.
       mesh: the devices.
@@ -28,6 +29,7 @@ class Experiment(NamedTuple):
 
     config: Any
     source: data.Source
+    held_out: data.Source | None
     method: typing.Method
     net: Any
     mesh: jax.sharding.Mesh
@@ -53,30 +55,34 @@ def setup(config, devices=None):
     mesh = sharding.data_mesh(devices)
     sharding.check_batch(mesh, config.batch_size, method)
     checks.member("sampler", config.sampler, samplers.SAMPLERS)
-    optimizer, schedule = state.make_optimizer(config.optim, config.steps)
-    source = data.load(config.data.name, data_dir=config.data.dir or None)
-    net = make_net(config, source)
-    init_key, draw_key = jax.random.split(jax.random.key(config.seed))
+    load_split = lambda split: data.load(config.data.name, split=split, data_dir=config.data.dir or None)
+    source = load_split("train")
+    held_out = load_split("test") if config.eval_every else None
+    data.check(source, batch_size=config.batch_size, seed=config.seed, flip=config.data.flip)
+    net, optimizer, schedule, init = _parts(config, method, source.shape, source.num_classes)
 
-    def init():
-        return state.init(
-            init_key, net, source.shape, optimizer, has_target="ema" in method.needs, decays=[str(d) for d in config.ema]
-        )
-
-    pure_step = step.make_step(method, net, optimizer, mesh, draw_key)
-    like = _like(_checked_shapes(init, config), sharding.whole(mesh))
+    pure_step = step.make_step(method, net, optimizer, mesh, jax.random.split(jax.random.key(config.seed))[1])
     batch = {"x": jax.ShapeDtypeStruct((config.batch_size, *source.shape), jnp.float32)}
     if source.num_classes:
         batch["label"] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
     batch = _like(batch, sharding.rows(mesh))
-    jax.eval_shape(pure_step, like, batch)
+    like = _like(_traced(config, init), sharding.whole(mesh))
+    _traced(config, pure_step, like, batch)
+    _traced(config, checkpoint.fingerprint, like)
     placed = jax.jit(init, out_shardings=sharding.whole(mesh))
-    return Experiment(config, source, method, net, mesh, placed, like, batch, pure_step, schedule)
+    return Experiment(config, source, held_out, method, net, mesh, placed, like, batch, pure_step, schedule)
 
 
-def make_net(config, source):
-    """The network of a config for the rows of a source."""
-    return models.make(num_classes=source.num_classes, **_plain(config.model))
+def _parts(config, method, shape, num_classes):
+    """(network, optimizer, schedule, init): what the shape of the state depends on."""
+    net = models.make(num_classes=num_classes, **_plain(config.model))
+    optimizer, schedule = state.make_optimizer(config.optim, config.steps)
+    key, decays = jax.random.split(jax.random.key(config.seed))[0], [str(decay) for decay in config.ema]
+
+    def init():
+        return state.init(key, net, shape, optimizer, has_target="ema" in method.needs, decays=decays)
+
+    return net, optimizer, schedule, init
 
 
 def weights(state_, average):
@@ -94,17 +100,18 @@ def default_average(config):
 
 
 class Trained(NamedTuple):
-    """A trained network, as sampling and evaluation need it: config, training rows, network, weights, steps done."""
+    """A trained network, as sampling needs it: config, shape of a row and number of classes, network, weights, steps done."""
 
     config: Any
-    source: data.Source
+    shape: tuple[int, ...]
+    num_classes: int
     net: Any
     params: Any
     step: int
 
 
 def load(workdir, average=""):
-    """The newest readable checkpoint of a run.
+    """The network of the newest readable checkpoint of a run; needs neither the data nor the devices of the training.
 
     Args:
       workdir: the folder of a run.
@@ -114,34 +121,50 @@ def load(workdir, average=""):
       InputError: if the folder holds no run, no readable checkpoint or no such average.
     """
     config = folders.load_config(workdir)
-    run = setup(config, devices=jax.devices()[:1])
-    found = checkpoint.Checkpoints(workdir, read_only=True).restore(run.like)
+    shape, num_classes = folders.load_data_facts(workdir)
+    net, _, _, init = _parts(config, methods.make(**_plain(config.method)), shape, num_classes)
+    like = _like(jax.eval_shape(init), sharding.whole(sharding.data_mesh(jax.devices()[:1])))
+    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+        found = checkpoints.restore(like)
     if found is None:
         raise typing.InputError(f"--workdir={workdir} holds no checkpoint yet; train until the first is saved.")
-    return Trained(config, run.source, run.net, weights(found[0], average or default_average(config)), found[1])
+    return Trained(config, shape, num_classes, net, weights(found[0], average or default_average(config)), found[1])
 
 
 def _like(shapes, placement):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement), shapes)
 
 
-def _checked_shapes(init, config):
+def _traced(config, function, *args):
+    """Shapes of the results of a function; what cannot be traced is a mistake in the config."""
     try:
-        return jax.eval_shape(init)
-    except (TypeError, ValueError) as error:
+        return jax.eval_shape(function, *args)
+    except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         if isinstance(error, typing.InputError):
             raise
-        raise typing.InputError(f"config.model {_plain(config.model)} does not fit {config.data.name}: {error}") from error
+        raise typing.InputError(
+            f"config.model {_plain(config.model)} and config.optim.name {config.optim.name!r} do not make a training step on"
+            f" {config.data.name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
 
 
 def _check_numbers(config):
-    least = {"steps": 1, "batch_size": 1, "log_every": 1, "eval_every": 0, "save_every": 1, "keep": 1, "eval_samples": 2}
+    least = {
+        "steps": 1,
+        "batch_size": 1,
+        "log_every": 1,
+        "eval_every": 0,
+        "save_every": 1,
+        "keep": 1,
+        "eval_samples": 8,
+        "seed": 0,
+    }
     for name, low in least.items():
         value = config[name]
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < low:
             raise typing.InputError(f"config.{name} is {value!r}; expected a whole number of at least {low}.")
     for decay in config.ema:
-        if not 0 <= float(decay) < 1:
+        if not isinstance(decay, float) or not 0 <= decay < 1:
             raise typing.InputError(f"config.ema holds {decay!r}; expected decays of at least 0 and below 1, e.g. (0.999,).")
     if not config.eval_steps or any(not isinstance(steps, int) or steps < 1 for steps in config.eval_steps):
         raise typing.InputError(

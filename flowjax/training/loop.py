@@ -33,24 +33,26 @@ def train(config, workdir, devices=None):
       InputError: for a config that cannot work, or a workdir with another one; nothing is written.
       NonFiniteError: if the loss is not finite; nothing after the last good checkpoint is saved.
     """
-    folders.check(workdir, config)
-    run = experiment.setup(config, devices)
-    folders.claim(workdir, config)
-    checkpoints = checkpoint.Checkpoints(workdir, keep=config.keep)
-    state, start = checkpoints.restore(run.like, report=tqdm.tqdm.write) or (run.init(), 0)
-    metrics = folders.Metrics(workdir, start)
-    try:
-        with _stop_signals() as stop:
-            return _loop(run, workdir, state, start, checkpoints, metrics, stop)
-    finally:
-        metrics.close()
-        checkpoints.close()
+    with _stop_signals() as stop:
+        folders.check(workdir, config)
+        run = experiment.setup(config, devices)
+        folders.claim(workdir, config, run.source)
+        with checkpoint.Checkpoints(workdir, keep=config.keep) as checkpoints:
+            state, start = checkpoints.restore(run.like, report=tqdm.tqdm.write) or (run.init(), 0)
+            if start == config.steps:
+                return state
+            metrics = folders.Metrics(workdir, start)
+            try:
+                return _loop(run, workdir, state, start, checkpoints, metrics, stop)
+            finally:
+                metrics.close()
 
 
 def _loop(run, workdir, state, start, checkpoints, metrics, stop):
     config = run.config
     # Compiled ahead, so that nothing can compile it twice: other shapes or shardings would be an error.
-    step_fn = jax.jit(run.step, donate_argnums=0).lower(run.like, run.batch_like).compile()
+    placed = sharding.whole(run.mesh)
+    step_fn = jax.jit(run.step, donate_argnums=0, out_shardings=(placed, placed)).lower(run.like, run.batch_like).compile()
     batches = data.batches(
         run.source,
         batch_size=config.batch_size,
@@ -72,9 +74,10 @@ def _loop(run, workdir, state, start, checkpoints, metrics, stop):
                 jax.block_until_ready(state)
             log.add(step + 1, found)
             bar.update()
-            last = step + 1 == config.steps or stop
-            evaluates = evaluate and ((step + 1) % config.eval_every == 0 or step + 1 == config.steps)
-            saves = last or (step + 1) % config.save_every == 0
+            stopping = bool(stop)  # read once: a signal may come at any moment, and what it stops must be saved
+            last = step + 1 == config.steps
+            evaluates = evaluate and (last or (step + 1) % config.eval_every == 0)
+            saves = stopping or last or (step + 1) % config.save_every == 0
             if evaluates or saves or (step + 1) % config.log_every == 0:
                 bar.set_postfix_str(log.flush())
             if evaluates:
@@ -83,7 +86,7 @@ def _loop(run, workdir, state, start, checkpoints, metrics, stop):
             if saves:
                 with log.paused():
                     checkpoints.save(step + 1, state)
-            if stop:
+            if stopping:
                 bar.write(f"stopped by {stop[0]} after step {step + 1}; saved. The same command goes on from here.")
                 break
     checkpoints.wait()
@@ -136,7 +139,7 @@ class _Log:
 def _evaluator(run, workdir):
     """`(state, step) -> measures` at each number of steps against held-out rows; also draws the samples."""
     config = run.config
-    held_out = data.arrays(data.load(config.data.name, split="test", data_dir=config.data.dir or None), limit=10_000)
+    held_out = data.arrays(run.held_out, limit=10_000)
     labels = evaluation.labels_like(held_out.get("label"), run.source.num_classes, config.eval_samples)
     measure = evaluation.judge(config, held_out["x"])
     sample = evaluation.make_sampler(run.net, run.source.shape, config.sampler)

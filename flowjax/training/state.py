@@ -70,9 +70,12 @@ def make_optimizer(config, steps):
     factory, kwargs = factories[config.name], dict(config.kwargs)
     known = [name for name in inspect.signature(factory).parameters if name != "learning_rate"]
     for name in kwargs:
-        checks.member(f"argument of optimizer {config.name!r}", name, known)
+        checks.member(f"argument of optimizer {config.name!r} (--config.optim.kwargs={{}} clears them)", name, known)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    return optax.chain(clip, factory(learning_rate=schedule, **kwargs)), schedule
+    try:
+        return optax.chain(clip, factory(learning_rate=schedule, **kwargs)), schedule
+    except (TypeError, ValueError) as error:
+        raise typing.InputError(f"optimizer {config.name!r} cannot be made with {kwargs}: {error}.") from error
 
 
 def _is_optimizer(name, factory):

@@ -25,8 +25,8 @@ def make_step(method, net, optimizer, mesh, key):
       key: of all draws; the step folds its number in.
 
     Returns:
-      `(state, batch) -> (state, metrics)` with metrics "loss" (weighted), "raw/TERM" (mean square of each term) and
-      "grad_norm" (before clipping).
+      `(state, batch) -> (state, metrics)` with metrics "loss" (weighted), "raw/TERM" (mean square of each term),
+      "grad_norm" (before clipping) and "param_norm" (after the step).
 
     Raises:
       InputError: if the method needs a network that the trainer cannot supply.
@@ -70,7 +70,7 @@ def make_step(method, net, optimizer, mesh, key):
             target=state.target if state.target is None else _average(state.target, params, method.needs["ema"]),
             averages={decay: _average(old, params, _warm(float(decay), state.step)) for decay, old in state.averages.items()},
         )
-        return new, metrics | {"grad_norm": optax.tree.norm(gradient)}
+        return new, metrics | {"grad_norm": optax.tree.norm(gradient), "param_norm": optax.tree.norm(params)}
 
     return step
 

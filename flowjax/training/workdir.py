@@ -1,6 +1,7 @@
 """The folder of a run: its config, its metrics, its pictures. Sampling and evaluation need nothing else."""
 
 import json
+import math
 import os
 import pathlib
 
@@ -9,7 +10,7 @@ import tensorboardX
 
 from flowjax import typing
 
-CONFIG, METRICS = "config.json", "metrics.jsonl"
+CONFIG, DATA, METRICS = "config.json", "data.json", "metrics.jsonl"
 
 
 def check(workdir, config):
@@ -29,12 +30,21 @@ def check(workdir, config):
         raise typing.InputError(f"--workdir={path} belongs to a run with another config ({fields}); give another folder.")
 
 
-def claim(workdir, config):
-    """Makes the folder and writes the config into it, once."""
+def claim(workdir, config, source):
+    """Makes the folder and writes into it, once, the config and what the network must know of the data.
+
+    Raises:
+      InputError: if the folder cannot be written.
+    """
     path = pathlib.Path(workdir)
-    path.mkdir(parents=True, exist_ok=True)
-    if not (path / CONFIG).exists():
-        write_text(path / CONFIG, json.dumps(json.loads(config.to_json()), indent=2) + "\n")
+    about = {"shape": source.shape, "num_classes": source.num_classes}
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not (path / CONFIG).exists():
+            write_text(path / DATA, json.dumps(about) + "\n")
+            write_text(path / CONFIG, json.dumps(json.loads(config.to_json()), indent=2) + "\n")
+    except OSError as error:
+        raise typing.InputError(f"--workdir={path} cannot be written: {error}.") from error
 
 
 def load_config(workdir):
@@ -45,6 +55,12 @@ def load_config(workdir):
     if not (path / CONFIG).exists():
         raise typing.InputError(f"--workdir={path} holds no {CONFIG}, so no run was started there; give the folder of a run.")
     return ml_collections.FrozenConfigDict(_read(path))
+
+
+def load_data_facts(workdir):
+    """(shape of a row, number of classes) of the data of a run, without the data."""
+    about = json.loads((pathlib.Path(workdir) / DATA).read_text())
+    return tuple(about["shape"]), about["num_classes"]
 
 
 def read_metrics(workdir):
@@ -82,11 +98,12 @@ class Metrics:
         self._events = tensorboardX.SummaryWriter(str(path), purge_step=step + 1)
 
     def write(self, step, values):
-        """Appends one line: `values` maps names to floats."""
-        values = {name: float(value) for name, value in values.items()}
+        """Appends one line: `values` maps names to floats; what is not finite becomes null."""
+        values = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+            if value is not None:
+                self._events.add_scalar(name, value, step)
 
     def close(self):
         """Flushes and closes both files."""
