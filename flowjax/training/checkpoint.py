@@ -106,7 +106,8 @@ class Checkpoints:
         # Read everything once, in this thread: orbax meets a damaged file in threads of its own, which print tracebacks.
         store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{self.path / str(step) / 'state'}/"}).result()
         for key in store.list().result():
-            store.read(key).result()
+            if not store.read(key).result().value:  # what a missing file reads as
+                raise ValueError("a file is missing")
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like._asdict()), meta=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=args)
         state = type(like)(**restored["state"])
