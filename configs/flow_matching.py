@@ -1,6 +1,13 @@
 """Flow matching: the anchor alone, sampled with Euler's method.
 
-TODO
+    python -m experiments.train --config=configs/flow_matching.py:digits --workdir=runs/fm_digits
+
+digits (default), 4,500 steps: @@FM_DIGITS@@
+checkerboard, 3,000 steps at batch 1,024: sliced W2 to held-out points 1.126 at one Euler step, 0.508 at two, 0.264 at four.
+test: 20 steps, seconds.
+
+Hardware: two CPU cores, shared with other work, so that durations are upper ends. We ran all of these; numbers of one seed.
+Constants: arXiv 2210.02747.
 """
 
 from configs import common

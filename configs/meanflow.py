@@ -1,6 +1,14 @@
-"""MeanFlow (arXiv 2505.13447).
+"""MeanFlow.
 
-TODO
+    python -m experiments.train --config=configs/meanflow.py:digits --workdir=runs/meanflow_digits
+
+digits (default), what `make demo` runs, 4,500 steps: @@MF_DIGITS@@
+checkerboard, 3,000 steps at batch 1,024, about a minute: sliced W2 to held-out points 0.086 at one step, 0.090 at two, 0.080 at
+four; flow matching at one Euler step 1.126, other real points 0.024.
+test: 20 steps, seconds.
+
+Hardware: two CPU cores. We ran all of these; numbers of one seed. Published constants: arXiv 2505.13447, the ImageNet-256
+configuration without guidance. Ours: the times and the power p on points, the diagonal share on digits.
 """
 
 from configs import common
