@@ -2,7 +2,7 @@
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from flowjax import typing
 from flowjax.training import NonFiniteError
@@ -10,6 +10,7 @@ from flowjax.training import NonFiniteError
 
 def run(main):
     """Runs `main()` as a script: mistakes of a person end in one sentence on stderr and status 2, without a traceback."""
+    flags.FLAGS.set_default("verbosity", logging.WARNING)
     app.run(lambda argv: _one_sentence(lambda: _no_arguments(argv) or main()), flags_parser=_parse)
 
 

@@ -35,7 +35,7 @@ def main():
     labels = evaluation.labels_like(np.arange(trained.num_classes), trained.num_classes, 100)
     sample = evaluation.make_sampler(trained.net, trained.shape, config.sampler)
     samples = {n: sample(trained.params, 0, labels, n) for n in config.eval_steps}
-    title = f"MeanFlow, {config.steps} steps of training; every column of samples starts from the same noise"
+    title = f"MeanFlow, {config.steps} steps of training; one, two and four steps start from the same noise"
     evaluation.draw_samples(path / "samples.png", samples, labels, trained.num_classes, real=real, title=title, per_class=8)
 
     # ------------------------------------------------------------------------------------------------------ curves

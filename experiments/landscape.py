@@ -15,7 +15,8 @@ import numpy as np
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import checks, data, methods, plots
+from flowjax import checks, data, methods, plots, typing
+from flowjax.data import points
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/landscape", "folder of the runs and of the tables")
 PRESET = flags.DEFINE_string("preset", "checkerboard", "preset of points: checkerboard, or test for a rehearsal")
@@ -37,6 +38,11 @@ def main():
         config.steps = TRAINING_STEPS.value or config.steps
         folders.check(path / name, config)
         configs[name] = config
+    first = next(iter(configs.values()), None)
+    if first is None or first.data.name not in points.DENSITIES:
+        raise typing.InputError(
+            f"--methods={','.join(METHODS.value)} --preset={PRESET.value}: expected at least one method and a preset of points."
+        )
 
     # ------------------------------------------------------------------------------------------------------ train
     for name, config in configs.items():
@@ -45,7 +51,6 @@ def main():
             return
 
     # ----------------------------------------------------------------------------------------------------- measure
-    first = next(iter(configs.values()))
     load = lambda split: data.arrays(data.load(first.data.name, split=split, data_dir=first.data.dir or None), limit=16_384)
     held_out, other = load("test")["x"], load("train")["x"]
     measure = evaluation.measures(held_out)
@@ -65,9 +70,9 @@ def main():
         pictures[f"{name}, 1 step\nsliced W2 {distances[1]['sliced_wasserstein']:.3f}"] = samples[1]
 
     # ------------------------------------------------------------------------------------------------------- write
-    baseline = next((row["sliced W2, 1 step"] for row in rows if row["method"] == "flow_matching"), float("nan"))
-    for row in rows:
-        row["1 step over flow matching's"] = row["sliced W2, 1 step"] / baseline
+    baseline = [row["sliced W2, 1 step"] for row in rows if row["method"] == "flow_matching"]
+    for row in rows if baseline else []:
+        row["1 step over flow matching's"] = row["sliced W2, 1 step"] / baseline[0]
     floor = measure(other, labels)["sliced_wasserstein"]
     about = (
         f"{first.data.name}, {first.steps} steps of training at batch {first.batch_size}, {len(held_out)} samples against as many"

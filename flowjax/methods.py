@@ -330,7 +330,7 @@ def _method(parts: list[tuple[typing.Term, Callable]], path, label_drop, needs: 
     parts = [(term, draw_times) for term, draw_times in parts if term.columns[0] < term.columns[1]]
     terms = tuple(term for term, _ in parts)
     path, needs = paths.named(path), dict(needs or {})
-    if not 0 <= label_drop <= 1:
+    if not isinstance(label_drop, (int, float)) or not 0 <= label_drop <= 1:
         raise typing.InputError(f"label_drop is {label_drop!r}; expected a share between 0 and 1.")
 
     def draw(key, batch, step):

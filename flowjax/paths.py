@@ -77,6 +77,6 @@ def independent(key, x0):
 
 def named(path):
     """A Path from its name in a config, or the Path itself; raises InputError for an unknown name."""
-    if isinstance(path, str):
+    if not isinstance(path, Path):
         checks.member("path", path, PATHS)
     return PATHS[path] if isinstance(path, str) else path

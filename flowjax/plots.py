@@ -119,7 +119,7 @@ def training_curves(
     distances: Sequence[str],
     title: str | None = None,
 ) -> None:
-    """Three panels against the step: raw errors (log scale), one-step distances, time of a step.
+    """Three panels against the step: raw errors and one-step distances (log scales), time of a step.
 
     Args:
       path: the PNG file.
@@ -134,8 +134,8 @@ def training_curves(
     if len(drawn):
         errors.set_yscale("log")
     errors.set_title("raw error", fontsize=11)
-    if len(_draw_curves(quality, records, distances)):
-        quality.set_ylim(bottom=0)
+    if len(_draw_curves(quality, records, distances, positive=True)):
+        quality.set_yscale("log")
     quality.set_title("distance to the data, one step", fontsize=11)
     times = _draw_curves(speed, records, ["step_ms"])
     speed.set_title("time of a step (ms)", fontsize=11)
@@ -223,7 +223,7 @@ def _check_blocks(blocks: Mapping[str, np.ndarray], row_names: Sequence[str] | N
         raise typing.InputError(f"image_grid: {len(row_names)} row names for {first[0]} rows.")
 
 
-def _mosaic(block: np.ndarray, scale: int, gap: int = 4) -> np.ndarray:
+def _mosaic(block: np.ndarray, scale: int, gap: int = 8) -> np.ndarray:
     """Images [rows, per_column, H, W, C] in [-1, 1] as one white-spaced RGB picture in [0, 1], pixels enlarged by `scale`."""
     bright = np.broadcast_to(np.clip((block + 1) / 2, 0, 1), (*block.shape[:4], 3))
     bright = np.where(np.isfinite(block).all(axis=-1, keepdims=True), bright, (1.0, 0.0, 1.0))

@@ -139,7 +139,10 @@ def sampler(spec, times=None):
       (True, True)
     """
     draw = spec if callable(spec) else _named(spec)
-    drawn = times and len(jax.tree.leaves(jax.eval_shape(lambda key: draw(key, 4), jax.random.key(0))))
+    try:
+        drawn = times and len(jax.tree.leaves(jax.eval_shape(lambda key: draw(key, 4), jax.random.key(0))))
+    except TypeError as error:
+        raise typing.InputError(f"time sampler {spec!r}: {str(error).splitlines()[0]}") from error
     if drawn != times:
         wanted = "one time" if times == 1 else "a pair (s, t)"
         raise typing.InputError(f"the time sampler {spec!r} draws {drawn} time(s) a row; expected {wanted}.")
