@@ -1,31 +1,34 @@
-"""The learned thing: a few hundred steps on points lower a real distance to the data at one step."""
+"""The learned thing: a few hundred steps on points far from the noise lower the one-step distance to them."""
 
 import importlib
 
 import jax
 import pytest
 
-from flowjax import data, evals
+from flowjax import data, evals, methods
 from flowjax.training import evaluation, experiment, sharding
 
 
-def one_step_distance(run, params, held_out):
-    sample = evaluation.make_sampler(run.net, run.source.shape, "flow_map")
-    labels = evaluation.labels_like(None, 0, len(held_out))
-    return evals.sliced_wasserstein(sample(params, 0, labels, 1), held_out)
+def far(points):
+    """Off-centre and stretched, so that noise itself is far away."""
+    return 2 * points + 3
 
 
-@pytest.mark.parametrize("name", ["meanflow", "imf", "tvm", "soflow"])
-def test_three_hundred_steps_halve_the_one_step_distance(name):
+@pytest.mark.parametrize("name", [name for name in methods.METHODS if name != "flow_matching"])
+def test_three_hundred_steps_lower_the_one_step_distance(name):
     config = importlib.import_module(f"configs.{name}").get_config("checkerboard")
-    config.steps, config.batch_size, config.data.name = 300, 256, "eight_gaussians"
-    config.model.width = 64
+    config.update({"steps": 300, "batch_size": 256, "eval_every": 0})
+    config.data.name, config.model.width, config.optim.learning_rate = "eight_gaussians", 64, 3e-3
     run = experiment.setup(config, devices=jax.devices()[:1])
-    held_out = data.arrays(data.load("eight_gaussians", split="test"), limit=2_000)["x"]
+    held_out = far(data.arrays(data.load("eight_gaussians", split="test"), limit=2_000)["x"])
+    sample = evaluation.make_sampler(run.net, run.source.shape)
+    labels = evaluation.labels_like(None, 0, len(held_out))
+    distance = lambda params: evals.sliced_wasserstein(sample(params, 0, labels, 1), held_out)
+
     state, step = run.init(), jax.jit(run.step, donate_argnums=0)
-    before = one_step_distance(run, state.params, held_out)
+    before = distance(state.params)
     batches = data.batches(run.source, batch_size=config.batch_size, seed=0)
     for _ in range(config.steps):
-        state, _ = step(state, sharding.global_batch(run.mesh, next(batches)))
-    after = one_step_distance(run, state.averages["0.999"], held_out)
-    assert after < 0.5 * before, (before, after)
+        state, _ = step(state, sharding.global_batch(run.mesh, {"x": far(next(batches)["x"])}))
+    after = distance(state.averages["0.999"])
+    assert after < 0.4 * before, (before, after)

@@ -57,10 +57,12 @@ def test_jvp_agrees_with_finite_differences(case):
     with jax.enable_x64(True):
         params, x = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, x))
         f = jax.jit(lambda x, s: net.clone(dtype=jnp.float64).apply(params, x, s, 0.3))
-        v, h = jax.random.normal(jax.random.key(3), x.shape, jnp.float64), 1e-4
+        v, h = jax.random.normal(jax.random.key(3), x.shape, jnp.float64), 3e-3
         _, exact = jax.jvp(f, (x, jnp.float64(0.8)), (v, jnp.float64(1.0)))
         central = (f(x + h * v, 0.8 + h) - f(x - h * v, 0.8 - h)) / (2 * h)
-        np.testing.assert_allclose(exact, central, rtol=1e-5, atol=1e-5)
+        half = (f(x + h / 2 * v, 0.8 + h / 2) - f(x - h / 2 * v, 0.8 - h / 2)) / h
+        # The tolerance is that of jax's attention, whose softmax is float32 whatever comes in.
+        np.testing.assert_allclose(exact, (4 * half - central) / 3, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", NETS)

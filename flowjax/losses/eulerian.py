@@ -122,5 +122,5 @@ def soflow(V, x, s, t, v, a):
     s, t, a = checks.times("soflow", x, s=s, t=t, a=a)
     v = checks.velocity("soflow", x, v)
     m = s + a * (t - s)
-    x_m = x + (m - s) * v
+    x_m = (x + (m - s) * v).astype(jnp.result_type(x))
     return typing.Pair(V(x, s, t), sg(a * v + (1 - a) * V(x_m, m, t)))

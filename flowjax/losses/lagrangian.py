@@ -45,5 +45,5 @@ def terminal_velocity(V, V_target, x, s, t, *, jvp=jax.jvp):
     """
     s, t = checks.times("terminal_velocity", x, s=s, t=t)
     V_st, dV_dt = jvp(lambda t: V(x, s, t), (t,), (jnp.ones_like(t),))
-    F = x + (t - s) * V_st
+    F = (x + (t - s) * V_st).astype(jnp.result_type(x))
     return typing.Pair(V_st + (t - s) * dV_dt, sg(V_target(sg(F), t, t)))
