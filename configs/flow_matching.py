@@ -2,7 +2,8 @@
 
     python -m experiments.train --config=configs/flow_matching.py:digits --workdir=runs/fm_digits
 
-digits (default), 4,500 steps: @@FM_DIGITS@@
+digits (default), 4,500 steps, 6 minutes: Frechet distance in pixels 5.4 at one Euler step, 2.1 at two, 0.82 at four; recall 0,
+0.04, 0.51: one Euler step lands on the mean of the class.
 checkerboard, 3,000 steps at batch 1,024: sliced W2 to held-out points 1.126 at one Euler step, 0.508 at two, 0.264 at four.
 test: 20 steps, seconds.
 
