@@ -57,8 +57,9 @@ def wait_until(process, condition, seconds=120):
         time.sleep(0.0005)
 
 
-def saving(folder):
-    return any("orbax-checkpoint-tmp" in name for name in os.listdir(folder)) if folder.is_dir() else False
+def half_saved(folder):
+    """Checkpoints that are being written, or were when the process died."""
+    return {name for name in os.listdir(folder) if "orbax-checkpoint-tmp" in name} if folder.is_dir() else set()
 
 
 def logged(folder):
@@ -70,20 +71,18 @@ def test_killed_three_times_a_run_ends_as_if_it_had_not_been(tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     output, code = finish("train", *SMALL, f"--workdir={undisturbed}")
     assert code == 0, output
-    half_saved = 0
-    for kill in range(3):
+    kills, hits = 0, 0
+    while kills < 3 or (not hits and kills < 6):  # the first at some step, the others during a save
         process = start("train", *SMALL, f"--workdir={killed}")
-        done = logged(killed)
-        if kill == 1:  # at some step
-            wait_until(process, lambda done=done: logged(killed) >= done + 4)
-        else:  # during a save, after some progress
-            wait_until(process, lambda done=done: logged(killed) >= done + 3)
-            wait_until(process, lambda: saving(killed / "checkpoints"))
+        done, old = logged(killed), half_saved(killed / "checkpoints")
+        wait_until(process, lambda done=done: logged(killed) >= done + 3)
+        if kills:
+            wait_until(process, lambda old=old: half_saved(killed / "checkpoints") - old)
         process.kill()
         process.communicate()
-        half_saved += saving(killed / "checkpoints")
+        kills, hits = kills + 1, hits + bool(half_saved(killed / "checkpoints") - old)
         assert logged(killed) < 80  # it was killed before its end
-    assert half_saved  # at least one kill hit a save
+    assert hits
     output, code = finish("train", *SMALL, f"--workdir={killed}")
     assert code == 0, output
     jax.tree.map(np.testing.assert_array_equal, parameters(undisturbed), parameters(killed))
