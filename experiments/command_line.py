@@ -10,7 +10,6 @@ from flowjax.training import NonFiniteError
 
 def run(main):
     """Runs `main()` as a script: mistakes of a person end in one sentence on stderr and status 2, without a traceback."""
-    flags.FLAGS.set_default("verbosity", logging.WARNING)
     app.run(lambda argv: _one_sentence(lambda: _no_arguments(argv) or main()), flags_parser=_parse)
 
 
@@ -28,6 +27,8 @@ def whole_numbers(name, values, low):
 def _parse(argv):
     def parse():
         rest = flags.FLAGS(argv)
+        if flags.FLAGS["verbosity"].using_default_value:
+            logging.set_verbosity(logging.WARNING)
         if "config" in flags.FLAGS:
             hasattr(flags.FLAGS.config, "keys")  # a config file that does not exist is only missed when it is read
         return rest

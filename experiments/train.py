@@ -18,7 +18,9 @@ def main():
     from flowjax import training
 
     state = training.train(CONFIG.value, WORKDIR.value)
-    print(f"{int(state.step)} of {CONFIG.value.steps} steps done; everything is in {WORKDIR.value}.")
+    done = int(state.step)
+    goes_on = "" if done == CONFIG.value.steps else " The same command goes on from there."
+    print(f"{done} of {CONFIG.value.steps} steps done; everything is in {WORKDIR.value}.{goes_on}")
 
 
 if __name__ == "__main__":

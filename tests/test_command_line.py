@@ -123,7 +123,7 @@ def test_evaluation_needs_the_workdir_alone(trained):
     output, code = finish("evaluate", f"--workdir={trained}", "--steps=1", "--num=100")
     assert code == 0, output
     lines = (trained / "evaluation.csv").read_text().splitlines()
-    assert lines[0].split(",")[:2] == ["what", "frechet_pixels"] and "agreement" in lines[0]
+    assert lines[0].split(",")[:3] == ["what", "rows", "frechet_pixels"] and "agreement" in lines[0]
     assert [line.split(",")[0] for line in lines[1:]] == ["1 step", '"real', "noise"]
     assert "| 1 step |" in output and "| 1 step |" in (trained / "evaluation.md").read_text()
 

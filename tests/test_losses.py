@@ -28,7 +28,7 @@ class Inputs(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A pair as called, as read in METHODS.md, and the tangents in theta that the method wants of V + theta phi.
+    """A pair as called, as read in the papers, and the tangents in theta that the method wants of V + theta phi.
 
     `read(V, W, d, i)` and `tangent(phi, d_phi, i)` get a partial derivative `d(name, tangent_x)` written below, not a jvp.
     """

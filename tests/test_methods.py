@@ -26,7 +26,7 @@ COLUMNS = {
     "soflow": {"anchor": (0, 3, 4), "eulerian": (3, 4, 4)},
 }
 NEEDS = {"tvm": {"ema": 0.99}}
-# The published constants, METHODS.md "Recipes"; "sum" and "mean" are over the data axes.
+# The published constants, the papers "Recipes"; "sum" and "mean" are over the data axes.
 PUBLISHED = {
     "flow_matching": {"times": ("uniform",)},
     "meanflow": {

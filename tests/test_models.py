@@ -135,7 +135,6 @@ def test_positions_are_distinct():
         ("dlt", {}, "did you mean dit"),
         ("dit", {"size": "XXL"}, "XL"),
         ("dit", {"widht": 3}, "did you mean width"),
-        ("dit", {"size": "B", "width": 100}, "leave out width"),
     ],
 )
 def test_bad_names(name, fields, said):

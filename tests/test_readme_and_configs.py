@@ -53,3 +53,8 @@ def test_every_preset_builds_its_training_step(name, preset):
     assert run.config.method.name == name
     for said in ("python -m experiments.train", "CPU", "minutes", "digits"):
         assert said in module.__doc__, said
+
+
+def test_no_placeholder_is_left():
+    for path in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "configs").glob("*.py"), *(ROOT / "docs").glob("*.md")]:
+        assert "@" + "@" not in path.read_text() and "TO" + "DO" not in path.read_text(), path

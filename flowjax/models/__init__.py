@@ -2,7 +2,7 @@
 
 import inspect
 
-from flowjax import checks, typing
+from flowjax import checks
 from flowjax.models.dit import DIT_SIZES, DiT
 from flowjax.models.mlp import MLP
 
@@ -28,11 +28,6 @@ def make(name, *, num_classes=0, **fields):
     checks.member("network", name, MODELS)
     if name == "dit" and (size := fields.pop("size", "")):
         checks.member("size of a DiT", size, DIT_SIZES)
-        for field in DIT_SIZES[size]:
-            if fields.get(field, defaults(name)[field]) not in (defaults(name)[field], DIT_SIZES[size][field]):
-                raise typing.InputError(
-                    f"a DiT of size {size!r} has {field} {DIT_SIZES[size][field]}; leave out {field}={fields[field]}."
-                )
         fields = {**fields, **DIT_SIZES[size]}
     for field in fields:
         checks.member(f"field of network {name!r}", field, defaults(name))

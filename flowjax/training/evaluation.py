@@ -159,9 +159,9 @@ def evaluate(workdir, steps, *, num=0, seed=0, average="", sampler=""):
     rows = []
     for n in steps:
         samples = sample(trained.params, seed, labels, n, progress=True)
-        rows.append({"what": f"{n} step{'s' if n > 1 else ''}", **measure(samples, labels)})
-    rows.append({"what": what, **measure(other["x"], other.get("label"))})
+        rows.append({"what": f"{n} step{'s' if n > 1 else ''}", "rows": len(samples), **measure(samples, labels)})
+    rows.append({"what": what, "rows": len(other["x"]), **measure(other["x"], other.get("label"))})
     noise = np.random.default_rng(seed).standard_normal((count, *trained.shape), np.float32)
-    rows.append({"what": "noise", **measure(noise, labels)})
+    rows.append({"what": "noise", "rows": count, **measure(noise, labels)})
     about = f"{config.method.name}, {trained.step} steps of training: {count} samples against {len(real['x'])} rows of {name}."
     return rows, about
