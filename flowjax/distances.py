@@ -3,10 +3,12 @@
 The first axis is the batch. Hyperparameters are keyword-only: `functools.partial(adaptive, reduce="sum", p=1.0)`.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-from flowjax import typing
+from flowjax import checks, typing
 
 sg = jax.lax.stop_gradient
 
@@ -111,6 +113,79 @@ def cauchy(prediction, target, *, log_variance=0.0, c=0.01):
     return jnp.log(jnp.exp(-log_variance) * e + c) + log_variance
 
 
+def likelihood(prediction, target, *, log_variance=0.0, reduce="mean"):
+    """Squared error under a (possibly learned) variance: the negative log-likelihood of a Gaussian residual.
+
+        exp(-lv) e + lv,   e = |prediction - target|^2
+
+    Learned, `lv` settles at log e, so that every pair of times weighs the same.
+
+    Args:
+      prediction: [B, ...].
+      target: the same shape.
+      log_variance: `lv`, a scalar or [B]; learned as a function of (s, t).
+      reduce: "mean" or "sum" over the data axes.
+
+    Returns:
+      errors [B], unbounded below.
+
+    Example:
+      >>> likelihood(jnp.ones((1, 4)), jnp.zeros((1, 4)), log_variance=0.0).tolist()
+      [1.0]
+
+    Reference: Boffi et al. 2025 (arXiv 2505.18825), the learned loss weight; Lu and Song 2024, sCM (arXiv 2410.11081), eq. 8.
+    """
+    return jnp.exp(-log_variance) * squared(prediction, target, reduce=reduce) + log_variance
+
+
+def normalised(prediction, target, *, reduce, c=0.1):
+    """Squared error over its own norm, so that the gradient is the residual at unit length.
+
+        |r|^2 / sg(|r| + c),   r = prediction - target;   its gradient along the prediction is 2 r / (|r| + c)
+
+    Args:
+      prediction: [B, ...].
+      target: the same shape.
+      reduce: which norm |r| is: "mean", the root of the mean square over the data axes (sCM, AYF), or "sum", the Euclidean one;
+        no default, because it decides what `c` means.
+      c: floor of the norm, in its units.
+
+    Returns:
+      errors [B].
+
+    Example:
+      >>> normalised(jnp.full((1, 4), 3.0), jnp.zeros((1, 4)), reduce="mean", c=1.5).tolist()
+      [2.0]
+
+    Reference: Lu and Song 2024, sCM (arXiv 2410.11081), tangent normalisation, c = 0.1; Sabour et al. 2025 (arXiv 2506.14603).
+    """
+    e = squared(prediction, target, reduce=reduce)
+    return e / sg(jnp.sqrt(e) + c)
+
+
+def features(prediction, target, *, phi: Callable, distance=l2):
+    """A distance between features: the perceptual distance of any network.
+
+        distance(phi(prediction), phi(target))
+
+    Args:
+      prediction: [B, ...].
+      target: the same shape.
+      phi: `[B, ...] -> [B, ...]`, frozen: a classifier's features, an encoder, LPIPS's scaled activations.
+      distance: how features are compared; `l2` makes phi = LPIPS's activations into LPIPS.
+
+    Returns:
+      errors [B].
+
+    Example:
+      >>> features(jnp.ones((2, 4)), jnp.zeros((2, 4)), phi=lambda x: 3 * x).tolist()
+      [9.0, 9.0]
+
+    Reference: Zhang et al. 2018, LPIPS (arXiv 1801.03924), as used by consistency models (arXiv 2303.01469) and PID.
+    """
+    return distance(phi(prediction), phi(target))
+
+
 def cosine(prediction, target, *, c=1e-8):
     """One minus the cosine between prediction and target over the last (channel) axis, averaged over the other axes.
 
@@ -133,3 +208,15 @@ def cosine(prediction, target, *, c=1e-8):
     norms = jnp.sqrt(jnp.sum(prediction**2, -1) + c) * jnp.sqrt(jnp.sum(target**2, -1) + c)
     similarity = jnp.sum(prediction * target, -1) / norms
     return 1 - similarity.reshape(similarity.shape[0], -1).mean(1)
+
+
+# What a config may name: those that need no further argument.
+DISTANCES = {"l2": l2, "huber": huber, "cosine": cosine}
+
+
+def named(distance):
+    """A distance from its name in a config, or the function `(prediction, target) -> errors [B]` itself."""
+    if callable(distance):
+        return distance
+    checks.member("distance", distance, DISTANCES)
+    return DISTANCES[distance]

@@ -82,6 +82,91 @@ def gap_first(gap_mean=-0.8, gap_std=1.0, mean=-0.4, std=1.0):
     return draw
 
 
+def sorted_sides(one, other):
+    """One time from each of two samplers, the larger as the source: s, t = max, min (Decoupled MeanFlow, arXiv 2510.24474)."""
+
+    def draw(key, n):
+        one_key, other_key = jax.random.split(key)
+        first, second = one(one_key, n), other(other_key, n)
+        return jnp.maximum(first, second), jnp.minimum(first, second)
+
+    return draw
+
+
+def gap_uniform(gap):
+    """The gap from a sampler first, then t uniform on [0, 1 - gap], s = t + gap (Align Your Flow, arXiv 2506.14603)."""
+
+    def draw(key, n):
+        gap_key, t_key = jax.random.split(key)
+        g = gap(gap_key, n)
+        t = jax.random.uniform(t_key, (n,), jnp.float32) * (1 - g)
+        return jnp.minimum(t + g, 1.0), t
+
+    return draw
+
+
+def dyadic(sections=128):
+    """Jumps of dyadic length on their own grid: d = 2^-k, s a multiple of d, t = s - d (Shortcut Models, arXiv 2410.12557).
+
+    `k` is uniform on 0 .. log2(sections) - 1, so that half a jump is at least 1 / sections.
+    """
+    if sections < 2 or sections & (sections - 1):
+        raise typing.InputError(f"dyadic: sections is {sections!r}; expected a power of two of at least 2.")
+
+    def draw(key, n):
+        k_key, s_key = jax.random.split(key)
+        count = 2 ** jax.random.randint(k_key, (n,), 0, sections.bit_length() - 1)
+        index = jnp.minimum(jnp.floor(jax.random.uniform(s_key, (n,), jnp.float32) * count) + 1, count)
+        return index / count, (index - 1) / count
+
+    return draw
+
+
+def uniform_square():
+    """Two independent uniform times, in both orders: for maps that run both ways (Flow Map Matching, arXiv 2406.07507)."""
+
+    def draw(key, n):
+        s, t = jax.random.uniform(key, (2, n), jnp.float32)
+        return s, t
+
+    return draw
+
+
+def karras(levels=40, sigma_min=0.002, sigma_max=80.0, rho=7.0):
+    """Source times on a Karras grid of `levels` noise levels, without the lowest one, uniformly.
+
+        sigma_i = (sigma_min^(1/rho) + i / (levels - 1) (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho,   s = sigma / (1 + sigma)
+
+    Reference: Karras et al. 2022 (arXiv 2206.00364), eq. 5; consistency models use rho = 7 (arXiv 2303.01469).
+    """
+
+    def draw(key, n):
+        return from_sigma(karras_sigma(jax.random.randint(key, (n,), 1, levels), levels, sigma_min, sigma_max, rho))
+
+    return draw
+
+
+def karras_sigma(index, levels, sigma_min=0.002, sigma_max=80.0, rho=7.0):
+    """Noise level number `index` (0 the lowest) of `levels`, both may be traced."""
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    return (low + index / (levels - 1) * (high - low)) ** rho
+
+
+def from_sigma(sigma):
+    """The time of a noise level of the EDM family: t = sigma / (1 + sigma), x = x_ve / (1 + sigma)."""
+    return sigma / (1 + sigma)
+
+
+def to_sigma(t):
+    """The noise level of a time: sigma = t / (1 - t)."""
+    return t / (1 - t)
+
+
+def fixed(value):
+    """The sampler that always draws `value`: fractions of one half, source times of one."""
+    return lambda key, n: jnp.full((n,), value, jnp.float32)
+
+
 def uniform_triangle():
     """Pairs uniform on the triangle 0 <= t <= s <= 1 (Boffi et al. 2025, arXiv 2505.18825)."""
     return sorted_pair(uniform())
@@ -107,6 +192,23 @@ def linear(start, end, total_steps):
     return lambda step: start + (end - start) * _progress(step, total_steps)
 
 
+def sigmoid(start, end, steepness=25.0, snap=0.005):
+    """From 1 before `start` to 0 after `end` along 1 - sigmoid, its slope set by `steepness`; within `snap` of 0 or 1 exactly so.
+
+    Example:
+      >>> [round(float(sigmoid(0, 100)(step)), 4) for step in (0, 50, 60, 100)]
+      [1.0, 0.5, 0.0759, 0.0]
+
+    Reference: Zhang et al. 2025, AlphaFlow (arXiv 2510.20771), the curriculum.
+    """
+
+    def schedule(step):
+        value = 1 - jax.nn.sigmoid(steepness * (jnp.asarray(step, jnp.float32) - (start + end) / 2) / (end - start))
+        return jnp.where(value < snap, 0.0, jnp.where(value > 1 - snap, 1.0, value))
+
+    return schedule
+
+
 def _progress(step, total_steps):
     return jnp.clip(jnp.asarray(step, jnp.float32) / total_steps, 0.0, 1.0)
 
@@ -119,6 +221,12 @@ SAMPLERS = {
     "two_sided": two_sided,
     "gap_first": gap_first,
     "uniform_triangle": uniform_triangle,
+    "uniform_square": uniform_square,
+    "sorted_sides": sorted_sides,
+    "gap_uniform": gap_uniform,
+    "dyadic": dyadic,
+    "karras": karras,
+    "fixed": fixed,
 }
 
 
