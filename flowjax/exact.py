@@ -244,3 +244,103 @@ def _velocity_along(F, v, x, s, t):
     u = s[None] + _nodes(x, (_SHORT_NODES + 1) / 2) * (t - s)[None]
     y = F(*jnp.broadcast_arrays(x[None], s[None], u))
     return jnp.sum(_nodes(x, _SHORT_WEIGHTS / 2) * v(y, u), axis=0)
+
+
+# Velocities of densities whose flow map is not known in closed form: exact teachers.
+
+
+def _column(t, x):
+    """Times with the axes of `x` and one more for the components, before the last."""
+    return jnp.broadcast_to(t, x.shape[:-1] + (1,))[..., None]
+
+
+def blobs(means, deviation):
+    """The marginal velocity of a mixture of equal isotropic Gaussians on the linear path.
+
+        v(x, t) = sum_i p_i(x) (c_i'(t) + (log d)'(t) (x - c_i(t))),   c_i = (1 - t) mean_i,  d^2 = (1 - t)^2 deviation^2 + t^2
+
+    Args:
+      means: [n, D].
+      deviation: standard deviation of each, in units of the data.
+
+    Returns:
+      `v(x, t)` for x [..., D] and times with x.ndim axes or none.
+
+    Example:
+      >>> blobs([[0.0, 0.0]], 1.0)(jnp.ones((1, 2)), 1.0)[0]
+      Array([1., 1.], dtype=float32)
+
+    Reference: Albergo, Boffi and Vanden-Eijnden 2023 (arXiv 2303.08797), section on Gaussian mixtures.
+    """
+    means = np.asarray(means, np.float64)
+
+    def v(x, t):
+        (t,) = checks.times("exact.blobs", x, t=t)
+        t = _column(t, x)
+        centre = jnp.asarray(means, t.dtype).reshape((1,) * (x.ndim - 1) + means.shape)
+        offset = x[..., None, :] - (1 - t) * centre
+        variance = (1 - t) ** 2 * deviation**2 + t**2
+        share = jax.nn.softmax(-jnp.sum(offset**2, -1, keepdims=True) / (2 * variance), axis=-2)
+        slope = (t - (1 - t) * deviation**2) / variance
+        return jnp.sum(share * (slope * offset - centre), axis=-2).astype(jnp.result_type(x))
+
+    return v
+
+
+def boxes(corners, side=1.0):
+    """The marginal velocity of a density that is uniform on equal boxes, on the linear path.
+
+        v(x, t) = (x - E[x0 | x]) / t = (E[eps | x] - x) / (1 - t)
+
+    On each axis of each box `eps = (x - (1 - t) x0) / t` is a truncated normal. Up to t = 1/2 the second form with its closed-form mean
+    is used, above it the first with eight-point Gauss-Legendre quadrature over the box, where the integrand is smooth: both are exact to
+    rounding there, and neither divides by a small number. Times are kept above 1e-4.
+
+    Args:
+      corners: lower corners of the boxes, [n, D].
+      side: length of an edge, in units of the data.
+
+    Returns:
+      `v(x, t)` for x [..., D] and times with x.ndim axes or none.
+
+    Example:
+      >>> boxes([[0.0, 0.0]])(jnp.full((1, 2), 0.5), 1.0)[0]  # at noise: x minus the mean of the data
+      Array([0., 0.], dtype=float32)
+
+    Reference: the moments of the truncated normal, e.g. Johnson, Kotz and Balakrishnan, Continuous Univariate Distributions, 10.1.
+    """
+    corners = np.asarray(corners, np.float64)
+
+    def v(x, t):
+        (t,) = checks.times("exact.boxes", x, t=t)
+        t = _column(jnp.maximum(t, 1e-4), x)
+        low = jnp.asarray(corners, t.dtype).reshape((1,) * (x.ndim - 1) + corners.shape)
+        point = x[..., None, :].astype(t.dtype)
+        log_early, eps = _truncated(point, jnp.minimum(t, 0.5), low, side)
+        log_late, x0 = _quadrature(point, jnp.maximum(t, 0.5), low, side)
+        share = jax.nn.softmax(jnp.sum(jnp.where(t <= 0.5, log_early, log_late), -1, keepdims=True), axis=-2)
+        early = (jnp.sum(share * eps, -2) - x) / (1 - jnp.minimum(t, 0.5)[..., 0])
+        late = (x - jnp.sum(share * x0, -2)) / jnp.maximum(t, 0.5)[..., 0]
+        return jnp.where(t[..., 0] <= 0.5, early, late).astype(jnp.result_type(x))
+
+    return v
+
+
+def _truncated(x, t, low, side):
+    """Log mass and mean of eps on one axis of a box, eps normal and truncated to where x0 is in the box."""
+    b, a = (x - (1 - t) * low) / t, (x - (1 - t) * (low + side)) / t  # eps is between a and b
+    flip = a + b > 0  # both ends to the left, where log_ndtr is accurate
+    a, b = jnp.where(flip, -b, a), jnp.where(flip, -a, b)
+    upper = special.log_ndtr(b)
+    log_mass = upper + jnp.log1p(-jnp.exp(jnp.minimum(special.log_ndtr(a) - upper, -1e-7)))
+    log_density = lambda z: -0.5 * z**2 - float(np.log(2 * np.pi)) / 2
+    mean = jnp.exp(log_density(a) - log_mass) - jnp.exp(log_density(b) - log_mass)
+    return log_mass, jnp.where(flip, -mean, mean)
+
+
+def _quadrature(x, t, low, side):
+    """Log mass (up to what all boxes share) and mean of x0 on one axis of a box, by quadrature over it."""
+    nodes = low[..., None] + side * jnp.asarray((_SHORT_NODES + 1) / 2, t.dtype).reshape((1,) * low.ndim + (-1,))
+    weights = jnp.asarray(np.log(_SHORT_WEIGHTS), t.dtype).reshape((1,) * low.ndim + (-1,))
+    logits = weights - 0.5 * ((x[..., None] - (1 - t[..., None]) * nodes) / t[..., None]) ** 2
+    return special.logsumexp(logits, axis=-1), jnp.sum(jax.nn.softmax(logits, axis=-1) * nodes, axis=-1)

@@ -1,7 +1,7 @@
 """Matmul FLOPs of a compiled program: the deterministic half of what a step costs.
 
 `Compiled.cost_analysis()` counts the body of a scan once; here dots are counted in the text of the compiled program and
-multiplied by the trip counts of the loops that hold them.
+multiplied by the trip counts of the loops that hold them. Of a conditional the dearest branch counts.
 """
 
 import math
@@ -33,7 +33,8 @@ def matmul(function, *args, **kwargs):
       1024
     """
     jitted = function if hasattr(function, "lower") else jax.jit(function)
-    return count(jitted.lower(*args, **kwargs).compile().as_text())
+    # Fewer optimisations of the machine code, which is not run; those of the graph are the same.
+    return count(jitted.lower(*args, **kwargs).compile({"xla_backend_optimization_level": 0}).as_text())
 
 
 def count(hlo):
@@ -60,7 +61,7 @@ def _computations(hlo):
         elif lines is not None and (instruction := _INSTRUCTION.match(line)):
             shapes[instruction[1]] = [int(d) for d in instruction[3].split(",") if d]
             lines.append((line, shapes))
-        elif lines is not None and " while(" in line:
+        elif lines is not None and (" while(" in line or " conditional(" in line):
             lines.append((line, shapes))
     return bodies, entry
 
@@ -87,6 +88,7 @@ def _called(line, total):
             raise ValueError(f"a loop with matmuls and an unknown trip count: {line.strip()[:200]}")
         return flops * int(trips[1]) if flops else 0
     called = re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", line)
-    branches = re.search(r"branch_computations=\{([^}]*)\}", line)
-    several = [max((total(name.strip().lstrip("%")) for name in branches[1].split(",")), default=0)] if branches else []
-    return sum(total(name) for name in called) + sum(several)
+    branches = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", line)
+    for several in re.findall(r"branch_computations=\{([^}]*)\}", line):
+        branches += [name.strip().lstrip("%") for name in several.split(",")]
+    return sum(total(name) for name in called) + max((total(name) for name in branches), default=0)

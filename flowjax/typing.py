@@ -37,11 +37,12 @@ class Point(NamedTuple):
     """The rows of one term of a recipe; every leaf starts with the row axis, unused fields are None.
 
     Attributes:
-      x: the data on the path at the source time, [rows, ...].
+      x: the data on the path at the source time, or noise, [rows, ...].
       s: source times in [0, 1], [rows, 1, ..., 1].
       t: target times in [0, 1], [rows, 1, ..., 1].
       v: velocity at (x, s), the shape of `x`.
-      a: fraction of the way from `s` to `t` at which the middle time stands, in [0, 1], [rows, 1, ..., 1].
+      a: fraction of the way from `s` to `t` at which the middle time stands, or a recipe's scheduled factor (a warm-up), in
+        [0, 1], [rows, 1, ..., 1].
       x0: the clean data, the shape of `x`.
       eps: the noise, the shape of `x`.
       cond: a dict of [rows] arrays for the network (label, guidance, ...).
@@ -80,8 +81,9 @@ class Term(NamedTuple):
 
     Attributes:
       name: key of the term in the draw and in the metrics.
-      pair: `(nets, point) -> Pair`, or `-> errors [rows]`, which are then used as they are (no distance).
-      distance: `(prediction, target) -> errors [rows]`.
+      pair: `(nets, point) -> Pair`; or `-> (Pair, arguments)` with a dict of arguments for the distance, such as a learned
+        log-variance; or `-> errors [rows]`, which are then used as they are (no distance).
+      distance: `(prediction, target, **arguments) -> errors [rows]`.
       weight: a float, or `point -> [rows]`.
       columns: `(lo, hi, n)`: the term owns the columns `lo:hi` of `rows.reshape(-1, n)`.
     """

@@ -6,7 +6,7 @@ images: epochs, permutations, restarts.
 
 import numpy as np
 
-from flowjax import typing
+from flowjax import exact, typing
 from flowjax.data import pipeline
 
 SPLITS = {"train": 2**18, "test": 2**14}
@@ -52,6 +52,15 @@ def pinwheel(rng: np.random.Generator, n: int) -> np.ndarray:
     y = blade[:, 0] * np.sin(angle) + blade[:, 1] * np.cos(angle)
     return (1.35 * np.stack([x, y], axis=1)).astype(np.float32)
 
+
+_EIGHT = np.arange(8) * (np.pi / 4)
+_SQUARES = [(column, row) for column in range(-2, 2) for row in range(-2, 2) if (column + row) % 2 == 0]
+
+# The marginal velocities `v(x, t)` that are known in closed form: exact teachers.
+VELOCITIES = {
+    "checkerboard": exact.boxes(_SQUARES),
+    "eight_gaussians": exact.blobs(1.4 * np.stack([np.cos(_EIGHT), np.sin(_EIGHT)], axis=1), 0.1),
+}
 
 DENSITIES = {f.__name__: f for f in (checkerboard, eight_gaussians, two_moons, spirals, pinwheel)}
 

@@ -23,6 +23,12 @@ def fourier(t, features, max_period):
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
+def harmonics(t, count):
+    """A time as itself and as sines and cosines of pi t, 2 pi t, ...: [B] -> [B, 1 + 2 count]."""
+    angles = jnp.pi * t[:, None] * jnp.arange(1, count + 1, dtype=t.dtype)[None]
+    return jnp.concatenate([t[:, None], jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
 class TimeEmbedding(nn.Module):
     """A time (or a guidance scale) [B] -> [B, width] by sines, cosines and a two-layer MLP.
 

@@ -27,7 +27,8 @@ class MLP(nn.Module):
     def __call__(self, x, s, t, cond=None):
         """x [B, D], times scalar or [B, 1] in [0, 1], cond {"label": [B]} or None -> V [B, D] in the dtype of x."""
         s, t = embeddings.flatten_times(s, x), embeddings.flatten_times(t, x)
-        h = jnp.concatenate([x.astype(self.dtype), self._times(s), self._times(s - t)], axis=-1)
+        times = [embeddings.harmonics(time, self.harmonics).astype(self.dtype) for time in (s, s - t)]
+        h = jnp.concatenate([x.astype(self.dtype), *times], axis=-1)
         h = nn.Dense(self.width, dtype=self.dtype)(h)
         if self.num_classes:
             label = (cond or {}).get("label")
@@ -35,7 +36,3 @@ class MLP(nn.Module):
         for _ in range(self.depth - 1):
             h = nn.Dense(self.width, dtype=self.dtype)(nn.gelu(h))
         return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype)(nn.gelu(h)).astype(x.dtype)
-
-    def _times(self, t):
-        angles = jnp.pi * t[:, None] * jnp.arange(1, self.harmonics + 1, dtype=t.dtype)[None]
-        return jnp.concatenate([t[:, None], jnp.sin(angles), jnp.cos(angles)], axis=-1).astype(self.dtype)

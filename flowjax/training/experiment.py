@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax import checks, data, methods, models, samplers, typing
-from flowjax.training import checkpoint, sharding, state, step, workdir as folders
+from flowjax.training import checkpoint, networks, sharding, state, step, workdir as folders
 
 
 class Experiment(NamedTuple):
@@ -18,12 +18,13 @@ class Experiment(NamedTuple):
       source: training rows.
       held_out: rows for the evaluations during training; None if there are none.
       method: a flowjax.typing.Method.
-      net: a linen network.
+      networks: the modules of the method, and the weights that are not trained.
       mesh: the devices.
       init: `() -> State`, jitted, placed on the mesh.
       like: the state as ShapeDtypeStructs with shardings, for restoring and compiling.
       batch_like: a global batch likewise.
-      step: the pure training step.
+      step: the pure training step, `(state, batch, fixed)`.
+      fixed: the teacher's weights on the mesh, for the step; () if there are none.
       schedule: step -> learning rate.
     """
 
@@ -31,13 +32,19 @@ class Experiment(NamedTuple):
     source: data.Source
     held_out: data.Source | None
     method: typing.Method
-    net: Any
+    networks: networks.Networks
     mesh: jax.sharding.Mesh
     init: Any
     like: state.State
     batch_like: dict
     step: Any
+    fixed: Any
     schedule: Any
+
+    @property
+    def net(self):
+        """The linen network of the average velocity."""
+        return self.networks.trained["V"]
 
 
 def setup(config, devices=None):
@@ -59,36 +66,54 @@ def setup(config, devices=None):
     source = load_split("train")
     held_out = load_split("test") if config.eval_every else None
     data.check(source, batch_size=config.batch_size, seed=config.seed, flip=config.data.flip)
-    net, optimizer, schedule, init = _parts(config, method, source.shape, source.num_classes)
+    net = _network(config, source.num_classes)
+    load_teacher = lambda folder: _teacher(folder, config.data.name, source.shape, source.num_classes)
+    modules = networks.make(method, net, config.teacher, config.data.name, load_teacher)
+    optimizer, schedule, init = _optimized(config, method, modules, source.shape)
 
-    pure_step = step.make_step(method, net, optimizer, mesh, jax.random.split(jax.random.key(config.seed))[1])
+    pure_step = step.make_step(method, modules, optimizer, mesh, jax.random.split(jax.random.key(config.seed))[1])
     batch = {"x": jax.ShapeDtypeStruct((config.batch_size, *source.shape), jnp.float32)}
     if source.num_classes:
         batch["label"] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
     batch = _like(batch, sharding.rows(mesh))
     like = _like(_traced(config, init), sharding.whole(mesh))
-    _traced(config, pure_step, like, batch)
+    _traced(config, pure_step, like, batch, modules.fixed)
     _traced(config, checkpoint.fingerprint, like)
     placed = jax.jit(init, out_shardings=sharding.whole(mesh))
-    return Experiment(config, source, held_out, method, net, mesh, placed, like, batch, pure_step, schedule)
+    fixed = jax.device_put(modules.fixed, sharding.whole(mesh))
+    return Experiment(config, source, held_out, method, modules, mesh, placed, like, batch, pure_step, fixed, schedule)
 
 
-def _parts(config, method, shape, num_classes):
-    """(network, optimizer, schedule, init): what the shape of the state depends on."""
-    net = models.make(num_classes=num_classes, **_plain(config.model))
+def _network(config, num_classes):
+    return models.make(num_classes=num_classes, **_plain(config.model))
+
+
+def _optimized(config, method, modules, shape):
+    """(optimizer, schedule, init): what the shape of the state depends on."""
     optimizer, schedule = state.make_optimizer(config.optim, config.steps)
     key, decays = jax.random.split(jax.random.key(config.seed))[0], [str(decay) for decay in config.ema]
 
     def init():
-        return state.init(key, net, shape, optimizer, has_target="ema" in method.needs, decays=decays)
+        return state.init(key, modules.trained, shape, optimizer, has_target="ema" in method.needs, decays=decays)
 
-    return net, optimizer, schedule, init
+    return optimizer, schedule, init
+
+
+def _teacher(folder, data_name, shape, num_classes):
+    """The trained run in a folder, as a teacher of other data facts; raises InputError if it learned other data."""
+    run = load(folder, flag="--config.teacher")
+    if run.shape != tuple(shape) or run.num_classes != num_classes:
+        raise typing.InputError(
+            f"--config.teacher={folder} was trained on rows of shape {run.shape} with {run.num_classes} classes; {data_name} has"
+            f" {tuple(shape)} with {num_classes}. A teacher must know the student's data."
+        )
+    return run
 
 
 def weights(state_, average):
     """The weights to sample with: an evaluation average by its decay, or "none" for the raw ones; raises InputError."""
     if average in (None, "", "none"):
-        return state_.params
+        return state_.params["V"]
     if str(average) not in state_.averages:
         raise typing.InputError(f"no average with decay {average}; the run has {', '.join(state_.averages)} and none.")
     return state_.averages[str(average)]
@@ -110,24 +135,26 @@ class Trained(NamedTuple):
     step: int
 
 
-def load(workdir, average=""):
+def load(workdir, average="", flag="--workdir"):
     """The network of the newest readable checkpoint of a run; needs neither the data nor the devices of the training.
 
     Args:
       workdir: the folder of a run.
       average: decay of the average to sample with, "none" for the raw weights, "" for the run's first average.
+      flag: what the folder was given as, for the errors.
 
     Raises:
       InputError: if the folder holds no run, no readable checkpoint or no such average.
     """
-    config = folders.load_config(workdir)
+    config = folders.load_config(workdir, flag)
     shape, num_classes = folders.load_data_facts(workdir)
-    net, _, _, init = _parts(config, methods.make(**_plain(config.method)), shape, num_classes)
+    method, net = methods.make(**_plain(config.method)), _network(config, num_classes)
+    _, _, init = _optimized(config, method, networks.Networks(networks.trained(method, net)), shape)
     like = _like(jax.eval_shape(init), sharding.whole(sharding.data_mesh(jax.devices()[:1])))
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         found = checkpoints.restore(like)
     if found is None:
-        raise typing.InputError(f"--workdir={workdir} holds no checkpoint yet; train until the first is saved.")
+        raise typing.InputError(f"{flag}={workdir} holds no checkpoint yet; train until the first is saved.")
     return Trained(config, shape, num_classes, net, weights(found[0], average or default_average(config)), found[1])
 
 

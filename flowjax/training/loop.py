@@ -52,7 +52,8 @@ def _loop(run, workdir, state, start, checkpoints, metrics, stop):
     config = run.config
     # Compiled ahead, so that nothing can compile it twice: other shapes or shardings would be an error.
     placed = sharding.whole(run.mesh)
-    step_fn = jax.jit(run.step, donate_argnums=0, out_shardings=(placed, placed)).lower(run.like, run.batch_like).compile()
+    jitted = jax.jit(run.step, donate_argnums=0, out_shardings=(placed, placed))
+    step_fn = jitted.lower(run.like, run.batch_like, run.fixed).compile()
     batches = data.batches(
         run.source,
         batch_size=config.batch_size,
@@ -69,7 +70,7 @@ def _loop(run, workdir, state, start, checkpoints, metrics, stop):
 
     with tqdm.tqdm(total=config.steps, initial=start, desc=config.method.name, unit="step", smoothing=0.05) as bar:
         for step in range(start, config.steps):
-            state, found = step_fn(state, sharding.global_batch(run.mesh, next(batches)))
+            state, found = step_fn(state, sharding.global_batch(run.mesh, next(batches)), run.fixed)
             if block:
                 jax.block_until_ready(state)
             log.add(step + 1, found)

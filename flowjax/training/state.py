@@ -15,10 +15,10 @@ class State(NamedTuple):
 
     Attributes:
       step: steps done, int32.
-      params: of the network.
+      params: of the trained networks, {"V": ..., "velocity": ..., "log_variance": ...} as far as the method has them.
       opt_state: of the optimizer.
-      target: average of the weights with the method's own decay; None if the method needs none.
-      averages: {decay: averaged weights} for evaluation.
+      target: average of V's weights with the method's own decay; None if the method needs none.
+      averages: {decay: averaged weights of V} for evaluation.
     """
 
     step: jax.Array
@@ -28,19 +28,24 @@ class State(NamedTuple):
     averages: dict[str, Any]
 
 
-def init(key, net, shape, optimizer, *, has_target, decays):
+def init(key, trained, shape, optimizer, *, has_target, decays):
     """The state at step 0, a pure function of the key; all averages start at the initial weights.
 
     Args:
       key: of the initial weights.
-      net: a network, `net.init(key, x, s, t, cond)`.
+      trained: the trained modules by name, as flowjax.training.networks.Networks has them.
       shape: of one row of data.
       optimizer: an optax transformation.
       has_target: whether the method needs a target network.
       decays: names of the evaluation averages.
     """
-    params = net.init(key, jnp.zeros((1, *shape)), 1.0, 0.0, {})["params"]
-    copy = lambda: jax.tree.map(jnp.copy, params)
+    params = {}
+    for name, module in trained.items():
+        inputs = (1.0, 0.0) if name == "log_variance" else (jnp.zeros((1, *shape)), 1.0, 0.0, {})
+        # V has the key itself, so that its weights do not depend on what else is trained.
+        own_key = key if name == "V" else jax.random.fold_in(key, list(trained).index(name))
+        params[name] = module.init(own_key, *inputs)["params"]
+    copy = lambda: jax.tree.map(jnp.copy, params["V"])
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,

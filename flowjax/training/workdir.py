@@ -47,13 +47,13 @@ def claim(workdir, config, source):
         raise typing.InputError(f"--workdir={path} cannot be written: {error}.") from error
 
 
-def load_config(workdir):
-    """The config of a run; raises InputError if the folder holds none."""
+def load_config(workdir, flag="--workdir"):
+    """The config of a run; raises InputError, naming the flag that the folder was given as, if it holds none."""
     path = pathlib.Path(workdir)
     if not path.is_dir():
-        raise typing.InputError(f"--workdir={path} does not exist; train first: python -m experiments.train --workdir={path}.")
+        raise typing.InputError(f"{flag}={path} does not exist; train first: python -m experiments.train --workdir={path}.")
     if not (path / CONFIG).exists():
-        raise typing.InputError(f"--workdir={path} holds no {CONFIG}, so no run was started there; give the folder of a run.")
+        raise typing.InputError(f"{flag}={path} holds no {CONFIG}, so no run was started there; give the folder of a run.")
     return ml_collections.FrozenConfigDict(_read(path))
 
 

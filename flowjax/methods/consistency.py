@@ -1,0 +1,349 @@
+"""Recipes of the Eulerian rule with the target held at the data, or compared there: consistency models.
+
+Noise levels of the EDM family are times here: s = sigma / (1 + sigma).
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from flowjax import derivatives, distances, losses, times, typing
+from flowjax.methods import recipe
+
+
+def _neighbours(levels_of, index_of, sigma_min, sigma_max, rho):
+    """Times of a level of a Karras grid and `a` of the level below; the lowest level's neighbour is the data itself, a = 1.
+
+    F(x, 0, 0) = x holds by construction and anchors the chain there, where the papers stop at sigma_min.
+    """
+
+    def draw(key, n, step):
+        levels = levels_of(step)
+        index = index_of(key, n, levels)
+        at = lambda i: times.from_sigma(times.karras_sigma(i, levels, sigma_min, sigma_max, rho))
+        s, m = at(index), jnp.where(index > 0, at(index - 1), 0.0)
+        return {"s": s, "t": jnp.zeros_like(s), "a": (s - m) / s}
+
+    return draw
+
+
+def _uniform_index(key, n, levels):
+    return jax.random.randint(key, (n,), 0, levels)
+
+
+def _sigma_gap(point):
+    """Difference of the noise levels of a point and its neighbour, [rows]."""
+    m = point.s * (1 - point.a)
+    return (times.to_sigma(point.s) - times.to_sigma(m)).reshape(-1)
+
+
+def ct(
+    *,
+    total_steps=None,
+    first_levels=2,
+    last_levels=150,
+    sigma_min=0.002,
+    sigma_max=80.0,
+    rho=7.0,
+    distance="l2",
+    path="linear",
+    label_drop=0.1,
+):
+    """Consistency training on a Karras grid whose number of levels N grows with the square root of the step.
+
+        N(k) = ceil(sqrt(k / K ((s1 + 1)^2 - s0^2) + s0^2) - 1) + 1
+
+    The target has the current weights. The paper averages them with a decay that follows N(k); iCT shows why that cannot be right.
+
+    Args:
+      total_steps: K, the length of the training; required.
+      first_levels: s0, 2 as published.
+      last_levels: s1, 150 as published.
+      sigma_min: lowest noise level, 0.002 as published.
+      sigma_max: highest, 80 as published.
+      rho: spacing of the grid, 7 as published.
+      distance: "l2", "huber", "cosine", or a function; LPIPS in the paper: functools.partial(distances.features, phi=...).
+      path: name of a path or a flowjax.paths.Path; neighbours are on one line on the linear path alone.
+      label_drop: share of labels replaced by the null label, an independent draw.
+
+    Reference: Song et al. 2023 (arXiv 2303.01469), Table 3 and appendix C.
+    """
+    steps = recipe.length("ct", f"the grid grows from {first_levels} to {last_levels} levels", total_steps)
+
+    def levels_of(step):
+        share = jnp.clip(jnp.asarray(step, jnp.float32) / steps, 0, 1)
+        return jnp.ceil(jnp.sqrt(share * ((last_levels + 1) ** 2 - first_levels**2) + first_levels**2) - 1).astype(int) + 1
+
+    draw = _neighbours(levels_of, _uniform_index, sigma_min, sigma_max, rho)
+    eulerian = typing.Term("eulerian", _training_pair, distances.named(distance))
+    return recipe.method([(eulerian, recipe.on_path(path, draw))], label_drop=label_drop)
+
+
+def _training_pair(nets, point):
+    return losses.consistency_training(recipe.bind(nets.V, point), point.x, point.s, point.t, point.v, point.a)
+
+
+def ict(
+    *,
+    total_steps=None,
+    first_levels=10,
+    last_levels=1280,
+    mean=-1.1,
+    std=2.0,
+    sigma_min=0.002,
+    sigma_max=80.0,
+    rho=7.0,
+    c=None,
+    path="linear",
+    label_drop=0.1,
+):
+    """Improved consistency training: levels double in stages, noise levels are log-normal, pseudo-Huber distance.
+
+        N(k) = min(s0 2^floor(k / K'), s1) + 1,  K' = floor(K / (log2(s1 / s0) + 1));  weight 1 / (sigma_i+1 - sigma_i)
+
+    Args:
+      total_steps: K, the length of the training; required.
+      first_levels: s0, 10 as published.
+      last_levels: s1, 1280 as published.
+      mean: of the logarithm of the noise level, -1.1 as published.
+      std: its deviation, 2 as published.
+      sigma_min: lowest noise level, 0.002 as published.
+      sigma_max: highest, 80 as published.
+      rho: spacing of the grid, 7 as published.
+      c: of the pseudo-Huber distance; None: 0.00054 sqrt(D) as published.
+      path: name of a path or a flowjax.paths.Path; neighbours are on one line on the linear path alone.
+      label_drop: share of labels replaced by the null label, an independent draw.
+
+    Reference: Song and Dhariwal 2023 (arXiv 2310.14189), Table 1.
+    """
+    steps = recipe.length("ict", f"the grid doubles from {first_levels} to {last_levels} levels", total_steps)
+    stage_length = max(1, int(steps / (math.log2(last_levels / first_levels) + 1)))
+
+    def levels_of(step):
+        stage = jnp.asarray(step, jnp.int32) // stage_length
+        return jnp.minimum(first_levels * 2.0**stage, last_levels).astype(int) + 1
+
+    def index_of(key, n, levels):
+        # The published weights of the levels are the mass that the log-normal has between neighbours.
+        z = (jnp.log(jnp.array([sigma_min, sigma_max])) - mean) / std
+        sigma = jnp.exp(mean + std * jax.random.truncated_normal(key, z[0], z[1], (n,)))
+        low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+        below = jnp.floor((sigma ** (1 / rho) - low) / (high - low) * (levels - 1)).astype(int)
+        return jnp.clip(below + 1, 1, levels - 1)
+
+    draw = _neighbours(levels_of, index_of, sigma_min, sigma_max, rho)
+    distance = functools.partial(distances.huber, c=c)
+    eulerian = typing.Term("eulerian", _training_pair, distance, weight=lambda point: 1 / _sigma_gap(point))
+    return recipe.method([(eulerian, recipe.on_path(path, draw))], label_drop=label_drop)
+
+
+def ect(
+    *,
+    total_steps=None,
+    times=("logit_normal", -1.1, 2.0),
+    q=2.0,
+    k=8.0,
+    stages=8,
+    c=1e-8,
+    path="linear",
+    label_drop=0.1,
+):
+    """Easy Consistency Tuning: neighbours move together in stages, from denoising (the first stage) to consistency.
+
+        sigma_m / sigma = max(0, 1 - q^-(stage + 1) (1 + k sigmoid(-sigma))),   weight 1 / (sigma - sigma_m)
+
+    The paper starts from a diffusion model.
+
+    Args:
+      total_steps: length of the training, which is divided evenly among the stages; required.
+      times: sampler of s; noise level log-normal(-1.1, 2), which is logit-normal in our time.
+      q: base of the approach, 2 as published.
+      k: how much closer neighbours are at high noise, 8 as published.
+      stages: number of stages, from the paper as remembered.
+      c: of the distance sqrt(e + c^2) - c; 0 as published, here as small as float32 allows, for a finite gradient at e = 0.
+      path: name of a path or a flowjax.paths.Path; neighbours are on one line on the linear path alone.
+      label_drop: share of labels replaced by the null label, an independent draw.
+
+    Reference: Geng et al. 2024 (arXiv 2406.14548), the continuous-time schedule and appendix.
+    """
+    steps = recipe.length("ect", f"neighbours approach each other in {stages} stages", total_steps)
+    sampler = recipe.diagonal_times(times)
+
+    def draw(key, n, step):
+        s = jnp.minimum(sampler(key, n, step)["s"], 1 - 1e-4)  # sigma stays finite
+        sigma = s / (1 - s)
+        stage = jnp.minimum(jnp.asarray(step, jnp.float32) * stages // steps, stages - 1)
+        ratio = jnp.maximum(0.0, 1 - q ** -(stage + 1) * (1 + k * jax.nn.sigmoid(-sigma)))
+        m = ratio * sigma / (1 + ratio * sigma)
+        return {"s": s, "t": jnp.zeros_like(s), "a": (s - m) / s}
+
+    distance = functools.partial(distances.huber, c=c)
+    eulerian = typing.Term("eulerian", _training_pair, distance, weight=lambda point: 1 / _sigma_gap(point))
+    return recipe.method([(eulerian, recipe.on_path(path, draw))], label_drop=label_drop)
+
+
+def cd(
+    *,
+    total_steps=None,
+    levels=40,
+    ema=0.95,
+    solver="heun",
+    sigma_min=0.002,
+    sigma_max=80.0,
+    rho=7.0,
+    distance="l2",
+    path="linear",
+    label_drop=0.1,
+):
+    """Consistency distillation on a Karras grid, one step of the teacher from a level to the one below.
+
+    Args:
+      total_steps: unused.
+      levels: of the grid, 40 as published for ImageNet 64 x 64.
+      ema: decay of the target network's weights, a step; 0.95 as published.
+      solver: "heun" as published, or "euler".
+      sigma_min: lowest noise level, 0.002 as published.
+      sigma_max: highest, 80 as published.
+      rho: spacing of the grid, 7 as published.
+      distance: "l2", "huber", "cosine", or a function; LPIPS in the paper: functools.partial(distances.features, phi=...).
+      path: name of a path or a flowjax.paths.Path.
+      label_drop: share of labels replaced by the null label, an independent draw.
+
+    Reference: Song et al. 2023 (arXiv 2303.01469), Table 3.
+    """
+    del total_steps
+
+    def pair(nets, point):
+        V, V_target = recipe.bind(nets.V, point), recipe.bind(nets.ema, point)
+        m = point.s * (1 - point.a)
+        v = recipe.teacher_step(recipe.bind_velocity(nets.teacher, point), point.x, point.s, m, solver)
+        return losses.consistency_distillation(V, V_target, point.x, point.s, point.t, v, point.a)
+
+    draw = _neighbours(lambda step: levels, _uniform_index, sigma_min, sigma_max, rho)
+    eulerian = typing.Term("eulerian", pair, distances.named(distance))
+    parts = [(eulerian, recipe.on_path(path, draw))]
+    return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}, "ema": ema})
+
+
+def ctm(
+    *,
+    total_steps=None,
+    levels=18,
+    teacher_steps=17,
+    solver="heun",
+    ema=0.999,
+    sigma_min=0.002,
+    sigma_max=80.0,
+    rho=7.0,
+    distance="l2",
+    path="linear",
+    label_drop=0.1,
+):
+    """Consistency Trajectory Models, the consistency term: source, target and the end of the teacher's steps on a Karras grid.
+
+    The number of the teacher's steps is drawn with probability proportional to it, among those that fit between source and target.
+    Every row runs the largest number, the steps that it does not need having no length. Without the denoising and adversarial terms.
+
+    Args:
+      total_steps: unused.
+      levels: of the grid, 18 as published; the data is one more level below.
+      teacher_steps: most steps of the teacher, 17 as published.
+      solver: "heun" as published, or "euler".
+      ema: decay of the weights of the last jump, 0.999 as published.
+      sigma_min: lowest noise level, 0.002 as published.
+      sigma_max: highest, 80 as published.
+      rho: spacing of the grid, 7 as published.
+      distance: "l2", "huber", "cosine", or a function; LPIPS in the paper: functools.partial(distances.features, phi=...).
+      path: name of a path or a flowjax.paths.Path.
+      label_drop: share of labels replaced by the null label, an independent draw.
+
+    Reference: Kim et al. 2023 (arXiv 2310.02279), Algorithm 1 and appendix; the weighting of the steps from its code.
+    """
+    del total_steps
+    grid = times.from_sigma(times.karras_sigma(jnp.arange(levels), levels, sigma_min, sigma_max, rho))
+    grid = jnp.concatenate([jnp.zeros(1), grid])
+
+    def draw(key, n, step):
+        source_key, target_key, steps_key = jax.random.split(key, 3)
+        source = jax.random.randint(source_key, (n,), 1, levels + 1)
+        target = jax.random.randint(target_key, (n,), 0, source)
+        most = jnp.minimum(source - target, teacher_steps)
+        # P(count <= k) = k (k + 1) / (most (most + 1))
+        u = jax.random.uniform(steps_key, (n,))
+        count = jnp.ceil((jnp.sqrt(1 + 4 * u * most * (most + 1)) - 1) / 2).astype(int)
+        s, t, m = grid[source], grid[target], grid[source - jnp.clip(count, 1, most)]
+        return {"s": s, "t": t, "a": (s - m) / (s - t)}
+
+    def pair(nets, point):
+        V, V_frozen, s, t = recipe.bind(nets.V, point), recipe.bind(nets.ema, point), point.s, point.t
+        m = s + point.a * (t - s)
+        x_m = _solve(recipe.bind_velocity(nets.teacher, point), point.x, s, m, grid, teacher_steps, solver)
+        return losses.consistency_trajectory(V, V_frozen, point.x, s, t, x_m, m)
+
+    eulerian = typing.Term("eulerian", pair, distances.named(distance))
+    parts = [(eulerian, recipe.on_path(path, draw))]
+    return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}, "ema": ema})
+
+
+def _solve(teacher, x, s, m, grid, steps, solver):
+    """`x` carried from s to m by the teacher along a grid of times, at most `steps` steps; those beyond m have no length."""
+
+    def advance(state, _):
+        x, now = state
+        below = grid[jnp.maximum(jnp.searchsorted(grid, now - 1e-6) - 1, 0)].reshape(now.shape).astype(now.dtype)
+        after = jnp.maximum(below, m)
+        v = recipe.teacher_step(teacher, x, now, after, solver)
+        return ((x + (after - now) * v).astype(x.dtype), after), None
+
+    if steps == 1:  # no loop: one call of the teacher
+        return advance((x, s), None)[0][0]
+    return jax.lax.scan(advance, (x, s), length=steps)[0][0]
+
+
+def scm(
+    *,
+    total_steps=None,
+    times=("logit_normal", -1.0, 1.4),
+    warmup_steps=10_000,
+    c=0.1,
+    least_log_variance=None,
+    path="linear",
+    label_drop=0.1,
+    jvp="exact",
+):
+    """Continuous consistency training (sCT): the tangent warms up, is normalised, and weighed by a learned log-variance.
+
+    With R the residual of the pair and r = sqrt(s^2 + (1 - s)^2), the scored pair is (r V, r V - g / (|g| + c)), g = (1 - s) r R: the
+    paper's in trigonometric time, whose network is r V up to a multiple of x. The raw metric is of this pair.
+
+    Args:
+      total_steps: unused.
+      times: sampler of s; the paper's tan(t) is a noise level, log-normal(-1, 1.4), which is logit-normal in our time.
+      warmup_steps: steps over which the factor of the derivative grows from 0 to 1, 10,000 as published.
+      c: floor of the root mean square that normalises the tangent, 0.1 as published.
+      least_log_variance: lower bound of the learned log-variance; None, no bound, as published.
+      path: name of a path or a flowjax.paths.Path.
+      label_drop: share of labels replaced by the null label, an independent draw.
+      jvp: "exact", a scheme of finite differences, or a function with the signature of jax.jvp.
+
+    Reference: Lu and Song 2024 (arXiv 2410.11081), eq. 8 and Algorithm 1.
+    """
+    del total_steps
+    jvp = derivatives.named(jvp)
+    sampler, warmup = recipe.diagonal_times(times), recipe.warm_up(1.0, warmup_steps)
+
+    def draw(key, n, step):
+        return sampler(key, n, step) | {"t": jnp.zeros((n,)), "a": jnp.full((n,), warmup(step))}
+
+    def pair(nets, point):
+        s, r = point.s, jnp.sqrt(point.s**2 + (1 - point.s) ** 2)
+        V, target = losses.continuous_consistency(recipe.bind(nets.V, point), point.x, s, point.v, warmup=point.a, jvp=jvp)
+        g = jax.lax.stop_gradient((1 - s) * r * (V - target))
+        norm = jnp.sqrt(jnp.mean(g**2, axis=tuple(range(1, g.ndim)), keepdims=True))
+        return typing.Pair(r * V, jax.lax.stop_gradient(r * V) - g / (norm + c))
+
+    eulerian = typing.Term("eulerian", recipe.with_log_variance(pair, least_log_variance), distances.likelihood)
+    parts = [(eulerian, recipe.on_path(path, draw))]
+    return recipe.method(parts, label_drop=label_drop, needs={"log_variance": {}})

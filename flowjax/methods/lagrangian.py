@@ -1,0 +1,262 @@
+"""Recipes of the Lagrangian rule: the target moves."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from flowjax import derivatives, distances, losses, paths, times as samplers, typing
+from flowjax.methods import recipe
+
+sg = jax.lax.stop_gradient
+
+
+def lmd(*, total_steps=None, times=("uniform_triangle",), path="linear", label_drop=0.1, jvp="exact"):
+    """Lagrangian Map Distillation: d_t F follows the teacher, mean squared error, gradient through the derivative.
+
+    Args:
+      total_steps: unused.
+      times: sampler of (s, t); the paper weighs all pairs of times alike.
+      path: name of a path or a flowjax.paths.Path.
+      label_drop: share of labels replaced by the null label, an independent draw.
+      jvp: "exact", a scheme of finite differences, or a function with the signature of jax.jvp.
+
+    Reference: Boffi et al. 2024 (arXiv 2406.07507).
+    """
+    del total_steps
+    jvp = derivatives.named(jvp)
+
+    def pair(nets, point):
+        V, teacher = recipe.bind(nets.V, point), recipe.bind_velocity(nets.teacher, point)
+        return losses.lagrangian_distillation(V, teacher, point.x, point.s, point.t, jvp=jvp)
+
+    lagrangian = typing.Term("lagrangian", pair, distances.l2)
+    parts = [(lagrangian, recipe.on_path(path, recipe.pair_times(times)))]
+    return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}})
+
+
+def lsd(
+    *,
+    total_steps=None,
+    times=("uniform_triangle",),
+    anchor_times=("uniform",),
+    diagonal="3/4",
+    least_log_variance=None,
+    path="linear",
+    label_drop=0.1,
+    jvp="exact",
+):
+    """Lagrangian Self-Distillation: anchor and rule on different rows, each weighed by a learned log-variance of (s, t).
+
+    Args:
+      total_steps: unused.
+      times: sampler of (s, t), uniform on the triangle as published.
+      anchor_times: sampler of the anchor's time, uniform as published.
+      diagonal: share of the rows with the anchor, as a string ("3/4" as published), or "both".
+      least_log_variance: lower bound of the learned log-variance; None, no bound, as published.
+      path: name of a path or a flowjax.paths.Path.
+      label_drop: share of labels replaced by the null label, an independent draw.
+      jvp: "exact", a scheme of finite differences, or a function with the signature of jax.jvp.
+
+    Reference: Boffi et al. 2025 (arXiv 2505.18825).
+    """
+    del total_steps
+    jvp = derivatives.named(jvp)
+    on, off = recipe.split(diagonal)
+
+    def pair(nets, point):
+        return losses.lagrangian_self_distillation(recipe.bind(nets.V, point), point.x, point.s, point.t, jvp=jvp)
+
+    anchor = typing.Term(
+        "anchor", recipe.with_log_variance(recipe.anchor, least_log_variance), distances.likelihood, columns=on
+    )
+    lagrangian = typing.Term(
+        "lagrangian", recipe.with_log_variance(pair, least_log_variance), distances.likelihood, columns=off
+    )
+    drawn = [(anchor, recipe.diagonal_times(anchor_times)), (lagrangian, recipe.pair_times(times))]
+    parts = [(term, recipe.on_path(path, draw)) for term, draw in drawn]
+    return recipe.method(parts, label_drop=label_drop, needs={"log_variance": {}})
+
+
+def ayf_lmd(
+    *,
+    total_steps=None,
+    times=("gap_uniform", ("logit_normal", -0.8, 1.0)),
+    path="linear",
+    label_drop=0.1,
+    jvp="exact",
+):
+    """Align Your Flow, the Lagrangian form, mean squared error; the paper finds it good on points and poor on images.
+
+    Args:
+      total_steps: unused.
+      times: sampler of (s, t), the gap first; constants of the gap from the paper as remembered.
+      path: name of a path or a flowjax.paths.Path.
+      label_drop: share of labels replaced by the null label, an independent draw.
+      jvp: "exact", a scheme of finite differences, or a function with the signature of jax.jvp.
+
+    Reference: Sabour, Fidler and Kreis 2025 (arXiv 2506.14603).
+    """
+    del total_steps
+    jvp = derivatives.named(jvp)
+
+    def pair(nets, point):
+        V, teacher = recipe.bind(nets.V, point), recipe.bind_velocity(nets.teacher, point)
+        return losses.align_your_flow_lmd(V, teacher, point.x, point.s, point.t, jvp=jvp)
+
+    lagrangian = typing.Term("lagrangian", pair, distances.l2)
+    parts = [(lagrangian, recipe.on_path(path, recipe.pair_times(times)))]
+    return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}})
+
+
+def tvm(
+    *,
+    total_steps=None,
+    times=("gap_first", -0.8, 1.0, -0.4, 1.0),
+    anchor_times=("logit_normal", -0.4, 1.0),
+    ema=0.99,
+    path="linear",
+    label_drop=0.1,
+    jvp="exact",
+):
+    """Terminal Velocity Matching without guidance (w = 1): both terms on every row, mean squared error.
+
+    Args:
+      total_steps: unused.
+      times: sampler of (s, t), the gap first.
+      anchor_times: sampler of the anchor's time, independent of (s, t); the noise of a row is shared.
+      ema: decay of the target network's weights, a step.
+      path: name of a path or a flowjax.paths.Path.
+      label_drop: share of labels replaced by the null label, an independent draw.
+      jvp: "exact", a scheme of finite differences, or a function with the signature of jax.jvp.
+
+    Reference: Zhou et al. 2025 (arXiv 2511.19797), the ImageNet-256 configuration.
+    """
+    del total_steps
+    jvp = derivatives.named(jvp)
+
+    def pair(nets, point):
+        V, V_target = recipe.bind(nets.V, point), recipe.bind(nets.ema, point)
+        return losses.terminal_velocity(V, V_target, point.x, point.s, point.t, jvp=jvp)
+
+    anchor = typing.Term("anchor", recipe.anchor, distances.l2)
+    lagrangian = typing.Term("lagrangian", pair, distances.l2)
+    return recipe.method(
+        [
+            (anchor, recipe.on_path(path, recipe.diagonal_times(anchor_times))),
+            (lagrangian, recipe.on_path(path, recipe.pair_times(times))),
+        ],
+        label_drop=label_drop,
+        needs={"ema": ema},
+    )
+
+
+def freeflow(
+    *,
+    total_steps=None,
+    times=("uniform",),
+    correction_times=("logit_normal", 1.4, 1.0),
+    correction="1/4",
+    alpha=1.0,
+    c=1e-3,
+    label_drop=0.0,
+    jvp="forward",
+):
+    """FreeFlow: prediction from noise, correction by an auxiliary velocity of the student's own samples; no data is read.
+
+    The prediction is weighted by 1 / (mse + c). The paper scales the correction by the ratio of the two gradients' mean norms over the
+    batch; no statistic of the batch is taken inside a loss here, so each row's correction is scaled to length `alpha`. The auxiliary
+    velocity learns by flow matching on the same re-noised samples: its term is part of the correction's. Linear path only.
+
+    Args:
+      total_steps: unused.
+      times: sampler of the prediction's target time; uniform, which is ours.
+      correction_times: sampler of the time up to which samples are noised again; median 0.8 and close to 1, as published in words.
+      correction: share of the rows with the correction, as a string ("1/4" as published), or "both".
+      alpha: length of the correction of a row.
+      c: floor of the prediction's mean squared error.
+      label_drop: share of labels replaced by the null label; 0, because the teacher is asked for every label.
+      jvp: a scheme of finite differences (the paper's choice), "exact", or a function with the signature of jax.jvp.
+
+    Reference: Tong et al. 2025 (arXiv 2511.19428).
+    """
+    del total_steps
+    jvp = derivatives.named(jvp)
+    on, off = recipe.split(correction)
+    corrected = functools.partial(distances.normalised, reduce="mean", c=1e-6)
+
+    def prediction(nets, point):
+        V, teacher = recipe.bind(nets.V, point), recipe.bind_velocity(nets.teacher, point)
+        return losses.freeflow_prediction(V, teacher, point.x, point.t, jvp=jvp)
+
+    def correction_errors(nets, point):
+        V, teacher = recipe.bind(nets.V, point), recipe.bind_velocity(nets.teacher, point)
+        velocity, r = recipe.bind_velocity(nets.velocity, point), point.t
+        push = losses.freeflow_correction(V, velocity, teacher, point.x, r, point.eps)
+        x_r, v = paths.interpolate(paths.linear, sg(push.prediction), point.eps, r)
+        own = losses.flow_matching(lambda x, s, t: velocity(x, s), x_r, r, v)
+        return alpha * corrected(*push) + distances.l2(*own)
+
+    adaptive = functools.partial(distances.adaptive, reduce="mean", p=1.0, c=c)
+    terms = [
+        (typing.Term("correction", correction_errors, None, columns=on), recipe.target_times(correction_times)),
+        (typing.Term("prediction", prediction, adaptive, columns=off), recipe.target_times(times)),
+    ]
+    parts = [(term, recipe.from_noise(draw)) for term, draw in terms]
+    return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}, "velocity": {}})
+
+
+def pid(*, total_steps=None, times=("karras", 250), distance="l2", label_drop=0.0, jvp="backward"):
+    """Physics Informed Distillation: the trajectory from noise solves the teacher's equation; no data is read.
+
+    Args:
+      total_steps: unused.
+      times: sampler of t; 250 Karras levels as published.
+      distance: "l2", "huber", "cosine", or a function; LPIPS in the paper: functools.partial(distances.features, phi=...).
+      label_drop: share of labels replaced by the null label; 0, because the teacher is asked for every label.
+      jvp: one-sided towards the data as published ("backward"), another scheme, "exact", or a function with jax.jvp's signature.
+
+    Reference: Tee et al. 2024 (arXiv 2411.08378).
+    """
+    del total_steps
+    jvp = derivatives.named(jvp)
+
+    def pair(nets, point):
+        V, teacher = recipe.bind(nets.V, point), recipe.bind_velocity(nets.teacher, point)
+        return losses.physics_informed(V, teacher, point.x, point.t, jvp=jvp)
+
+    lagrangian = typing.Term("lagrangian", pair, distances.named(distance))
+    parts = [(lagrangian, recipe.from_noise(recipe.target_times(times)))]
+    return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}})
+
+
+def boot(*, total_steps=None, times=("uniform",), delta=0.04, boundary=0.5, label_drop=0.0):
+    """BOOT: bootstrapping from noise in small teacher steps, and the boundary at s = t = 1; no data is read.
+
+    Args:
+      total_steps: unused.
+      times: sampler of m, the time from which a step of the teacher is taken.
+      delta: length of the step; the published value as remembered.
+      boundary: weight of the boundary; the published value as remembered.
+      label_drop: share of labels replaced by the null label; 0, because the teacher is asked for every label.
+
+    Reference: Gu et al. 2023 (arXiv 2306.05544).
+    """
+    del total_steps
+    sampler = samplers.sampler(times, times=1)
+
+    def draw(key, n, step):
+        m = jnp.maximum(sampler(key, n), delta)
+        t = m - delta
+        return {"t": t, "a": (1 - m) / (1 - t)}
+
+    def pair(nets, point):
+        V, teacher = recipe.bind(nets.V, point), recipe.bind_velocity(nets.teacher, point)
+        m = 1 + point.a * (point.t - 1)
+        return losses.boot(V, teacher, point.x, point.t, m)
+
+    lagrangian = typing.Term("lagrangian", pair, distances.l2)
+    anchor = typing.Term("anchor", recipe.teacher_anchor, distances.l2, weight=boundary)
+    at_one = lambda key, n, step: {"s": jnp.ones((n,))}
+    parts = [(lagrangian, recipe.from_noise(draw)), (anchor, recipe.from_noise(at_one))]
+    return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}})

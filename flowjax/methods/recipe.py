@@ -1,0 +1,262 @@
+"""What recipes are made of: terms, the split of the rows, the draw of times and points, and the sum over terms."""
+
+import fractions
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flowjax import checks, distances, losses, paths, times, typing
+
+WHOLE = (0, 1, 1)  # every row
+
+
+def method(parts: list[tuple[typing.Term, Callable]], *, label_drop, needs: Mapping[str, Any] | None = None):
+    """A Method from its terms and what each draws; a term that owns no columns is left out.
+
+    Args:
+      parts: pairs of a Term and `(key, rows, step) -> Point`, as made by `on_path` or `from_noise`; rows is a dict with x0, eps and
+        cond of the term's own rows.
+      label_drop: share of labels replaced by the null label, an independent draw.
+      needs: the fields of Nets that the trainer must supply, with their constants.
+
+    Raises:
+      InputError: for a label_drop outside [0, 1].
+    """
+    parts = [(term, draw) for term, draw in parts if term.columns[0] < term.columns[1]]
+    terms, needs = tuple(term for term, _ in parts), dict(needs or {})
+    if not isinstance(label_drop, (int, float)) or not 0 <= label_drop <= 1:
+        raise typing.InputError(f"label_drop is {label_drop!r}; expected a share between 0 and 1.")
+
+    def draw(key, batch, step):
+        noise_key, label_key, *keys = jax.random.split(key, 2 + len(parts))
+        x0 = batch["x"]
+        rows = {"x0": x0, "eps": batch["eps"] if "eps" in batch else paths.independent(noise_key, x0), "cond": {}}
+        if "label" in batch:
+            dropped = jax.random.bernoulli(label_key, label_drop, x0.shape[:1])
+            rows["cond"] = {"label": jnp.where(dropped, -1, batch["label"])}
+        return {
+            term.name: draw_point(own_key, columns(rows, term.columns), step)
+            for (term, draw_point), own_key in zip(parts, keys)
+        }
+
+    return typing.Method(draw, functools.partial(loss, terms, tuple(needs)), terms, needs)
+
+
+def loss(terms, needs, nets, drawn):
+    """(errors [B], metrics) of all terms on their own rows; what `Method.loss` is bound to."""
+    for need in needs:
+        if getattr(nets, need) is None:
+            raise typing.InputError(
+                f"this method needs the network {need!r}, and nets.{need} is None: Nets(V=..., {need}=...)."
+            )
+    errors, metrics = 0.0, {}
+    for term in terms:
+        point, (lo, hi, n) = drawn[term.name], term.columns
+        scored, metrics[term.name] = _score(term, term.pair(nets, point))
+        weighted = scored * (term.weight(point) if callable(term.weight) else term.weight)
+        errors += jnp.pad(weighted.reshape(-1, hi - lo), ((0, 0), (lo, n - hi))).reshape(-1)
+    return errors, metrics
+
+
+def _score(term, found):
+    """(errors [rows], raw mean) of what a pair function returned: a Pair, a Pair with arguments of its distance, or errors."""
+    if not isinstance(found, tuple):
+        return found, jnp.mean(found)
+    pair, arguments = (found, {}) if isinstance(found, typing.Pair) else found
+    return term.distance(*pair, **arguments), jnp.mean(distances.squared(*pair, reduce="mean"))
+
+
+# The rows of a term
+
+
+def split(share):
+    """Columns of the anchor and of the rest: "3/4" -> (0, 3, 4), (3, 4, 4); "both": each on every row."""
+    if share == "both":
+        return WHOLE, WHOLE
+    try:
+        part = fractions.Fraction(str(share))
+    except (ValueError, ZeroDivisionError):
+        part = None
+    if part is None or not 0 <= part <= 1:
+        raise typing.InputError(
+            f'diagonal is {share!r}; expected a share of the rows between 0 and 1, as a string, "3/4", or "both".'
+        )
+    return (0, part.numerator, part.denominator), (part.numerator, part.denominator, part.denominator)
+
+
+def columns(rows, owned):
+    """Rows of the columns lo:hi of rows.reshape(-1, n): strided, so that on a sharded batch each shard keeps its own."""
+    lo, hi, n = owned
+    size = rows["x0"].shape[0]
+    if size % n:
+        raise typing.InputError(
+            f"a batch of {size} rows cannot give {hi - lo} of every {n} rows to a term; use a multiple of {n}."
+        )
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, n, *leaf.shape[1:])[:, lo:hi].reshape(-1, *leaf.shape[1:]), rows)
+
+
+def rows_multiple(method):
+    """The number that the rows of a shard must be a multiple of, so that every term of `method` gets whole columns."""
+    return math.lcm(*(term.columns[2] for term in method.terms))
+
+
+# What a term draws: `(key, rows, step) -> Point`. A draw of times is `(key, n, step) -> {"s": [n], ...}`.
+
+
+def on_path(path, draw_times):
+    """Points between data and noise at the drawn source times, with their conditional velocity."""
+    path = paths.named(path)
+
+    def draw(key, rows, step):
+        x0, eps, cond = rows["x0"], rows["eps"], rows["cond"]
+        drawn = {name: times.expand(time, x0) for name, time in draw_times(key, x0.shape[0], step).items()}
+        x, v = paths.interpolate(path, x0, eps, drawn["s"])
+        return typing.Point(x=x, v=v, x0=x0, eps=eps, cond=cond, **drawn)
+
+    return draw
+
+
+def from_noise(draw_times):
+    """Noise as points, s = 1, and a second, independent noise as `eps`; the values of the data are not read."""
+
+    def draw(key, rows, step):
+        time_key, eps_key = jax.random.split(key)
+        x = rows["eps"]
+        drawn = {name: times.expand(time, x) for name, time in draw_times(time_key, x.shape[0], step).items()}
+        return typing.Point(x=x, eps=paths.independent(eps_key, x), cond=rows["cond"], **drawn)
+
+    return draw
+
+
+def diagonal_times(spec):
+    """One time a row, as the source."""
+    sampler = times.sampler(spec, times=1)
+    return lambda key, n, step: {"s": sampler(key, n)}
+
+
+def target_times(spec):
+    """One time a row, as the target: for terms that start from noise."""
+    sampler = times.sampler(spec, times=1)
+    return lambda key, n, step: {"t": sampler(key, n)}
+
+
+def source_times(spec):
+    """The source times of a sampler of pairs."""
+    sampler = times.sampler(spec, times=2)
+    return lambda key, n, step: {"s": sampler(key, n)[0]}
+
+
+def pair_times(spec, schedule=None):
+    """Source and target times; with a schedule of the training step also `a`, the same for all rows."""
+    sampler = times.sampler(spec, times=2)
+
+    def draw(key, n, step):
+        s, t = sampler(key, n)
+        return {"s": s, "t": t} if schedule is None else {"s": s, "t": t, "a": jnp.full((n,), schedule(step))}
+
+    return draw
+
+
+def split_times(spec, fraction):
+    """Source and target times, and the fraction `a` at which the jump between them is split."""
+    pair, one = times.sampler(spec, times=2), times.sampler(fraction, times=1)
+
+    def draw(key, n, step):
+        pair_key, fraction_key = jax.random.split(key)
+        s, t = pair(pair_key, n)
+        return {"s": s, "t": t, "a": one(fraction_key, n)}
+
+    return draw
+
+
+# What pairs are made of
+
+
+def bind(net, point):
+    """A map of the recipe's networks as a loss sees it: V(x, s, t)."""
+    return lambda x, s, t: net(x, s, t, point.cond)
+
+
+def bind_velocity(net, point):
+    """A velocity of the recipe's networks as a loss sees it: v(x, t)."""
+    return lambda x, t: net(x, t, point.cond)
+
+
+def anchor(nets, point):
+    """Flow matching on the conditional velocity: the anchor of methods that learn from data."""
+    return losses.flow_matching(bind(nets.V, point), point.x, point.s, point.v)
+
+
+def teacher_anchor(nets, point):
+    """Flow matching on the teacher's velocity: the anchor of methods that distil one."""
+    v = nets.teacher(point.x, point.s, point.cond)
+    return losses.flow_matching(bind(nets.V, point), point.x, point.s, v)
+
+
+def with_log_variance(pair, least=None):
+    """A pair with the learned log-variance of its times as an argument of the distance; an anchor's target time is its source.
+
+    `least` bounds it from below, softly: where an error falls towards 0 its weight would grow without end.
+    """
+    if least is not None and not isinstance(least, (int, float)):
+        raise typing.InputError(f"least_log_variance is {least!r}; expected a number, or None for no bound.")
+
+    def scored(nets, point):
+        log_variance = nets.log_variance(point.s, point.s if point.t is None else point.t)
+        if least is not None:
+            log_variance = least + jax.nn.softplus(log_variance - least)
+        return pair(nets, point), {"log_variance": log_variance}
+
+    return scored
+
+
+def exponential(name, start, end, total_steps):
+    """`a` falling by a constant factor a step, which needs the length of the training; raises InputError without it."""
+    if start == end:
+        return times.constant(start)
+    return times.exponential(start, end, length(name, f"a falls from {start} to {end}", total_steps))
+
+
+def length(name, what, total_steps):
+    """The length of the training; raises InputError, saying what depends on it, if it is not known."""
+    if not total_steps:
+        raise typing.InputError(
+            f"{name}: {what} over the training, whose length it must know: total_steps=10_000, or"
+            ' config.method.total_steps = config.get_ref("steps").'
+        )
+    return total_steps
+
+
+def warm_up(end, steps):
+    """The schedule from 0 to `end` over `steps` steps; `end` from the start for 0 steps."""
+    if not isinstance(steps, int) or steps < 0:
+        raise typing.InputError(f"warmup_steps is {steps!r}; expected a whole number of at least 0.")
+    return times.linear(0.0, end, steps) if steps else times.constant(end)
+
+
+def teacher_step(teacher, x, s, m, solver):
+    """The mean velocity of one step of the teacher from s to m: its own at `x` (euler), or the mean of both ends (heun)."""
+    checks.member("solver", solver, ("euler", "heun"))
+    v = teacher(x, s)
+    if solver == "euler":
+        return v
+    x_m = (x + (m - s) * v).astype(jnp.result_type(x))
+    return (v + teacher(x_m, m)) / 2
+
+
+def coupled(draw):
+    """A draw that insists on a coupling: the batch must bring the noise that belongs to its data."""
+
+    def checked(key, batch, step):
+        if "eps" not in batch:
+            raise typing.InputError(
+                "this method trains on a coupling of noise and data, and the batch has no 'eps'; expected"
+                ' batch = {"x": samples of a teacher, "eps": the noise that it carried to them}.'
+            )
+        return draw(key, batch, step)
+
+    return checked
