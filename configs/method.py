@@ -27,6 +27,7 @@ POINTS = {
     "pmf": {"times": DIAGONAL, "p": 0.5},
     "rectified_meanflow": {"times": DIAGONAL, "p": 0.5},
     "scm": {"times": UNIFORM},
+    "shortcut": {"ema": 0.95, "diagonal": "3/4"},
     "split_meanflow": {"times": TRIANGLE, "anchor_times": UNIFORM},
 }
 
@@ -46,7 +47,7 @@ def get_config(choice="meanflow,checkerboard"):
     if preset != "digits":
         config.method.update(POINTS.get(name, {}))
         if "log_variance" in info.needs:  # unbounded, the weight of the rule outgrows the anchor's, and the map diverges
-            config.method.least_log_variance = -2.0
+            config.method.log_variance_bound = 0.5
         config.teacher = "exact" if "teacher" in info.needs else ""
     config.optim.clip_norm = 1.0
     if "warmup_steps" in config.method:  # published: 10,000 of several hundred thousand

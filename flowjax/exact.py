@@ -287,18 +287,19 @@ def blobs(means, deviation):
     return v
 
 
-def boxes(corners, side=1.0):
+def boxes(corners, side=1.0, floor=1e-4):
     """The marginal velocity of a density that is uniform on equal boxes, on the linear path.
 
         v(x, t) = (x - E[x0 | x]) / t = (E[eps | x] - x) / (1 - t)
 
     On each axis of each box `eps = (x - (1 - t) x0) / t` is a truncated normal. Up to t = 1/2 the second form with its closed-form mean
     is used, above it the first with eight-point Gauss-Legendre quadrature over the box, where the integrand is smooth: both are exact to
-    rounding there, and neither divides by a small number. Times are kept above 1e-4.
+    rounding there, and neither divides by a small number. Outside the boxes v grows like the distance to them over t.
 
     Args:
       corners: lower corners of the boxes, [n, D].
       side: length of an edge, in units of the data.
+      floor: time below which the velocity stays what it is there.
 
     Returns:
       `v(x, t)` for x [..., D] and times with x.ndim axes or none.
@@ -313,7 +314,7 @@ def boxes(corners, side=1.0):
 
     def v(x, t):
         (t,) = checks.times("exact.boxes", x, t=t)
-        t = _column(jnp.maximum(t, 1e-4), x)
+        t = _column(jnp.maximum(t, floor), x)
         low = jnp.asarray(corners, t.dtype).reshape((1,) * (x.ndim - 1) + corners.shape)
         point = x[..., None, :].astype(t.dtype)
         log_early, eps = _truncated(point, jnp.minimum(t, 0.5), low, side)

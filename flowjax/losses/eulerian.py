@@ -387,7 +387,7 @@ def eulerian_self_distillation(V, x, s, t, *, jvp=jax.jvp):
     Reference: Boffi et al. 2025, How to build a consistency model (arXiv 2505.18825), the ESD loss.
     """
     s, t = checks.times("eulerian_self_distillation", x, s=s, t=t)
-    u = sg(V(x, s, s))
+    u = sg(checks.velocity("eulerian_self_distillation", x, V(x, s, s), name="V(x, s, s)"))
     along_x = lambda s: jvp(lambda x: V(x, s, t), (x,), (u,))
     (V_st, dV_dx), (dV_ds, _) = jvp(along_x, (s,), (jnp.ones_like(s),))
     residual = (t - s) * dV_ds - V_st + sg(u + (t - s) * dV_dx)

@@ -89,7 +89,7 @@ def psd(
     anchor_times=("uniform",),
     a=("uniform",),
     diagonal="3/4",
-    least_log_variance=None,
+    log_variance_bound=None,
     path="linear",
     label_drop=0.1,
 ):
@@ -101,7 +101,7 @@ def psd(
       anchor_times: sampler of the anchor's time, uniform as published.
       a: sampler of the fraction at which a jump is split: uniform (PSD-U), or ("fixed", 0.5) (PSD-M).
       diagonal: share of the rows with the anchor, as a string ("3/4" as published), or "both".
-      least_log_variance: lower bound of the learned log-variance; None, no bound, as published.
+      log_variance_bound: bound on the size of the learned log-variance; None, no bound, as published.
       path: name of a path or a flowjax.paths.Path.
       label_drop: share of labels replaced by the null label, an independent draw.
 
@@ -114,10 +114,10 @@ def psd(
         return losses.progressive_self_distillation(recipe.bind(nets.V, point), point.x, point.s, point.t, point.a)
 
     anchor = typing.Term(
-        "anchor", recipe.with_log_variance(recipe.anchor, least_log_variance), distances.likelihood, columns=on
+        "anchor", recipe.with_log_variance(recipe.anchor, log_variance_bound), distances.likelihood, columns=on
     )
     compositional = typing.Term(
-        "compositional", recipe.with_log_variance(pair, least_log_variance), distances.likelihood, columns=off
+        "compositional", recipe.with_log_variance(pair, log_variance_bound), distances.likelihood, columns=off
     )
     drawn = [(anchor, recipe.diagonal_times(anchor_times)), (compositional, recipe.split_times(times, a))]
     parts = [(term, recipe.on_path(path, draw)) for term, draw in drawn]

@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from flowjax import derivatives, distances, losses, times, typing
+from flowjax import derivatives, distances, flowmap, losses, times, typing
 from flowjax.methods import recipe
 
 
@@ -214,11 +214,12 @@ def cd(
     Reference: Song et al. 2023 (arXiv 2303.01469), Table 3.
     """
     del total_steps
+    mean_velocity = recipe.teacher_solver(solver)
 
     def pair(nets, point):
         V, V_target = recipe.bind(nets.V, point), recipe.bind(nets.ema, point)
         m = point.s * (1 - point.a)
-        v = recipe.teacher_step(recipe.bind_velocity(nets.teacher, point), point.x, point.s, m, solver)
+        v = mean_velocity(recipe.bind_velocity(nets.teacher, point), point.x, point.s, m)
         return losses.consistency_distillation(V, V_target, point.x, point.s, point.t, v, point.a)
 
     draw = _neighbours(lambda step: levels, _uniform_index, sigma_min, sigma_max, rho)
@@ -262,6 +263,7 @@ def ctm(
     Reference: Kim et al. 2023 (arXiv 2310.02279), Algorithm 1 and appendix; the weighting of the steps from its code.
     """
     del total_steps
+    mean_velocity = recipe.teacher_solver(solver)
     grid = times.from_sigma(times.karras_sigma(jnp.arange(levels), levels, sigma_min, sigma_max, rho))
     grid = jnp.concatenate([jnp.zeros(1), grid])
 
@@ -279,7 +281,7 @@ def ctm(
     def pair(nets, point):
         V, V_frozen, s, t = recipe.bind(nets.V, point), recipe.bind(nets.ema, point), point.s, point.t
         m = s + point.a * (t - s)
-        x_m = _solve(recipe.bind_velocity(nets.teacher, point), point.x, s, m, grid, teacher_steps, solver)
+        x_m = _solve(recipe.bind_velocity(nets.teacher, point), point.x, s, m, grid, teacher_steps, mean_velocity)
         return losses.consistency_trajectory(V, V_frozen, point.x, s, t, x_m, m)
 
     eulerian = typing.Term("eulerian", pair, distances.named(distance))
@@ -287,15 +289,14 @@ def ctm(
     return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}, "ema": ema})
 
 
-def _solve(teacher, x, s, m, grid, steps, solver):
+def _solve(teacher, x, s, m, grid, steps, mean_velocity):
     """`x` carried from s to m by the teacher along a grid of times, at most `steps` steps; those beyond m have no length."""
 
     def advance(state, _):
         x, now = state
         below = grid[jnp.maximum(jnp.searchsorted(grid, now - 1e-6) - 1, 0)].reshape(now.shape).astype(now.dtype)
         after = jnp.maximum(below, m)
-        v = recipe.teacher_step(teacher, x, now, after, solver)
-        return ((x + (after - now) * v).astype(x.dtype), after), None
+        return (flowmap.move(x, now, after, mean_velocity(teacher, x, now, after)), after), None
 
     if steps == 1:  # no loop: one call of the teacher
         return advance((x, s), None)[0][0]
@@ -308,7 +309,7 @@ def scm(
     times=("logit_normal", -1.0, 1.4),
     warmup_steps=10_000,
     c=0.1,
-    least_log_variance=None,
+    log_variance_bound=None,
     path="linear",
     label_drop=0.1,
     jvp="exact",
@@ -323,7 +324,7 @@ def scm(
       times: sampler of s; the paper's tan(t) is a noise level, log-normal(-1, 1.4), which is logit-normal in our time.
       warmup_steps: steps over which the factor of the derivative grows from 0 to 1, 10,000 as published.
       c: floor of the root mean square that normalises the tangent, 0.1 as published.
-      least_log_variance: lower bound of the learned log-variance; None, no bound, as published.
+      log_variance_bound: bound on the size of the learned log-variance; None, no bound, as published.
       path: name of a path or a flowjax.paths.Path.
       label_drop: share of labels replaced by the null label, an independent draw.
       jvp: "exact", a scheme of finite differences, or a function with the signature of jax.jvp.
@@ -344,6 +345,6 @@ def scm(
         norm = jnp.sqrt(jnp.mean(g**2, axis=tuple(range(1, g.ndim)), keepdims=True))
         return typing.Pair(r * V, jax.lax.stop_gradient(r * V) - g / (norm + c))
 
-    eulerian = typing.Term("eulerian", recipe.with_log_variance(pair, least_log_variance), distances.likelihood)
+    eulerian = typing.Term("eulerian", recipe.with_log_variance(pair, log_variance_bound), distances.likelihood)
     parts = [(eulerian, recipe.on_path(path, draw))]
     return recipe.method(parts, label_drop=label_drop, needs={"log_variance": {}})

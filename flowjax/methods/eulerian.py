@@ -218,7 +218,7 @@ def dmf(
     anchor_times=("logit_normal", 0.0, 1.0),
     diagonal="1/2",
     c=0.01,
-    least_log_variance=None,
+    log_variance_bound=None,
     path="linear",
     label_drop=0.1,
     jvp="exact",
@@ -234,7 +234,7 @@ def dmf(
       anchor_times: sampler of the anchor's time.
       diagonal: share of the rows with the anchor, as a string ("1/2"), or "both".
       c: floor of the Cauchy distance, 0.01 as published, on the MEAN of squares over the data axes.
-      least_log_variance: lower bound of the learned log-variance; None, no bound, as published.
+      log_variance_bound: bound on the size of the learned log-variance; None, no bound, as published.
       path: name of a path or a flowjax.paths.Path.
       label_drop: share of labels replaced by the null label, an independent draw.
       jvp: "exact", a scheme of finite differences, or a function with the signature of jax.jvp.
@@ -249,8 +249,8 @@ def dmf(
     def pair(nets, point):
         return losses.meanflow(recipe.bind(nets.V, point), point.x, point.s, point.t, point.v, jvp=jvp)
 
-    anchor = typing.Term("anchor", recipe.with_log_variance(recipe.anchor, least_log_variance), distance, columns=on)
-    eulerian = typing.Term("eulerian", recipe.with_log_variance(pair, least_log_variance), distance, columns=off)
+    anchor = typing.Term("anchor", recipe.with_log_variance(recipe.anchor, log_variance_bound), distance, columns=on)
+    eulerian = typing.Term("eulerian", recipe.with_log_variance(pair, log_variance_bound), distance, columns=off)
     drawn = [(anchor, recipe.diagonal_times(anchor_times)), (eulerian, recipe.pair_times(times))]
     parts = [(term, recipe.on_path(path, draw)) for term, draw in drawn]
     return recipe.method(parts, label_drop=label_drop, needs={"log_variance": {}})
@@ -351,7 +351,7 @@ def esd(
     times=("uniform_triangle",),
     anchor_times=("uniform",),
     diagonal="3/4",
-    least_log_variance=None,
+    log_variance_bound=None,
     path="linear",
     label_drop=0.1,
     jvp="exact",
@@ -363,7 +363,7 @@ def esd(
       times: sampler of (s, t), uniform on the triangle as published.
       anchor_times: sampler of the anchor's time, uniform as published.
       diagonal: share of the rows with the anchor, as a string ("3/4" as published), or "both".
-      least_log_variance: lower bound of the learned log-variance; None, no bound, as published.
+      log_variance_bound: bound on the size of the learned log-variance; None, no bound, as published.
       path: name of a path or a flowjax.paths.Path.
       label_drop: share of labels replaced by the null label, an independent draw.
       jvp: "exact", a scheme of finite differences, or a function with the signature of jax.jvp.
@@ -378,9 +378,9 @@ def esd(
         return losses.eulerian_self_distillation(recipe.bind(nets.V, point), point.x, point.s, point.t, jvp=jvp)
 
     anchor = typing.Term(
-        "anchor", recipe.with_log_variance(recipe.anchor, least_log_variance), distances.likelihood, columns=on
+        "anchor", recipe.with_log_variance(recipe.anchor, log_variance_bound), distances.likelihood, columns=on
     )
-    eulerian = typing.Term("eulerian", recipe.with_log_variance(pair, least_log_variance), distances.likelihood, columns=off)
+    eulerian = typing.Term("eulerian", recipe.with_log_variance(pair, log_variance_bound), distances.likelihood, columns=off)
     drawn = [(anchor, recipe.diagonal_times(anchor_times)), (eulerian, recipe.pair_times(times))]
     parts = [(term, recipe.on_path(path, draw)) for term, draw in drawn]
     return recipe.method(parts, label_drop=label_drop, needs={"log_variance": {}})

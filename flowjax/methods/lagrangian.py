@@ -41,7 +41,7 @@ def lsd(
     times=("uniform_triangle",),
     anchor_times=("uniform",),
     diagonal="3/4",
-    least_log_variance=None,
+    log_variance_bound=None,
     path="linear",
     label_drop=0.1,
     jvp="exact",
@@ -53,7 +53,7 @@ def lsd(
       times: sampler of (s, t), uniform on the triangle as published.
       anchor_times: sampler of the anchor's time, uniform as published.
       diagonal: share of the rows with the anchor, as a string ("3/4" as published), or "both".
-      least_log_variance: lower bound of the learned log-variance; None, no bound, as published.
+      log_variance_bound: bound on the size of the learned log-variance; None, no bound, as published.
       path: name of a path or a flowjax.paths.Path.
       label_drop: share of labels replaced by the null label, an independent draw.
       jvp: "exact", a scheme of finite differences, or a function with the signature of jax.jvp.
@@ -68,10 +68,10 @@ def lsd(
         return losses.lagrangian_self_distillation(recipe.bind(nets.V, point), point.x, point.s, point.t, jvp=jvp)
 
     anchor = typing.Term(
-        "anchor", recipe.with_log_variance(recipe.anchor, least_log_variance), distances.likelihood, columns=on
+        "anchor", recipe.with_log_variance(recipe.anchor, log_variance_bound), distances.likelihood, columns=on
     )
     lagrangian = typing.Term(
-        "lagrangian", recipe.with_log_variance(pair, least_log_variance), distances.likelihood, columns=off
+        "lagrangian", recipe.with_log_variance(pair, log_variance_bound), distances.likelihood, columns=off
     )
     drawn = [(anchor, recipe.diagonal_times(anchor_times)), (lagrangian, recipe.pair_times(times))]
     parts = [(term, recipe.on_path(path, draw)) for term, draw in drawn]

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flowjax import checks, distances, losses, paths, times, typing
+from flowjax import checks, distances, flowmap, losses, paths, times, typing
 
 WHOLE = (0, 1, 1)  # every row
 
@@ -113,7 +113,7 @@ def on_path(path, draw_times):
 
     def draw(key, rows, step):
         x0, eps, cond = rows["x0"], rows["eps"], rows["cond"]
-        drawn = {name: times.expand(time, x0) for name, time in draw_times(key, x0.shape[0], step).items()}
+        drawn = _columns_of_times(draw_times(key, x0.shape[0], step), x0)
         x, v = paths.interpolate(path, x0, eps, drawn["s"])
         return typing.Point(x=x, v=v, x0=x0, eps=eps, cond=cond, **drawn)
 
@@ -126,10 +126,15 @@ def from_noise(draw_times):
     def draw(key, rows, step):
         time_key, eps_key = jax.random.split(key)
         x = rows["eps"]
-        drawn = {name: times.expand(time, x) for name, time in draw_times(time_key, x.shape[0], step).items()}
+        drawn = _columns_of_times(draw_times(time_key, x.shape[0], step), x)
         return typing.Point(x=x, eps=paths.independent(eps_key, x), cond=rows["cond"], **drawn)
 
     return draw
+
+
+def _columns_of_times(drawn, x):
+    """Drawn times [n] as float32 columns that broadcast against `x`, whatever JAX's default dtype is."""
+    return {name: times.expand(time.astype(jnp.float32), x) for name, time in drawn.items()}
 
 
 def diagonal_times(spec):
@@ -197,18 +202,19 @@ def teacher_anchor(nets, point):
     return losses.flow_matching(bind(nets.V, point), point.x, point.s, v)
 
 
-def with_log_variance(pair, least=None):
+def with_log_variance(pair, bound=None):
     """A pair with the learned log-variance of its times as an argument of the distance; an anchor's target time is its source.
 
-    `least` bounds it from below, softly: where an error falls towards 0 its weight would grow without end.
+    `bound` keeps the log-variance between -bound and bound, smoothly. Where an error falls towards 0 its weight grows without end,
+    and where it grows nothing pulls it back: without a bound a small network may diverge.
     """
-    if least is not None and not isinstance(least, (int, float)):
-        raise typing.InputError(f"least_log_variance is {least!r}; expected a number, or None for no bound.")
+    if bound is not None and not (isinstance(bound, (int, float)) and bound > 0):
+        raise typing.InputError(f"log_variance_bound is {bound!r}; expected a number above 0, or None for no bound.")
 
     def scored(nets, point):
         log_variance = nets.log_variance(point.s, point.s if point.t is None else point.t)
-        if least is not None:
-            log_variance = least + jax.nn.softplus(log_variance - least)
+        if bound is not None:
+            log_variance = bound * jnp.tanh(log_variance / bound)
         return pair(nets, point), {"log_variance": log_variance}
 
     return scored
@@ -238,14 +244,19 @@ def warm_up(end, steps):
     return times.linear(0.0, end, steps) if steps else times.constant(end)
 
 
-def teacher_step(teacher, x, s, m, solver):
-    """The mean velocity of one step of the teacher from s to m: its own at `x` (euler), or the mean of both ends (heun)."""
-    checks.member("solver", solver, ("euler", "heun"))
-    v = teacher(x, s)
-    if solver == "euler":
-        return v
-    x_m = (x + (m - s) * v).astype(jnp.result_type(x))
-    return (v + teacher(x_m, m)) / 2
+def teacher_solver(name):
+    """One step of a teacher, `(teacher, x, s, m) -> its mean velocity`: "euler", its own at x; "heun", the mean of both ends."""
+
+    def euler(teacher, x, s, m):
+        return teacher(x, s)
+
+    def heun(teacher, x, s, m):
+        v = teacher(x, s)
+        return (v + teacher(flowmap.move(x, s, m, v), m)) / 2
+
+    solvers = {"euler": euler, "heun": heun}
+    checks.member("solver", name, solvers)
+    return solvers[name]
 
 
 def coupled(draw):
