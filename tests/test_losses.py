@@ -1,6 +1,7 @@
 """Every pair of losses: zero on exact flows, gradients where they belong, values, unbiasedness, limits, errors, dtypes."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import derivatives, exact, losses, typing
+from flowjax import derivatives, exact, flowmap, losses, typing
 
 # Every program here runs once or twice: half the compilation is worth a slower program.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -30,12 +31,15 @@ class Inputs(NamedTuple):
 class Case(NamedTuple):
     """A pair as called, as read in the papers, and the tangents in theta that the method wants of V + theta phi.
 
-    `read(V, W, d, i)` and `tangent(phi, d_phi, i)` get a partial derivative `d(name, tangent_x)` written below, not a jvp.
+    `read(V, W, d, i)` and `tangent(phi, d_phi, i)` get a partial derivative `d(name, tangent_x)` written below, not a jvp. W is whatever
+    else is asked: target, teacher (on the diagonal), frozen or teacher's map. A tangent of None: the prediction carries all of its
+    gradient, as the derivative of `read` does; then `free` says whether the target does too.
     """
 
     call: Callable
     read: Callable
-    tangent: Callable
+    tangent: Callable | None
+    free: bool = False
 
 
 def improved_with_tangent(V, W, i, **kwargs):
@@ -43,7 +47,203 @@ def improved_with_tangent(V, W, i, **kwargs):
     return losses.improved_meanflow(V, i.x, i.s, i.t, i.v, v_tangent=jnp.sin(V(i.x, i.t, i.s)), **kwargs)
 
 
+def teacher(W):
+    return lambda x, t: W(x, t, t)
+
+
+def at(i, **times):
+    """The inputs with other times, each broadcast to a column."""
+    return i._replace(**{name: jnp.broadcast_to(jnp.asarray(time, i.s.dtype), i.s.shape) for name, time in times.items()})
+
+
+def middle(i):
+    return i.s + i.a * (i.t - i.s)
+
+
+def jump(V, x, s, t):
+    return x + (t - s) * V(x, s, t)
+
+
+def two_legs(V, W, i):
+    """One leg along v, the other with V: the target of AlphaFlow and SoFlow."""
+    return i.a * i.v + (1 - i.a) * W(i.x + i.a * (i.t - i.s) * i.v, middle(i), i.t)
+
+
+def two_jumps(W, i):
+    m, x_m = middle(i), jump(W, i.x, i.s, middle(i))
+    return i.a * W(i.x, i.s, m) + (1 - i.a) * W(x_m, m, i.t)
+
+
+def read_flow_anchored(V, W, d, i):
+    d = partials(V, at(i, t=0.0))
+    V_s0 = V(i.x, i.s, 0.0)
+    R = V_s0 - i.v + i.s * (d("x", i.v) + d("s"))
+    return V_s0, V_s0 - (1 - jnp.sqrt(1 - i.s)) * jnp.minimum(jnp.maximum(R, -1), 1)
+
+
+def read_from_noise(V, W, i):
+    """V, its derivative in t, and the teacher where it lands, from s = 1."""
+    i = at(i, s=1.0)
+    V_1t = V(i.x, i.s, i.t)
+    return V_1t, partials(V, i)("t"), W(i.x + (i.t - 1) * V_1t, i.t, i.t)
+
+
+def read_freeflow_correction(V, W, d, i):
+    F = i.x - V(i.x, 1.0, 0.0)
+    x_r = (1 - i.a) * F + i.a * i.u
+    return F, F + V(x_r, i.a, i.a) - W(x_r, i.a, i.a)
+
+
+def read_boot(V, W, d, i):
+    m = i.t + i.a * (1 - i.t)
+    V_1m = V(i.x, 1.0, m)
+    x_t = i.x + (m - 1) * V_1m + (i.t - m) * W(i.x + (m - 1) * V_1m, m, m)  # an Euler step of the teacher from F(x, 1, m)
+    return V(i.x, 1.0, i.t), (x_t - i.x) / (i.t - 1)
+
+
+def read_round_trip(V, W, d, i):
+    y = jump(V, i.x, i.s, i.t)
+    back = i._replace(x=y, s=i.t, t=i.s)
+    return V(y, i.t, i.s) + (i.s - i.t) * partials(V, back)("t"), i.v, jump(V, y, i.t, i.s), i.x
+
+
+def read_pd(V, W, d, i):
+    m = (i.s + i.t) / 2
+    half = lambda x, s, t: x + (t - s) * W(x, s, s)
+    x_t = half(half(i.x, i.s, m), m, i.t)
+    return V(i.x, i.s, i.t), (x_t - i.x) / (i.t - i.s)
+
+
+def from_noise(loss):
+    return lambda V, W, i, jvp=jax.jvp: loss(V, teacher(W), i.x, i.t, jvp=jvp)
+
+
+plain = lambda phi, d_phi, i: phi(i.x, i.s, i.t)
+jumped = lambda phi, d_phi, i: (i.t - i.s) * phi(i.x, i.s, i.t)
+at_data = lambda phi, d_phi, i: phi(i.x, i.s, 0.0)
+
 CASES = {
+    "alphaflow": Case(
+        lambda V, W, i: losses.alphaflow(V, i.x, i.s, i.t, i.v, i.a),
+        lambda V, W, d, i: (V(i.x, i.s, i.t), two_legs(V, V, i)),
+        plain,
+    ),
+    "consistency_training": Case(
+        lambda V, W, i: losses.consistency_training(V, i.x, i.s, i.t, i.v, i.a),
+        lambda V, W, d, i: (jump(V, i.x, i.s, i.t), jump(V, i.x + (middle(i) - i.s) * i.v, middle(i), i.t)),
+        jumped,
+    ),
+    "consistency_distillation": Case(
+        lambda V, W, i: losses.consistency_distillation(V, W, i.x, i.s, i.t, i.v, i.a),
+        lambda V, W, d, i: (jump(V, i.x, i.s, i.t), jump(W, i.x + (middle(i) - i.s) * i.v, middle(i), i.t)),
+        jumped,
+    ),
+    "consistency_trajectory": Case(
+        lambda V, W, i: losses.consistency_trajectory(V, W, i.x, i.s, i.t, i.u, middle(i)),
+        lambda V, W, d, i: (
+            jump(W, jump(V, i.x, i.s, i.t), i.t, 0.0),
+            jump(W, jump(V, i.u, middle(i), i.t), i.t, 0.0),
+        ),
+        None,
+    ),
+    "continuous_consistency": Case(
+        lambda V, W, i, **kwargs: losses.continuous_consistency(V, i.x, i.s, i.v, warmup=0.7, **kwargs),
+        lambda V, W, d, i: (
+            V(i.x, i.s, 0.0),
+            i.v - 0.7 * i.s * (partials(V, at(i, t=0.0))("x", i.v) + partials(V, at(i, t=0.0))("s")),
+        ),
+        at_data,
+    ),
+    "eulerian_distillation": Case(
+        lambda V, W, i, **kwargs: losses.eulerian_distillation(V, i.x, i.s, i.t, i.v, **kwargs),
+        lambda V, W, d, i: (i.v - V(i.x, i.s, i.t) + (i.t - i.s) * (d("x", i.v) + d("s")), 0 * i.x),
+        lambda phi, d_phi, i: -phi(i.x, i.s, i.t) + (i.t - i.s) * (d_phi("x", i.v) + d_phi("s")),
+    ),
+    "eulerian_self_distillation": Case(
+        lambda V, W, i, **kwargs: losses.eulerian_self_distillation(V, i.x, i.s, i.t, **kwargs),
+        lambda V, W, d, i: (
+            (i.t - i.s) * d("s") - V(i.x, i.s, i.t) + V(i.x, i.s, i.s) + (i.t - i.s) * d("x", V(i.x, i.s, i.s)),
+            0 * i.x,
+        ),
+        lambda phi, d_phi, i: (i.t - i.s) * d_phi("s") - phi(i.x, i.s, i.t),
+    ),
+    "align_your_flow_emd": Case(
+        lambda V, W, i, **kwargs: losses.align_your_flow_emd(V, i.x, i.s, i.t, i.v, warmup=0.7, **kwargs),
+        lambda V, W, d, i: (V(i.x, i.s, i.t), i.v + 0.7 * (i.t - i.s) * (d("x", i.v) + d("s"))),
+        plain,
+    ),
+    "flow_anchored": Case(
+        lambda V, W, i, **kwargs: losses.flow_anchored(V, i.x, i.s, i.v, **kwargs), read_flow_anchored, at_data
+    ),
+    "lagrangian_distillation": Case(
+        lambda V, W, i, **kwargs: losses.lagrangian_distillation(V, teacher(W), i.x, i.s, i.t, **kwargs),
+        lambda V, W, d, i: (V(i.x, i.s, i.t) + (i.t - i.s) * d("t"), W(jump(V, i.x, i.s, i.t), i.t, i.t)),
+        None,
+        free=True,
+    ),
+    "lagrangian_self_distillation": Case(
+        lambda V, W, i, **kwargs: losses.lagrangian_self_distillation(V, i.x, i.s, i.t, **kwargs),
+        lambda V, W, d, i: (V(i.x, i.s, i.t) + (i.t - i.s) * d("t"), V(jump(V, i.x, i.s, i.t), i.t, i.t)),
+        lambda phi, d_phi, i: phi(i.x, i.s, i.t) + (i.t - i.s) * d_phi("t"),
+    ),
+    "align_your_flow_lmd": Case(
+        lambda V, W, i, **kwargs: losses.align_your_flow_lmd(V, teacher(W), i.x, i.s, i.t, **kwargs),
+        lambda V, W, d, i: (V(i.x, i.s, i.t), W(jump(V, i.x, i.s, i.t), i.t, i.t) - (i.t - i.s) * d("t")),
+        plain,
+    ),
+    "freeflow_prediction": Case(
+        from_noise(losses.freeflow_prediction),
+        lambda V, W, d, i: (lambda V_1t, dV_dt, v: (V_1t, v + (1 - i.t) * dV_dt))(*read_from_noise(V, W, i)),
+        lambda phi, d_phi, i: phi(i.x, 1.0, i.t),
+    ),
+    "freeflow_correction": Case(
+        lambda V, W, i: losses.freeflow_correction(V, teacher(V), teacher(W), i.x, i.a, i.u),
+        read_freeflow_correction,
+        lambda phi, d_phi, i: -phi(i.x, 1.0, 0.0),
+    ),
+    "physics_informed": Case(
+        from_noise(losses.physics_informed),
+        lambda V, W, d, i: (lambda V_1t, dV_dt, v: (V_1t + (i.t - 1) * dV_dt, v))(*read_from_noise(V, W, i)),
+        lambda phi, d_phi, i: phi(i.x, 1.0, i.t) + (i.t - 1) * partials(phi, at(i, s=1.0))("t"),
+    ),
+    "boot": Case(
+        lambda V, W, i: losses.boot(V, teacher(W), i.x, i.t, i.t + i.a * (1 - i.t)),
+        read_boot,
+        lambda phi, d_phi, i: phi(i.x, 1.0, i.t),
+    ),
+    "shortcut": Case(
+        lambda V, W, i: losses.shortcut(V, W, i.x, i.s, i.t),
+        lambda V, W, d, i: (V(i.x, i.s, i.t), two_jumps(W, at(i, a=0.5))),
+        plain,
+    ),
+    "split_meanflow": Case(
+        lambda V, W, i: losses.split_meanflow(V, i.x, i.s, i.t, i.a),
+        lambda V, W, d, i: (V(i.x, i.s, i.t), two_jumps(V, i)),
+        plain,
+    ),
+    "progressive_self_distillation": Case(
+        lambda V, W, i: losses.progressive_self_distillation(V, i.x, i.s, i.t, i.a),
+        lambda V, W, d, i: (V(i.x, i.s, i.t), two_jumps(V, i)),
+        plain,
+    ),
+    "flow_map_matching_velocity": Case(
+        lambda V, W, i, **kwargs: losses.flow_map_matching(V, i.x, i.s, i.t, i.v, **kwargs)[0],
+        lambda V, W, d, i: read_round_trip(V, W, d, i)[:2],
+        None,
+    ),
+    "flow_map_matching_round_trip": Case(
+        lambda V, W, i, **kwargs: losses.flow_map_matching(V, i.x, i.s, i.t, i.v, **kwargs)[1],
+        lambda V, W, d, i: read_round_trip(V, W, d, i)[2:],
+        None,
+    ),
+    "progressive_flow_map_matching": Case(
+        lambda V, W, i: losses.progressive_flow_map_matching(V, W, i.x, i.s, i.t, i.a),
+        lambda V, W, d, i: (jump(V, i.x, i.s, i.t), jump(W, jump(W, i.x, i.s, middle(i)), middle(i), i.t)),
+        jumped,
+    ),
+    "progressive_distillation": Case(
+        lambda V, W, i: losses.progressive_distillation(V, teacher(W), i.x, i.s, i.t), read_pd, plain
+    ),
     "flow_matching": Case(
         lambda V, W, i: losses.flow_matching(V, i.x, i.s, i.v),
         lambda V, W, d, i: (V(i.x, i.s, i.s), i.v),
@@ -78,8 +278,17 @@ CASES = {
         lambda phi, d_phi, i: phi(i.x, i.s, i.t) + (i.t - i.s) * d_phi("t"),
     ),
 }
-TAKES_JVP = [name for name in CASES if name not in ("flow_matching", "soflow")]
-EXACT = [name for name in CASES if name not in ("soflow", "improved_meanflow_with_tangent")]
+COVERED = {name.removesuffix("_with_tangent").removesuffix("_velocity").removesuffix("_round_trip") for name in CASES}
+COVERED |= {"terminal_velocity"}
+TAKES_JVP = [name for name, case in CASES.items() if {"kwargs", "jvp"} & set(inspect.signature(case.call).parameters)]
+# Zero on an exact flow up to a power of the length of a finite step.
+FINITE = ["soflow", "alphaflow", "consistency_training", "consistency_distillation", "progressive_distillation", "boot"]
+EXACT = [name for name in CASES if name not in (*FINITE, "improved_meanflow_with_tangent")]
+# Their derivative must not be warmed up to vanish.
+WARM = {
+    "continuous_consistency": lambda V, i: losses.continuous_consistency(V, i.x, i.s, i.v),
+    "align_your_flow_emd": lambda V, i: losses.align_your_flow_emd(V, i.x, i.s, i.t, i.v),
+}
 every_pair = pytest.mark.parametrize("name", CASES)
 
 
@@ -128,6 +337,10 @@ def partials(V, i):
     return lambda name, along=None: jnp.einsum("bij,bj->bi", J_x, along) if name == "x" else table[name]
 
 
+def test_the_table_has_every_pair():
+    assert set(losses.__all__) <= COVERED
+
+
 # 1. Exact flows
 
 
@@ -148,8 +361,9 @@ def exact_residuals(kind):
 
     @quick_jit
     def run(i):
-        i = i._replace(v=flow.v(i.x, i.s))
-        out = {name: jnp.subtract(*CASES[name].call(flow.V, flow.V, i)) for name in EXACT}
+        i = i._replace(v=flow.v(i.x, i.s), u=flow.F(i.x, i.s, middle(i)))
+        out = {name: jnp.subtract(*CASES[name].call(flow.V, flow.V, i)) for name in EXACT if name not in WARM}
+        out |= {name: jnp.subtract(*call(flow.V, i)) for name, call in WARM.items()}
         out["tangent"] = jnp.subtract(*losses.improved_meanflow(flow.V, i.x, i.s, i.t, i.v, v_tangent=i.v))
         return out
 
@@ -165,27 +379,40 @@ def test_exact_flows_have_no_residual(kind, name):
     np.testing.assert_allclose(residual, 0.0, atol=1e-9)
 
 
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("kind", ["scalar", "points", "images"])
-def test_soflow_on_exact_flows_falls_with_the_square_of_a(kind):
+@functools.cache
+def finite_residuals(kind, fractions=(1e-3, 2e-3, 4e-3, 8e-3)):
+    """Largest residuals of the pairs with a finite step, for each length of it, and of one along the chord."""
     flow, shape = exact_flow(kind)
-    i = inputs(shape)
-    fractions = np.array([1e-3, 2e-3, 4e-3, 8e-3])
 
     @quick_jit
     def run(i, a):
-        tangent = flow.v(i.x, i.s)
-        m = i.s + a * (i.t - i.s)
-        both = jnp.stack([tangent, flow.V(i.x, i.s, m)])
-        return jax.vmap(lambda v: jnp.subtract(*losses.soflow(flow.V, i.x, i.s, i.t, v, a)))(both)
+        def largest(a):
+            j = i._replace(v=flow.v(i.x, i.s), a=jnp.full_like(i.s, a))
+            short = j._replace(t=i.s + a * (i.t - i.s))  # the two half steps of progressive distillation
+            call = lambda name: CASES[name].call(flow.V, flow.V, short if name == "progressive_distillation" else j)
+            return {name: jnp.abs(jnp.subtract(*call(name))).max() for name in FINITE}
 
-    found = [run(i, jnp.full_like(i.s, a)) for a in (*fractions, 0.5, 1.0)]
-    sizes = [np.abs(euler).max() for euler, _ in found[: len(fractions)]]
-    order = np.polyfit(np.log(fractions), np.log(sizes), 1)[0]
-    assert abs(order - 2) < 0.05, order
-    # Along the chord to the middle point instead of the tangent the rule is the semigroup: exact for every a, 1 included.
-    for _, chord in found:
-        np.testing.assert_allclose(chord, 0.0, atol=1e-9)
+        chord = i._replace(v=flow.V(i.x, i.s, middle(i)))
+        exact_step = {
+            name: jnp.abs(jnp.subtract(*CASES[name].call(flow.V, flow.V, chord))).max()
+            for name in FINITE
+            if name not in ("progressive_distillation", "boot")
+        }
+        return jax.lax.map(largest, a), exact_step
+
+    return run(inputs(shape), jnp.asarray(fractions)), fractions
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kind", ["scalar", "points", "images"])
+@pytest.mark.parametrize("name", FINITE)
+def test_finite_steps_on_exact_flows_fall_at_their_order(kind, name):
+    (sizes, chord), fractions = finite_residuals(kind)
+    order = np.polyfit(np.log(fractions), np.log(sizes[name]), 1)[0]
+    # Two Euler half steps miss by the square of their length, and their mean velocity by the length itself.
+    assert abs(order - (1 if name == "progressive_distillation" else 2)) < 0.05, order
+    # Along the chord to the middle point instead of the tangent the rule is the semigroup: exact for every a.
+    np.testing.assert_allclose(chord.get(name, 0.0), 0.0, atol=1e-9)
 
 
 # 2. Values and gradients on a random smooth network
@@ -206,6 +433,8 @@ def test_values_are_the_equations(name):
 @every_pair
 @pytest.mark.parametrize("target_net", ["own", "other"])
 def test_gradients_are_where_they_belong(name, target_net):
+    if CASES[name].tangent is None:
+        return free_gradients(name)
     V0, phi, i = smooth(1), smooth(3), inputs()
 
     def pair(theta, i):
@@ -226,6 +455,24 @@ def test_gradients_are_where_they_belong(name, target_net):
         np.testing.assert_allclose(grad_prediction, jnp.sum(i.u * expected), rtol=1e-10)
         np.testing.assert_array_equal(tangent.target, 0.0)
         assert grad_target == 0.0
+
+
+def free_gradients(name):
+    """Where no stop-gradient stands in the prediction its tangent is that of the equation as read; so is a free target's."""
+    V0, W, phi, i = smooth(1), smooth(2), smooth(3), inputs()
+    network_at = lambda theta: lambda x, s, t: V0(x, s, t) + theta * phi(x, s, t)
+
+    @quick_jit
+    def run(theta, i):
+        pair = lambda theta: tuple(CASES[name].call(network_at(theta), W, i))
+        read = lambda theta: tuple(CASES[name].read(network_at(theta), W, partials(network_at(theta), i), i))
+        return jax.jvp(pair, (theta,), (1.0,))[1], jax.jvp(read, (theta,), (1.0,))[1]
+
+    for theta in (0.0, 0.7):
+        (prediction, target), (read_prediction, read_target) = run(theta, i)
+        np.testing.assert_allclose(prediction, read_prediction, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(target, read_target if CASES[name].free else 0.0, rtol=1e-9, atol=1e-10)
+        assert not CASES[name].free or np.abs(read_target).max() > 0.01
 
 
 # 3. Unbiasedness
@@ -268,7 +515,17 @@ def bias(name):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["flow_matching", "meanflow", "improved_meanflow", "improved_meanflow_with_tangent"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "flow_matching",
+        "meanflow",
+        "improved_meanflow",
+        "improved_meanflow_with_tangent",
+        "continuous_consistency",
+        "flow_map_matching_velocity",
+    ],
+)
 def test_conditional_velocities_give_the_marginal_gradient(name):
     difference, size = bias(name)(1.0)
     assert difference < 1e-9 * size
@@ -285,13 +542,90 @@ def test_soflow_is_biased_by_the_order_of_a():
 
 
 @pytest.mark.usefixtures("x64")
-def test_soflow_over_a_tends_to_meanflow():
+@pytest.mark.parametrize("loss", [losses.soflow, losses.alphaflow])
+def test_two_legs_over_a_tend_to_meanflow(loss):
     V, i = smooth(1), inputs()
     limit = jnp.subtract(*losses.meanflow(V, i.x, i.s, i.t, i.v))
-    run = quick_jit(lambda a: jnp.subtract(*losses.soflow(V, i.x, i.s, i.t, i.v, a)) / a)
+    run = quick_jit(lambda a: jnp.subtract(*loss(V, i.x, i.s, i.t, i.v, a)) / a)
     differences = np.array([np.abs(run(a) - limit).max() for a in (1e-3, 5e-4, 2.5e-4)])
     np.testing.assert_allclose(differences[:-1] / differences[1:], 2.0, rtol=0.01)
     assert differences[-1] < 0.01
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("loss", [losses.progressive_self_distillation, losses.split_meanflow])
+def test_two_jumps_over_what_is_left_tend_to_lsd(loss):
+    V, i = smooth(1), inputs()
+    limit = jnp.subtract(*losses.lagrangian_self_distillation(V, i.x, i.s, i.t))
+    run = quick_jit(lambda b: jnp.subtract(*loss(V, i.x, i.s, i.t, 1 - b)) / b)
+    differences = np.array([np.abs(run(b) - limit).max() for b in (1e-3, 5e-4, 2.5e-4)])
+    np.testing.assert_allclose(differences[:-1] / differences[1:], 2.0, rtol=0.01)
+    assert differences[-1] < 0.01
+
+
+@pytest.mark.usefixtures("x64")
+def test_pairs_that_are_each_other():
+    V, W, i = smooth(1), smooth(2), inputs()
+    sub = lambda pair: jnp.subtract(*pair)
+
+    @quick_jit
+    def run(i):
+        two_legs = sub(losses.alphaflow(V, i.x, i.s, i.t, i.v, i.a))
+        return [
+            (sub(losses.soflow(V, i.x, i.s, i.t, i.v, i.a)), two_legs),
+            (sub(losses.consistency_training(V, i.x, i.s, i.t, i.v, i.a)), (i.t - i.s) * two_legs),
+            (
+                sub(losses.consistency_distillation(V, V, i.x, i.s, i.t, i.v, i.a)),
+                sub(losses.consistency_training(V, i.x, i.s, i.t, i.v, i.a)),
+            ),
+            (
+                sub(losses.shortcut(V, V, i.x, i.s, i.t)),
+                sub(losses.progressive_self_distillation(V, i.x, i.s, i.t, 0.5)),
+            ),
+            (
+                sub(losses.continuous_consistency(V, i.x, i.s, i.v)),
+                sub(losses.align_your_flow_emd(V, i.x, i.s, 0.0, i.v)),
+            ),
+            (sub(losses.align_your_flow_emd(V, i.x, i.s, i.t, i.v)), sub(losses.meanflow(V, i.x, i.s, i.t, i.v))),
+            (sub(losses.eulerian_distillation(V, i.x, i.s, i.t, i.v)), -sub(losses.meanflow(V, i.x, i.s, i.t, i.v))),
+            (
+                sub(losses.eulerian_self_distillation(V, i.x, i.s, i.t)),
+                sub(losses.eulerian_distillation(V, i.x, i.s, i.t, V(i.x, i.s, i.s))),
+            ),
+            (
+                sub(losses.lagrangian_distillation(V, teacher(W), i.x, i.s, i.t)),
+                sub(losses.align_your_flow_lmd(V, teacher(W), i.x, i.s, i.t)),
+            ),
+            (
+                sub(losses.lagrangian_self_distillation(V, i.x, i.s, i.t)),
+                sub(losses.terminal_velocity(V, V, i.x, i.s, i.t)),
+            ),
+            (
+                sub(losses.freeflow_prediction(V, teacher(W), i.x, i.t, jvp=jax.jvp)),
+                sub(losses.align_your_flow_lmd(V, teacher(W), i.x, 1.0, i.t)),
+            ),
+            (
+                sub(losses.physics_informed(V, teacher(W), i.x, i.t, jvp=jax.jvp)),
+                sub(losses.lagrangian_distillation(V, teacher(W), i.x, 1.0, i.t)),
+            ),
+        ]
+
+    for one, other in run(i):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_tangent_of_scm_in_trigonometric_time():
+    """With V = trigflow(N) the paper's cos(a) df/da, f = cos(a) x_a - sin(a) N, is -(1 - s) r R."""
+    raw, i = smooth(1), inputs()
+    r, a = jnp.sqrt(i.s**2 + (1 - i.s) ** 2), jnp.arctan2(i.s, 1 - i.s)
+    N = lambda x, a: raw(x, a / (jnp.pi / 2), 0.0)
+    x_a = i.x / r
+    dx_da = r * (i.v - (2 * i.s - 1) / r**2 * i.x)  # the velocity in trigonometric time and scale
+    f = lambda x, a: jnp.cos(a) * x - jnp.sin(a) * N(x, a)
+    g = jnp.cos(a) * jax.jvp(f, (x_a, a), (dx_da, jnp.ones_like(a)))[1]
+    R = jnp.subtract(*losses.continuous_consistency(flowmap.trigflow(raw), i.x, i.s, i.v))
+    np.testing.assert_allclose(g, -(1 - i.s) * r * R, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.usefixtures("x64")
@@ -315,13 +649,32 @@ def test_improved_meanflow_is_meanflow_plus_the_turned_tangent():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("name", "multiple"),
-    [("meanflow", 1.0), ("improved_meanflow", 1.0), ("improved_meanflow_with_tangent", 1.0), ("soflow", "a")],
+    [
+        ("meanflow", 1.0),
+        ("improved_meanflow", 1.0),
+        ("improved_meanflow_with_tangent", 1.0),
+        ("soflow", "a"),
+        ("alphaflow", "a"),
+        ("align_your_flow_emd", 1.0),
+        ("eulerian_distillation", -1.0),
+        ("align_your_flow_lmd", 1.0),
+        ("lagrangian_distillation", 1.0),
+        ("lagrangian_self_distillation", 0.0),
+        ("eulerian_self_distillation", 0.0),
+        ("shortcut", 0.0),
+        ("split_meanflow", 0.0),
+        ("progressive_self_distillation", 0.0),
+        ("terminal_velocity", 0.0),
+        ("consistency_training", 0.0),
+    ],
 )
 def test_on_the_diagonal_it_is_flow_matching(name, multiple):
     V, i = smooth(1), inputs()
     i = i._replace(t=i.s)
+    lagrangian = name in ("align_your_flow_lmd", "lagrangian_distillation")  # v is what the teacher says
+    W = (lambda x, s, t: i.v) if lagrangian else V
     expected = jnp.subtract(*losses.flow_matching(V, i.x, i.s, i.v)) * (i.a if multiple == "a" else multiple)
-    np.testing.assert_allclose(jnp.subtract(*CASES[name].call(V, V, i)), expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(jnp.subtract(*CASES[name].call(V, W, i)), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
@@ -341,7 +694,7 @@ def test_soflow_of_the_whole_way_is_trajectory_flow_matching():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", TAKES_JVP)
+@pytest.mark.parametrize("name", [name for name in TAKES_JVP if name != "flow_map_matching_round_trip"])
 @pytest.mark.parametrize(("scheme", "order"), [("forward", 1), ("backward", 1), ("central", 2)])
 def test_finite_differences_approach_the_exact_derivative(name, scheme, order):
     V, W, i = smooth(1), smooth(2), inputs()
@@ -366,7 +719,19 @@ def _difference(h, scheme):
 
 # Errors and dtypes
 
-FIELDS = {"flow_matching": "s", "soflow": "sta", "terminal_velocity": "st"}
+WITH_A = ("soflow", "alphaflow", "split_meanflow", "progressive_self_distillation", "progressive_flow_map_matching")
+FIELDS = {
+    **dict.fromkeys(("flow_matching", "continuous_consistency", "flow_anchored"), "s"),
+    **dict.fromkeys(("freeflow_prediction", "physics_informed", "boot"), "t"),
+    **dict.fromkeys((*WITH_A, "consistency_training", "consistency_distillation"), "sta"),
+    "freeflow_correction": "a",
+}
+CALLED = {"freeflow_correction": {"a": "r"}}  # what a loss calls the field
+USES_V = [
+    name
+    for name in CASES
+    if set("vu") & set(inspect.getclosurevars(CASES[name].call).unbound | set(CASES[name].call.__code__.co_names))
+]
 
 
 @pytest.mark.parametrize(("name", "field"), [(name, field) for name in CASES for field in FIELDS.get(name, "st")])
@@ -378,7 +743,10 @@ def test_times_of_the_wrong_rank_name_expand(name, field):
         typing.InputError, match=r"\(256,\).*\(256, 32, 32, 4\).*\(256, 1, 1, 1\).*flowjax\.times\.expand"
     ) as error:
         jax.eval_shape(lambda: CASES[name].call(V, V, i))
-    assert name.removesuffix("_with_tangent") in str(error.value) and f"{field} has shape" in str(error.value)
+    function = name.removesuffix("_with_tangent").removesuffix("_velocity").removesuffix("_round_trip")
+    assert (function in str(error.value) or name == "terminal_velocity") and (
+        f"{CALLED.get(name, {}).get(field, field)} has shape" in str(error.value)
+    )
 
 
 @pytest.mark.parametrize("shape", [(7, 1), (4, 3), (4, 1, 1), (1,)])
@@ -388,13 +756,13 @@ def test_times_that_would_broadcast_x_are_an_error(shape):
         losses.meanflow(lambda x, s, t: x, x, jnp.zeros(shape), 0.0, x)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "terminal_velocity"])
+@pytest.mark.parametrize("name", USES_V)
 @pytest.mark.parametrize("shape", [(4, 1), (3,), (), (4, 3, 1)])
 def test_a_velocity_of_the_wrong_shape_is_an_error(name, shape):
     x = jnp.zeros((4, 3))
-    i = Inputs(x, 0.5, 0.2, jnp.zeros(shape), 0.5, x)
-    with pytest.raises(typing.InputError, match="v has shape"):
-        CASES[name].call(lambda x, s, t: x, None, i)
+    i = Inputs(x, 0.5, 0.2, jnp.zeros(shape), 0.5, jnp.zeros(shape))
+    with pytest.raises(typing.InputError, match="(v|eps|x_m) has shape"):
+        CASES[name].call(lambda x, s, t: x, lambda x, s, t: x, i)
 
 
 def test_a_tangent_of_the_wrong_shape_is_an_error():

@@ -195,7 +195,7 @@ def progressive_distillation(V, teacher, x, s, t):
 
         V(x, s, t)  vs  sg[(teacher(x, s) + teacher(x_m, m)) / 2],     m = (s + t) / 2,  x_m = x + (m - s) teacher(x, s)
 
-    On the linear path a DDIM step is an Euler step. On an exact flow the residual falls with (t - s)^2: the half steps are no jumps.
+    On the linear path a DDIM step is an Euler step. On an exact flow the residual falls with t - s: the half steps are no jumps.
 
     Paper -> here: z_t -> x, t -> s, t'' = t - 1/N -> t, t' -> m, the DDIM target x-tilde ~ x - s target, eta -> teacher.
 
