@@ -1,13 +1,16 @@
 """The FLOP counter, and what a training step of each method costs in forward passes: deterministic, so pinned."""
 
-import importlib
+import csv
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from flowjax import flops, methods
-from flowjax.training import experiment
+from flowjax.training import cost
+
+COSTS = pathlib.Path(__file__).parents[1] / "docs" / "method_costs.csv"
 
 
 def test_counts_a_scan_by_its_trips():
@@ -34,26 +37,50 @@ def test_an_unknown_trip_count_is_an_error():
         flops.matmul(looped, jnp.ones((8, 16)))
 
 
-@pytest.fixture(scope="module")
-def forward():
-    """FLOPs of a forward pass of the network of `step_of`, on its batch."""
-    run = step_of("flow_matching")
-    evaluate = lambda p, batch: run.net.apply({"params": p}, batch["x"], 1.0, 0.0, {"label": batch["label"]})
-    return flops.matmul(evaluate, run.like.params, run.batch_like)
+def test_of_a_conditional_the_dearest_branch_counts():
+    w = jnp.ones((16, 16))
+    once, thrice = lambda x: x @ w, lambda x: x @ w @ (w + x.sum()) @ w
+    chosen = lambda x: jax.lax.cond(x.sum() > 0, once, thrice, x)
+    assert flops.matmul(chosen, jnp.ones((8, 16))) == 3 * 2 * 8 * 16 * 16
+    switched = lambda x: jax.lax.switch(x.sum().astype(int), [once, thrice, once], x)
+    assert flops.matmul(switched, jnp.ones((8, 16))) == 3 * 2 * 8 * 16 * 16
 
 
-def step_of(name):
-    """A method's training step on a DiT with 64 tokens, with the published constants, no guidance and no remat."""
-    config = importlib.import_module(f"configs.{name}").get_config("digits")
-    config.update({"batch_size": 16, "eval_every": 0})
-    config.model.update({"width": 128, "depth": 4, "heads": 4, "patch": 1, "unroll": 1})
-    config.method.update(methods.constants(name))
-    return experiment.setup(config, devices=jax.devices()[:1])
+LANDSCAPE = [name for name, info in methods.METHODS.items() if info.source_fpe is not None]
+SPLIT = [name for name in LANDSCAPE if "diagonal" in methods.constants(name) or name == "freeflow"]
 
 
-# The published split of the rows; TVM has both terms on every row.
-@pytest.mark.parametrize("name,most", [("flow_matching", 3.1), ("meanflow", 3.4), ("soflow", 3.4), ("imf", 4.2), ("tvm", 10.4)])
-def test_forward_pass_equivalents_of_a_training_step(name, most, forward):
-    run = step_of(name)
-    cost = flops.matmul(run.step, run.like, run.batch_like) / forward
-    assert 0.95 * (most - 0.4) <= cost <= most
+def recorded():
+    return {row["method"]: row for row in csv.DictReader(COSTS.read_text().splitlines())}
+
+
+def derived(name):
+    """The derived column: forward-pass equivalents from the graph, and attention's terms in rho."""
+    return methods.METHODS[name].derived_fpe + methods.METHODS[name].rho * cost.rho()
+
+
+@pytest.mark.parametrize("name", LANDSCAPE)
+def test_a_step_with_every_term_on_every_row_costs_what_the_graph_says(name):
+    counted = cost.forward_passes(name, every_row=True)
+    assert counted == pytest.approx(derived(name), rel=0.05)
+    assert counted == pytest.approx(float(recorded()[name]["every_row"]), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["meanflow", "imf", "soflow", "lsd", "shortcut", "freeflow"])
+def test_a_step_as_split_costs_what_is_recorded(name):
+    assert cost.forward_passes(name) == pytest.approx(float(recorded()[name]["recipe"]), rel=0.01)
+
+
+def test_the_recorded_costs_are_of_all_methods_and_the_split_saves():
+    assert list(recorded()) == list(methods.METHODS)
+    for name, row in recorded().items():
+        assert float(row["every_row"]) == pytest.approx(derived(name), rel=0.05), name
+        assert name not in SPLIT or float(row["recipe"]) < 0.85 * float(row["every_row"]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_all_recorded_costs(name):
+    row = recorded()[name]
+    assert cost.forward_passes(name, every_row=True) == pytest.approx(float(row["every_row"]), rel=0.01)
+    assert cost.forward_passes(name) == pytest.approx(float(row["recipe"]), rel=0.01)
