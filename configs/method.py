@@ -4,8 +4,8 @@
 
 NAME is a row of `python -m experiments.landscape --table`, PRESET is checkerboard, digits or test. All start from the published
 constants of flowjax.methods and the published parametrisation. On points (checkerboard, test) times are uniform and powers 0.5,
-because the published ones are for images, and a method that distils gets the closed-form velocity of the points as its teacher. On
-digits it must be given one: --config.teacher=runs/flow_matching. The methods with a file of their own (configs/NAME.py) are what
+because the published ones are for images, and a method that distils gets the closed-form velocity of the points as its teacher; pfmm
+needs a flow map: --config.teacher=runs/psd. On digits each must be given a run: --config.teacher=runs/flow_matching. The methods with a file of their own (configs/NAME.py) are what
 that file says; there stand the numbers that we measured. On two CPU cores checkerboard takes one to three minutes, digits 5 to 15.
 """
 
@@ -48,6 +48,8 @@ def get_config(choice="meanflow,checkerboard"):
         config.method.update(POINTS.get(name, {}))
         if "log_variance" in info.needs:  # unbounded, the weight of the rule outgrows the anchor's, and the map diverges
             config.method.log_variance_bound = 0.5
+        if name == "rectified_meanflow":
+            config.data.name = "checkerboard_reflow"
         config.teacher = "exact" if "teacher" in info.needs else ""
     config.optim.clip_norm = 1.0
     if "warmup_steps" in config.method:  # published: 10,000 of several hundred thousand

@@ -26,8 +26,8 @@ from flowjax.data import points
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/landscape", "folder of the runs and of the tables")
 PRESET = flags.DEFINE_string("preset", "checkerboard", "preset of points: checkerboard, or test for a rehearsal")
-# Those that need no flow map as a teacher and no coupling.
-RUNNABLE = [name for name, info in methods.METHODS.items() if "teacher_map" not in info.needs and name != "rectified_meanflow"]
+# Those that need no flow map as a teacher.
+RUNNABLE = [name for name, info in methods.METHODS.items() if "teacher_map" not in info.needs]
 METHODS = flags.DEFINE_list("methods", RUNNABLE, "which methods")
 TABLE = flags.DEFINE_bool("table", False, "print the table of all methods and stop")
 MEASURE = flags.DEFINE_bool(

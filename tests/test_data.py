@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn import datasets as sklearn_datasets
 
-from flowjax import data, typing
+from flowjax import data, evals, typing
 from flowjax.data import digits, points, tfds_images
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -270,3 +270,18 @@ def test_datasets_without_images_of_one_size(tfds_dir):
 def test_tensorflow_is_never_imported():
     next(data.batches(COUNT, batch_size=2, seed=0))
     assert "tensorflow" not in sys.modules
+
+
+def test_reflow_pairs_noise_with_what_the_exact_flow_makes_of_it():
+    source = data.load("checkerboard_reflow")
+    batch = next(data.batches(source, batch_size=256, seed=0))
+    assert source.coupled and set(batch) == {"x", "eps"} and batch["eps"].dtype == np.float32
+    rows = data.arrays(source, limit=4_096)
+    assert abs(rows["eps"].mean()) < 0.05 and abs(rows["eps"].std() - 1) < 0.05
+    # The flow keeps the order along each axis of a product density roughly: noise and point are close to each other.
+    assert np.corrcoef(rows["x"].ravel(), rows["eps"].ravel())[0, 1] > 0.9
+    real = data.arrays(data.load("checkerboard", split="test"))["x"]
+    assert evals.sliced_wasserstein(rows["x"], real[:4_096]) < 0.1
+    held_out = data.load("checkerboard_reflow", split="test")
+    assert not held_out.coupled
+    np.testing.assert_array_equal(data.arrays(held_out, limit=100)["x"], real[:100])

@@ -55,7 +55,8 @@ def test_eight_devices_train_as_one_does(name):
     config.optim.kwargs = {}
     one, metrics_one = run_steps(config, jax.devices()[:1], 5)
     eight, metrics_eight = run_steps(config, jax.devices()[:8], 5)
-    chex.assert_trees_all_close(one.params, eight.params, atol=1e-6, rtol=0)
+    # FreeFlow divides by the step of its finite difference, rounding and all.
+    chex.assert_trees_all_close(one.params, eight.params, atol=2e-5 if name == "freeflow" else 1e-6, rtol=0)
     chex.assert_trees_all_close(metrics_one, metrics_eight, rtol=1e-4)
     moved = max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (one.params, run_steps(config, None, 0)[0].params))))
     assert moved > 1e-3  # five steps did something

@@ -24,8 +24,15 @@ def _digits(**where) -> Source:
     return digits.source(**where)
 
 
+def _reflow(name, **where) -> Source:
+    from flowjax.data import reflow
+
+    return reflow.source(name, **where)
+
+
 DATASETS: dict[str, Callable[..., Source]] = {
     **{name: functools.partial(points.source, name) for name in points.DENSITIES},
+    **{f"{name}_reflow": functools.partial(_reflow, name) for name in points.VELOCITIES},
     "digits": _digits,
 }
 

@@ -26,6 +26,7 @@ class Source(NamedTuple):
       num_classes: 0 if unlabelled.
       rows: row ids [n] -> {"x": float32 [n, *shape] or uint8 [n, H, W, C] in 0..255, "label": int32 [n]}; "label" is absent
         when unlabelled.
+      coupled: whether `rows` also has "eps", the noise that belongs to each "x".
     """
 
     name: str
@@ -33,6 +34,7 @@ class Source(NamedTuple):
     shape: tuple[int, ...]
     num_classes: int
     rows: Callable[[np.ndarray], dict[str, np.ndarray]]
+    coupled: bool = False
 
 
 def arrays(source: Source, limit: int | None = None) -> dict[str, np.ndarray]:
@@ -146,3 +148,5 @@ def check(
         raise typing.InputError(f"seed is {seed} and start is {start}; neither may be negative.")
     if flip and len(source.shape) != 3:
         raise typing.InputError(f"{source.name} has rows of shape {source.shape}: only images can be flipped, set flip=False.")
+    if flip and source.coupled:
+        raise typing.InputError(f"{source.name} pairs each row with its noise: a flipped row has another, set flip=False.")

@@ -265,8 +265,8 @@ def coupled(draw):
     def checked(key, batch, step):
         if "eps" not in batch:
             raise typing.InputError(
-                "this method trains on a coupling of noise and data, and the batch has no 'eps'; expected"
-                ' batch = {"x": samples of a teacher, "eps": the noise that it carried to them}.'
+                "this method trains on a coupling, and the batch has no 'eps'; expected a dataset of pairs, such as"
+                ' --config.data.name=checkerboard_reflow, or batch = {"x": samples of a teacher, "eps": the noise that became them}.'
             )
         return draw(key, batch, step)
 

@@ -73,6 +73,8 @@ def setup(config, devices=None):
 
     pure_step = step.make_step(method, modules, optimizer, mesh, jax.random.split(jax.random.key(config.seed))[1])
     batch = {"x": jax.ShapeDtypeStruct((config.batch_size, *source.shape), jnp.float32)}
+    if source.coupled:
+        batch["eps"] = batch["x"]
     if source.num_classes:
         batch["label"] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
     batch = _like(batch, sharding.rows(mesh))
