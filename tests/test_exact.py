@@ -274,3 +274,57 @@ def test_a_wrong_rank_of_times_is_an_error(kind):
     x = points((3,), "linear")[0]
     with pytest.raises(typing.InputError, match=r"flowjax\.times\.expand"):
         flow(kind, "linear")[0].V(x, jnp.full((24,), 0.8), 0.3)
+
+
+# Velocities without a map in closed form
+
+
+def quadrature_velocity(x, t, nodes, weights):
+    """(x - E[x0 | x]) / t by summing over nodes of the data, in float64."""
+    logits = np.log(weights) - 0.5 * (((x[:, None] - (1 - t) * nodes) / t) ** 2).sum(-1)
+    posterior = np.exp(logits - logits.max(1, keepdims=True))
+    return (x - posterior @ nodes / posterior.sum(1, keepdims=True)) / t
+
+
+def box_nodes(corners, side, count=120):
+    """Gauss-Legendre nodes of boxes in the plane."""
+    z, w = np.polynomial.legendre.leggauss(count)
+    line, weight = side * (z + 1) / 2, w / 2
+    grid = np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
+    nodes = np.concatenate([np.asarray(corner) + grid for corner in corners])
+    return nodes, np.tile(np.outer(weight, weight).ravel(), len(corners))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("t", [0.03, 0.2, 0.499, 0.501, 0.8, 1.0])
+def test_velocity_of_boxes_is_the_posterior_mean(t):
+    corners, x = [(-2, 0), (0.5, 0.5), (1, -2)], np.random.default_rng(0).uniform(-3, 3, (20, 2))
+    expected = quadrature_velocity(x, t, *box_nodes(corners, 0.7))
+    found = exact.boxes(corners, 0.7)(jnp.asarray(x), t)
+    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("t", [0.05, 0.5, 0.95, 1.0])
+def test_velocity_of_blobs_is_the_posterior_mean(t):
+    means, deviation, x = np.array([[0.0, 1.0], [2.0, -1.0]]), 0.4, np.random.default_rng(0).normal(size=(20, 2))
+    z = np.linspace(-7, 7, 301)  # the trapezoidal rule, which is exact to rounding for a Gaussian
+    grid = np.stack(np.meshgrid(z, z, indexing="ij"), -1).reshape(-1, 2)
+    nodes = np.concatenate([mean + deviation * grid for mean in means])
+    weights = np.tile(np.exp(-0.5 * (grid**2).sum(-1)), len(means))
+    found = exact.blobs(means, deviation)(jnp.asarray(x), t)
+    np.testing.assert_allclose(found, quadrature_velocity(x, t, nodes, weights), rtol=1e-7, atol=1e-7)
+    one = exact.gaussian(means[0], deviation**2 * np.eye(2))  # one component is a Gaussian
+    np.testing.assert_allclose(exact.blobs(means[:1], deviation)(jnp.asarray(x), t), one.v(jnp.asarray(x), t), rtol=1e-9)
+
+
+@pytest.mark.parametrize("v", [exact.boxes([(-1, -1), (0, 0)]), exact.blobs([[-1.0, 0.0], [1.0, 0.0]], 0.1)])
+def test_velocities_are_finite_far_out_and_have_the_dtype_of_x(v):
+    x = jnp.array([[9.0, -7.0], [0.0, 0.5], [-30.0, 4.0]])
+    for t in (0.0, 1e-3, 0.5, 1.0):
+        value, tangent = jax.jvp(v, (x, jnp.float32(t)), (x, jnp.float32(1.0)))
+        assert np.isfinite(value).all() and np.isfinite(tangent).all(), t
+    np.testing.assert_allclose(v(x, jnp.full((3, 1), 0.3)), v(x, 0.3), rtol=1e-5)
+    assert v(x.astype(jnp.bfloat16), 0.3).dtype == jnp.bfloat16
+    with pytest.raises(typing.InputError, match="times.expand"):
+        v(x, jnp.zeros(3))

@@ -234,7 +234,8 @@ def test_specs_of_samplers():
     as_list = times.sampler(["sorted_pair", ["uniform", 0.2, 0.6]])(jax.random.key(0), 10)
     as_tuple = times.sampler(("sorted_pair", ("uniform", 0.2, 0.6)))(jax.random.key(0), 10)
     np.testing.assert_array_equal(np.stack(as_list), np.stack(as_tuple))
-    assert set(times.SAMPLERS) == {"uniform", "logit_normal", *PAIRS}
+    wider = {"sorted_sides", "gap_uniform", "dyadic", "uniform_square", "karras", "fixed"}  # tested below
+    assert set(times.SAMPLERS) == {"uniform", "logit_normal", *PAIRS, *wider}
 
 
 @pytest.mark.parametrize(
@@ -344,3 +345,117 @@ def test_errors_are_float32_or_wider(name, dtype):
         assert getattr(distances, name)(prediction, target).dtype == jnp.float32
         if name != "cosine":
             assert getattr(distances, name)(prediction, target.astype("float64")).dtype == jnp.float64
+
+
+# The samplers, schedules and distances of the wider landscape
+
+KEY = jax.random.key(7)
+
+
+def test_sorted_sides_are_max_and_min_of_two_laws():
+    one, other = times.logit_normal(0.4, 1.0), times.logit_normal(-1.2, 1.0)
+    s, t = times.sorted_sides(one, other)(KEY, N)
+    assert (s >= t).all()
+    first, second = (lambda z, m=m: normal_cdf(special.logit(z) - m) for m in (0.4, -1.2))
+    assert stats.kstest(np.asarray(s), lambda z: first(z) * second(z)).pvalue > 0.01
+    assert stats.kstest(np.asarray(t), lambda z: 1 - (1 - first(z)) * (1 - second(z))).pvalue > 0.01
+
+
+def test_gap_uniform_draws_the_gap_first():
+    s, t = (np.asarray(z, np.float64) for z in times.gap_uniform(times.logit_normal(-0.8, 1.0))(KEY, N))
+    gap = s - t
+    assert t.min() >= 0 and s.max() <= 1
+    assert stats.kstest(special.logit(gap), lambda z: normal_cdf(z + 0.8)).pvalue > 0.01
+    assert stats.kstest(t / (1 - gap), "uniform").pvalue > 0.01
+
+
+def test_dyadic_jumps():
+    s, t = (np.asarray(z, np.float64) for z in times.dyadic(8)(KEY, N))
+    gap = s - t
+    assert sorted(set(gap)) == [0.25, 0.5, 1.0] and (s / gap % 1 == 0).all() and t.min() == 0 and s.max() == 1
+    assert stats.chisquare(np.unique(gap, return_counts=True)[1]).pvalue > 0.01
+    assert stats.chisquare(np.unique(s[gap == 0.25], return_counts=True)[1]).pvalue > 0.01
+    for wrong in (0, 1, 100):
+        with pytest.raises(typing.InputError, match=f"sections is {wrong}"):
+            times.dyadic(wrong)
+
+
+def test_karras_levels():
+    s = np.asarray(times.karras(10, 0.01, 50.0, rho=5.0)(KEY, N), np.float64)
+    sigma = (0.01**0.2 + np.arange(10) / 9 * (50**0.2 - 0.01**0.2)) ** 5
+    values, counts = np.unique(s, return_counts=True)
+    np.testing.assert_allclose(values, (sigma / (1 + sigma))[1:], rtol=1e-5)
+    assert stats.chisquare(counts).pvalue > 0.01
+    np.testing.assert_allclose(times.to_sigma(times.from_sigma(sigma)), sigma, rtol=1e-12)
+
+
+def test_square_and_fixed_times():
+    s, t = times.uniform_square()(KEY, N)
+    assert stats.kstest(np.asarray(s), "uniform").pvalue > 0.01 and stats.kstest(np.asarray(t), "uniform").pvalue > 0.01
+    assert stats.spearmanr(s, t).pvalue > 0.01 and 0.48 < (s > t).mean() < 0.52
+    np.testing.assert_array_equal(times.sampler(("fixed", 0.5), times=1)(KEY, 5), np.full(5, 0.5, np.float32))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ("sorted_sides", ("uniform",), ("logit_normal", 0.0, 1.0)),
+        ("gap_uniform", ("uniform",)),
+        ("dyadic", 16),
+        ("uniform_square",),
+    ],
+)
+def test_samplers_of_pairs_by_name(spec):
+    one, again, other = (times.sampler(spec, times=2)(jax.random.key(k), 64) for k in (0, 0, 1))
+    for first, same, second in zip(one, again, other):
+        assert first.dtype == jnp.float32 and first.shape == (64,)
+        np.testing.assert_array_equal(first, same)
+        assert (first != second).any()
+
+
+def test_sigmoid_schedule():
+    schedule = times.sigmoid(100, 300, steepness=25.0, snap=0.005)
+    step = np.array([0, 120, 180, 200, 220, 280, 400])
+    plain = 1 - special.expit(25 * (step - 200) / 200)
+    expected = np.where(plain < 0.005, 0, np.where(plain > 0.995, 1, plain))
+    np.testing.assert_allclose(jax.vmap(schedule)(step), expected, rtol=1e-5)
+    assert expected[0] == expected[1] == 1 and expected[-1] == expected[-2] == 0 and 0 < expected[3] < 1
+
+
+PAIR = (jnp.asarray(np.random.default_rng(0).normal(size=(6, 4, 3)), jnp.float32), jnp.zeros((6, 4, 3)))
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
+def test_normalised_has_a_gradient_of_bounded_length(reduce):
+    size = 12 if reduce == "mean" else 1
+    r = np.asarray(PAIR[0], np.float64)
+    norm = np.sqrt((r**2).sum((1, 2)) / size)
+    np.testing.assert_allclose(distances.normalised(*PAIR, reduce=reduce, c=0.1), norm**2 / (norm + 0.1), rtol=1e-5)
+    gradient = jax.grad(lambda p: distances.normalised(p, PAIR[1], reduce=reduce, c=0.1).sum())(PAIR[0])
+    np.testing.assert_allclose(gradient, 2 * r / size / (norm + 0.1)[:, None, None], rtol=1e-5, atol=1e-7)
+    with pytest.raises(typing.InputError, match="reduce is None"):
+        distances.normalised(*PAIR, reduce=None)
+
+
+def test_likelihood_is_least_where_the_variance_is_the_error():
+    e = np.asarray(distances.l2(*PAIR))
+    lv = jnp.log(e)
+    value, slope = jax.jvp(lambda lv: distances.likelihood(*PAIR, log_variance=lv), (lv,), (jnp.ones(6),))
+    np.testing.assert_allclose(value, 1 + np.log(e), rtol=1e-5)
+    np.testing.assert_allclose(slope, 0.0, atol=1e-5)
+    np.testing.assert_allclose(
+        distances.likelihood(*PAIR, log_variance=0.5, reduce="sum"), np.exp(-0.5) * 12 * e + 0.5, rtol=1e-5
+    )
+
+
+def test_features_compare_what_the_network_sees():
+    phi = lambda x: jnp.stack([x.sum((1, 2)), (x**2).sum((1, 2))], axis=1)
+    found = distances.features(*PAIR, phi=phi, distance=functools.partial(distances.huber, c=0.1))
+    np.testing.assert_allclose(found, distances.huber(phi(PAIR[0]), phi(PAIR[1]), c=0.1), rtol=1e-6)
+    assert not np.allclose(found, distances.huber(*PAIR, c=0.1))
+
+
+def test_distances_by_name():
+    assert distances.named("l2") is distances.l2 and distances.named(distances.cauchy) is distances.cauchy
+    with pytest.raises(typing.InputError, match="unknown distance 'hubber'; did you mean huber"):
+        distances.named("hubber")
