@@ -59,6 +59,7 @@ def method_table():
         rows.append(
             {
                 "method": f"`{name}`",
+                "pair in `flowjax.losses`": ", ".join(f"`{pair.__name__}`" for pair in info.pairs),
                 "rule": info.rule,
                 "setting": info.setting,
                 "derivative and stop-gradient": info.derivative,
@@ -110,7 +111,7 @@ def main():
     measure = evaluation.measures(held_out)
     labels = evaluation.labels_like(None, 0, len(held_out))
     rows, pictures = [], {"data": held_out}
-    for name, config in configs.items():
+    for name, config in tqdm.tqdm(configs.items(), desc="measuring", unit="method"):
         trained = training.load(path / name)
         sample = evaluation.make_sampler(trained.net, trained.shape, config.sampler)
         samples = {n: sample(trained.params, 0, labels, n) for n in STEPS}

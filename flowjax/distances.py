@@ -141,7 +141,8 @@ def likelihood(prediction, target, *, log_variance=0.0, reduce="mean"):
 def normalised(prediction, target, *, reduce, c=0.1):
     """Squared error over its own norm, so that the gradient is the residual at unit length.
 
-        |r|^2 / sg(|r| + c),   r = prediction - target;   its gradient along the prediction is 2 r / (|r| + c)
+        |r|^2 / sg(|r| + c),   r = prediction - target;   its gradient along the prediction is 2 r / (|r| + c), for "mean" over
+                               the number of data elements
 
     Args:
       prediction: [B, ...].

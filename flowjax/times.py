@@ -149,7 +149,7 @@ def karras(levels=40, sigma_min=0.002, sigma_max=80.0, rho=7.0):
 def karras_sigma(index, levels, sigma_min=0.002, sigma_max=80.0, rho=7.0):
     """Noise level number `index` (0 the lowest) of `levels`, both may be traced."""
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    return (low + index / (levels - 1) * (high - low)) ** rho
+    return (low + jnp.asarray(index, jnp.float32) / (levels - 1) * (high - low)) ** rho
 
 
 def from_sigma(sigma):

@@ -308,7 +308,7 @@ def test_velocity_of_boxes_is_the_posterior_mean(t):
 @pytest.mark.parametrize("t", [0.05, 0.5, 0.95, 1.0])
 def test_velocity_of_blobs_is_the_posterior_mean(t):
     means, deviation, x = np.array([[0.0, 1.0], [2.0, -1.0]]), 0.4, np.random.default_rng(0).normal(size=(20, 2))
-    z = np.linspace(-7, 7, 301)  # the trapezoidal rule, which is exact to rounding for a Gaussian
+    z = np.linspace(-12, 12, 401)  # the trapezoidal rule, which is exact to rounding for a Gaussian
     grid = np.stack(np.meshgrid(z, z, indexing="ij"), -1).reshape(-1, 2)
     nodes = np.concatenate([mean + deviation * grid for mean in means])
     weights = np.tile(np.exp(-0.5 * (grid**2).sum(-1)), len(means))

@@ -10,25 +10,30 @@ import pytest
 from flowjax import exact, flowmap, typing
 
 FLOW = exact.gaussian(np.array([0.3, -0.5]), np.array([[1.2, 0.4], [0.4, 0.7]]))
-rng = np.random.default_rng(0)
-X, S, T = rng.normal(size=(16, 2)), rng.uniform(0.5, 1.0, (16, 1)), rng.uniform(0.0, 0.45, (16, 1))
 
 
-def denoiser(x, s):
-    """E[x0 | x] of the exact flow: what a diffusion model predicts."""
-    return x - s * FLOW.v(x, s)
+@pytest.fixture
+def points(x64):
+    """x, s, t in float64, with both time directions and away from the diagonal, where a destination says nothing."""
+    rng = np.random.default_rng(0)
+    x, s, t = rng.normal(size=(16, 2)), rng.uniform(0.1, 0.97, (16, 1)), rng.uniform(0.0, 1.0, (16, 1))
+    t = np.where(np.abs(t - s) < 0.05, 0.0, t)
+    assert (t > s).any() and (t < s).any() and (t == 0).any()
+    return jnp.asarray(x), jnp.asarray(s), jnp.asarray(t)
+
+
+def raw_denoised_field(x, s, t):
+    """CTM's jump, F = (t / s) x + (1 - t / s) D, solved for the network."""
+    return (FLOW.F(x, s, t) - t / s * x) / (1 - t / s)
 
 
 def raw_edm(x_in, s, t, sigma_data=0.5):
-    """The network of EDM for the consistency function F(x, s, 0), from c_in x_ve as it gets it."""
+    """The network of EDM from c_in x_ve as it gets it: D = c_skip x_ve + c_out N, D = F where the jump goes to the data."""
     sigma = s / (1 - s)
     c_skip, c_out = sigma_data**2 / (sigma**2 + sigma_data**2), sigma * sigma_data / jnp.sqrt(sigma**2 + sigma_data**2)
     x_ve = x_in * jnp.sqrt(sigma**2 + sigma_data**2)
-    destination = FLOW.F(x_ve / (1 + sigma), s, t)
-    # F = D at t = 0; elsewhere the field D = x - s V takes its place.
-    x = x_ve / (1 + sigma)
-    field = x - s * (destination - x) / (t - s)
-    return (field - c_skip * x_ve) / c_out
+    D = raw_denoised_field(x_ve / (1 + sigma), s, t)
+    return (D - c_skip * x_ve) / c_out
 
 
 def raw_trigflow(x_a, a, b):
@@ -40,49 +45,94 @@ def raw_trigflow(x_a, a, b):
     return (jnp.cos(a - b) * x_a - x_b) / jnp.sin(a - b)
 
 
-RAW = {
-    "velocity": FLOW.V,
-    "denoised_field": lambda x, s, t: x - s * FLOW.V(x, s, t),
-    "destination": FLOW.F,
-    "trigflow": raw_trigflow,
-    "edm": raw_edm,
+def raw_second_order(x, s, t):
+    """The curvature that is left of F = x + (t - s) v + (t - s)^2 / 2 N."""
+    return (FLOW.F(x, s, t) - x - (t - s) * FLOW.v(x, s)) * 2 / (t - s) ** 2
+
+
+# parameterisation, raw network
+FROM_THE_FLOW = {
+    "velocity": (flowmap.velocity, FLOW.V),
+    "denoised_field": (flowmap.denoised_field, raw_denoised_field),
+    "destination": (flowmap.destination, FLOW.F),
+    "second_order": (functools.partial(flowmap.second_order, FLOW.v), raw_second_order),
+    "trigflow": (flowmap.trigflow, raw_trigflow),
+    "edm": (flowmap.edm, raw_edm),
+    "edm of wide data": (functools.partial(flowmap.edm, sigma_data=1.3), functools.partial(raw_edm, sigma_data=1.3)),
+    "extended_source": (flowmap.extended_source, lambda x, s, t: FLOW.V(x, 2 - s, t)),
 }
 
 
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", flowmap.PARAMETERISATIONS)
-def test_the_exact_flow_comes_back(name):
-    s = jnp.asarray(np.minimum(S, 0.97))
-    V = flowmap.PARAMETERISATIONS[name](RAW[name])
-    np.testing.assert_allclose(V(jnp.asarray(X), s, jnp.asarray(T)), FLOW.V(jnp.asarray(X), s, T), rtol=1e-9, atol=1e-10)
+def test_every_parameterisation_is_here():
+    assert set(flowmap.PARAMETERISATIONS) <= set(FROM_THE_FLOW)
+    assert all(FROM_THE_FLOW[name][0] is wrap for name, wrap in flowmap.PARAMETERISATIONS.items())
 
 
-@pytest.mark.usefixtures("x64")
-def test_edm_at_the_data_is_the_denoiser():
-    """With t = 0 replaced by t = s (the diagonal) the field is the denoiser D(x, sigma) of diffusion models."""
-    x, s = jnp.asarray(X), jnp.asarray(np.minimum(S, 0.97))
-    sigma, d = s / (1 - s), 0.5
-    N = lambda x_in, s, t: (
-        (denoiser(x, s) - d**2 / (sigma**2 + d**2) * x * (1 + sigma)) / (sigma * d / jnp.sqrt(sigma**2 + d**2))
-    )
-    np.testing.assert_allclose(flowmap.edm(N, sigma_data=d)(x, s, s), FLOW.v(x, s), rtol=1e-9, atol=1e-10)
+@pytest.mark.parametrize("name", FROM_THE_FLOW)
+def test_the_exact_flow_comes_back_with_its_derivatives(name, points):
+    wrap, raw = FROM_THE_FLOW[name]
+    along = (FLOW.v(points[0], points[1]), jnp.ones_like(points[1]), 0.3 * jnp.ones_like(points[2]))
+    value, tangent = jax.jvp(wrap(raw), points, along)
+    expected, expected_tangent = jax.jvp(FLOW.V, points, along)
+    np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(tangent, expected_tangent, rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.usefixtures("x64")
-def test_ctm_writes_its_jump_with_the_denoised_field():
-    x, s, t = (jnp.asarray(z) for z in (X, S, T))
-    D = lambda x, s, t: jnp.sin(x) + s - t
-    F = flowmap.jump(flowmap.denoised_field(D), x, s, t)
-    np.testing.assert_allclose(F, t / s * x + (1 - t / s) * D(x, s, t), rtol=1e-10)
+@pytest.mark.parametrize("sigma_data", [0.5, 1.3])
+def test_edm_on_the_diagonal_is_the_denoiser_of_diffusion_models(sigma_data, points):
+    x, s, _ = points
+    sigma, denoised = s / (1 - s), x - s * FLOW.v(x, s)  # E[x0 | x]
+    norm = jnp.sqrt(sigma**2 + sigma_data**2)
+
+    def N(x_in, s, t):
+        np.testing.assert_allclose(x_in, x * (1 + sigma) / norm, rtol=1e-12)  # c_in x_ve
+        return (denoised - sigma_data**2 / norm**2 * x * (1 + sigma)) / (sigma * sigma_data / norm)
+
+    V = flowmap.edm(N, sigma_data=sigma_data)(x, s, s)
+    np.testing.assert_allclose(V, FLOW.v(x, s), rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.usefixtures("x64")
-def test_second_order_is_the_velocity_and_half_the_curvature():
-    x, s, t = (jnp.asarray(z) for z in (X, S, T))
-    N = lambda x, s, t: 2 * (FLOW.V(x, s, t) - FLOW.v(x, s)) / (t - s)
-    np.testing.assert_allclose(flowmap.second_order(FLOW.v, N)(x, s, t), FLOW.V(x, s, t), rtol=1e-9, atol=1e-10)
-    on_diagonal = flowmap.second_order(FLOW.v, lambda x, s, t: 1e3 * x)(x, s, s)
-    np.testing.assert_allclose(on_diagonal, FLOW.v(x, s), rtol=1e-12)
+def test_the_anchor_holds_by_construction(points):
+    x, s, _ = points
+    V = flowmap.second_order(FLOW.v, lambda x, s, t: 1e3 * x)
+    np.testing.assert_allclose(V(x, s, s), FLOW.v(x, s), rtol=1e-12)
+
+
+def test_divisors_have_floors(points):
+    x = points[0]
+    D = lambda x, s, t: 3 * x
+    np.testing.assert_allclose(flowmap.denoised_field(D)(x, 0.01, 0.0), -2 * x / 0.05, rtol=1e-12)
+    np.testing.assert_allclose(flowmap.denoised_field(D, floor=1e-3)(x, 0.01, 0.0), -2 * x / 0.01, rtol=1e-12)
+    for t, gap in ((0.5 + 1e-5, 1e-3), (0.5 - 1e-5, -1e-3), (0.6, 0.1), (0.4, -0.1)):
+        np.testing.assert_allclose(flowmap.destination(D)(x, 0.5, t), 2 * x / gap, rtol=1e-12)
+
+
+def test_a_jump_is_the_flow_map_in_the_dtype_of_the_data(points):
+    x, s, t = points
+    np.testing.assert_allclose(flowmap.jump(FLOW.V, x, s, t), FLOW.F(x, s, t), rtol=1e-12)
+    np.testing.assert_array_equal(flowmap.jump(FLOW.V, x, s, s), x)
+    # In float32 and rounded once: bfloat16 times would make 0.4990 of this gap.
+    landed = flowmap.jump(lambda x, s, t: jnp.ones_like(x), jnp.zeros((1, 1), jnp.bfloat16), 0.9985, jnp.float32(0.4985))
+    assert landed.dtype == jnp.bfloat16 and float(landed[0, 0]) == -0.5
+
+
+# Contracts
+
+CALLED = {name: wrap for name, (wrap, _) in FROM_THE_FLOW.items()}
+CALLED["second_order"] = functools.partial(flowmap.second_order, lambda x, t, cond: x * cond["scale"])
+
+
+def network(x, s, t, cond):
+    return jnp.tanh(x) * cond["scale"] + jnp.asarray(s - t).astype(x.dtype)
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_what_follows_the_times_is_handed_on(name):
+    V, x = CALLED[name](network), jnp.full((3, 2), 0.5)
+    one, other = (V(x, 0.8, 0.2, {"scale": scale}) for scale in (2.0, 3.0))
+    assert (jnp.abs(one - other) > 0.01).all()
+    with pytest.raises(TypeError):
+        V(x, 0.8, 0.2)
 
 
 def test_extended_source_tells_the_second_task_by_its_time():
@@ -92,26 +142,33 @@ def test_extended_source_tells_the_second_task_by_its_time():
     assert seen == [(1.75, 0.5, "cond")]
 
 
-ALL = {**flowmap.PARAMETERISATIONS, "second_order": functools.partial(flowmap.second_order, lambda x, t, cond: x)}
+@pytest.mark.parametrize("time", [0.7, np.full((3, 1), 0.7, np.float32)])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("name", CALLED)
+def test_dtypes_are_those_of_the_data(name, dtype, time):
+    seen = []
+    V = CALLED[name](lambda *args: seen.append(args) or network(*args))
+    with jax.enable_x64(True):
+        found = V(jnp.ones((3, 2), dtype), time, 0.2, {"scale": 2.0})
+        (x, *times, _) = seen[0]
+        assert found.dtype == x.dtype == dtype and found.shape == (3, 2)
+        # Times are float32 (or Python's) whatever the data; a float64 would win over float32 here.
+        assert all(jnp.result_type(time, jnp.float32) == jnp.float32 for time in times)
+        assert all(jnp.result_type(time) != jnp.bfloat16 for time in times)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_conditioning_dtype_and_ends_of_the_path(name):
-    N = lambda x, s, t, cond: jnp.tanh(x) * cond["scale"] + jnp.asarray(s - t).astype(x.dtype)
-    V = ALL[name](N)
-    cond = {"scale": 2.0}
-    x = jnp.full((3, 2), 0.5, jnp.bfloat16)
-    assert V(x, 0.8, 0.2, cond).dtype == jnp.bfloat16
-    other = V(x, 0.8, 0.2, {"scale": 3.0})
-    assert (other != V(x, 0.8, 0.2, cond)).all()
-    x = x.astype(jnp.float32)
+@pytest.mark.parametrize("name", CALLED)
+def test_derivatives_are_finite_at_the_ends_and_on_the_diagonal(name):
+    V, x = CALLED[name](network), jnp.full((3, 2), 0.5)
     for s, t in ((1.0, 0.0), (1.0, 1.0), (0.0, 0.0), (0.5, 0.5), (0.0, 1.0)):
-        call = lambda x, s, t: V(x, s, t, cond)
+        call = lambda x, s, t: V(x, s, t, {"scale": 2.0})
         value, tangent = jax.jvp(call, (x, jnp.float32(s), jnp.float32(t)), (x, jnp.float32(1), jnp.float32(1)))
         assert np.isfinite(value).all() and np.isfinite(tangent).all(), (s, t)
 
 
-@pytest.mark.parametrize("name", [name for name in flowmap.PARAMETERISATIONS if name != "velocity"])
-def test_times_of_the_wrong_rank(name):
-    with pytest.raises(typing.InputError, match=r"flowjax\.times\.expand"):
-        flowmap.PARAMETERISATIONS[name](lambda x, s, t: x)(jnp.zeros((4, 2)), jnp.zeros(4), 0.0)
+@pytest.mark.parametrize("name", [name for name in CALLED if name not in ("velocity", "extended_source")])
+@pytest.mark.parametrize("field", ["s", "t"])
+def test_times_of_the_wrong_rank(name, field):
+    times = {"s": 0.8, "t": 0.2} | {field: jnp.zeros(4)}
+    with pytest.raises(typing.InputError, match=rf"{name.split()[0]}: {field} has shape.*flowjax\.times\.expand"):
+        CALLED[name](network)(jnp.zeros((4, 2)), times["s"], times["t"], {"scale": 2.0})

@@ -859,20 +859,31 @@ def test_default_constants_are_the_published_ones(name):
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters.values())
 
 
-def test_needs_are_asked_for():
-    with pytest.raises(typing.InputError, match=r"nets\.ema is None"):
-        make("tvm").loss(nets()._replace(ema=None), drawn_by("tvm"))
-    assert methods.make("tvm", ema=0.5).needs == {"ema": 0.5}
+@pytest.mark.parametrize(("name", "need"), [(name, need) for name, info in methods.METHODS.items() for need in info.needs])
+def test_needs_are_asked_for(name, need):
+    method = make(name)
+    with pytest.raises(typing.InputError, match=rf"nets\.{need} is None: Nets\(V=\.\.\., {need}="):
+        jax.eval_shape(lambda drawn: method.loss(nets()._replace(**{need: None}), drawn), drawn_by(name))
+
+
+def test_what_a_method_does_not_need_may_be_absent():
+    for name, info in methods.METHODS.items():
+        only = typing.Nets(**{field: getattr(nets(), field) for field in ("V", *info.needs)})
+        jax.eval_shape(lambda drawn, name=name, only=only: make(name).loss(only, drawn), drawn_by(name))
+
+
+def test_the_decay_of_the_target_is_a_need():
+    assert make("tvm", ema=0.5).needs == {"ema": 0.5}
 
 
 @every_method
 def test_the_docstring_names_the_paper_and_every_constant(name):
-    info = methods.METHODS[name]
-    text = inspect.getdoc(info.recipe)
-    if name not in ("soflow", "flow_matching"):  # ids stand with the paper that the recipe follows
-        assert f"arXiv {info.arxiv}" in text, info.arxiv
+    text = inspect.getdoc(methods.METHODS[name].recipe)
+    assert f"arXiv {methods.METHODS[name].arxiv}" in text
     for constant in (*methods.constants(name), "total_steps"):
         assert f"  {constant}: " in text or "Arguments as in" in text, constant
+    for pair in methods.METHODS[name].pairs:
+        assert "arXiv " in inspect.getdoc(pair)
 
 
 @pytest.mark.parametrize(("step", "a"), [(0, 0.1), (50, (0.1 * 0.002) ** 0.5), (100, 0.002), (500, 0.002)])

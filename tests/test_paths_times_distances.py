@@ -331,20 +331,27 @@ def test_reduce_must_be_said():
     assert np.abs(by["sum"] - by["mean"]).min() > 0.1
 
 
-@pytest.mark.parametrize("name", ["l2", "huber", "cauchy", "cosine"])
+ALL = {name: getattr(distances, name) for name in ("l2", "huber", "cauchy", "likelihood", "cosine")} | {
+    "adaptive": functools.partial(distances.adaptive, reduce="sum"),
+    "normalised": functools.partial(distances.normalised, reduce="mean"),
+    "features": functools.partial(distances.features, phi=lambda x: x),
+}
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_shapes_that_differ_are_an_error(name):
     with pytest.raises(typing.InputError, match=r"\(5, 3\).*\(1, 3\)"):
-        getattr(distances, name)(jnp.ones((5, 3)), jnp.ones((1, 3)))
+        ALL[name](jnp.ones((5, 3)), jnp.ones((1, 3)))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("name", ["l2", "huber", "cauchy", "cosine"])
+@pytest.mark.parametrize("name", ALL)
 def test_errors_are_float32_or_wider(name, dtype):
     with jax.enable_x64(True):
         prediction, target = sides().astype(dtype)
-        assert getattr(distances, name)(prediction, target).dtype == jnp.float32
+        assert ALL[name](prediction, target).dtype == jnp.float32
         if name != "cosine":
-            assert getattr(distances, name)(prediction, target.astype("float64")).dtype == jnp.float64
+            assert ALL[name](prediction, target.astype("float64")).dtype == jnp.float64
 
 
 # The samplers, schedules and distances of the wider landscape
@@ -367,6 +374,9 @@ def test_gap_uniform_draws_the_gap_first():
     assert t.min() >= 0 and s.max() <= 1
     assert stats.kstest(special.logit(gap), lambda z: normal_cdf(z + 0.8)).pvalue > 0.01
     assert stats.kstest(t / (1 - gap), "uniform").pvalue > 0.01
+    assert stats.spearmanr(t / (1 - gap), gap).pvalue > 0.01
+    s, t = times.gap_uniform(times.fixed(1.0))(KEY, 3)
+    np.testing.assert_array_equal(np.stack([s, t]), [[1.0] * 3, [0.0] * 3])
 
 
 def test_dyadic_jumps():
@@ -375,6 +385,8 @@ def test_dyadic_jumps():
     assert sorted(set(gap)) == [0.25, 0.5, 1.0] and (s / gap % 1 == 0).all() and t.min() == 0 and s.max() == 1
     assert stats.chisquare(np.unique(gap, return_counts=True)[1]).pvalue > 0.01
     assert stats.chisquare(np.unique(s[gap == 0.25], return_counts=True)[1]).pvalue > 0.01
+    s, t = times.dyadic()(KEY, N)
+    assert (s - t).min() == 1 / 64  # half of it is the smallest step, 1 / 128
     for wrong in (0, 1, 100):
         with pytest.raises(typing.InputError, match=f"sections is {wrong}"):
             times.dyadic(wrong)
@@ -387,6 +399,10 @@ def test_karras_levels():
     np.testing.assert_allclose(values, (sigma / (1 + sigma))[1:], rtol=1e-5)
     assert stats.chisquare(counts).pvalue > 0.01
     np.testing.assert_allclose(times.to_sigma(times.from_sigma(sigma)), sigma, rtol=1e-12)
+    # A schedule of the number of levels is traced.
+    traced = jax.jit(times.karras_sigma)(np.arange(10), 10, 0.01, 50.0, 5.0)
+    np.testing.assert_allclose(traced, sigma, rtol=1e-4)
+    np.testing.assert_allclose([times.karras_sigma(0, 40), times.karras_sigma(39, 40)], [0.002, 80.0], rtol=1e-5)
 
 
 def test_square_and_fixed_times():
@@ -403,14 +419,24 @@ def test_square_and_fixed_times():
         ("gap_uniform", ("uniform",)),
         ("dyadic", 16),
         ("uniform_square",),
+        ("karras", 10),
+        ("fixed", 1.0),
     ],
 )
-def test_samplers_of_pairs_by_name(spec):
-    one, again, other = (times.sampler(spec, times=2)(jax.random.key(k), 64) for k in (0, 0, 1))
+@pytest.mark.parametrize("wide", [False, True])
+def test_samplers_by_name_are_float32_and_drawn_by_the_key(spec, wide):
+    count = 1 if spec[0] in ("karras", "fixed") else 2
+    with jax.enable_x64(wide):
+        draw = jax.jit(times.sampler(spec, times=count), static_argnums=1)
+        one, again, other = (jnp.reshape(jnp.stack(draw(jax.random.key(k), 64)), (count, 64)) for k in (0, 0, 1))
     for first, same, second in zip(one, again, other):
-        assert first.dtype == jnp.float32 and first.shape == (64,)
+        assert first.dtype == jnp.float32 and 0 <= first.min() and first.max() <= 1
         np.testing.assert_array_equal(first, same)
-        assert (first != second).any()
+        assert spec[0] == "fixed" or (first != second).any()
+    if count == 2 and spec[0] != "uniform_square":
+        assert (one[1] <= one[0]).all()
+    with pytest.raises(typing.InputError, match=rf"{spec[0]}.*draws {count} time"):
+        times.sampler(spec, times=3 - count)
 
 
 def test_sigmoid_schedule():
@@ -420,6 +446,9 @@ def test_sigmoid_schedule():
     expected = np.where(plain < 0.005, 0, np.where(plain > 0.995, 1, plain))
     np.testing.assert_allclose(jax.vmap(schedule)(step), expected, rtol=1e-5)
     assert expected[0] == expected[1] == 1 and expected[-1] == expected[-2] == 0 and 0 < expected[3] < 1
+    found = times.sigmoid(0, 100, steepness=5.0, snap=0.1)(jnp.arange(101))
+    assert ((found == 0) | ((0.1 <= found) & (found <= 0.9)) | (found == 1)).all() and (jnp.diff(found) <= 0).all()
+    assert found.dtype == jnp.float32
 
 
 PAIR = (jnp.asarray(np.random.default_rng(0).normal(size=(6, 4, 3)), jnp.float32), jnp.zeros((6, 4, 3)))
@@ -433,8 +462,12 @@ def test_normalised_has_a_gradient_of_bounded_length(reduce):
     np.testing.assert_allclose(distances.normalised(*PAIR, reduce=reduce, c=0.1), norm**2 / (norm + 0.1), rtol=1e-5)
     gradient = jax.grad(lambda p: distances.normalised(p, PAIR[1], reduce=reduce, c=0.1).sum())(PAIR[0])
     np.testing.assert_allclose(gradient, 2 * r / size / (norm + 0.1)[:, None, None], rtol=1e-5, atol=1e-7)
+    at_zero = jax.grad(lambda p: distances.normalised(p, PAIR[1], reduce=reduce).sum())(PAIR[1])
+    np.testing.assert_array_equal(at_zero, 0.0)
     with pytest.raises(typing.InputError, match="reduce is None"):
         distances.normalised(*PAIR, reduce=None)
+    with pytest.raises(TypeError, match="reduce"):
+        distances.normalised(*PAIR)
 
 
 def test_likelihood_is_least_where_the_variance_is_the_error():
@@ -446,6 +479,8 @@ def test_likelihood_is_least_where_the_variance_is_the_error():
     np.testing.assert_allclose(
         distances.likelihood(*PAIR, log_variance=0.5, reduce="sum"), np.exp(-0.5) * 12 * e + 0.5, rtol=1e-5
     )
+    gradient = jax.grad(lambda p: distances.likelihood(p, PAIR[1], log_variance=lv).sum())(PAIR[0])
+    np.testing.assert_allclose(gradient, 2 * PAIR[0] / 12 / e[:, None, None], rtol=1e-5)
 
 
 def test_features_compare_what_the_network_sees():
@@ -453,9 +488,14 @@ def test_features_compare_what_the_network_sees():
     found = distances.features(*PAIR, phi=phi, distance=functools.partial(distances.huber, c=0.1))
     np.testing.assert_allclose(found, distances.huber(phi(PAIR[0]), phi(PAIR[1]), c=0.1), rtol=1e-6)
     assert not np.allclose(found, distances.huber(*PAIR, c=0.1))
+    np.testing.assert_allclose(distances.features(*PAIR, phi=phi), distances.l2(phi(PAIR[0]), phi(PAIR[1])), rtol=1e-6)
+    gradient = jax.grad(lambda p: distances.features(p, PAIR[1], phi=phi).sum())(PAIR[0])
+    first, second = (z[:, None, None] for z in phi(PAIR[0]).T)
+    np.testing.assert_allclose(gradient, first + 2 * PAIR[0] * second, rtol=1e-4, atol=1e-5)
 
 
 def test_distances_by_name():
     assert distances.named("l2") is distances.l2 and distances.named(distances.cauchy) is distances.cauchy
-    with pytest.raises(typing.InputError, match="unknown distance 'hubber'; did you mean huber"):
+    assert all(distances.named(name)(*PAIR).shape == (6,) for name in distances.DISTANCES)
+    with pytest.raises(typing.InputError, match=r"unknown distance 'hubber'; did you mean huber\?.* Known: l2, huber, cosine"):
         distances.named("hubber")

@@ -7,9 +7,10 @@ import re
 import jax
 import pytest
 
-from configs import common
-from flowjax import methods
-from flowjax.training import experiment
+from configs import common, method
+from experiments import landscape
+from flowjax import flowmap, losses, methods, typing
+from flowjax.training import experiment, loop
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -45,14 +46,68 @@ def test_files_and_flags_of_the_readme_exist():
             assert f'("{flag}"' in code, (module, flag)
 
 
-@pytest.mark.parametrize("preset", common.PRESETS)
-@pytest.mark.parametrize("name", methods.METHODS)
-def test_every_preset_builds_its_training_step(name, preset):
-    module = importlib.import_module(f"configs.{name}")
-    run = experiment.setup(module.get_config(preset), devices=jax.devices()[:1])  # traces the step
+def test_the_table_of_the_readme_is_current():
+    shown = re.search(r"<!-- python -m experiments.landscape --table -->\n(.*?)<!-- end -->", README, re.S)[1]
+    assert shown.strip() == landscape.method_table()
+    for name, info in methods.METHODS.items():
+        assert f"| `{name}` |" in shown and f"arxiv.org/abs/{info.arxiv}" in shown
+        assert info.pairs and all(getattr(losses, pair.__name__) is pair for pair in info.pairs)
+        assert info.parametrisation in flowmap.PARAMETERISATIONS
+
+
+PRESETS = [
+    (name, preset) for name in methods.METHODS for preset in common.PRESETS if name in method.HEADLINE or preset == "test"
+]
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_every_preset_builds_its_training_step(name, preset, teacher):
+    config = method.get_config(f"{name},{preset}")
+    if name == "pfmm":
+        config.teacher = teacher
+    run = experiment.setup(config, devices=jax.devices()[:1])  # traces the step
     assert run.config.method.name == name
+    assert config.model.parameterisation == methods.METHODS[name].parametrisation
+
+
+@pytest.mark.parametrize("name", [name for name in methods.METHODS if name not in method.HEADLINE])
+def test_digits_of_the_others_are_the_published_constants(name):
+    """They build their step too, but for the teacher that the command line must give: it is asked for in one sentence."""
+    config, changed = method.get_config(f"{name},digits"), {"label_drop", "warmup_steps", "total_steps", "name"}
+    for key, value in methods.constants(name).items():
+        assert key in changed or config.method[key] == value, key
+    if {"teacher", "teacher_map"} & set(methods.METHODS[name].needs):
+        with pytest.raises(typing.InputError, match="--config.teacher=runs/NAME"):
+            experiment.setup(config, devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    config = method.get_config("psd,test")
+    config.update({"steps": 2, "eval_every": 0, "save_every": 2})
+    loop.train(config, folder, devices=jax.devices()[:1])
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", [*method.HEADLINE, "method"])
+def test_configs_say_command_hardware_and_duration(name):
+    text = importlib.import_module(f"configs.{name}").__doc__
     for said in ("python -m experiments.train", "CPU", "minutes", "digits"):
-        assert said in module.__doc__, said
+        assert said in text, said
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ("meanflow", "names no preset; expected NAME,PRESET: meanflow,checkerboard"),
+        ("meanflw,checkerboard", "unknown method 'meanflw'; did you mean .*meanflow"),
+        ("psd,checkerbord", "unknown preset 'checkerbord'; did you mean checkerboard"),
+    ],
+)
+def test_a_wrong_choice_of_method(choice, said):
+    with pytest.raises(typing.InputError, match=said):
+        method.get_config(choice)
 
 
 def test_no_placeholder_is_left():

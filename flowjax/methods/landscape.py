@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from flowjax import losses
 from flowjax.methods import compositional, consistency, diagonal, eulerian, lagrangian
 
 
@@ -14,6 +15,7 @@ class MethodInfo(NamedTuple):
 
     Attributes:
       recipe: the function that `make` calls.
+      pairs: its own losses of flowjax.losses, besides the anchor.
       rule: "diagonal", "eulerian", "lagrangian" or "compositional".
       setting: "D" distils a teacher, "S" self-distils, "M" learns the marginal flow from conditional velocities.
       derivative: which derivative is taken, and what is under the stop-gradient.
@@ -28,6 +30,7 @@ class MethodInfo(NamedTuple):
     """
 
     recipe: Callable
+    pairs: tuple[Callable, ...]
     rule: str
     setting: str
     derivative: str
@@ -43,128 +46,159 @@ class MethodInfo(NamedTuple):
 
 METHODS: dict[str, MethodInfo] = {
     "flow_matching": MethodInfo(
-        diagonal.flow_matching, "diagonal", "M", "none",
+        diagonal.flow_matching, (losses.flow_matching,), "diagonal", "M",
+        "none",
         (), "velocity", 3, 3, 0, {}, "Flow Matching for Generative Modeling", "2210.02747",
     ),
     "lmd": MethodInfo(
-        lagrangian.lmd, "lagrangian", "D", "d_t V, gradient through it and through the teacher",
+        lagrangian.lmd, (losses.lagrangian_distillation,), "lagrangian", "D",
+        "d_t V, gradient through it and through the teacher",
         ("teacher",), "velocity", 9, 8, 3, {}, "Flow Map Matching", "2406.07507",
     ),
     "lsd": MethodInfo(
-        lagrangian.lsd, "lagrangian", "S", "d_t V, gradient through it; target in sg",
+        lagrangian.lsd, (losses.lagrangian_self_distillation,), "lagrangian", "S",
+        "d_t V, gradient through it; target in sg",
         ("log_variance",), "velocity", 10, 10, 3, {"diagonal": "both"}, "How to Build a Consistency Model", "2505.18825",
     ),
     "ayf_lmd": MethodInfo(
-        lagrangian.ayf_lmd, "lagrangian", "D", "d_t V, all of the target in sg",
+        lagrangian.ayf_lmd, (losses.align_your_flow_lmd,), "lagrangian", "D",
+        "d_t V, all of the target in sg",
         ("teacher",), "velocity", 6, 5, 1, {}, "Align Your Flow", "2506.14603",
     ),
     "tvm": MethodInfo(
-        lagrangian.tvm, "lagrangian", "S", "d_t V, gradient through it; target in sg",
+        lagrangian.tvm, (losses.terminal_velocity,), "lagrangian", "S",
+        "d_t V, gradient through it; target in sg",
         ("ema",), "velocity", 10, 10, 3, {}, "Terminal Velocity Matching", "2511.19797",
     ),
     "freeflow": MethodInfo(
-        lagrangian.freeflow, "lagrangian", "D", "finite difference in t, all of the target in sg",
+        lagrangian.freeflow, (losses.freeflow_prediction, losses.freeflow_correction), "lagrangian", "D",
+        "finite difference in t, all of the target in sg",
         ("teacher", "velocity"), "velocity", 12, 13, 0, {"correction": "both"}, "Flow Map Distillation Without Data", "2511.19428",
     ),
     "pid": MethodInfo(
-        lagrangian.pid, "lagrangian", "D", "finite difference in t, gradient through it; target in sg",
+        lagrangian.pid, (losses.physics_informed,), "lagrangian", "D",
+        "finite difference in t, gradient through it; target in sg",
         ("teacher",), "edm", 7, 7, 0, {}, "Physics Informed Distillation for Diffusion Models", "2411.08378",
     ),
     "ct": MethodInfo(
-        consistency.ct, "eulerian", "S", "finite step in sg",
+        consistency.ct, (losses.consistency_training,), "eulerian", "S",
+        "finite step in sg",
         (), "edm", 4, 4, 0, {}, "Consistency Models", "2303.01469",
     ),
     "cd": MethodInfo(
-        consistency.cd, "eulerian", "D", "finite step in sg",
+        consistency.cd, (losses.consistency_distillation,), "eulerian", "D",
+        "finite step in sg",
         ("teacher", "ema"), "edm", 5, 5, 0, {"solver": "euler"}, "Consistency Models", "2303.01469",
     ),
     "ctm": MethodInfo(
-        consistency.ctm, "eulerian", "D", "finite step in sg; frozen weights around both sides",
+        consistency.ctm, (losses.consistency_trajectory,), "eulerian", "D",
+        "finite step in sg; frozen weights around both sides",
         ("teacher", "ema"), "edm", 7, 8, 0, {"teacher_steps": 1, "solver": "euler"}, "Consistency Trajectory Models", "2310.02279",
     ),
     "emd": MethodInfo(
-        eulerian.emd, "eulerian", "D", "d_s V, gradient through it",
+        eulerian.emd, (losses.eulerian_distillation,), "eulerian", "D",
+        "d_s V, gradient through it",
         ("teacher",), "velocity", 7, 7, 3, {}, "Flow Map Matching", "2406.07507",
     ),
     "esd": MethodInfo(
-        eulerian.esd, "eulerian", "S", "both partial derivatives, gradient through the one in time",
+        eulerian.esd, (losses.eulerian_self_distillation,), "eulerian", "S",
+        "both partial derivatives, gradient through the one in time",
         ("log_variance",), "velocity", 10, 11, 4, {"diagonal": "both"}, "How to Build a Consistency Model", "2505.18825",
     ),
     "ayf_emd": MethodInfo(
-        eulerian.ayf_emd, "eulerian", "D", "d_s V, all of the target in sg",
+        eulerian.ayf_emd, (losses.align_your_flow_emd,), "eulerian", "D",
+        "d_s V, all of the target in sg",
         ("teacher",), "velocity", 6, 5, 1, {}, "Align Your Flow", "2506.14603",
     ),
     "soflow": MethodInfo(
-        eulerian.soflow, "eulerian", "S", "finite step in sg",
+        eulerian.soflow, (losses.soflow,), "eulerian", "S",
+        "finite step in sg",
         (), "velocity", 7, 7, 0, {"diagonal": "both"}, "SoFlow: Solution Flow Models", "2512.15657",
     ),
     "facm": MethodInfo(
-        eulerian.facm, "eulerian", "D", "d_s V, all of the target in sg",
+        eulerian.facm, (losses.flow_anchored,), "eulerian", "D",
+        "d_s V, all of the target in sg",
         ("teacher",), "velocity", 8, 8, 1, {}, "Flow-Anchored Consistency Models", "2507.03738",
     ),
     "meanflow": MethodInfo(
-        eulerian.meanflow, "eulerian", "M", "d_s V, all of the target in sg",
+        eulerian.meanflow, (losses.meanflow,), "eulerian", "M",
+        "d_s V, all of the target in sg",
         (), "velocity", 4, 4, 1, {"diagonal": "0"}, "Mean Flows for One-step Generative Modeling", "2505.13447",
     ),
     "imf": MethodInfo(
-        eulerian.imf, "eulerian", "M", "d_s V in sg, along the network's own velocity",
+        eulerian.imf, (losses.improved_meanflow,), "eulerian", "M",
+        "d_s V in sg, along the network's own velocity",
         (), "velocity", 5, 5, 1, {"diagonal": "0"}, "Improved Mean Flows", "2512.02012",
     ),
     "shortcut": MethodInfo(
-        compositional.shortcut, "compositional", "S", "none; two half jumps in sg",
+        compositional.shortcut, (losses.shortcut,), "compositional", "S",
+        "none; two half jumps in sg",
         ("ema",), "velocity", 8, 8, 0, {"diagonal": "both"}, "One Step Diffusion via Shortcut Models", "2410.12557",
     ),
     "split_meanflow": MethodInfo(
-        compositional.split_meanflow, "compositional", "D", "none; two jumps in sg",
+        compositional.split_meanflow, (losses.split_meanflow,), "compositional", "D",
+        "none; two jumps in sg",
         ("teacher",), "velocity", 9, 9, 0, {"diagonal": "both"}, "SplitMeanFlow", "2507.16884",
     ),
     "psd": MethodInfo(
-        compositional.psd, "compositional", "S", "none; two jumps in sg",
+        compositional.psd, (losses.progressive_self_distillation,), "compositional", "S",
+        "none; two jumps in sg",
         ("log_variance",), "velocity", 8, 8, 0, {"diagonal": "both"}, "How to Build a Consistency Model", "2505.18825",
     ),
     "fmm": MethodInfo(
-        compositional.fmm, "compositional", "M", "derivative of the round trip, gradient through it",
+        compositional.fmm, (losses.flow_map_matching,), "compositional", "M",
+        "derivative of the round trip, gradient through it",
         (), "velocity", 9, 9, 3, {}, "Flow Map Matching", "2406.07507",
     ),
     "pfmm": MethodInfo(
-        compositional.pfmm, "compositional", "D", "none; two jumps of the teacher's map",
+        compositional.pfmm, (losses.progressive_flow_map_matching,), "compositional", "D",
+        "none; two jumps of the teacher's map",
         ("teacher_map",), "velocity", 5, 5, 0, {}, "Flow Map Matching", "2406.07507",
     ),
     # Beyond the table of the literature.
     "alphaflow": MethodInfo(
-        eulerian.alphaflow, "eulerian", "M", "finite step in sg; d_s V at a = 0",
+        eulerian.alphaflow, (losses.alphaflow,), "eulerian", "M",
+        "finite step in sg; d_s V at a = 0",
         (), "velocity", None, 4, 1, {"diagonal": "0"}, "AlphaFlow", "2510.20771",
     ),
     "dmf": MethodInfo(
-        eulerian.dmf, "eulerian", "M", "d_s V, all of the target in sg",
+        eulerian.dmf, (losses.meanflow,), "eulerian", "M",
+        "d_s V, all of the target in sg",
         ("log_variance",), "velocity", None, 7, 1, {"diagonal": "both"}, "Decoupled MeanFlow", "2510.24474",
     ),
     "pmf": MethodInfo(
-        eulerian.pmf, "eulerian", "M", "d_s V in sg, along the network's own velocity",
+        eulerian.pmf, (losses.improved_meanflow,), "eulerian", "M",
+        "d_s V in sg, along the network's own velocity",
         (), "denoised_field", None, 5, 1, {"diagonal": "0"}, "Pixel Mean Flows", "2601.22158",
     ),
     "rectified_meanflow": MethodInfo(
-        eulerian.rectified_meanflow, "eulerian", "D", "d_s V, all of the target in sg",
+        eulerian.rectified_meanflow, (losses.meanflow,), "eulerian", "D",
+        "d_s V, all of the target in sg",
         (), "velocity", None, 4, 1, {"diagonal": "0"}, "Rectified MeanFlow", "2511.23342",
     ),
     "scm": MethodInfo(
-        consistency.scm, "eulerian", "M", "d_s V, all of the target in sg",
+        consistency.scm, (losses.continuous_consistency,), "eulerian", "M",
+        "d_s V, all of the target in sg",
         ("log_variance",), "trigflow", None, 4, 1, {}, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models", "2410.11081",
     ),
     "ict": MethodInfo(
-        consistency.ict, "eulerian", "S", "finite step in sg",
+        consistency.ict, (losses.consistency_training,), "eulerian", "S",
+        "finite step in sg",
         (), "edm", None, 4, 0, {}, "Improved Techniques for Training Consistency Models", "2310.14189",
     ),
     "ect": MethodInfo(
-        consistency.ect, "eulerian", "S", "finite step in sg",
+        consistency.ect, (losses.consistency_training,), "eulerian", "S",
+        "finite step in sg",
         (), "edm", None, 4, 0, {}, "Consistency Models Made Easy", "2406.14548",
     ),
     "boot": MethodInfo(
-        lagrangian.boot, "lagrangian", "D", "none; one teacher step in sg",
+        lagrangian.boot, (losses.boot,), "lagrangian", "D",
+        "none; one teacher step in sg",
         ("teacher",), "denoised_field", None, 9, 0, {}, "BOOT", "2306.05544",
     ),
     "pd": MethodInfo(
-        compositional.pd, "compositional", "D", "none; two teacher steps in sg",
+        compositional.pd, (losses.progressive_distillation,), "compositional", "D",
+        "none; two teacher steps in sg",
         ("teacher",), "denoised_field", None, 5, 0, {}, "Progressive Distillation", "2202.00512",
     ),
 }  # fmt: skip
