@@ -199,8 +199,13 @@ def sigmoid(start, end, steepness=25.0, snap=0.005):
       >>> [round(float(sigmoid(0, 100)(step)), 4) for step in (0, 50, 60, 100)]
       [1.0, 0.5, 0.0759, 0.0]
 
+    Raises:
+      InputError: unless `end` comes after `start`.
+
     Reference: Zhang et al. 2025, AlphaFlow (arXiv 2510.20771), the curriculum.
     """
+    if not end > start:
+        raise typing.InputError(f"the sigmoid schedule starts at {start} and ends at {end}; the end must come after the start.")
 
     def schedule(step):
         value = 1 - jax.nn.sigmoid(steepness * (jnp.asarray(step, jnp.float32) - (start + end) / 2) / (end - start))

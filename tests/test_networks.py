@@ -117,6 +117,7 @@ def test_the_weights_of_v_do_not_depend_on_what_else_is_trained():
         ("emd", {"teacher": ""}, "distils a teacher's velocity.*--config.teacher=runs/NAME, or --config.teacher=exact"),
         ("pfmm", {}, "distils a teacher's flow map.*--config.teacher=runs/NAME"),
         ("pfmm", {"teacher": "exact"}, "needs a teacher's flow map"),
+        ("soflow", {"teacher": "exact"}, "config.teacher is 'exact', and the method asks no teacher"),
         ("emd", {"teacher": "/nowhere"}, "--config.teacher=/nowhere does not exist"),
         ("emd", {"data": {"name": "spirals", "dir": "", "flip": False}}, "'spirals' is not known in closed form.*checkerboard"),
     ],

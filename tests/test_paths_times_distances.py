@@ -446,6 +446,8 @@ def test_sigmoid_schedule():
     expected = np.where(plain < 0.005, 0, np.where(plain > 0.995, 1, plain))
     np.testing.assert_allclose(jax.vmap(schedule)(step), expected, rtol=1e-5)
     assert expected[0] == expected[1] == 1 and expected[-1] == expected[-2] == 0 and 0 < expected[3] < 1
+    with pytest.raises(typing.InputError, match="starts at 5 and ends at 5"):
+        times.sigmoid(5, 5)
     found = times.sigmoid(0, 100, steepness=5.0, snap=0.1)(jnp.arange(101))
     assert ((found == 0) | ((0.1 <= found) & (found <= 0.9)) | (found == 1)).all() and (jnp.diff(found) <= 0).all()
     assert found.dtype == jnp.float32

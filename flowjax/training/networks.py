@@ -38,10 +38,14 @@ def make(method, net, teacher="", data_name="", load=None):
       load: `folder -> Trained` for a teacher that is a run, see flowjax.training.experiment.load.
 
     Raises:
-      InputError: if the method needs a teacher and there is none that can be asked what it needs.
+      InputError: if the method needs a teacher and there is none that can be asked what it needs, or needs none and there is one.
     """
     asked = [need for need in ("teacher", "teacher_map") if need in method.needs]
     if not asked:
+        if teacher:
+            raise typing.InputError(
+                f"config.teacher is {teacher!r}, and the method asks no teacher: --config.teacher= clears it."
+            )
         return Networks(trained(method, net))
     if not teacher:
         closed = asked == ["teacher"] and data_name in points.VELOCITIES
