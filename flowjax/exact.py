@@ -305,8 +305,8 @@ def boxes(corners, side=1.0, floor=1e-4):
       `v(x, t)` for x [..., D] and times with x.ndim axes or none.
 
     Example:
-      >>> boxes([[0.0, 0.0]])(jnp.full((1, 2), 0.5), 1.0)[0]  # at noise: x minus the mean of the data
-      Array([0., 0.], dtype=float32)
+      >>> boxes([[0.0, 0.0]])(jnp.full((1, 2), 1.5), 1.0)[0].round(4)  # at noise: x minus the mean of the data
+      Array([1., 1.], dtype=float32)
 
     Reference: the moments of the truncated normal, e.g. Johnson, Kotz and Balakrishnan, Continuous Univariate Distributions, 10.1.
     """

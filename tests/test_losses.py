@@ -399,7 +399,7 @@ def test_exact_flows_have_no_residual(kind, name):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("kind", ["scalar", "points", "images"])
+@pytest.mark.parametrize("kind", [pytest.param("scalar", marks=pytest.mark.slow), "points", "images"])
 @pytest.mark.parametrize("name", FINITE)
 def test_finite_steps_on_exact_flows_fall_at_their_order(kind, name):
     V, _, i = exact_inputs(kind)

@@ -15,8 +15,8 @@ from configs import method as method_config
 from flowjax import data, typing
 from flowjax.training import checkpoint, experiment, loop, sharding, state, workdir
 
-# One of each kind: plain, derivative, target network, schedule, learned log-variance, teacher with a loop, auxiliary network, cond.
-KINDS = ("flow_matching", "meanflow", "imf", "soflow", "tvm", "dmf", "ctm", "freeflow", "alphaflow")
+# One of each kind: derivative, target network, learned log-variance, teacher in a loop, auxiliary network, conditional.
+KINDS = ("meanflow", "tvm", "dmf", "ctm", "freeflow", "alphaflow")
 
 
 def small(name="meanflow", **changes):
@@ -72,7 +72,7 @@ def test_draws_do_not_depend_on_the_mesh():
     chex.assert_trees_all_equal(*drawn)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ["meanflow", "ctm", "freeflow"])
 def test_one_all_reduce_a_step(name):
     run = experiment.setup(small(name), devices=jax.devices()[:8])
     batch = sharding.global_batch(run.mesh, rows())
