@@ -692,8 +692,7 @@ def test_neighbours_are_levels_of_the_karras_grid(name):
     levels = {"ct": None, "cd": 40, "ict": 41}[name]
     if levels is None:
         levels = int(np.ceil(np.sqrt(STEP / STEPS * (151**2 - 4) + 4) - 1)) + 1
-    sigma = (0.002 ** (1 / 7) + np.arange(levels) / (levels - 1) * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7
-    grid = np.concatenate([[0.0], sigma / (1 + sigma)])
+    grid = karras(levels)
     index = np.abs(s[:, None] - grid).argmin(1)
     np.testing.assert_allclose(s, grid[index], rtol=1e-4)
     np.testing.assert_allclose(m, grid[index - 1], rtol=2e-3, atol=1e-6)
@@ -722,8 +721,7 @@ def test_ect_brings_neighbours_together_in_stages(step):
 
 def test_ctm_draws_the_number_of_teacher_steps_in_proportion_to_it():
     point, levels = steps_of("ctm", STEP), 18
-    sigma = (0.002 ** (1 / 7) + np.arange(levels) / (levels - 1) * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7
-    grid = np.concatenate([[0.0], sigma / (1 + sigma)])
+    grid = karras(levels)
     m = point.s + point.a * (point.t - point.s)
     source, target, middle = (np.abs(np.asarray(time, np.float64) - grid).argmin(1) for time in (point.s, point.t, m))
     assert (target < source).all() and (middle < source).all() and (middle >= target).all()

@@ -41,9 +41,8 @@ def shortcut(
 
     anchor = typing.Term("anchor", recipe.anchor, distances.l2, columns=on)
     compositional = typing.Term("compositional", pair, distances.l2, columns=off)
-    drawn = [(anchor, recipe.diagonal_times(anchor_times)), (compositional, recipe.pair_times(times))]
-    parts = [(term, recipe.on_path(path, draw)) for term, draw in drawn]
-    return recipe.method(parts, label_drop=label_drop, needs={"ema": ema})
+    parts = [(anchor, recipe.diagonal_times(anchor_times)), (compositional, recipe.pair_times(times))]
+    return recipe.method(parts, path=path, label_drop=label_drop, needs={"ema": ema})
 
 
 def split_meanflow(
@@ -77,9 +76,8 @@ def split_meanflow(
 
     anchor = typing.Term("anchor", recipe.teacher_anchor, distances.l2, columns=on)
     compositional = typing.Term("compositional", pair, distances.l2, columns=off)
-    drawn = [(anchor, recipe.diagonal_times(anchor_times)), (compositional, recipe.split_times(times, a))]
-    parts = [(term, recipe.on_path(path, draw)) for term, draw in drawn]
-    return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}})
+    parts = [(anchor, recipe.diagonal_times(anchor_times)), (compositional, recipe.split_times(times, a))]
+    return recipe.method(parts, path=path, label_drop=label_drop, needs={"teacher": {}})
 
 
 def psd(
@@ -119,9 +117,8 @@ def psd(
     compositional = typing.Term(
         "compositional", recipe.with_log_variance(pair, log_variance_bound), distances.likelihood, columns=off
     )
-    drawn = [(anchor, recipe.diagonal_times(anchor_times)), (compositional, recipe.split_times(times, a))]
-    parts = [(term, recipe.on_path(path, draw)) for term, draw in drawn]
-    return recipe.method(parts, label_drop=label_drop, needs={"log_variance": {}})
+    parts = [(anchor, recipe.diagonal_times(anchor_times)), (compositional, recipe.split_times(times, a))]
+    return recipe.method(parts, path=path, label_drop=label_drop, needs={"log_variance": {}})
 
 
 def fmm(
@@ -167,7 +164,7 @@ def fmm(
         return distances.l2(*velocity) + distances.l2(*round_trip)
 
     compositional = typing.Term("compositional", errors, None)
-    return recipe.method([(compositional, recipe.on_path(path, draw))], label_drop=label_drop)
+    return recipe.method([(compositional, draw)], path=path, label_drop=label_drop)
 
 
 def pfmm(*, total_steps=None, times=("uniform_triangle",), a=("fixed", 0.5), path="linear", label_drop=0.1):
@@ -189,8 +186,8 @@ def pfmm(*, total_steps=None, times=("uniform_triangle",), a=("fixed", 0.5), pat
         return losses.progressive_flow_map_matching(V, V_teacher, point.x, point.s, point.t, point.a)
 
     compositional = typing.Term("compositional", pair, distances.l2)
-    parts = [(compositional, recipe.on_path(path, recipe.split_times(times, a)))]
-    return recipe.method(parts, label_drop=label_drop, needs={"teacher_map": {}})
+    parts = [(compositional, recipe.split_times(times, a))]
+    return recipe.method(parts, path=path, label_drop=label_drop, needs={"teacher_map": {}})
 
 
 def pd(*, total_steps=None, steps=4, teacher="velocity", path="linear", label_drop=0.1):
@@ -228,4 +225,4 @@ def pd(*, total_steps=None, steps=4, teacher="velocity", path="linear", label_dr
     weight = lambda point: jnp.maximum((1 - point.s) ** 2, point.s**2).reshape(-1)
     compositional = typing.Term("compositional", pair, distances.l2, weight=weight)
     needs = {"teacher": {}} if teacher == "velocity" else {"teacher_map": {}}
-    return recipe.method([(compositional, recipe.on_path(path, draw))], label_drop=label_drop, needs=needs)
+    return recipe.method([(compositional, draw)], path=path, label_drop=label_drop, needs=needs)

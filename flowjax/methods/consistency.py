@@ -78,7 +78,7 @@ def ct(
 
     draw = _neighbours(levels_of, _uniform_index, sigma_min, sigma_max, rho)
     eulerian = typing.Term("eulerian", _training_pair, distances.named(distance))
-    return recipe.method([(eulerian, recipe.on_path(path, draw))], label_drop=label_drop)
+    return recipe.method([(eulerian, draw)], path=path, label_drop=label_drop)
 
 
 def _training_pair(nets, point):
@@ -136,7 +136,7 @@ def ict(
     draw = _neighbours(levels_of, index_of, sigma_min, sigma_max, rho)
     distance = functools.partial(distances.huber, c=c)
     eulerian = typing.Term("eulerian", _training_pair, distance, weight=lambda point: 1 / _sigma_gap(point))
-    return recipe.method([(eulerian, recipe.on_path(path, draw))], label_drop=label_drop)
+    return recipe.method([(eulerian, draw)], path=path, label_drop=label_drop)
 
 
 def ect(
@@ -181,7 +181,7 @@ def ect(
 
     distance = functools.partial(distances.huber, c=c)
     eulerian = typing.Term("eulerian", _training_pair, distance, weight=lambda point: 1 / _sigma_gap(point))
-    return recipe.method([(eulerian, recipe.on_path(path, draw))], label_drop=label_drop)
+    return recipe.method([(eulerian, draw)], path=path, label_drop=label_drop)
 
 
 def cd(
@@ -224,8 +224,8 @@ def cd(
 
     draw = _neighbours(lambda step: levels, _uniform_index, sigma_min, sigma_max, rho)
     eulerian = typing.Term("eulerian", pair, distances.named(distance))
-    parts = [(eulerian, recipe.on_path(path, draw))]
-    return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}, "ema": ema})
+    parts = [(eulerian, draw)]
+    return recipe.method(parts, path=path, label_drop=label_drop, needs={"teacher": {}, "ema": ema})
 
 
 def ctm(
@@ -285,8 +285,8 @@ def ctm(
         return losses.consistency_trajectory(V, V_frozen, point.x, s, t, x_m, m)
 
     eulerian = typing.Term("eulerian", pair, distances.named(distance))
-    parts = [(eulerian, recipe.on_path(path, draw))]
-    return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}, "ema": ema})
+    parts = [(eulerian, draw)]
+    return recipe.method(parts, path=path, label_drop=label_drop, needs={"teacher": {}, "ema": ema})
 
 
 def _solve(teacher, x, s, m, grid, steps, mean_velocity):
@@ -346,5 +346,5 @@ def scm(
         return typing.Pair(r * V, jax.lax.stop_gradient(r * V) - g / (norm + c))
 
     eulerian = typing.Term("eulerian", recipe.with_log_variance(pair, log_variance_bound), distances.likelihood)
-    parts = [(eulerian, recipe.on_path(path, draw))]
-    return recipe.method(parts, label_drop=label_drop, needs={"log_variance": {}})
+    parts = [(eulerian, draw)]
+    return recipe.method(parts, path=path, label_drop=label_drop, needs={"log_variance": {}})

@@ -17,4 +17,4 @@ def flow_matching(*, total_steps=None, times=("uniform",), path="linear", label_
     """
     del total_steps
     anchor = typing.Term("anchor", recipe.anchor, distances.l2)
-    return recipe.method([(anchor, recipe.on_path(path, recipe.diagonal_times(times)))], label_drop=label_drop)
+    return recipe.method([(anchor, recipe.diagonal_times(times))], path=path, label_drop=label_drop)

@@ -48,13 +48,8 @@ def meanflow(
 
     anchor = typing.Term("anchor", recipe.anchor, distance, columns=on)
     eulerian = typing.Term("eulerian", pair, distance, columns=off)
-    return recipe.method(
-        [
-            (anchor, recipe.on_path(path, recipe.source_times(times))),
-            (eulerian, recipe.on_path(path, recipe.pair_times(times))),
-        ],
-        label_drop=label_drop,
-    )
+    parts = [(anchor, recipe.source_times(times)), (eulerian, recipe.pair_times(times))]
+    return recipe.method(parts, path=path, label_drop=label_drop)
 
 
 def imf(
@@ -84,13 +79,8 @@ def imf(
 
     anchor = typing.Term("anchor", recipe.anchor, distance, columns=on)
     eulerian = typing.Term("eulerian", pair, distance, columns=off)
-    return recipe.method(
-        [
-            (anchor, recipe.on_path(path, recipe.source_times(times))),
-            (eulerian, recipe.on_path(path, recipe.pair_times(times))),
-        ],
-        label_drop=label_drop,
-    )
+    parts = [(anchor, recipe.source_times(times)), (eulerian, recipe.pair_times(times))]
+    return recipe.method(parts, path=path, label_drop=label_drop)
 
 
 def soflow(
@@ -136,13 +126,8 @@ def soflow(
 
     anchor = typing.Term("anchor", recipe.anchor, distance, columns=on)
     eulerian = typing.Term("eulerian", pair, distance, weight=lambda point: point.a.reshape(-1), columns=off)
-    return recipe.method(
-        [
-            (anchor, recipe.on_path(path, recipe.diagonal_times(anchor_times))),
-            (eulerian, recipe.on_path(path, recipe.pair_times(times, fraction))),
-        ],
-        label_drop=label_drop,
-    )
+    parts = [(anchor, recipe.diagonal_times(anchor_times)), (eulerian, recipe.pair_times(times, fraction))]
+    return recipe.method(parts, path=path, label_drop=label_drop)
 
 
 def alphaflow(
@@ -207,8 +192,8 @@ def alphaflow(
     weight = lambda point: jnp.where(point.a > 0, point.a, 1.0).reshape(-1)
     anchor = typing.Term("anchor", recipe.anchor, distance, columns=on)
     eulerian = typing.Term("eulerian", pair, distance, weight=weight, columns=off)
-    drawn = [(anchor, recipe.source_times(times)), (eulerian, recipe.pair_times(times, schedule))]
-    return recipe.method([(term, recipe.on_path(path, draw)) for term, draw in drawn], label_drop=label_drop)
+    parts = [(anchor, recipe.source_times(times)), (eulerian, recipe.pair_times(times, schedule))]
+    return recipe.method(parts, path=path, label_drop=label_drop)
 
 
 def dmf(
@@ -251,9 +236,8 @@ def dmf(
 
     anchor = typing.Term("anchor", recipe.with_log_variance(recipe.anchor, log_variance_bound), distance, columns=on)
     eulerian = typing.Term("eulerian", recipe.with_log_variance(pair, log_variance_bound), distance, columns=off)
-    drawn = [(anchor, recipe.diagonal_times(anchor_times)), (eulerian, recipe.pair_times(times))]
-    parts = [(term, recipe.on_path(path, draw)) for term, draw in drawn]
-    return recipe.method(parts, label_drop=label_drop, needs={"log_variance": {}})
+    parts = [(anchor, recipe.diagonal_times(anchor_times)), (eulerian, recipe.pair_times(times))]
+    return recipe.method(parts, path=path, label_drop=label_drop, needs={"log_variance": {}})
 
 
 def pmf(
@@ -341,8 +325,8 @@ def emd(*, total_steps=None, times=("uniform_triangle",), path="linear", label_d
         return losses.eulerian_distillation(recipe.bind(nets.V, point), point.x, point.s, point.t, v, jvp=jvp)
 
     eulerian = typing.Term("eulerian", pair, distances.l2)
-    parts = [(eulerian, recipe.on_path(path, recipe.pair_times(times)))]
-    return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}})
+    parts = [(eulerian, recipe.pair_times(times))]
+    return recipe.method(parts, path=path, label_drop=label_drop, needs={"teacher": {}})
 
 
 def esd(
@@ -381,9 +365,8 @@ def esd(
         "anchor", recipe.with_log_variance(recipe.anchor, log_variance_bound), distances.likelihood, columns=on
     )
     eulerian = typing.Term("eulerian", recipe.with_log_variance(pair, log_variance_bound), distances.likelihood, columns=off)
-    drawn = [(anchor, recipe.diagonal_times(anchor_times)), (eulerian, recipe.pair_times(times))]
-    parts = [(term, recipe.on_path(path, draw)) for term, draw in drawn]
-    return recipe.method(parts, label_drop=label_drop, needs={"log_variance": {}})
+    parts = [(anchor, recipe.diagonal_times(anchor_times)), (eulerian, recipe.pair_times(times))]
+    return recipe.method(parts, path=path, label_drop=label_drop, needs={"log_variance": {}})
 
 
 def ayf_emd(
@@ -422,8 +405,8 @@ def ayf_emd(
         return losses.align_your_flow_emd(V, x, s, point.t, v, warmup=point.a, jvp=jvp)
 
     eulerian = typing.Term("eulerian", pair, functools.partial(distances.normalised, reduce="mean", c=c))
-    parts = [(eulerian, recipe.on_path(path, recipe.pair_times(times, recipe.warm_up(warmup, warmup_steps))))]
-    return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}})
+    parts = [(eulerian, recipe.pair_times(times, recipe.warm_up(warmup, warmup_steps)))]
+    return recipe.method(parts, path=path, label_drop=label_drop, needs={"teacher": {}})
 
 
 def facm(
@@ -463,5 +446,5 @@ def facm(
         return jump + distances.l2(*anchor) + distances.cosine(*anchor)
 
     eulerian = typing.Term("eulerian", errors, None)
-    parts = [(eulerian, recipe.on_path(path, recipe.diagonal_times(times)))]
-    return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}})
+    parts = [(eulerian, recipe.diagonal_times(times))]
+    return recipe.method(parts, path=path, label_drop=label_drop, needs={"teacher": {}})

@@ -31,8 +31,8 @@ def lmd(*, total_steps=None, times=("uniform_triangle",), path="linear", label_d
         return losses.lagrangian_distillation(V, teacher, point.x, point.s, point.t, jvp=jvp)
 
     lagrangian = typing.Term("lagrangian", pair, distances.l2)
-    parts = [(lagrangian, recipe.on_path(path, recipe.pair_times(times)))]
-    return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}})
+    parts = [(lagrangian, recipe.pair_times(times))]
+    return recipe.method(parts, path=path, label_drop=label_drop, needs={"teacher": {}})
 
 
 def lsd(
@@ -73,9 +73,8 @@ def lsd(
     lagrangian = typing.Term(
         "lagrangian", recipe.with_log_variance(pair, log_variance_bound), distances.likelihood, columns=off
     )
-    drawn = [(anchor, recipe.diagonal_times(anchor_times)), (lagrangian, recipe.pair_times(times))]
-    parts = [(term, recipe.on_path(path, draw)) for term, draw in drawn]
-    return recipe.method(parts, label_drop=label_drop, needs={"log_variance": {}})
+    parts = [(anchor, recipe.diagonal_times(anchor_times)), (lagrangian, recipe.pair_times(times))]
+    return recipe.method(parts, path=path, label_drop=label_drop, needs={"log_variance": {}})
 
 
 def ayf_lmd(
@@ -105,8 +104,8 @@ def ayf_lmd(
         return losses.align_your_flow_lmd(V, teacher, point.x, point.s, point.t, jvp=jvp)
 
     lagrangian = typing.Term("lagrangian", pair, distances.l2)
-    parts = [(lagrangian, recipe.on_path(path, recipe.pair_times(times)))]
-    return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}})
+    parts = [(lagrangian, recipe.pair_times(times))]
+    return recipe.method(parts, path=path, label_drop=label_drop, needs={"teacher": {}})
 
 
 def tvm(
@@ -141,14 +140,8 @@ def tvm(
 
     anchor = typing.Term("anchor", recipe.anchor, distances.l2)
     lagrangian = typing.Term("lagrangian", pair, distances.l2)
-    return recipe.method(
-        [
-            (anchor, recipe.on_path(path, recipe.diagonal_times(anchor_times))),
-            (lagrangian, recipe.on_path(path, recipe.pair_times(times))),
-        ],
-        label_drop=label_drop,
-        needs={"ema": ema},
-    )
+    parts = [(anchor, recipe.diagonal_times(anchor_times)), (lagrangian, recipe.pair_times(times))]
+    return recipe.method(parts, path=path, label_drop=label_drop, needs={"ema": ema})
 
 
 def freeflow(
@@ -198,12 +191,11 @@ def freeflow(
         return alpha * corrected(*push) + distances.l2(*own)
 
     adaptive = functools.partial(distances.adaptive, reduce="mean", p=1.0, c=c)
-    terms = [
+    parts = [
         (typing.Term("correction", correction_errors, None, columns=on), recipe.target_times(correction_times)),
         (typing.Term("prediction", prediction, adaptive, columns=off), recipe.target_times(times)),
     ]
-    parts = [(term, recipe.from_noise(draw)) for term, draw in terms]
-    return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}, "velocity": {}})
+    return recipe.method(parts, path=recipe.NOISE, label_drop=label_drop, needs={"teacher": {}, "velocity": {}})
 
 
 def pid(*, total_steps=None, times=("karras", 250), distance="l2", label_drop=0.0, jvp="backward"):
@@ -226,8 +218,8 @@ def pid(*, total_steps=None, times=("karras", 250), distance="l2", label_drop=0.
         return losses.physics_informed(V, teacher, point.x, point.t, jvp=jvp)
 
     lagrangian = typing.Term("lagrangian", pair, distances.named(distance))
-    parts = [(lagrangian, recipe.from_noise(recipe.target_times(times)))]
-    return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}})
+    parts = [(lagrangian, recipe.target_times(times))]
+    return recipe.method(parts, path=recipe.NOISE, label_drop=label_drop, needs={"teacher": {}})
 
 
 def boot(*, total_steps=None, times=("uniform",), delta=0.04, boundary=0.5, label_drop=0.0):
@@ -258,5 +250,5 @@ def boot(*, total_steps=None, times=("uniform",), delta=0.04, boundary=0.5, labe
     lagrangian = typing.Term("lagrangian", pair, distances.l2)
     anchor = typing.Term("anchor", recipe.teacher_anchor, distances.l2, weight=boundary)
     at_one = lambda key, n, step: {"s": jnp.ones((n,))}
-    parts = [(lagrangian, recipe.from_noise(draw)), (anchor, recipe.from_noise(at_one))]
-    return recipe.method(parts, label_drop=label_drop, needs={"teacher": {}})
+    parts = [(lagrangian, draw), (anchor, at_one)]
+    return recipe.method(parts, path=recipe.NOISE, label_drop=label_drop, needs={"teacher": {}})

@@ -12,20 +12,22 @@ import jax.numpy as jnp
 from flowjax import checks, distances, flowmap, losses, paths, times, typing
 
 WHOLE = (0, 1, 1)  # every row
+NOISE = object()  # instead of a path: every term starts from noise, and no data is read
 
 
-def method(parts: list[tuple[typing.Term, Callable]], *, label_drop, needs: Mapping[str, Any] | None = None):
-    """A Method from its terms and what each draws; a term that owns no columns is left out.
+def method(parts: list[tuple[typing.Term, Callable]], *, path, label_drop, needs: Mapping[str, Any] | None = None):
+    """A Method from its terms and the times that each draws; a term that owns no columns is left out.
 
     Args:
-      parts: pairs of a Term and `(key, rows, step) -> Point`, as made by `on_path` or `from_noise`; rows is a dict with x0, eps and
-        cond of the term's own rows.
+      parts: pairs of a Term and its draw of times, `(key, n, step) -> {"s": [n], ...}`.
+      path: name of the path on which the points are, a flowjax.paths.Path, or NOISE.
       label_drop: share of labels replaced by the null label, an independent draw.
       needs: the fields of Nets that the trainer must supply, with their constants.
 
     Raises:
-      InputError: for a label_drop outside [0, 1].
+      InputError: for an unknown path, or a label_drop outside [0, 1].
     """
+    point = from_noise if path is NOISE else functools.partial(on_path, paths.named(path))
     parts = [(term, draw) for term, draw in parts if term.columns[0] < term.columns[1]]
     terms, needs = tuple(term for term, _ in parts), dict(needs or {})
     if not isinstance(label_drop, (int, float)) or not 0 <= label_drop <= 1:
@@ -39,8 +41,8 @@ def method(parts: list[tuple[typing.Term, Callable]], *, label_drop, needs: Mapp
             dropped = jax.random.bernoulli(label_key, label_drop, x0.shape[:1])
             rows["cond"] = {"label": jnp.where(dropped, -1, batch["label"])}
         return {
-            term.name: draw_point(own_key, columns(rows, term.columns), step)
-            for (term, draw_point), own_key in zip(parts, keys)
+            term.name: point(functools.partial(draw_times, step=step), own_key, columns(rows, term.columns))
+            for (term, draw_times), own_key in zip(parts, keys)
         }
 
     return typing.Method(draw, functools.partial(loss, terms, tuple(needs)), terms, needs)
@@ -104,37 +106,31 @@ def rows_multiple(method):
     return math.lcm(*(term.columns[2] for term in method.terms))
 
 
-# What a term draws: `(key, rows, step) -> Point`. A draw of times is `(key, n, step) -> {"s": [n], ...}`.
+# The points of a term, from its draw of times `(key, n) -> {"s": [n], ...}` and its rows, a dict with x0, eps and cond.
 
 
-def on_path(path, draw_times):
+def on_path(path, draw_times, key, rows):
     """Points between data and noise at the drawn source times, with their conditional velocity."""
-    path = paths.named(path)
-
-    def draw(key, rows, step):
-        x0, eps, cond = rows["x0"], rows["eps"], rows["cond"]
-        drawn = _columns_of_times(draw_times(key, x0.shape[0], step), x0)
-        x, v = paths.interpolate(path, x0, eps, drawn["s"])
-        return typing.Point(x=x, v=v, x0=x0, eps=eps, cond=cond, **drawn)
-
-    return draw
+    x0, eps, cond = rows["x0"], rows["eps"], rows["cond"]
+    drawn = _columns_of_times(draw_times(key, x0.shape[0]), x0)
+    x, v = paths.interpolate(path, x0, eps, drawn["s"])
+    return typing.Point(x=x, v=v, x0=x0, eps=eps, cond=cond, **drawn)
 
 
-def from_noise(draw_times):
+def from_noise(draw_times, key, rows):
     """Noise as points, s = 1, and a second, independent noise as `eps`; the values of the data are not read."""
-
-    def draw(key, rows, step):
-        time_key, eps_key = jax.random.split(key)
-        x = rows["eps"]
-        drawn = _columns_of_times(draw_times(time_key, x.shape[0], step), x)
-        return typing.Point(x=x, eps=paths.independent(eps_key, x), cond=rows["cond"], **drawn)
-
-    return draw
+    time_key, eps_key = jax.random.split(key)
+    x = rows["eps"]
+    drawn = _columns_of_times(draw_times(time_key, x.shape[0]), x)
+    return typing.Point(x=x, eps=paths.independent(eps_key, x), cond=rows["cond"], **drawn)
 
 
 def _columns_of_times(drawn, x):
     """Drawn times [n] as float32 columns that broadcast against `x`, whatever JAX's default dtype is."""
     return {name: times.expand(time.astype(jnp.float32), x) for name, time in drawn.items()}
+
+
+# Draws of times, `(key, n, step) -> {"s": [n], ...}`
 
 
 def diagonal_times(spec):

@@ -1,5 +1,7 @@
 """What a training step of a method costs, in forward passes of its network: counted in the compiled program."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,6 +16,15 @@ NETWORK = {"width": 128, "depth": 4, "heads": 4, "patch": 1}
 def rho(tokens=64, width=NETWORK["width"]):
     """Attention's share of a transformer's forward matmuls: N / (6 d + N)."""
     return tokens / (6 * width + tokens)
+
+
+@functools.cache
+def _forward(batch):
+    """Matmul FLOPs of one forward pass of the network, the unit of all counts."""
+    net = models.make("dit", num_classes=CLASSES, **NETWORK)
+    x, label = jax.ShapeDtypeStruct((batch, *SHAPE), jnp.float32), jax.ShapeDtypeStruct((batch,), jnp.int32)
+    params = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, *SHAPE)), 1.0, 0.0, {})["params"])
+    return flops.matmul(lambda p, x, label: net.apply({"params": p}, x, 1.0, 0.0, {"label": label}), params, x, label)
 
 
 def forward_passes(name, *, every_row=False, batch=16):
@@ -40,7 +51,5 @@ def forward_passes(name, *, every_row=False, batch=16):
     like = jax.eval_shape(init)
     x = jax.ShapeDtypeStruct((batch, *SHAPE), jnp.float32)
     rows = {"x": x, "eps": x, "label": jax.ShapeDtypeStruct((batch,), jnp.int32)}
-    forward = lambda weights, x, label: ask(weights, x, 1.0, 0.0, {"label": label})
     training = step.make_step(method, modules, optimizer, mesh, key)
-    weights = like.params["V"]
-    return flops.matmul(training, like, rows, weights) / flops.matmul(forward, weights, x, rows["label"])
+    return flops.matmul(training, like, rows, like.params["V"]) / _forward(batch)

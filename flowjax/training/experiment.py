@@ -18,13 +18,12 @@ class Experiment(NamedTuple):
       source: training rows.
       held_out: rows for the evaluations during training; None if there are none.
       method: a flowjax.typing.Method.
-      networks: the modules of the method, and the weights that are not trained.
+      networks: the modules of the method, and the weights that are not trained, on the mesh.
       mesh: the devices.
       init: `() -> State`, jitted, placed on the mesh.
       like: the state as ShapeDtypeStructs with shardings, for restoring and compiling.
       batch_like: a global batch likewise.
       step: the pure training step, `(state, batch, fixed)`.
-      fixed: the teacher's weights on the mesh, for the step; () if there are none.
       schedule: step -> learning rate.
     """
 
@@ -38,13 +37,17 @@ class Experiment(NamedTuple):
     like: state.State
     batch_like: dict
     step: Any
-    fixed: Any
     schedule: Any
 
     @property
     def net(self):
         """The linen network of the average velocity."""
         return self.networks.trained["V"]
+
+    @property
+    def fixed(self):
+        """The teacher's weights on the mesh, for the step; () if there are none."""
+        return self.networks.fixed
 
 
 def setup(config, devices=None):
@@ -82,8 +85,8 @@ def setup(config, devices=None):
     _traced(config, pure_step, like, batch, modules.fixed)
     _traced(config, checkpoint.fingerprint, like)
     placed = jax.jit(init, out_shardings=sharding.whole(mesh))
-    fixed = jax.device_put(modules.fixed, sharding.whole(mesh))
-    return Experiment(config, source, held_out, method, modules, mesh, placed, like, batch, pure_step, fixed, schedule)
+    modules = modules._replace(fixed=jax.device_put(modules.fixed, sharding.whole(mesh)))
+    return Experiment(config, source, held_out, method, modules, mesh, placed, like, batch, pure_step, schedule)
 
 
 def _network(config, num_classes):
