@@ -1,0 +1,236 @@
+"""Attention: chunked against plain and against full Jacobians, every transform, what it costs, what it refuses."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from flowjax import flops, models, typing
+from flowjax.models import attention
+
+CHUNKED = functools.partial(attention.attention, implementation="chunked", chunk=8)
+PLAIN = functools.partial(attention.attention, implementation="xla")
+
+
+def arguments(tokens, heads=2, head_dim=16, *, batch=1, keys=None, dtype=jnp.float32):
+    """(q, k, v), and tangents of them."""
+    drawn = jax.random.split(jax.random.key(tokens), 6)
+    counts = (tokens, keys or tokens, keys or tokens) * 2
+    made = [jax.random.normal(key, (batch, n, heads, head_dim), dtype) for key, n in zip(drawn, counts)]
+    return tuple(made[:3]), tuple(made[3:])
+
+
+def value(f):
+    return lambda primals, tangents: f(*primals)
+
+
+def tangent(f):
+    return lambda primals, tangents: jax.jvp(f, primals, tangents)[1]
+
+
+def gradient(f):
+    return jax.grad(lambda primals, tangents: jnp.sum(jnp.sin(f(*primals))))
+
+
+def meanflow_like(f):
+    """The tangent under a stop-gradient."""
+
+    def loss(primals, tangents):
+        o, do = jax.jvp(f, primals, tangents)
+        return jnp.sum((o - jax.lax.stop_gradient(do)) ** 2)
+
+    return jax.grad(loss)
+
+
+def gradient_of_jvp(f):
+    """As in TVM, with cotangents of output and tangent that differ."""
+
+    def loss(primals, tangents):
+        o, do = jax.jvp(f, primals, tangents)
+        return jnp.sum(jnp.sin(o)) + jnp.sum(do**2)
+
+    return jax.grad(loss)
+
+
+def jvp_of_gradient(f):
+    return lambda primals, tangents: jax.jvp(lambda p: gradient(f)(p, None), (primals,), (tangents,))[1]
+
+
+OPERATIONS = [value, tangent, gradient, meanflow_like, gradient_of_jvp, jvp_of_gradient]
+
+
+@pytest.fixture
+def always_in_chunks(monkeypatch):
+    monkeypatch.setattr(attention, "WHOLE", 0)
+
+
+@pytest.mark.parametrize(("tokens", "head_dim"), [(1, 16), (8, 128), (37, 16)])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_chunked_is_plain(operation, tokens, head_dim, always_in_chunks):
+    args = arguments(tokens, head_dim=head_dim)
+    ours, plain = (jax.jit(operation(f))(*args) for f in (CHUNKED, PLAIN))
+    for own, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(plain)):
+        assert own.dtype == jnp.float32
+        np.testing.assert_allclose(own, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("operation", [tangent, gradient_of_jvp])
+@pytest.mark.parametrize("tokens", [256, 301])  # taken whole; an odd number in chunks of 64
+def test_chunked_is_plain_at_its_own_sizes(operation, tokens):
+    args = arguments(tokens)
+    ours = functools.partial(attention.attention, implementation="chunked")
+    for own, expected in zip(*(jax.tree.leaves(jax.jit(operation(f))(*args)) for f in (ours, PLAIN))):
+        np.testing.assert_allclose(own, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("f", [CHUNKED, PLAIN])
+def test_value_and_tangent_are_the_formulas_of_the_docstring(f, always_in_chunks):
+    (q, k, v), (dq, dk, dv) = arguments(13, keys=7)
+    o, do = jax.jvp(f, (q, k, v), (dq, dk, dv))
+    heads_first = lambda z: np.asarray(z[0], np.float64).transpose(1, 0, 2)
+    q, k, v, dq, dk, dv = map(heads_first, (q, k, v, dq, dk, dv))
+    S, dS = ((a @ b.transpose(0, 2, 1) + c @ d.transpose(0, 2, 1)) / 4 for a, b, c, d in ((q, k, 0 * q, k), (dq, k, q, dk)))
+    P = np.exp(S) / np.exp(S).sum(-1, keepdims=True)
+    H = P * dS
+    np.testing.assert_allclose(heads_first(o), P @ v, atol=1e-5)
+    np.testing.assert_allclose(heads_first(do), H @ v + P @ dv - H.sum(-1, keepdims=True) * (P @ v), atol=1e-5)
+
+
+def transforms():
+    """What must compose: name -> function of an attention that maps (primals, tangents) to arrays."""
+    linearized = lambda f: lambda p, t: jax.linearize(f, *p)[1](*t)
+    rematerialised = lambda f: gradient_of_jvp(jax.checkpoint(f))
+    in_scan = lambda f: gradient_of_jvp(lambda q, k, v: jax.lax.scan(lambda h, _: (f(h, k, v), None), q, length=2)[0])
+    mapped = lambda f: lambda p, t: jax.vmap(lambda *p: f(*p))(*(jnp.stack([z, 2 * z]) for z in p))
+
+    def zero_tangent(f):
+        return lambda p, t: jax.jvp(lambda q: f(q, *p[1:]), p[:1], (jnp.zeros_like(p[0]),))[1]
+
+    def sharded(f):
+        rows, mesh = PartitionSpec("data"), jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        return lambda p, t: jax.shard_map(tangent(f), mesh=mesh, in_specs=(rows, rows), out_specs=rows)(p, t)
+
+    def sharded_gradient(f):
+        rows, mesh = PartitionSpec("data"), jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        return lambda p, t: jax.shard_map(gradient_of_jvp(f), mesh=mesh, in_specs=(rows, rows), out_specs=rows)(p, t)
+
+    return {f.__name__: f for f in (zero_tangent, sharded, sharded_gradient)} | {
+        "linearize": linearized, "remat": rematerialised, "scan": in_scan, "vmap": mapped,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", transforms())
+def test_every_transform(name, always_in_chunks):
+    args = arguments(11, batch=8)
+    ours, plain = (jax.jit(transforms()[name](f))(*args) for f in (CHUNKED, PLAIN))
+    chex.assert_trees_all_close(ours, plain, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [40, 300])
+def test_bfloat16_accumulates_in_float32(tokens):
+    primals, tangents = arguments(tokens, head_dim=64, dtype=jnp.bfloat16)
+    ours = functools.partial(attention.attention, implementation="chunked")
+    o, do = jax.jvp(ours, primals, tangents)
+    assert o.dtype == do.dtype == jnp.bfloat16
+    wide = lambda args: tuple(z.astype(jnp.float32) for z in args)
+    o_wide, do_wide = jax.jvp(ours, wide(primals), wide(tangents))
+    for low, exact in ((o, o_wide), (do, do_wide)):
+        assert np.linalg.norm(low.astype(jnp.float32) - exact) < 2**-7 * np.linalg.norm(exact)
+    dots = [line for line in str(jax.make_jaxpr(ours)(*primals)).splitlines() if "dot_general" in line]
+    assert len(dots) == 2 and "bf16" not in "".join(line.split("=")[0] for line in dots)
+
+
+def test_float64_stays_float64(x64):
+    primals, tangents = arguments(9, dtype=jnp.float64)
+    f = functools.partial(attention.attention, implementation="chunked")
+    h = 1e-6
+    moved = lambda sign: f(*(p + sign * h * t for p, t in zip(primals, tangents)))
+    o, do = jax.jvp(f, primals, tangents)
+    assert o.dtype == jnp.float64
+    np.testing.assert_allclose(do, (moved(1) - moved(-1)) / (2 * h), atol=1e-8)
+
+
+# What it costs
+
+
+def program(operation, f, tokens, heads=2, head_dim=32):
+    like = jax.ShapeDtypeStruct((1, tokens, heads, head_dim), jnp.float32)
+    return jax.jit(operation(f)).lower((like,) * 3, (like,) * 3).compile({"xla_backend_optimization_level": 0})
+
+
+def temp_bytes(operation, f, tokens):
+    return program(operation, f, tokens).memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("operation", [meanflow_like, gradient_of_jvp])
+def test_memory_is_linear_in_tokens_and_a_thirtieth_of_plain(operation):
+    chunked = functools.partial(attention.attention, implementation="chunked")
+    ours = {tokens: temp_bytes(operation, chunked, tokens) for tokens in (512, 1024, 2048, 4096)}
+    for tokens in (512, 1024, 2048):
+        assert ours[2 * tokens] < 2.1 * ours[tokens], ours
+    assert 30 * ours[4096] < temp_bytes(operation, PLAIN, 4096), ours
+
+
+@pytest.mark.parametrize(
+    ("operation", "floor"), [(value, 2), (tangent, 6), (gradient, 7), (meanflow_like, 11), (gradient_of_jvp, 21)]
+)
+def test_matmuls_are_those_of_a_fused_kernel(operation, floor):
+    """In tokens^2 head_dim a head; what is taken whole recomputes nothing and needs fewer."""
+    chunked = functools.partial(attention.attention, implementation="chunked")
+    matmuls = lambda tokens: flops.count(program(operation, chunked, tokens).as_text()) / (2 * 2 * tokens**2 * 32)
+    assert matmuls(512) <= floor
+    assert matmuls(256) <= floor and (floor <= 6 or matmuls(256) <= floor - 1)
+
+
+# The choice, and mistakes
+
+
+@pytest.mark.parametrize(
+    ("backend", "tokens", "chosen"),
+    [("cpu", 16, "chunked"), ("gpu", 16, "xla"), ("gpu", 1_025, "chunked"), ("tpu", 1_024, "xla")],
+)
+def test_auto_goes_by_device_and_tokens(backend, tokens, chosen, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    (q, k, v), _ = arguments(4, keys=tokens)
+    jaxprs = {name: str(jax.make_jaxpr(functools.partial(attention.attention, implementation=name))(q, k, v))
+              for name in ("auto", "chunked", "xla")}  # fmt: skip
+    assert jaxprs["auto"] == jaxprs[chosen] and jaxprs["chunked"] != jaxprs["xla"]
+
+
+def test_the_transformer_uses_it(always_in_chunks):
+    net = models.make("dit", width=16, depth=2, heads=2, patch=1, attention="xla")
+    x = jax.random.normal(jax.random.key(0), (2, 5, 5, 3))
+    params = jax.tree.map(lambda leaf: leaf + 0.1, net.init(jax.random.key(1), x, 0.5, 0.2))
+    by = {name: net.clone(attention=name).apply(params, x, 0.5, 0.2) for name in attention.IMPLEMENTATIONS}
+    np.testing.assert_allclose(by["chunked"], by["xla"], atol=1e-5)
+    np.testing.assert_array_equal(by["chunked"], by["auto"])
+    with pytest.raises(typing.InputError, match="unknown attention 'flash'"):
+        net.clone(attention="flash").apply(params, x, 0.5, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda q, k, v: (q[0], k[0], v[0]), r"q has shape \(4, 2, 16\).*expected q \[B, N, heads, head_dim\]"),
+        (lambda q, k, v: (q, k[:, :3], v), r"k \(1, 3, 2, 16\), v \(1, 4, 2, 16\)"),
+        (lambda q, k, v: (q[..., :8], k, v), "expected q"),
+        (lambda q, k, v: (q, k, v.astype(jnp.bfloat16)), "float32, float32, bfloat16.*one floating dtype"),
+        (lambda q, k, v: (q.astype(int), k.astype(int), v.astype(int)), "floating dtype"),
+        (lambda q, k, v: (q, k[:, :0], v[:, :0]), "at least one token"),
+    ],
+)
+def test_mistakes_are_told(change, said):
+    (q, k, v), _ = arguments(4)
+    with pytest.raises(typing.InputError, match=said):
+        attention.attention(*change(q, k, v))
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 2.0, True])
+def test_a_chunk_is_a_whole_number(chunk):
+    (q, k, v), _ = arguments(4)
+    with pytest.raises(typing.InputError, match="chunk is .*expected a whole number"):
+        attention.attention(q, k, v, chunk=chunk)
