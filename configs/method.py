@@ -4,10 +4,13 @@
 
 NAME is a row of `python -m experiments.landscape --table`, PRESET is checkerboard, digits or test. All start from the published
 constants of flowjax.methods and the published parametrisation. On points (checkerboard, test) times are uniform and powers 0.5,
-because the published ones are for images, and a method that distils gets the closed-form velocity of the points as its teacher; pfmm
-needs a flow map: --config.teacher=runs/psd. On digits each must be given a run: --config.teacher=runs/flow_matching. The methods with a file of their own (configs/NAME.py) are what
-that file says. On two CPU cores checkerboard takes one to three minutes, digits 5 to 15. What checkerboard gives, one seed: docs/landscape_checkerboard.md;
-digits of the methods without a file of their own we have not run.
+because the published ones are for images; learned log-variances are bounded (log_variance_bound 0.5), because unbounded they
+diverged there; and a method that distils gets the closed-form velocity of the points as its teacher; pfmm needs a flow map:
+--config.teacher=runs/psd. On digits each must be given a run: --config.teacher=runs/flow_matching. Gradients are clipped at norm
+1, and warm-ups last a tenth of the steps: ours too. The methods with a file of their own (configs/NAME.py) are what that file says.
+
+On two CPU cores checkerboard takes one to three minutes, digits 5 to 15. What checkerboard gives, one seed:
+docs/landscape_checkerboard.md; digits of the methods without a file of their own we have not run.
 """
 
 import importlib

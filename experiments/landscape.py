@@ -5,8 +5,8 @@ landscape.csv (distances to held-out data at 1, 2 and 4 steps), landscape.png (o
 one_step_distance.png. Flow matching, which learns no jumps, is sampled with Euler's method. A method that distils gets the
 closed-form velocity of the points.
 
-`--table` prints what each method is and costs instead, from flowjax.methods and the counts in docs/method_costs.csv; `--measure`
-counts them anew in the compiled programs (four minutes on two CPU cores) and rewrites that file.
+`--table` prints what each method is and costs instead, from flowjax.methods and docs/method_costs.csv, which
+experiments.benchmark_methods writes.
 """
 
 import csv
@@ -30,29 +30,15 @@ PRESET = flags.DEFINE_string("preset", "checkerboard", "preset of points: checke
 RUNNABLE = [name for name, info in methods.METHODS.items() if "teacher_map" not in info.needs]
 METHODS = flags.DEFINE_list("methods", RUNNABLE, "which methods")
 TABLE = flags.DEFINE_bool("table", False, "print the table of all methods and stop")
-MEASURE = flags.DEFINE_bool(
-    "measure", False, "count the costs of all methods anew, write docs/method_costs.csv, print the table"
-)
 TRAINING_STEPS = flags.DEFINE_integer("training_steps", 0, "steps of training; 0: the preset's", lower_bound=0)
 STEPS = (1, 2, 4)
 COSTS = pathlib.Path(__file__).parents[1] / "docs" / "method_costs.csv"
 
 
-def count_costs():
-    """Counts the cost of a step of every method, both ways, into docs/method_costs.csv."""
-    from flowjax.training import cost
-
-    rows = []
-    for name in tqdm.tqdm(methods.METHODS, desc="counting matmuls", unit="method"):
-        counts = [cost.forward_passes(name, every_row=every_row) for every_row in (True, False)]
-        rows.append([name, *(f"{count:.2f}" for count in counts)])
-    with COSTS.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([["method", "every_row", "recipe"], *rows])
-
-
 def method_table():
     """The table of all methods, as Markdown."""
-    counts = {row["method"]: row for row in csv.DictReader(COSTS.read_text().splitlines())}
+    measured = csv.DictReader(COSTS.read_text().splitlines())
+    counts = {(row["method"], row["rows"]): row["FPE"] for row in measured if row["remat"] == "no"}
     rows = []
     for name, info in methods.METHODS.items():
         derived = f"{info.derived_fpe}" + {0: "", 1: " + ρ"}.get(info.rho, f" + {info.rho}ρ")
@@ -67,8 +53,8 @@ def method_table():
                 "predicts": info.parametrisation,
                 "source": "" if info.source_fpe is None else str(info.source_fpe),
                 "derived": derived,
-                "counted": counts[name]["every_row"],
-                "as split": counts[name]["recipe"],
+                "counted": counts[name, "every row"],
+                "as split": counts[name, "as split"],
                 "paper": f"[{info.paper}](https://arxiv.org/abs/{info.arxiv})",
             }
         )
@@ -76,9 +62,7 @@ def method_table():
 
 
 def main():
-    if MEASURE.value:
-        count_costs()
-    if TABLE.value or MEASURE.value:
+    if TABLE.value:
         print(method_table())
         return
     from flowjax import training

@@ -77,12 +77,21 @@ def _default_step(primals, scheme):
 
 
 def named(jvp):
-    """A derivative from its name in a config: "exact" is `jax.jvp`, else a scheme of `finite_difference` at its default step.
+    """A derivative from its name in a config.
 
-    A function with the signature of `jax.jvp` is returned as it is; raises InputError for an unknown name.
+    Args:
+      jvp: "exact" for `jax.jvp`, a scheme of `finite_difference`, alone for its default step or as "SCHEME:STEP"
+        ("central:1e-3"), or a function with the signature of `jax.jvp`, which is returned as it is.
+
+    Raises:
+      InputError: for any other name, or a step that is no number above 0.
     """
-    if callable(jvp):
-        return jvp
-    if jvp != "exact" and jvp not in SCHEMES:
-        raise typing.InputError(f'unknown derivative {jvp!r}; expected "exact" (jax.jvp) or one of {", ".join(SCHEMES)}.')
-    return jax.jvp if jvp == "exact" else finite_difference(scheme=jvp)
+    if callable(jvp) or jvp == "exact":
+        return jax.jvp if jvp == "exact" else jvp
+    scheme, _, step = str(jvp).partition(":")
+    try:
+        return finite_difference(float(step) if step else None, scheme)
+    except ValueError as error:  # a scheme or a step that finite_difference refuses is one too
+        raise typing.InputError(
+            f'unknown derivative {jvp!r}; expected "exact" (jax.jvp), or {", ".join(SCHEMES)}, with a step if you like: central:1e-3.'
+        ) from error

@@ -9,7 +9,7 @@ import os
 import pathlib
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import axes, figure
@@ -19,6 +19,7 @@ from flowjax import typing
 
 _DPI = 100
 _INK, _BLUE, _RED = "#222222", "#3b6ea8", "#c0392b"
+_SERIES = (_BLUE, "#d98c3f", "#4f8a5b", "#8a5a9e")
 
 
 def image_grid(
@@ -206,6 +207,125 @@ def bars(
     ax.set_title(title, fontsize=12, color=_INK)
     _plain(ax, grid="x")
     ax.tick_params(axis="y", length=0)
+    _write(fig, path)
+
+
+class Bar(NamedTuple):
+    """A bar of `grouped_bars`: quartiles of its length, a mark beside it (None: no mark), and words at its end."""
+
+    low: float
+    median: float
+    high: float
+    mark: float | None = None
+    note: str = ""
+
+
+def grouped_bars(
+    path: str | os.PathLike,
+    panels: Mapping[str, Mapping[str, Mapping[str, Bar]]],
+    *,
+    xlabel: str,
+    mark: str = "",
+    title: str | None = None,
+) -> None:
+    """Panels of horizontal bars, one group a name and one colour a series, the first on top.
+
+    Args:
+      path: the PNG file.
+      panels: heading -> series -> name -> Bar; the same series and names in every panel.
+      xlabel: what the lengths are, with the unit.
+      mark: what the marks are, for the legend.
+      title: the line above everything.
+
+    Raises:
+      InputError: if there is nothing to draw, or panels differ in their series or names.
+    """
+    layouts = {tuple((series, *bars) for series, bars in groups.items()) for groups in panels.values()}
+    if len(layouts) != 1 or min((len(series) for series in next(iter(layouts))), default=0) < 2:
+        raise typing.InputError("grouped_bars: expected panels with the same series and names, at least one of each.")
+    first = next(iter(panels.values()))
+    names = list(next(iter(first.values())))
+    tall, thick = len(first) * len(names), 0.8 / len(first)
+    fig = figure.Figure((3.4 + 4.2 * len(panels), 1.9 + 0.24 * tall + 0.1 * len(names)), dpi=_DPI, layout="constrained")
+    for ax, (heading, groups) in zip(fig.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels.items(), strict=True):
+        for order, (series, bars) in enumerate(groups.items()):
+            places = np.arange(len(names)) + (order - (len(groups) - 1) / 2) * thick
+            _draw_bars(ax, places, [bars[name] for name in names], thick, _SERIES[order % len(_SERIES)], series, mark)
+        ax.set_yticks(np.arange(len(names)), names)
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.set_xlim(0, 1.35 * max(bar.high for bars in groups.values() for bar in bars.values()))
+        ax.set_xlabel(xlabel)
+        ax.set_title(heading, fontsize=11, color=_INK)
+        _plain(ax, grid="x")
+        ax.tick_params(axis="y", length=0)
+    handles = dict(zip(*reversed(fig.axes[0].get_legend_handles_labels()), strict=True))
+    fig.legend(handles.values(), handles, loc="outside lower right", ncols=len(handles), frameon=False, fontsize=9)
+    if title:
+        fig.suptitle(title, fontsize=12, color=_INK)
+    _write(fig, path)
+
+
+def _draw_bars(ax, places, bars, thick, colour, series, mark):
+    lengths = np.array([bar.median for bar in bars])
+    spread = np.array([[bar.median - bar.low for bar in bars], [bar.high - bar.median for bar in bars]])
+    ax.barh(places, lengths, xerr=spread, height=0.9 * thick, color=colour, label=series,
+            error_kw={"ecolor": _INK, "capsize": 2, "elinewidth": 1})  # fmt: skip
+    marked = [(bar.mark, place) for bar, place in zip(bars, places, strict=True) if bar.mark is not None]
+    if marked:
+        ax.scatter(
+            *np.array(marked).T, marker="D", s=14, color="white", edgecolor=_INK, linewidth=1, zorder=3, label=mark or None
+        )
+    for bar, place in zip(bars, places, strict=True):
+        end = max(bar.high, bar.mark or 0.0)
+        ax.annotate(bar.note, (end, place), (5, 0), textcoords="offset points", va="center", fontsize=7.5, color=_INK)
+
+
+def log_curves(
+    path: str | os.PathLike,
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]] | float]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str | None = None,
+) -> None:
+    """Curves on two logarithmic axes, each with its lowest point marked, and horizontal lines to compare with.
+
+    Args:
+      path: the PNG file.
+      panels: heading -> name -> points (x, y), a curve, or one y, a dashed line. What is not positive and finite is left out.
+      xlabel: what x is.
+      ylabel: what y is.
+      title: the line above everything.
+
+    Raises:
+      InputError: if there is no panel.
+    """
+    if not panels:
+        raise typing.InputError("log_curves: expected at least one panel.")
+    fig = figure.Figure((1.2 + 4.8 * len(panels), 4.2), dpi=_DPI, layout="constrained")
+    for ax, (heading, curves) in zip(fig.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels.items(), strict=True):
+        for order, (name, points) in enumerate(curves.items()):
+            colour = _SERIES[order % len(_SERIES)]
+            if isinstance(points, int | float):
+                ax.axhline(points, color=colour, linestyle="--", linewidth=1.2, label=f"{name}: {points:.1e}")
+                continue
+            points = np.asarray(points, np.float64).reshape(-1, 2)
+            x, y = points[(np.isfinite(points) & (points > 0)).all(axis=1)].T
+            ax.plot(x, y, color=colour, linewidth=1.4, marker="o", markersize=3.5, label=name)
+            if len(y):
+                lowest = (x[y.argmin()], y.min())
+                ax.plot(*lowest, marker="o", markersize=9, color=colour, fillstyle="none")
+                ax.annotate(
+                    f"{lowest[1]:.1e}", lowest, (0, -14), textcoords="offset points", ha="center", fontsize=8, color=colour
+                )
+        ax.set(xscale="log", yscale="log", xlabel=xlabel)
+        ax.margins(y=0.12)
+        ax.set_title(heading, fontsize=11, color=_INK)
+        ax.legend(frameon=False, fontsize=8)
+        _plain(ax, grid="both")
+    fig.axes[0].set_ylabel(ylabel)
+    if title:
+        fig.suptitle(title, fontsize=12, color=_INK)
     _write(fig, path)
 
 

@@ -215,3 +215,55 @@ def test_the_demo_ends_by_naming_what_it_wrote(tmp_path):
     assert all(path.exists() for path in named)
     again, code = finish("demo", "--preset=test", f"--workdir={tmp_path / 'demo'}")
     assert code == 0 and "Wrote:" in again
+
+
+def test_the_benchmark_of_derivatives_answers_its_question(tmp_path):
+    small = ["--depth=1", "--width=16", "--heads=2", "--tokens=6", "--attention=auto", "--batch=4", "--rounds=1"]
+    output, code = finish("benchmark_jvp", *small, "--train", "--train_steps=2", "--train_h=0.1", f"--output={tmp_path}")
+    assert code == 0, output
+    found = json.loads((tmp_path / "jvp.json").read_text())
+    assert [len(found[part]) for part in ("costs", "training")] == [9, 3] and found["settings"]["width"] == 16
+    assert found["answer"] in output and "Exact or finite differences?" in found["answer"]
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
+        "jvp.json", *(f"jvp_{part}.{ending}" for part in ("cost", "accuracy", "training") for ending in ("csv", "md", "png"))
+    }  # fmt: skip
+    assert all(path.stat().st_size > 10_000 for path in tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "said"),
+    [
+        ("benchmark_jvp", ["--tokens=64,x"], "--tokens=64,x: expected whole numbers"),
+        ("benchmark_jvp", ["--batch=6"], "--batch=6: expected a multiple of 4"),
+        ("benchmark_jvp", ["--attention=flash"], "unknown attention 'flash'"),
+        ("benchmark_jvp", ["--width=30"], "width 30"),
+        ("benchmark_jvp", ["--train", "--train_h=big"], "unknown derivative 'central:big'"),
+        ("benchmark_methods", ["--methods=meanflw"], "did you mean meanflow"),
+        ("benchmark_methods", ["--batch=20"], "--batch=20: expected a multiple of 16"),
+        ("benchmark_training", ["--sizes=B"], "--sizes=B: expected SIZE/PATCH, e.g. B/4"),
+        ("benchmark_training", ["--sizes=Q/2"], "unknown size of a DiT 'Q'"),
+        ("benchmark_training", ["--sizes=B/5"], "patches of 5 must tile the image 32 x 32"),
+    ],
+)
+def test_a_benchmark_refuses_before_it_measures(module, flags, said, tmp_path):
+    output, code = finish(module, *flags, f"--output={tmp_path / 'out'}")
+    assert code == 2 and said in " ".join(output.split()) and "Traceback" not in output, output
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_benchmark_of_methods_goes_on_where_it_was(tmp_path):
+    flags = ["--rounds=1", f"--output={tmp_path}"]
+    output, code = finish("benchmark_methods", "--methods=flow_matching", *flags)
+    assert code == 0 and "| flow_matching | every row | yes |" in output, output
+    before = (tmp_path / "method_costs.csv").read_text()
+    (tmp_path / "method_costs.png").unlink()
+    output, code = finish("benchmark_methods", "--methods=flow_matching", "--resume", *flags)
+    assert code == 0 and (tmp_path / "method_costs.csv").read_text() == before, output
+    assert (tmp_path / "method_costs.png").stat().st_size > 10_000
+
+
+def test_the_benchmark_of_training_rehearses_on_a_cpu(tmp_path):
+    flags = ["--sizes=tiny/4", "--latent=4", "--batch=16", "--steps=2", "--methods=flow_matching", f"--output={tmp_path}"]
+    output, code = finish("benchmark_training", *flags)
+    assert code == 0 and "| DiT-tiny/4 | flow_matching |" in output, output
+    assert (tmp_path / "training_speed.png").stat().st_size > 10_000

@@ -148,5 +148,11 @@ def test_named():
     for scheme, side in (("forward", 3.0), ("backward", 1.0), ("central", 2.0)):
         slope = derivatives.named(scheme)(lambda x: jnp.where(x > 0, 3 * x, x), (0.0,), (1.0,))[1]
         assert float(slope) == pytest.approx(side, rel=1e-3)
-    with pytest.raises(typing.InputError, match="centrall.*exact.*central"):
-        derivatives.named("centrall")
+    slope = derivatives.named("backward:0.5")(jnp.square, (1.0,), (1.0,))[1]
+    assert float(slope) == pytest.approx((1 - 0.25) / 0.5)
+
+
+@pytest.mark.parametrize("name", ["centrall", "exact:1e-3", "central:x", "central:-1", "central:nan", "", None])
+def test_unknown_names(name):
+    with pytest.raises(typing.InputError, match="unknown derivative.*exact.*central:1e-3"):
+        derivatives.named(name)

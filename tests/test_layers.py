@@ -9,7 +9,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = [
     {"typing", "flops"},
-    {"checks"},
+    {"checks", "benchmark"},
     {"flowmap", "paths", "times", "derivatives", "distances"},
     {"losses", "guidance", "samplers", "exact"},
     {"methods"},

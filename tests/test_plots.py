@@ -157,3 +157,40 @@ def test_no_other_module_imports_matplotlib():
             if any(name.split(".")[0] == "matplotlib" for name in names):
                 users.add(file.relative_to(package).as_posix())
     assert users == {"plots.py"}
+
+
+BARS = {
+    heading: {series: {name: plots.Bar(0.9 * length, length, 1.1 * length, mark, "note") for name in ("jvp", "gradient")}
+              for series, mark in (("plain", 2.0), ("chunked", None))}
+    for heading, length in (("64 tokens", 3.0), ("256 tokens", 5.0))
+}  # fmt: skip
+
+
+def test_grouped_bars(tmp_path):
+    plots.grouped_bars(tmp_path / "bars.png", BARS, xlabel="forward passes", mark="matmul FLOPs", title="Costs")
+    pixels = picture(tmp_path / "bars.png")
+    assert_panels(pixels, 2)
+    for colour in (plots._SERIES[0], plots._SERIES[1]):  # both series are there
+        wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        assert (np.abs(pixels - wanted).max(axis=-1) < 0.02).sum() > 500
+    more = {heading: {"plain": groups["plain"]} for heading, groups in BARS.items()}
+    plots.grouped_bars(tmp_path / "fewer.png", more, xlabel="forward passes")
+    assert len(picture(tmp_path / "fewer.png")) < len(pixels)
+
+
+@pytest.mark.parametrize("panels", [{}, {"64": {}}, {"64": {"plain": {}}}, {"64": BARS["64 tokens"], "256": {"plain": {}}}])
+def test_grouped_bars_want_the_same_in_every_panel(panels, tmp_path):
+    with pytest.raises(typing.InputError, match="the same series and names"):
+        plots.grouped_bars(tmp_path / "bars.png", panels, xlabel="x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_log_curves(tmp_path):
+    h = np.logspace(-6, 0, 13)
+    curves = {"exact": 1e-7, "central": list(zip(h, 1e-7 / h + h**2)), "broken": [(1.0, np.nan), (2.0, 0.0)]}
+    plots.log_curves(
+        tmp_path / "curves.png", {"float32": curves, "bfloat16": curves}, xlabel="h", ylabel="error", title="Error"
+    )
+    assert_panels(picture(tmp_path / "curves.png"), 2)
+    with pytest.raises(typing.InputError, match="at least one panel"):
+        plots.log_curves(tmp_path / "none.png", {}, xlabel="h", ylabel="error")

@@ -1,4 +1,4 @@
-"""What a training step of a method costs, in forward passes of its network: counted in the compiled program."""
+"""What a training step of a method costs, in forward passes of its network: the programs, and their matmuls counted."""
 
 import functools
 
@@ -18,38 +18,81 @@ def rho(tokens=64, width=NETWORK["width"]):
     return tokens / (6 * width + tokens)
 
 
-@functools.cache
-def _forward(batch):
-    """Matmul FLOPs of one forward pass of the network, the unit of all counts."""
-    net = models.make("dit", num_classes=CLASSES, **NETWORK)
-    x, label = jax.ShapeDtypeStruct((batch, *SHAPE), jnp.float32), jax.ShapeDtypeStruct((batch,), jnp.int32)
-    params = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, *SHAPE)), 1.0, 0.0, {})["params"])
-    return flops.matmul(lambda p, x, label: net.apply({"params": p}, x, 1.0, 0.0, {"label": label}), params, x, label)
+def network(remat=False):
+    """The DiT whose forward pass is the unit."""
+    return models.make("dit", num_classes=CLASSES, remat=remat, **NETWORK)
 
 
-def forward_passes(name, *, every_row=False, batch=16):
-    """Forward-pass equivalents (FPE) of one training step of a method on a small DiT with 64 tokens, without remat.
+def program(method, net, *, shape=SHAPE, num_classes=CLASSES, batch, optimizer, decays=(), devices=None):
+    """The trainer's own step of a method on random rows, and how to make what it takes.
 
-    The blocks run in a scan, where XLA does not merge two calls of the network that happen to be alike. Teachers, auxiliary and target
-    networks are of the same size.
+    Teachers, auxiliary and target networks are of the same size as the network.
+
+    Args:
+      method: a flowjax.typing.Method.
+      net: a linen network.
+      shape: of a row.
+      num_classes: labels are drawn below it.
+      batch: rows, a multiple of what the recipe splits them in.
+      optimizer: an optax transformation.
+      decays: of the averages that the step keeps, as strings.
+      devices: of the mesh; None: the first.
+
+    Returns:
+      `(step, init)`: the pure step of (state, batch, weights of a teacher), and `init()`, which makes these three.
+    """
+    mesh, key = sharding.data_mesh(devices or jax.devices()[:1]), jax.random.key(0)
+    ask = lambda weights, x, s, t, cond: net.apply({"params": weights}, x, s, t, cond)
+    modules = networks.Networks(networks.trained(method, net), lambda w, x, t, cond: ask(w, x, t, t, cond), ask)
+
+    def init():
+        initial = state.init(key, modules.trained, shape, optimizer, has_target="ema" in method.needs, decays=decays)
+        x, eps = jax.random.normal(key, (2, batch, *shape))
+        rows = {"x": x, "eps": eps, "label": jax.random.randint(key, (batch,), 0, num_classes)}
+        needs_teacher = {"teacher", "teacher_map"} & set(method.needs)
+        return initial, rows, initial.params["V"] if needs_teacher else ()
+
+    return step.make_step(method, modules, optimizer, mesh, key), init
+
+
+def training_step(name, *, every_row=False, remat=False, batch=16, devices=None):
+    """`program` of a method on the small DiT, with plain gradient descent.
+
+    The blocks run in a scan, where XLA does not merge two calls of the network that happen to be alike.
 
     Args:
       name: a key of flowjax.methods.METHODS.
       every_row: whether every term is on every row (`MethodInfo.every_row`); else as the recipe splits them.
+      remat: recompute the blocks in the backward pass.
       batch: rows, a multiple of what the recipe splits them in.
-
-    Returns:
-      Matmul FLOPs of the step over those of a forward pass.
+      devices: of the mesh; None: the first.
     """
     method = methods.make(name, total_steps=1_000, **(methods.METHODS[name].every_row if every_row else {}))
-    net, mesh = models.make("dit", num_classes=CLASSES, **NETWORK), sharding.data_mesh(jax.devices()[:1])
-    ask = lambda weights, x, s, t, cond: net.apply({"params": weights}, x, s, t, cond)
-    modules = networks.Networks(networks.trained(method, net), lambda w, x, t, cond: ask(w, x, t, t, cond), ask)
-    optimizer, key = optax.sgd(1.0), jax.random.key(0)
+    return program(method, network(remat), batch=batch, optimizer=optax.sgd(1e-3), devices=devices)
 
-    init = lambda: state.init(key, modules.trained, SHAPE, optimizer, has_target="ema" in method.needs, decays=())
-    like = jax.eval_shape(init)
-    x = jax.ShapeDtypeStruct((batch, *SHAPE), jnp.float32)
-    rows = {"x": x, "eps": x, "label": jax.ShapeDtypeStruct((batch,), jnp.int32)}
-    training = step.make_step(method, modules, optimizer, mesh, key)
-    return flops.matmul(training, like, rows, like.params["V"]) / _forward(batch)
+
+def forward_pass(batch):
+    """`(function, init)` of one forward pass of the network with as many rows, the unit of all costs."""
+
+    def init():
+        x = jax.random.normal(jax.random.key(0), (batch, *SHAPE))
+        return network().init(jax.random.key(1), x, 1.0, 0.0, {})["params"], x, jnp.zeros((batch,), jnp.int32)
+
+    return lambda params, x, label: network().apply({"params": params}, x, 1.0, 0.0, {"label": label}), init
+
+
+@functools.cache
+def _counted_forward_pass(batch):
+    function, init = forward_pass(batch)
+    return flops.matmul(function, *jax.eval_shape(init))
+
+
+def forward_passes(name, *, every_row=False, remat=False, batch=16):
+    """Forward-pass equivalents (FPE) of one training step: its matmul FLOPs over those of a forward pass, as compiled for a CPU.
+
+    The arguments are those of `training_step`.
+    """
+    cpu = jax.devices("cpu")[:1]
+    with jax.default_device(cpu[0]):
+        training, init = training_step(name, every_row=every_row, remat=remat, batch=batch, devices=cpu)
+        return flops.matmul(training, *jax.eval_shape(init)) / _counted_forward_pass(batch)

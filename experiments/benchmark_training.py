@@ -1,0 +1,144 @@
+"""Training steps of published size, timed: python -m experiments.benchmark_training --peak_tflops=989
+
+The trainer's own step (Adam, an average of the weights, donated state) of each method on DiTs for latent images, with random latents:
+milliseconds a step, rows a second, memory, and model FLOPs utilisation: matmul FLOPs without recomputation, over the time and the
+peak rate. Without --peak_tflops, the peak is that of a large matmul of the same dtype, timed in the same run. Writes
+training_speed.csv, .md and .png below --output. Made for one GPU or TPU (it was not run on one yet); a rehearsal anywhere:
+
+    python -m experiments.benchmark_training --sizes=tiny/2 --latent=8 --batch=16
+"""
+
+import datetime
+import pathlib
+import platform
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tqdm
+from absl import flags
+
+from experiments import command_line, tables
+from flowjax import checks, flops, methods, models, plots, typing
+from flowjax.training import cost
+
+OUTPUT = flags.DEFINE_string("output", "runs/benchmark_training", "folder of the results")
+SIZES = flags.DEFINE_list("sizes", ["B/4", "XL/2"], "SIZE/PATCH of the transformers")
+METHODS = flags.DEFINE_list("methods", ["flow_matching", "meanflow", "tvm"], "which methods, as their recipes split the rows")
+LATENT = flags.DEFINE_integer("latent", 32, "height and width of the latents, which have four channels", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch", 64, "rows, a multiple of 16", lower_bound=16)
+DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "of the computation; parameters are float32")
+REMAT = flags.DEFINE_bool("remat", False, "recompute the blocks in the backward pass")
+STEPS = flags.DEFINE_integer("steps", 10, "steps that are timed", lower_bound=1)
+PEAK = flags.DEFINE_float(
+    "peak_tflops", 0.0, "peak matmul rate of the device in this dtype, 1e12 FLOPs a second; 0: measured", lower_bound=0.0
+)
+CLASSES = 1_000
+
+
+def networks():
+    """{"B/4": net}; raises InputError for what is no size and patch, or no network for these latents."""
+    found = {}
+    for name in SIZES.value:
+        size, _, patch = name.partition("/")
+        if not patch.isdigit() or int(patch) < 1:
+            raise typing.InputError(f"--sizes={name}: expected SIZE/PATCH, e.g. B/4; sizes: {', '.join(models.DIT_SIZES)}.")
+        fields = {"patch": int(patch), "dtype": DTYPE.value, "num_classes": CLASSES}
+        found[name] = models.make("dit", size=size, remat=REMAT.value, **fields)
+        jax.eval_shape(lambda net=found[name]: net.init(jax.random.key(0), jnp.zeros((1, *shape())), 1.0, 0.0))
+    return found
+
+
+def shape():
+    return LATENT.value, LATENT.value, 4
+
+
+def matmul_rate():
+    """FLOPs a second of a large square matmul: the best of several."""
+    side = 8_192 if jax.default_backend() != "cpu" else 1_024
+    a = jnp.ones((side, side), DTYPE.value)
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(a, a))
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        jax.block_until_ready(product(a, a))
+        seconds.append(time.perf_counter() - start)
+    return 2 * side**3 / min(seconds)
+
+
+def model_flops(name, net):
+    """Matmul FLOPs of a step without recomputation, counted in the program as compiled for a CPU."""
+    cpu = jax.devices("cpu")[:1]
+    with jax.default_device(cpu[0]):
+        step, init = training_program(name, net.clone(remat=False), devices=cpu)
+        return flops.matmul(step, *jax.eval_shape(init))
+
+
+def training_program(name, net, devices=None):
+    method = methods.make(name, total_steps=1_000)
+    options = {"shape": shape(), "num_classes": CLASSES, "batch": BATCH.value, "decays": ("0.9999",), "devices": devices}
+    return cost.program(method, net, optimizer=optax.adam(1e-4), **options)
+
+
+def measure(name, size, net, peak):
+    step, init = training_program(name, net)
+    state, *rest = jax.jit(init)()
+    state = jax.tree.map(jnp.copy, state)  # donated: it must share no buffer with a teacher's weights
+    executable = jax.jit(step, donate_argnums=0).lower(state, *rest).compile()
+    memory, seconds = executable.memory_analysis(), []
+    for _ in range(2 + STEPS.value):
+        start = time.perf_counter()
+        state, metrics = jax.block_until_ready(executable(state, *rest))
+        seconds.append(time.perf_counter() - start)
+    if not np.isfinite(metrics["loss"]):
+        raise typing.InputError(
+            f"{name} on DiT-{size}: the loss is {metrics['loss']} after {len(seconds)} steps; nothing was measured."
+        )
+    own, median = model_flops(name, net), float(np.median(seconds[2:]))
+    return {
+        "network": f"DiT-{size}",
+        "method": name,
+        "ms a step": 1e3 * median,
+        "spread": 1e3 * float(np.subtract(*np.quantile(seconds[2:], [0.75, 0.25]))),
+        "rows a second": BATCH.value / median,
+        "TFLOPs a step": own / 1e12,
+        "utilisation": own / median / peak,
+        "temp GiB": memory.temp_size_in_bytes / 2**30,
+        "state GiB": memory.argument_size_in_bytes / 2**30,
+    }
+
+
+def main():
+    for name in METHODS.value:
+        checks.member("method", name, methods.METHODS)
+    found, path = networks(), pathlib.Path(OUTPUT.value)
+    if not found or not METHODS.value or BATCH.value % 16:
+        raise typing.InputError(f"--batch={BATCH.value} and lists: expected a multiple of 16, a size and a method.")
+    peak = 1e12 * PEAK.value or matmul_rate()
+    about = (
+        f"Batch {BATCH.value}, latents {LATENT.value} x {LATENT.value} x 4, {DTYPE.value}, remat {REMAT.value}, {STEPS.value} steps; utilisation"
+        f" of {peak / 1e12:.3g} TFLOPs a second, {'as given' if PEAK.value else 'a large matmul here'}. {datetime.date.today()},"
+        f" {jax.devices()[0].device_kind} ({jax.default_backend()}, {platform.machine()}), jax {jax.__version__}:"
+        " `python -m experiments.benchmark_training`."
+    )
+    rows = []
+    pairs = [(name, size) for size in found for name in METHODS.value]
+    for name, size in tqdm.tqdm(pairs, unit="step", desc="training steps"):
+        rows.append(measure(name, size, found[size], peak))
+        text = tables.write(path / "training_speed", rows, about)
+    plots.bars(
+        path / "training_speed.png",
+        [f"{row['network']} {row['method']}" for row in rows],
+        [row["utilisation"] for row in rows],
+        ylabel="model FLOPs utilisation",
+        title=f"{jax.devices()[0].device_kind}, batch {BATCH.value}, {DTYPE.value}",
+    )
+    print("\n" + text)
+    print("\n".join(str(path / f"training_speed.{ending}") for ending in ("csv", "md", "png")))
+
+
+if __name__ == "__main__":
+    command_line.run(main)
