@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN = .venv/bin
 READY = .venv/installed
+# Fails where there is no GPU instead of falling back; matmuls are counted in programs for the CPU.
+ON_GPU = JAX_PLATFORMS=cuda,cpu $(BIN)/python
 
-.PHONY: demo test test-slow lint
+.PHONY: demo test test-slow lint benchmark-gpu
 
 demo: $(READY)
 	$(BIN)/python -m experiments.demo --workdir=runs/demo
@@ -13,6 +15,14 @@ test: $(READY) lint
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# On a machine with an NVIDIA GPU: costs of derivatives, of every method, and of training steps of published size, into docs/gpu.
+benchmark-gpu: $(READY)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[cuda]"
+	$(ON_GPU) -m experiments.benchmark_training --output=docs/gpu
+	$(ON_GPU) -m experiments.benchmark_jvp --width=768 --depth=12 --heads=12 --dtype=bfloat16 --output=docs/gpu --train
+	$(ON_GPU) -m experiments.benchmark_jvp --width=768 --depth=2 --heads=12 --dtype=bfloat16 --tokens=4096 --output=docs/gpu/4096_tokens
+	$(ON_GPU) -m experiments.benchmark_methods --output=docs/gpu
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -6,10 +6,8 @@ of the rows only), and a gradient through the jvp, as in TVM. Matmul FLOPs and w
 same network. Then the error of each derivative against float64, over steps h. `--train` adds MeanFlow on checkerboard with
 finite differences of several steps. The last lines answer the question from these numbers.
 
-Writes below --output: jvp_cost.md, .csv and .png, jvp_accuracy.csv and .png, with --train jvp_training.md, .csv and .png, and
-jvp.json, which holds it all. Default: NN minutes on two CPU cores, with --train NN more. On a GPU:
-
-    python -m experiments.benchmark_jvp --width=768 --depth=12 --heads=12 --tokens=64,256,1024,4096 --dtype=bfloat16 --output=docs/gpu
+Writes below --output: jvp_cost, attention_cost (of attention alone), jvp_accuracy and with --train jvp_training, each as .md, .csv and .png
+(attention_cost without), and jvp.json, which holds it all. Default: 8 minutes on two CPU cores, with --train 7 more. For a GPU: make benchmark-gpu.
 """
 
 import datetime
@@ -26,7 +24,7 @@ from absl import flags
 
 from configs import meanflow
 from experiments import command_line, tables
-from flowjax import benchmark, checks, derivatives, distances, losses, models, plots, typing
+from flowjax import benchmark, checks, derivatives, distances, flops, losses, models, plots, typing
 from flowjax.models import attention
 
 OUTPUT = flags.DEFINE_string("output", "runs/benchmark_jvp", "folder of the results")
@@ -38,8 +36,9 @@ BATCH = flags.DEFINE_integer("batch", 0, "rows, a multiple of 4; 0: 4,096 tokens
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the computation whose cost is measured")
 ATTENTION = flags.DEFINE_list("attention", ["xla", "chunked"], "implementations of attention")
 REMAT = flags.DEFINE_bool("remat", False, "recompute the blocks in the backward pass")
-ROUNDS = flags.DEFINE_integer("rounds", 10, "how often each program is timed", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 8, "how often each program is timed", lower_bound=1)
 STEPS_H = [10.0**exponent for exponent in np.arange(-6, 0.01, 0.5)]
+WORTH = 0.15  # a saving of time below which the verdict is plain
 MATMULS, WALL, DISTANCE = "matmul FLOPs over forward", "wall over forward", "sliced W2, 1 step"
 TRAIN = flags.DEFINE_bool("train", False, "also train MeanFlow on checkerboard with finite differences of several steps")
 TRAINING_STEPS = flags.DEFINE_integer("train_steps", 3_000, "steps of each of these trainings", lower_bound=1)
@@ -68,10 +67,10 @@ def weights(net, shape):
 
 
 def rows(shape, batch):
-    """Random arguments (x, s, t, v) of a loss, t < s, away from the borders by more than any step h of the sweep but the largest."""
+    """Random arguments (x, s, t, v) of a loss, t < s; of the steps h of the sweep, only h = 1 leaves [0, 1]."""
     x, v = jax.random.normal(jax.random.key(2), (2, batch, *shape))
     column = (batch, 1, 1, 1)
-    s = jax.random.uniform(jax.random.key(3), column, minval=0.4, maxval=0.9)
+    s = jax.random.uniform(jax.random.key(3), column, minval=0.4, maxval=0.65)
     return x, s, s * jax.random.uniform(jax.random.key(4), column, maxval=0.8), v
 
 
@@ -158,9 +157,48 @@ def _cost(tokens, key, programs, seconds):
 # ------------------------------------------------------------------------------------------------------------ accuracy
 
 
-def accuracy(tokens, implementation):
+def attention_costs(grid):
+    """One row a (tokens, attention, operation), of the attention alone."""
+    found = []
+    for tokens in tqdm.tqdm(dict.fromkeys(tokens for tokens, _ in grid), desc="attention alone", unit="token count"):
+        shape = batch_of(tokens), tokens, HEADS.value, WIDTH.value // HEADS.value
+        drawn = jax.random.normal(jax.random.key(0), (6, *shape), DTYPE.value)
+        args = tuple(drawn[:3]), tuple(drawn[3:])
+        programs = {}
+        for implementation in (name for count, name in grid if count == tokens):
+            attend = functools.partial(attention.attention, implementation=implementation)
+            for name, operation in attention_operations(attend).items():
+                programs[implementation, name] = benchmark.compiled(operation, *args)
+        seconds = benchmark.in_turns(programs, ROUNDS.value)
+        found += [
+            {
+                "tokens": tokens,
+                "batch": shape[0],
+                "attention": implementation,
+                "operation": name,
+                "ms": 1e3 * float(np.median(seconds[implementation, name])),
+                "temp MiB": program.temp_bytes / 2**20,
+            }
+            for (implementation, name), program in programs.items()
+        ]
+    return found
+
+
+def attention_operations(attend):
+    """The jvp of attention, and the gradient through it."""
+    jvp = lambda primals, tangents: jax.jvp(attend, primals, tangents)
+    return {
+        "jvp": jvp,
+        "gradient through the jvp": jax.grad(lambda primals, tangents: sum(jnp.sum(z**2) for z in jvp(primals, tangents))),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ accuracy
+
+
+def accuracy(tokens):
     """Relative error of each derivative against float64: one row a (dtype, derivative, h); the exact one has no h."""
-    net, shape = network(tokens, implementation)
+    net, shape = network(tokens, "auto")
     params, row = weights(net, shape), rows(shape, 4)
     with jax.enable_x64(True):
         wide_params, wide_row = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (params, row))
@@ -180,7 +218,14 @@ def accuracy(tokens, implementation):
 
 
 def bound(net, dtype, params):
-    return jax.jit(lambda x, s, t: net.clone(dtype=dtype).apply({"params": params}, x, s, t))
+    """V, compiled once for all steps h; matmuls of float32 are float32, also where the default is a faster format."""
+
+    @jax.jit
+    def apply(params, x, s, t):
+        with jax.default_matmul_precision("highest"):
+            return net.clone(dtype=dtype).apply({"params": params}, x, s, t)
+
+    return functools.partial(apply, params)
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -220,13 +265,11 @@ def draw_costs(path, found):
             row[MATMULS],
             f"{row[WALL]:.2f}, {row['temp MiB']:.0f} MiB",
         )
-    xlabel = "time over the forward pass's, quartiles; and temporary memory"
-    plots.grouped_bars(
-        path, panels, xlabel=xlabel, mark="matmul FLOPs over the forward pass's", title="What a derivative costs"
-    )
+    title = "What a derivative costs: time in forward passes, quartiles, and temporary memory"
+    plots.grouped_bars(path, panels, xlabel="forward passes", mark="matmul FLOPs", title=title)
 
 
-def draw_accuracy(path, found):
+def draw_accuracy(path, found, tokens):
     panels = {}
     for row in found:
         panel = panels.setdefault(row["dtype"], {})
@@ -234,7 +277,7 @@ def draw_accuracy(path, found):
             panel["exact jvp"] = row["relative error"]
         else:
             panel.setdefault(f"{row['derivative']} difference", []).append((row["h"], row["relative error"]))
-    title = "Error of dV/ds: rounding on the left, truncation on the right"
+    title = f"Error of dV/ds at {tokens} tokens: rounding on the left, truncation on the right"
     plots.log_curves(path, panels, xlabel="step h", ylabel="relative error against float64", title=title)
 
 
@@ -249,7 +292,7 @@ def draw_training(path, found):
 # -------------------------------------------------------------------------------------------------------------- answer
 
 
-def answer(cost_rows, error_rows):
+def answer(cost_rows, error_rows, training_rows=()):
     """The question, exact jvp or finite differences, answered from the numbers of this run."""
     settings = dict.fromkeys((row["tokens"], row["attention"]) for row in cost_rows)
     of = {setting: {row["operation"]: row for row in cost_rows if (row["tokens"], row["attention"]) == setting}
@@ -265,14 +308,32 @@ def answer(cost_rows, error_rows):
             f"In {dtype} the exact jvp is off by {exact[error]:.1e}; one-sided differences by {one[error]:.1e} at their best step,"
             f" {one['h']:.0e}, central ones by {two[error]:.1e} at {two['h']:.0e}."
         )
-    most = max(saved.values())
+    if training_rows:
+        lines.append(_training_sentence(training_rows))
+    most, least = max(0.0, *saved.values()), min(times_worse.values())
+    if least < 1:
+        verdict = "not settled here, because differences at their best step were the more accurate"
+    else:
+        verdict = "exact" if most < WORTH else f"exact, unless more than {WORTH:.0%} of the time decides"
+    quarter = [_saved(of[setting], "MeanFlow gradient, jvp on 1/4 of the rows", WALL) for setting in of]
     lines.append(
-        f"Exact or finite differences? {'Exact' if most < 0.15 else 'Exact, unless the time decides'}: differences save at most"
-        f" {max(most, 0):.0%} of the time of a MeanFlow gradient here, and at their best step, which nobody knows beforehand, their error is "
-        + " and ".join(f"{ratio:,.3g} times the exact one's in {dtype}" for dtype, ratio in times_worse.items())
+        f"Exact or finite differences? The verdict: {verdict}. A one-sided difference saves at most {most:.0%} of the time of a MeanFlow gradient"
+        f" here, the exact jvp on the rows that need it {min(quarter):.0%} to {max(quarter):.0%}; and at the best step of either, which nobody knows beforehand, the error of differences is "
+        + " and ".join(f"{ratio:,.1f} times the exact one's in {dtype}" for dtype, ratio in times_worse.items())
         + "."
     )
     return "\n".join(lines)
+
+
+def _training_sentence(found):
+    exact, *others = (row[DISTANCE] for row in found)
+    by = sorted(found[1:], key=lambda row: row[DISTANCE])
+    name = lambda row: f"{row[DISTANCE]:.3f} ({row['derivative']}, h = {row['h']:.0e})"
+    near = sum(abs(distance / exact - 1) < 0.05 for distance in others)
+    return (
+        f"MeanFlow trained on checkerboard, in float32, lands at a one-step distance of {exact:.3f} with the exact jvp; with differences, at the"
+        f" best {name(by[0])}, at the worst {name(by[-1])}; {near} of {len(others)} came within 5% of the exact one."
+    )
 
 
 def _cost_sentence(tokens, implementation, of):
@@ -323,15 +384,20 @@ def grid_of_flags():
     tokens = command_line.whole_numbers("tokens", TOKENS.value, 1)
     if BATCH.value % 4:
         raise typing.InputError(f"--batch={BATCH.value}: expected a multiple of 4, because a quarter of the rows is split off.")
-    if TRAIN.value:
-        for h in TRAINING_H.value:
-            derivatives.named(f"central:{h}")
-    grid = [(count, name) for count in tokens for name in dict.fromkeys(ATTENTION.value)]
+    for h in TRAINING_H.value if TRAIN.value else ():
+        try:
+            fine = 0 < float(h) < float("inf")
+        except ValueError:
+            fine = False
+        if not fine:
+            raise typing.InputError(f"--train_h={','.join(TRAINING_H.value)}: expected steps above 0, e.g. --train_h=0.1,1e-3.")
+    grid = [(count, name) for count in dict.fromkeys(tokens) for name in dict.fromkeys(ATTENTION.value)]
+    if not grid:
+        raise typing.InputError("--tokens and --attention: expected at least one of each.")
     for count, name in grid:
         net, shape = network(count, name, dtype=DTYPE.value)
         jax.eval_shape(functools.partial(weights, net, shape))
-    if not grid:
-        raise typing.InputError("--tokens and --attention: expected at least one of each.")
+    flops.host()
     return grid
 
 
@@ -339,25 +405,36 @@ def main():
     grid, path = grid_of_flags(), pathlib.Path(OUTPUT.value)
     settings = {flag.name: flag.value for flag in (DEPTH, WIDTH, HEADS, TOKENS, BATCH, DTYPE, ATTENTION, REMAT, ROUNDS)}
     machine = f"{jax.devices()[0].device_kind} ({jax.default_backend()}, {platform.machine()}), jax {jax.__version__}"
-    about = (
-        f"DiT of depth {DEPTH.value}, width {WIDTH.value}, {HEADS.value} heads, {DTYPE.value}; medians and quartiles of {ROUNDS.value}"
-        f" rounds in turns. {datetime.date.today()}, {machine}: `python -m experiments.benchmark_jvp`."
-    )
-    results = {"about": about, "settings": settings, "costs": costs(grid), "accuracy": accuracy(*grid[0])}
-    print("\n" + tables.write(path / "jvp_cost", results["costs"], about))
+    command = command_line.typed("benchmark_jvp")
+    about = f"{datetime.date.today()}, {machine}: `{command}`. DiT of depth {DEPTH.value}, width {WIDTH.value}, {HEADS.value} heads."
+    timed = f" {DTYPE.value}; medians and quartiles of {ROUNDS.value} rounds in turns."
+    results = {"about": about, "settings": settings, "costs": costs(grid)}
+    print("\n" + tables.write(path / "jvp_cost", results["costs"], about + timed))
     draw_costs(path / "jvp_cost.png", results["costs"])
-    tables.write(path / "jvp_accuracy", results["accuracy"], about)
-    draw_accuracy(path / "jvp_accuracy.png", results["accuracy"])
+    results["attention"] = attention_costs(grid)
+    print("\n" + tables.write(path / "attention_cost", results["attention"], about + " Attention alone," + timed))
+    results["accuracy"] = accuracy(grid[0][0])
+    tables.write(path / "jvp_accuracy", results["accuracy"], f"{about} {grid[0][0]} tokens, random weights.")
+    draw_accuracy(path / "jvp_accuracy.png", results["accuracy"], grid[0][0])
+    finish(path, results)
     if TRAIN.value:
         results["training"] = trained(path)
         if results["training"] is None:
             return
-        print("\n" + tables.write(path / "jvp_training", results["training"], f"{TRAINING_STEPS.value} steps. {machine}."))
+        print(
+            "\n"
+            + tables.write(path / "jvp_training", results["training"], f"{about} {TRAINING_STEPS.value} steps of training.")
+        )
         draw_training(path / "jvp_training.png", results["training"])
-    results["answer"] = answer(results["costs"], results["accuracy"])
+        finish(path, results)
+    print("\n" + "\n".join(str(file) for file in sorted(path.iterdir()) if file.is_file()))
+
+
+def finish(path, results):
+    """Answers from what there is, and writes jvp.json."""
+    results["answer"] = answer(results["costs"], results["accuracy"], results.get("training", ()))
     (path / "jvp.json").write_text(json.dumps(results, indent=1))
     print("\n" + results["answer"])
-    print("\n" + "\n".join(str(file) for file in sorted(path.iterdir()) if file.is_file()))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 On one small DiT, for every method, with every term on every row and with the rows split as the recipe does, each with and without
 recomputing the blocks (remat): matmul FLOPs in forward passes (FPE), beside the estimates; temporary memory, seconds to
-compile, and wall time over that of a forward pass, measured in turns. Writes method_costs.csv, .md and .png below
---output after each method, so that a killed run loses one; `--resume` goes on. NN minutes on two CPU cores. docs/method_costs.csv is this script's and
-is shown in the README:
+compile, and wall time over that of a forward pass, measured in turns. Writes method_costs.csv and .md below --output after each
+method, and .png at the end; rows of other methods that are there stay, and with `--resume` a killed run goes on. 17 minutes on two
+CPU cores. docs/method_costs.csv is this script's, and the README shows it:
 
     python -m experiments.benchmark_methods --output=docs
     python -m experiments.benchmark_methods --output=docs/gpu      # on a GPU
@@ -12,6 +12,7 @@ is shown in the README:
 
 import csv
 import datetime
+import functools
 import pathlib
 import platform
 
@@ -20,12 +21,12 @@ import tqdm
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import benchmark, checks, methods, plots, typing
+from flowjax import benchmark, checks, flops, methods, plots, typing
 from flowjax.training import cost
 
 OUTPUT = flags.DEFINE_string("output", "runs/benchmark_methods", "folder of the results")
 METHODS = flags.DEFINE_list("methods", list(methods.METHODS), "which methods")
-RESUME = flags.DEFINE_bool("resume", False, "keep the rows that --output already has, and measure the others")
+RESUME = flags.DEFINE_bool("resume", False, "measure only the methods that --output has no rows of")
 ROUNDS = flags.DEFINE_integer("rounds", 8, "how often each program is timed", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch", 16, "rows, a multiple of 16, which every recipe can split", lower_bound=16)
 VARIANTS = [(every_row, remat) for every_row in (True, False) for remat in (False, True)]
@@ -33,8 +34,7 @@ VARIANTS = [(every_row, remat) for every_row in (True, False) for remat in (Fals
 
 def measure(name, bar):
     """Four rows: every term on every row or split, without and with remat."""
-    function, init = cost.forward_pass(BATCH.value)
-    programs = {"forward": benchmark.compiled(function, *jax.jit(init)())}
+    programs = {"forward": forward_pass()}
     for variant in VARIANTS:
         every_row, remat = variant
         if every_row and not methods.METHODS[name].every_row:
@@ -42,7 +42,7 @@ def measure(name, bar):
         bar.set_postfix_str(f"{name}, {'every row' if every_row else 'as split'}{', remat' if remat else ''}")
         step, init = cost.training_step(name, every_row=every_row, remat=remat, batch=BATCH.value)
         counted = None
-        if jax.default_backend() != "cpu":
+        if jax.default_backend() != "cpu":  # the step is bound to the accelerator's mesh: it is made anew to be counted
             counted = cost.forward_passes(name, every_row=every_row, remat=remat, batch=BATCH.value) * programs["forward"].flops
         programs[variant] = benchmark.compiled(step, *jax.jit(init)(), counted=counted)
     seconds = benchmark.in_turns(programs, ROUNDS.value)
@@ -50,6 +50,12 @@ def measure(name, bar):
     return [
         _row(name, variant, variant if variant in programs else (False, variant[1]), programs, seconds) for variant in VARIANTS
     ]
+
+
+@functools.cache
+def forward_pass():
+    function, init = cost.forward_pass(BATCH.value)
+    return benchmark.compiled(function, *jax.jit(init)())
 
 
 def _row(name, variant, measured, programs, seconds):
@@ -67,7 +73,28 @@ def _row(name, variant, measured, programs, seconds):
         "wall over forward": f"{wall.median:.2f}",
         "lower quartile": f"{wall.low:.2f}",
         "upper quartile": f"{wall.high:.2f}",
+        **setting(),
     }
+
+
+def setting():
+    """What all rows of a table share."""
+    return {"batch": str(BATCH.value), "device": jax.devices()[0].device_kind, "jax": jax.__version__}
+
+
+def known_rows(path):
+    """{method: rows} of the table that is there; raises InputError if it cannot go on with these settings."""
+    if not path.exists():
+        return {}
+    known, own = {}, setting()
+    for row in csv.DictReader(path.read_text().splitlines()):
+        theirs = {key: row.get(key) for key in own}
+        if theirs != own:
+            raise typing.InputError(
+                f"{path} was measured with {theirs} and this run is with {own}; one table holds one setting: give another --output, or remove it."
+            )
+        known.setdefault(row["method"], []).append(row)
+    return known
 
 
 def draw(path, rows):
@@ -88,28 +115,27 @@ def main():
     path = pathlib.Path(OUTPUT.value)
     for name in METHODS.value:
         checks.member("method", name, methods.METHODS)
-    if not METHODS.value or BATCH.value % 16:
-        raise typing.InputError(
-            f"--methods={','.join(METHODS.value)} --batch={BATCH.value}: expected a method and a multiple of 16."
-        )
-    kept = {}
-    if RESUME.value and (path / "method_costs.csv").exists():
-        for row in csv.DictReader((path / "method_costs.csv").read_text().splitlines()):
-            kept.setdefault(row["method"], []).append(row)
+    if not METHODS.value:
+        raise typing.InputError("--methods= names no method; leave it out for all.")
+    if BATCH.value % 16:
+        raise typing.InputError(f"--batch={BATCH.value}: expected a multiple of 16, which every recipe can split.")
+    flops.host()
+    found = known_rows(path / "method_costs.csv")
     about = (
         f"One training step over one forward pass of a DiT of depth {cost.NETWORK['depth']} and width {cost.NETWORK['width']}, 64 tokens,"
-        f" batch {BATCH.value}, float32. {datetime.date.today()}, {jax.devices()[0].device_kind} ({jax.default_backend()},"
-        f" {platform.machine()}), jax {jax.__version__}: `python -m experiments.benchmark_methods`."
+        f" float32. {datetime.date.today()}, {jax.default_backend()} ({platform.machine()}): `{command_line.typed('benchmark_methods')}`."
     )
-    bar = tqdm.tqdm(METHODS.value, unit="method")
+    bar = tqdm.tqdm([name for name in METHODS.value if not (RESUME.value and name in found)], unit="method")
     for name in bar:
-        if name not in kept:
-            kept[name] = measure(name, bar)
-        rows = [row for known in methods.METHODS for row in kept.get(known, [])]
-        tables.write(path / "method_costs", rows, about)
-    draw(path / "method_costs.png", rows)
-    print("\n" + (path / "method_costs.md").read_text())
+        found[name] = measure(name, bar)
+        tables.write(path / "method_costs", in_order(found), about)
+    draw(path / "method_costs.png", in_order(found))
+    print("\n" + tables.markdown(in_order(found)))
     print("\n".join(str(path / f"method_costs.{ending}") for ending in ("csv", "md", "png")))
+
+
+def in_order(found):
+    return [row for name in methods.METHODS for row in found.get(name, [])]
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def shape():
 def matmul_rate():
     """FLOPs a second of a large square matmul: the best of several."""
     side = 8_192 if jax.default_backend() != "cpu" else 1_024
-    a = jnp.ones((side, side), DTYPE.value)
+    a = jax.random.normal(jax.random.key(0), (side, side), DTYPE.value)
     product = jax.jit(jnp.matmul)
     jax.block_until_ready(product(a, a))
     seconds = []
@@ -71,9 +71,9 @@ def matmul_rate():
 
 def model_flops(name, net):
     """Matmul FLOPs of a step without recomputation, counted in the program as compiled for a CPU."""
-    cpu = jax.devices("cpu")[:1]
-    with jax.default_device(cpu[0]):
-        step, init = training_program(name, net.clone(remat=False), devices=cpu)
+    host = flops.host()
+    with jax.default_device(host):
+        step, init = training_program(name, net.clone(remat=False, attention="xla"), devices=[host])
         return flops.matmul(step, *jax.eval_shape(init))
 
 
@@ -106,8 +106,8 @@ def measure(name, size, net, peak):
         "rows a second": BATCH.value / median,
         "TFLOPs a step": own / 1e12,
         "utilisation": own / median / peak,
-        "temp GiB": memory.temp_size_in_bytes / 2**30,
-        "state GiB": memory.argument_size_in_bytes / 2**30,
+        "temp GiB": memory.temp_size_in_bytes / 2**30 if memory else float("nan"),
+        "arguments GiB": memory.argument_size_in_bytes / 2**30 if memory else float("nan"),
     }
 
 
@@ -117,12 +117,13 @@ def main():
     found, path = networks(), pathlib.Path(OUTPUT.value)
     if not found or not METHODS.value or BATCH.value % 16:
         raise typing.InputError(f"--batch={BATCH.value} and lists: expected a multiple of 16, a size and a method.")
+    flops.host()
     peak = 1e12 * PEAK.value or matmul_rate()
     about = (
         f"Batch {BATCH.value}, latents {LATENT.value} x {LATENT.value} x 4, {DTYPE.value}, remat {REMAT.value}, {STEPS.value} steps; utilisation"
         f" of {peak / 1e12:.3g} TFLOPs a second, {'as given' if PEAK.value else 'a large matmul here'}. {datetime.date.today()},"
         f" {jax.devices()[0].device_kind} ({jax.default_backend()}, {platform.machine()}), jax {jax.__version__}:"
-        " `python -m experiments.benchmark_training`."
+        f" `{command_line.typed('benchmark_training')}`."
     )
     rows = []
     pairs = [(name, size) for size in found for name in METHODS.value]

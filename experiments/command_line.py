@@ -24,6 +24,12 @@ def whole_numbers(name, values, low):
     return numbers
 
 
+def typed(module):
+    """The command that was typed, for the line above a table; where the results go is left out."""
+    given = [flag for flag in sys.argv[1:] if not flag.startswith(("--output", "--workdir"))]
+    return " ".join(["python -m", f"experiments.{module}", *given])
+
+
 def _parse(argv):
     def parse():
         rest = flags.FLAGS(argv)

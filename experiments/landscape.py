@@ -41,6 +41,10 @@ def method_table():
     counts = {(row["method"], row["rows"]): row["FPE"] for row in measured if row["remat"] == "no"}
     rows = []
     for name, info in methods.METHODS.items():
+        if (name, "as split") not in counts:
+            raise typing.InputError(
+                f"{COSTS} has no cost of {name}: python -m experiments.benchmark_methods --output=docs --resume"
+            )
         derived = f"{info.derived_fpe}" + {0: "", 1: " + ρ"}.get(info.rho, f" + {info.rho}ρ")
         rows.append(
             {

@@ -1,6 +1,8 @@
 """Tables of results, as Markdown to read and as CSV to load."""
 
 import csv
+import io
+import os
 
 
 def markdown(rows):
@@ -17,9 +19,12 @@ def write(path, rows, about):
     """
     text = about + "\n\n" + markdown(rows) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_name(path.name + ".md").write_text(text)
-    with open(path.with_name(path.name + ".csv"), "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    numbers = io.StringIO(newline="")
+    writer = csv.DictWriter(numbers, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    for ending, content in (("csv", numbers.getvalue()), ("md", text)):  # a file appears whole or not at all
+        temporary = path.with_name(f".{path.name}.{ending}")
+        temporary.write_text(content, newline="")
+        os.replace(temporary, path.with_name(f"{path.name}.{ending}"))
     return text

@@ -21,7 +21,7 @@ class Program(NamedTuple):
     """
 
     call: Callable[[], Any]
-    flops: int
+    flops: float
     temp_bytes: int
     compile_s: float
 
@@ -34,13 +34,16 @@ class Quartiles(NamedTuple):
     high: float
 
 
-def compiled(function, *args, counted: int | None = None) -> Program:
+def compiled(function, *args, counted: float | None = None) -> Program:
     """Compiles a function for arguments that it will be called with again and again: nothing is donated.
 
     Args:
       function: a function of arrays, jitted or not.
       *args: arrays.
-      counted: its matmul FLOPs, if they are known; else they are counted.
+      counted: its matmul FLOPs, for a function that is bound to an accelerator's mesh; else they are counted.
+
+    Raises:
+      InputError: on an accelerator, if the process has no CPU device to count for.
     """
     jitted = function if hasattr(function, "lower") else jax.jit(function)
     start = time.perf_counter()
@@ -58,8 +61,7 @@ def compiled(function, *args, counted: int | None = None) -> Program:
 def _flops(executable, jitted, args):
     if jax.default_backend() == "cpu":
         return flops.count(executable.as_text())
-    # An accelerator's program calls libraries whose matmuls cannot be read: the same function is compiled for the host.
-    with jax.default_device(jax.devices("cpu")[0]):
+    with jax.default_device(flops.host()):
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), args)
         return flops.matmul(jitted, *like)
 

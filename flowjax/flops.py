@@ -9,6 +9,8 @@ import re
 
 import jax
 
+from flowjax import typing
+
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = \(?(\w+)\[([\d,]*)\]\S* ([\w\-]+)\(")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
@@ -35,6 +37,20 @@ def matmul(function, *args, **kwargs):
     jitted = function if hasattr(function, "lower") else jax.jit(function)
     # Fewer optimisations of the machine code, which is not run; those of the graph are the same.
     return count(jitted.lower(*args, **kwargs).compile({"xla_backend_optimization_level": 0}).as_text())
+
+
+def host():
+    """The CPU device: an accelerator's programs call libraries whose matmuls cannot be read, so they are counted as compiled for it.
+
+    Raises:
+      InputError: if this process has none.
+    """
+    try:
+        return jax.devices("cpu")[0]
+    except RuntimeError as error:
+        raise typing.InputError(
+            "matmuls are counted in programs compiled for a CPU, and this process has none: set JAX_PLATFORMS=cuda,cpu (tpu,cpu)."
+        ) from error
 
 
 def count(hlo):

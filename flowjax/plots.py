@@ -307,6 +307,8 @@ def log_curves(
         for order, (name, points) in enumerate(curves.items()):
             colour = _SERIES[order % len(_SERIES)]
             if isinstance(points, int | float):
+                if not (math.isfinite(points) and points > 0):
+                    continue
                 ax.axhline(points, color=colour, linestyle="--", linewidth=1.2, label=f"{name}: {points:.1e}")
                 continue
             points = np.asarray(points, np.float64).reshape(-1, 2)

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 from flowjax import flops, models, typing
 from flowjax.models import attention
 
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 CHUNKED = functools.partial(attention.attention, implementation="chunked", chunk=8)
 PLAIN = functools.partial(attention.attention, implementation="xla")
 
@@ -72,7 +73,7 @@ def always_in_chunks(monkeypatch):
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_chunked_is_plain(operation, tokens, head_dim, always_in_chunks):
     args = arguments(tokens, head_dim=head_dim)
-    ours, plain = (jax.jit(operation(f))(*args) for f in (CHUNKED, PLAIN))
+    ours, plain = (quick_jit(operation(f))(*args) for f in (CHUNKED, PLAIN))
     for own, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(plain)):
         assert own.dtype == jnp.float32
         np.testing.assert_allclose(own, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max()))
@@ -83,7 +84,7 @@ def test_chunked_is_plain(operation, tokens, head_dim, always_in_chunks):
 def test_chunked_is_plain_at_its_own_sizes(operation, tokens):
     args = arguments(tokens)
     ours = functools.partial(attention.attention, implementation="chunked")
-    for own, expected in zip(*(jax.tree.leaves(jax.jit(operation(f))(*args)) for f in (ours, PLAIN))):
+    for own, expected in zip(*(jax.tree.leaves(quick_jit(operation(f))(*args)) for f in (ours, PLAIN))):
         np.testing.assert_allclose(own, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max()))
 
 
@@ -105,7 +106,8 @@ def transforms():
     linearized = lambda f: lambda p, t: jax.linearize(f, *p)[1](*t)
     rematerialised = lambda f: gradient_of_jvp(jax.checkpoint(f))
     in_scan = lambda f: gradient_of_jvp(lambda q, k, v: jax.lax.scan(lambda h, _: (f(h, k, v), None), q, length=2)[0])
-    mapped = lambda f: lambda p, t: jax.vmap(lambda *p: f(*p))(*(jnp.stack([z, 2 * z]) for z in p))
+    mapped = lambda f: lambda p, t: jax.vmap(gradient_of_jvp(f), (0, None))(jax.tree.map(lambda z: jnp.stack([z, 2 * z]), p), t)
+    transposed = lambda f: lambda p, t: jax.linear_transpose(jax.linearize(f, *p)[1], *p)(t[0])
 
     def zero_tangent(f):
         return lambda p, t: jax.jvp(lambda q: f(q, *p[1:]), p[:1], (jnp.zeros_like(p[0]),))[1]
@@ -119,29 +121,28 @@ def transforms():
         return lambda p, t: jax.shard_map(gradient_of_jvp(f), mesh=mesh, in_specs=(rows, rows), out_specs=rows)(p, t)
 
     return {f.__name__: f for f in (zero_tangent, sharded, sharded_gradient)} | {
-        "linearize": linearized, "remat": rematerialised, "scan": in_scan, "vmap": mapped,
+        "linearize": linearized, "remat": rematerialised, "scan": in_scan, "vmap": mapped, "transpose": transposed,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", transforms())
 def test_every_transform(name, always_in_chunks):
     args = arguments(11, batch=8)
-    ours, plain = (jax.jit(transforms()[name](f))(*args) for f in (CHUNKED, PLAIN))
+    ours, plain = (quick_jit(transforms()[name](f))(*args) for f in (CHUNKED, PLAIN))
     chex.assert_trees_all_close(ours, plain, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("tokens", [40, 300])
-def test_bfloat16_accumulates_in_float32(tokens):
-    primals, tangents = arguments(tokens, head_dim=64, dtype=jnp.bfloat16)
-    ours = functools.partial(attention.attention, implementation="chunked")
-    o, do = jax.jvp(ours, primals, tangents)
-    assert o.dtype == do.dtype == jnp.bfloat16
+@pytest.mark.parametrize("keys", [40, 300, 4_000])
+def test_bfloat16_accumulates_in_float32(keys):
+    """Rounded once a matmul, not once a key: the error does not grow with the keys."""
+    primals, tangents = arguments(8, head_dim=64, keys=keys, dtype=jnp.bfloat16)
+    f = functools.partial(attention.attention, implementation="chunked")
     wide = lambda args: tuple(z.astype(jnp.float32) for z in args)
-    o_wide, do_wide = jax.jvp(ours, wide(primals), wide(tangents))
-    for low, exact in ((o, o_wide), (do, do_wide)):
-        assert np.linalg.norm(low.astype(jnp.float32) - exact) < 2**-7 * np.linalg.norm(exact)
-    dots = [line for line in str(jax.make_jaxpr(ours)(*primals)).splitlines() if "dot_general" in line]
-    assert len(dots) == 2 and "bf16" not in "".join(line.split("=")[0] for line in dots)
+    low = (*jax.jvp(f, primals, tangents), *gradient_of_jvp(f)(primals, tangents))
+    exact = (*jax.jvp(f, wide(primals), wide(tangents)), *gradient_of_jvp(f)(wide(primals), wide(tangents)))
+    for ours, reference in zip(low, exact):
+        assert ours.dtype == jnp.bfloat16
+        assert np.linalg.norm(ours.astype(jnp.float32) - reference) < 2**-5.5 * np.linalg.norm(reference)
 
 
 def test_float64_stays_float64(x64):
@@ -176,14 +177,15 @@ def test_memory_is_linear_in_tokens_and_a_thirtieth_of_plain(operation):
 
 
 @pytest.mark.parametrize(
-    ("operation", "floor"), [(value, 2), (tangent, 6), (gradient, 7), (meanflow_like, 11), (gradient_of_jvp, 21)]
+    ("operation", "floor", "whole"),
+    [(value, 2, 2), (tangent, 6, 6), (gradient, 7, 6), (meanflow_like, 11, 10), (gradient_of_jvp, 21, 18)],
 )
-def test_matmuls_are_those_of_a_fused_kernel(operation, floor):
+def test_matmuls_are_those_of_a_fused_kernel(operation, floor, whole):
     """In tokens^2 head_dim a head; what is taken whole recomputes nothing and needs fewer."""
     chunked = functools.partial(attention.attention, implementation="chunked")
     matmuls = lambda tokens: flops.count(program(operation, chunked, tokens).as_text()) / (2 * 2 * tokens**2 * 32)
     assert matmuls(512) <= floor
-    assert matmuls(256) <= floor and (floor <= 6 or matmuls(256) <= floor - 1)
+    assert matmuls(256) <= whole
 
 
 # The choice, and mistakes
@@ -201,13 +203,23 @@ def test_auto_goes_by_device_and_tokens(backend, tokens, chosen, monkeypatch):
     assert jaxprs["auto"] == jaxprs[chosen] and jaxprs["chunked"] != jaxprs["xla"]
 
 
-def test_the_transformer_uses_it(always_in_chunks):
-    net = models.make("dit", width=16, depth=2, heads=2, patch=1, attention="xla")
-    x = jax.random.normal(jax.random.key(0), (2, 5, 5, 3))
-    params = jax.tree.map(lambda leaf: leaf + 0.1, net.init(jax.random.key(1), x, 0.5, 0.2))
-    by = {name: net.clone(attention=name).apply(params, x, 0.5, 0.2) for name in attention.IMPLEMENTATIONS}
-    np.testing.assert_allclose(by["chunked"], by["xla"], atol=1e-5)
-    np.testing.assert_array_equal(by["chunked"], by["auto"])
+@pytest.mark.parametrize("remat", [False, True])
+def test_the_transformer_uses_it(remat, always_in_chunks):
+    """In a scan over blocks, in chunks of 64 of its 81 tokens."""
+    net = models.make("dit", width=16, depth=2, heads=2, patch=1, attention="xla", remat=remat)
+    x, v = jax.random.normal(jax.random.key(0), (2, 2, 9, 9, 3))
+    params = quick_jit(net.init)(jax.random.key(1), x, 0.5, 0.2)
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params)
+
+    @functools.partial(quick_jit, static_argnums=0)
+    def loss_and_gradient(net, params):
+        V = lambda x, s: net.apply(params, x, s, 0.2)
+        loss = lambda params: jnp.sum(jax.jvp(lambda x: net.apply(params, x, 0.5, 0.2), (x,), (v,))[1] ** 2)
+        return jax.jvp(V, (x, 0.5), (v, 1.0)), jax.grad(loss)(params)
+
+    by = {name: loss_and_gradient(net.clone(attention=name), params) for name in ("xla", "chunked")}
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(by["xla"]))
+    chex.assert_trees_all_close(by["chunked"], by["xla"], atol=1e-5 * scale)
     with pytest.raises(typing.InputError, match="unknown attention 'flash'"):
         net.clone(attention="flash").apply(params, x, 0.5, 0.2)
 
@@ -218,9 +230,9 @@ def test_the_transformer_uses_it(always_in_chunks):
         (lambda q, k, v: (q[0], k[0], v[0]), r"q has shape \(4, 2, 16\).*expected q \[B, N, heads, head_dim\]"),
         (lambda q, k, v: (q, k[:, :3], v), r"k \(1, 3, 2, 16\), v \(1, 4, 2, 16\)"),
         (lambda q, k, v: (q[..., :8], k, v), "expected q"),
-        (lambda q, k, v: (q, k, v.astype(jnp.bfloat16)), "float32, float32, bfloat16.*one floating dtype"),
+        (lambda q, k, v: (q, k, v.astype(jnp.bfloat16)), "float32, float32, bfloat16; expected one floating dtype"),
         (lambda q, k, v: (q.astype(int), k.astype(int), v.astype(int)), "floating dtype"),
-        (lambda q, k, v: (q, k[:, :0], v[:, :0]), "at least one token"),
+        (lambda q, k, v: (q, k[:, :0], v[:, :0]), "4 queries and 0 keys; expected at least one"),
     ],
 )
 def test_mistakes_are_told(change, said):

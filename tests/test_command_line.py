@@ -217,17 +217,36 @@ def test_the_demo_ends_by_naming_what_it_wrote(tmp_path):
     assert code == 0 and "Wrote:" in again
 
 
+SMALLEST = ["--depth=1", "--width=16", "--heads=2", "--tokens=6", "--attention=auto", "--batch=4", "--rounds=1"]
+
+
+def results(folder, parts):
+    """What jvp.json holds, after a look at the files beside it."""
+    names = {f"jvp_{part}.{ending}" for part in parts for ending in ("csv", "md", "png")}
+    assert {path.name for path in folder.iterdir() if path.is_file()} == {
+        "jvp.json",
+        "attention_cost.csv",
+        "attention_cost.md",
+    } | names
+    assert all(path.stat().st_size > 10_000 for path in folder.glob("*.png"))
+    return json.loads((folder / "jvp.json").read_text())
+
+
 def test_the_benchmark_of_derivatives_answers_its_question(tmp_path):
-    small = ["--depth=1", "--width=16", "--heads=2", "--tokens=6", "--attention=auto", "--batch=4", "--rounds=1"]
-    output, code = finish("benchmark_jvp", *small, "--train", "--train_steps=2", "--train_h=0.1", f"--output={tmp_path}")
+    output, code = finish("benchmark_jvp", *SMALLEST, f"--output={tmp_path}")
     assert code == 0, output
-    found = json.loads((tmp_path / "jvp.json").read_text())
-    assert [len(found[part]) for part in ("costs", "training")] == [9, 3] and found["settings"]["width"] == 16
+    found = results(tmp_path, ("cost", "accuracy"))
+    assert [len(found[part]) for part in ("costs", "attention")] == [9, 2] and found["settings"]["width"] == 16
     assert found["answer"] in output and "Exact or finite differences?" in found["answer"]
-    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
-        "jvp.json", *(f"jvp_{part}.{ending}" for part in ("cost", "accuracy", "training") for ending in ("csv", "md", "png"))
-    }  # fmt: skip
-    assert all(path.stat().st_size > 10_000 for path in tmp_path.glob("*.png"))
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_derivatives_trains(tmp_path):
+    output, code = finish("benchmark_jvp", *SMALLEST, "--train", "--train_steps=2", "--train_h=0.1", f"--output={tmp_path}")
+    assert code == 0, output
+    found = results(tmp_path, ("cost", "accuracy", "training"))
+    assert [row["derivative"] for row in found["training"]] == ["exact", "backward", "central"]
+    assert "MeanFlow trained on checkerboard" in found["answer"]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +256,7 @@ def test_the_benchmark_of_derivatives_answers_its_question(tmp_path):
         ("benchmark_jvp", ["--batch=6"], "--batch=6: expected a multiple of 4"),
         ("benchmark_jvp", ["--attention=flash"], "unknown attention 'flash'"),
         ("benchmark_jvp", ["--width=30"], "width 30"),
-        ("benchmark_jvp", ["--train", "--train_h=big"], "unknown derivative 'central:big'"),
+        ("benchmark_jvp", ["--train", "--train_h=big"], "--train_h=big: expected steps above 0"),
         ("benchmark_methods", ["--methods=meanflw"], "did you mean meanflow"),
         ("benchmark_methods", ["--batch=20"], "--batch=20: expected a multiple of 16"),
         ("benchmark_training", ["--sizes=B"], "--sizes=B: expected SIZE/PATCH, e.g. B/4"),
@@ -257,6 +276,8 @@ def test_the_benchmark_of_methods_goes_on_where_it_was(tmp_path):
     assert code == 0 and "| flow_matching | every row | yes |" in output, output
     before = (tmp_path / "method_costs.csv").read_text()
     (tmp_path / "method_costs.png").unlink()
+    output, code = finish("benchmark_methods", "--methods=imf", "--batch=32", *flags)
+    assert code == 2 and "one table holds one setting" in output and (tmp_path / "method_costs.csv").read_text() == before
     output, code = finish("benchmark_methods", "--methods=flow_matching", "--resume", *flags)
     assert code == 0 and (tmp_path / "method_costs.csv").read_text() == before, output
     assert (tmp_path / "method_costs.png").stat().st_size > 10_000

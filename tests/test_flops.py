@@ -70,12 +70,12 @@ KINDS = ("lmd", "lsd", "tvm", "freeflow", "ctm", "esd", "facm", "meanflow", "imf
 def test_a_step_with_every_term_on_every_row_costs_what_the_graph_says(name):
     counted = cost.forward_passes(name, every_row=True)
     assert counted == pytest.approx(derived(name), rel=0.05)
-    assert counted == pytest.approx(float(recorded()[name]["FPE"]), rel=0.01)
+    assert counted == pytest.approx(float(recorded()[name]["FPE"]), abs=0.006)
 
 
 @pytest.mark.parametrize("name", ["meanflow", "imf", "shortcut"])
 def test_a_step_as_split_costs_what_is_recorded(name):
-    assert cost.forward_passes(name) == pytest.approx(float(recorded("as split")[name]["FPE"]), rel=0.01)
+    assert cost.forward_passes(name) == pytest.approx(float(recorded("as split")[name]["FPE"]), abs=0.006)
 
 
 def test_the_recorded_costs_are_of_all_methods_and_the_split_saves():
@@ -119,7 +119,11 @@ def test_the_recorded_costs_keep_their_bounds(name, how, bound):
     assert float(recorded(rows, "yes" if how.get("remat") else "no")[name]["FPE"]) <= bound + 0.005  # two decimals are recorded
 
 
-@pytest.mark.parametrize(("name", "how", "bound"), [BOUNDS[1], BOUNDS[6], BOUNDS[8]])
+# Half of them, of each kind one; the others are slow.
+@pytest.mark.parametrize(
+    ("name", "how", "bound"),
+    [case if order in (0, 1, 2, 3, 8) else pytest.param(*case, marks=pytest.mark.slow) for order, case in enumerate(BOUNDS)],
+)
 def test_a_step_keeps_its_bound(name, how, bound):
     assert cost.forward_passes(name, **how) <= bound
 
@@ -131,4 +135,4 @@ def test_all_recorded_costs(name, remat):
     for rows in ("every row", "as split"):
         row = recorded(rows, "yes" if remat else "no")[name]
         counted = cost.forward_passes(name, every_row=rows == "every row", remat=remat)
-        assert counted == pytest.approx(float(row["FPE"]), rel=0.01)
+        assert counted == pytest.approx(float(row["FPE"]), abs=0.006)

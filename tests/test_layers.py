@@ -8,9 +8,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = [
-    {"typing", "flops"},
-    {"checks", "benchmark"},
-    {"flowmap", "paths", "times", "derivatives", "distances"},
+    {"typing"},
+    {"checks", "flops"},
+    {"flowmap", "paths", "times", "derivatives", "distances", "benchmark"},
     {"losses", "guidance", "samplers", "exact"},
     {"methods"},
     {"models", "data", "evals", "plots"},

@@ -17,9 +17,10 @@ def attention(q, k, v, *, implementation="auto", chunk=64):
     `xla` is `jax.nn.dot_product_attention`, which keeps all tokens x tokens scores and their tangents. `chunked` goes through
     the queries a chunk at a time and recomputes a chunk's scores in its backward pass, so that the memory grows linearly with
     the tokens; its matmuls (in tokens^2 head_dim: forward 2, with jvp 6, MeanFlow's gradient 11, TVM's 21) are those of a fused
-    kernel. Up to 256 keys it takes all queries at once and recomputes nothing. `auto` is `chunked` on a CPU, where it was
-    the faster at every size measured, by 1.2 to 4 times (docs/attention_cost.csv, by `python -m experiments.benchmark_jvp
-    --attention_only`); on a GPU or TPU it is `xla` up to 1,024 keys and `chunked` above, where memory decides: not measured.
+    kernel. Up to 256 keys it takes all queries at once and recomputes nothing: 10 and 18. `auto` is `chunked` on a CPU, where it was
+    the faster at every size measured, attention alone by 1.1 to 2.5 times (docs/attention_cost.csv, by
+    `python -m experiments.benchmark_jvp`); on a GPU or TPU it is `xla` up to 1,024 keys and `chunked` above, where memory decides:
+    not measured there.
 
     Fused kernels are no choice here: those that are a `custom_vjp` (cuDNN, Pallas, splash) have no jvp.
 
@@ -68,9 +69,10 @@ def _chunked(q, k, v, chunk):
 
 def _rows(q, k, v):
     """Attention of some queries [n, size, head_dim] over all keys [n, M, head_dim]."""
-    matmul = lambda spec, a, b: jnp.einsum(spec, a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
-    scores = matmul("nqd,nkd->nqk", q, k) * q.shape[-1] ** -0.5
-    return matmul("nqk,nkd->nqd", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v).astype(q.dtype)
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("nqd,nkd->nqk", q, k, preferred_element_type=wide) * q.shape[-1] ** -0.5
+    # The result keeps the narrow dtype, so that the backward matmuls are narrow too; their sums are wide on every backend.
+    return jnp.einsum("nqk,nkd->nqd", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
 
 
 def _check(q, k, v, implementation, chunk):
@@ -80,10 +82,11 @@ def _check(q, k, v, implementation, chunk):
             f"attention: q has shape {q.shape}, k {k.shape}, v {v.shape}; expected q [B, N, heads, head_dim] and k and v"
             " [B, M, heads, head_dim]."
         )
-    if not q.dtype == k.dtype == v.dtype or not jnp.issubdtype(q.dtype, jnp.floating) or not q.size or not k.size:
+    if not q.dtype == k.dtype == v.dtype or not jnp.issubdtype(q.dtype, jnp.floating):
         raise typing.InputError(
-            f"attention: q, k and v have dtypes {q.dtype}, {k.dtype}, {v.dtype} and shapes {q.shape}, {k.shape}; expected one"
-            " floating dtype, and at least one token."
+            f"attention: q, k and v have dtypes {q.dtype}, {k.dtype}, {v.dtype}; expected one floating dtype for all."
         )
+    if not q.shape[1] or not k.shape[1]:
+        raise typing.InputError(f"attention: {q.shape[1]} queries and {k.shape[1]} keys; expected at least one of each.")
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise typing.InputError(f"attention: chunk is {chunk!r}; expected a whole number of queries of at least 1.")

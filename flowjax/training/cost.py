@@ -92,7 +92,7 @@ def forward_passes(name, *, every_row=False, remat=False, batch=16):
 
     The arguments are those of `training_step`.
     """
-    cpu = jax.devices("cpu")[:1]
-    with jax.default_device(cpu[0]):
-        training, init = training_step(name, every_row=every_row, remat=remat, batch=batch, devices=cpu)
+    host = flops.host()
+    with jax.default_device(host):
+        training, init = training_step(name, every_row=every_row, remat=remat, batch=batch, devices=[host])
         return flops.matmul(training, *jax.eval_shape(init)) / _counted_forward_pass(batch)
