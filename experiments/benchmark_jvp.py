@@ -3,11 +3,13 @@
 Builds a diffusion transformer at each token count and attention and runs, in turns: a forward pass, the jvp along a path, finite
 differences instead, the gradients of flow matching and of MeanFlow (exact, by finite difference, and with the jvp on a quarter
 of the rows only), and a gradient through the jvp, as in TVM. Matmul FLOPs and wall times are ratios to the forward pass of the
-same network. Then the error of each derivative against float64, over steps h. `--train` adds MeanFlow on checkerboard with
-finite differences of several steps. The last lines answer the question from these numbers.
+same network. Then the error of each derivative against float64, over steps h (there, matmuls of float32 are float32 on any
+device). `--train` adds MeanFlow on checkerboard with finite differences of several steps. The last lines answer the question from
+these numbers.
 
-Writes below --output: jvp_cost, attention_cost (of attention alone), jvp_accuracy and with --train jvp_training, each as .md, .csv and .png
-(attention_cost without), and jvp.json, which holds it all. Default: 8 minutes on two CPU cores, with --train 7 more. For a GPU: make benchmark-gpu.
+Writes below --output, as .md, .csv and .png: jvp_cost, jvp_accuracy, with --train jvp_training; attention_cost, of attention
+alone, without a picture; and jvp.json, which holds it all. 8 minutes on two CPU cores, with --train 7 more; killed, the trainings
+go on where they were. For a GPU: make benchmark-gpu.
 """
 
 import datetime

@@ -288,7 +288,7 @@ def log_curves(
     ylabel: str,
     title: str | None = None,
 ) -> None:
-    """Curves on two logarithmic axes, each with its lowest point marked, and horizontal lines to compare with.
+    """Curves on two logarithmic axes, each with its lowest point ringed and in the legend, and horizontal lines to compare with.
 
     Args:
       path: the PNG file.
@@ -313,13 +313,10 @@ def log_curves(
                 continue
             points = np.asarray(points, np.float64).reshape(-1, 2)
             x, y = points[(np.isfinite(points) & (points > 0)).all(axis=1)].T
-            ax.plot(x, y, color=colour, linewidth=1.4, marker="o", markersize=3.5, label=name)
+            best = f"{name}, at best {y.min():.1e}" if len(y) else name
+            ax.plot(x, y, color=colour, linewidth=1.4, marker="o", markersize=3.5, label=best)
             if len(y):
-                lowest = (x[y.argmin()], y.min())
-                ax.plot(*lowest, marker="o", markersize=9, color=colour, fillstyle="none")
-                ax.annotate(
-                    f"{lowest[1]:.1e}", lowest, (0, -14), textcoords="offset points", ha="center", fontsize=8, color=colour
-                )
+                ax.plot(x[y.argmin()], y.min(), marker="o", markersize=9, color=colour, fillstyle="none")
         ax.set(xscale="log", yscale="log", xlabel=xlabel)
         ax.margins(y=0.12)
         ax.set_title(heading, fontsize=11, color=_INK)
