@@ -283,6 +283,7 @@ def test_the_benchmark_of_methods_goes_on_where_it_was(tmp_path):
     assert (tmp_path / "method_costs.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_training_rehearses_on_a_cpu(tmp_path):
     flags = ["--sizes=tiny/4", "--latent=4", "--batch=16", "--steps=2", "--methods=flow_matching", f"--output={tmp_path}"]
     output, code = finish("benchmark_training", *flags)
