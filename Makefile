@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/python -m experiments.demo --workdir=runs/demo
 
 test: $(READY) lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
