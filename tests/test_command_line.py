@@ -232,6 +232,7 @@ def results(folder, parts):
     return json.loads((folder / "jvp.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_derivatives_answers_its_question(tmp_path):
     output, code = finish("benchmark_jvp", *SMALLEST, f"--output={tmp_path}")
     assert code == 0, output

@@ -48,7 +48,9 @@ def run_steps(config, devices, count):
     return jax.device_get(state_), found
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("alphaflow", "ctm", "dmf") else name for name in KINDS]
+)
 def test_eight_devices_train_as_one_does(name):
     config = small(name)
     config.optim.update({"name": "sgd", "learning_rate": 0.1})
