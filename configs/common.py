@@ -20,6 +20,7 @@ def base(preset, *, method):
     checks.member("preset", preset, PRESETS)
     config = ml_collections.ConfigDict()
     config.seed = 0
+    config.seeds = 1  # trained side by side in one program, with seeds seed, seed + 1, ...
     config.steps = 3_000
     config.batch_size = 1_024
     config.ema = (0.999,)  # decays of the evaluation averages; the first is evaluated during training
@@ -32,7 +33,9 @@ def base(preset, *, method):
     config.save_every = 1_000
     config.keep = 2  # newest checkpoints that stay
 
-    config.data = {"name": "checkerboard", "dir": "", "flip": False}  # dir "": TFDS_DATA_DIR or the default of TFDS
+    # dir "": TFDS_DATA_DIR or the default of TFDS. coupling "": independent noise; "ot": minibatch optimal transport; or a folder
+    # that experiments.reflow wrote.
+    config.data = {"name": "checkerboard", "dir": "", "flip": False, "coupling": ""}
     # One harmonic of each time: with four, derivatives along time are rough, and one-step distances two to three times larger.
     config.model = network("mlp", width=256, depth=3, harmonics=1)
     config.optim = {
@@ -41,15 +44,29 @@ def base(preset, *, method):
         "schedule": "constant",
         "warmup_steps": 0,
         "clip_norm": 0.0,  # 0: no clipping
+        "every": 1,  # steps from one update to the next
         "kwargs": {"b1": 0.9, "b2": 0.95},
     }
     config.teacher = ""  # of a method that distils: "exact" (closed-form velocity of points) or the folder of a run
+    config.start = ""  # weights to start from: "" fresh ones, "teacher" the teacher's, or the folder of a run
+    # On the teacher. kind "", "classifier_free" or "autoguidance" (away from the run in the folder weak); scale and interval of times
+    # (low, high); each row draws its scale, which the student is told.
+    config.guidance = {"kind": "", "scale": (1.0, 1.0), "interval": (0.0, 1.0), "weak": ""}
     config.method = {"name": method, "total_steps": config.get_ref("steps"), **methods.constants(method)}
     if preset == "digits":
         _digits(config)
     if preset == "test":
         _test(config)
+    # Networks trained along: each as V is but for what stands here.
+    config.auxiliary = {
+        name: auxiliary(config) for name in ("velocity", "log_variance") if name in methods.METHODS[method].needs
+    }
     return config
+
+
+def auxiliary(config):
+    """How an auxiliary network is trained: fields of config.optim that are its own."""
+    return ml_collections.ConfigDict({"learning_rate": config.optim.get_ref("learning_rate"), "every": 1})
 
 
 def network(name, **fields):

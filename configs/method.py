@@ -6,7 +6,8 @@ NAME is a row of `python -m experiments.landscape --table`, PRESET is checkerboa
 constants of flowjax.methods and the published parametrisation. On points (checkerboard, test) times are uniform and powers 0.5,
 because the published ones are for images; learned log-variances are bounded (log_variance_bound 0.5), because unbounded they
 diverged there; and a method that distils gets the closed-form velocity of the points as its teacher; pfmm needs a flow map:
---config.teacher=runs/psd. On digits each must be given a run: --config.teacher=runs/flow_matching. Gradients are clipped at norm
+--config.teacher=runs/psd. On digits each must be given a run: --config.teacher=runs/flow_matching; rectified_meanflow and cmt, which
+learn from a teacher's trajectories, what experiments.reflow wrote: --config.data.coupling=runs/pairs. Gradients are clipped at norm
 1, and warm-ups last a tenth of the steps: ours too. The methods with a file of their own (configs/NAME.py) are what that file says.
 
 On two CPU cores checkerboard takes one to three minutes, digits 5 to 15. What checkerboard gives, one seed:
@@ -34,6 +35,8 @@ POINTS = {
     "shortcut": {"ema": 0.95, "diagonal": "3/4"},
     "split_meanflow": {"times": TRIANGLE, "anchor_times": UNIFORM},
 }
+# Methods that learn from the trajectories of a teacher; these are the closed-form velocity's.
+COUPLED = {"rectified_meanflow": "checkerboard_reflow", "cmt": "checkerboard_trajectories"}
 
 
 def get_config(choice="meanflow,checkerboard"):
@@ -48,12 +51,14 @@ def get_config(choice="meanflow,checkerboard"):
         return importlib.import_module(f"configs.{name}").get_config(preset)
     config, info = common.base(preset, method=name), methods.METHODS[name]
     config.model.parameterisation = info.parametrisation
+    config.sampler = "consistency" if info.jumps == "to data" else "flow_map"
+    if info.jumps in ("from noise", "grid"):  # other numbers of steps ask for jumps that are not learned
+        config.eval_steps = (1,) if info.jumps == "from noise" else (config.method.steps,)
     if preset != "digits":
         config.method.update(POINTS.get(name, {}))
         if "log_variance" in info.needs:  # unbounded, the weight of the rule outgrows the anchor's, and the map diverges
             config.method.log_variance_bound = 0.5
-        if name == "rectified_meanflow":
-            config.data.name = "checkerboard_reflow"
+        config.data.name = COUPLED.get(name, config.data.name)
         config.teacher = "exact" if "teacher" in info.needs else ""
     config.optim.clip_norm = 1.0
     if "warmup_steps" in config.method:  # published: 10,000 of several hundred thousand

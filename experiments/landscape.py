@@ -1,9 +1,12 @@
-"""Every method on one budget and one network: python -m experiments.landscape --preset=checkerboard --workdir=runs/landscape
+"""Every method on one budget and one network: python -m experiments.landscape --data=checkerboard --seeds=3 --workdir=runs/landscape
 
-Trains each method's preset in its own folder below the workdir (a killed run goes on where it was), then writes landscape.md and
-landscape.csv (distances to held-out data at 1, 2 and 4 steps), landscape.png (one-step samples beside the data) and
-one_step_distance.png. Flow matching, which learns no jumps, is sampled with Euler's method. A method that distils gets the
-closed-form velocity of the points.
+Trains flow matching first, which is the teacher of all that distil (pfmm, which needs a flow map, has psd), then every method's
+preset in its own folder below the workdir, the seeds side by side; measures each against held-out data at 1, 2, 4 and 8 steps; and
+writes landscape.csv, landscape.md, landscape.png (one-step samples of all methods) and distance_against_cost.png. A method that fails is
+reported in its row. A killed run goes on where it was: the same command. Wall times, which no two runs share, are in wall_time.csv.
+
+Flow matching, which learns no jumps, is sampled with Euler's method, methods that learn jumps to the data alone with jumps and new
+noise, and what a method does not learn stays empty. On two CPU cores: checkerboard, three seeds, all methods, 3,000 steps: two hours.
 
 `--table` prints what each method is and costs instead, from flowjax.methods and docs/method_costs.csv, which
 experiments.benchmark_methods writes.
@@ -11,27 +14,33 @@ experiments.benchmark_methods writes.
 
 import csv
 import datetime
+import json
+import os
 import pathlib
 import platform
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import tqdm
 from absl import flags
 
-from configs import method as configs_of
+from configs import common, method as configs_of
 from experiments import command_line, tables
-from flowjax import checks, data, methods, plots, typing
+from flowjax import checks, data, flops, methods, plots, typing
 from flowjax.data import points
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/landscape", "folder of the runs and of the tables")
-PRESET = flags.DEFINE_string("preset", "checkerboard", "preset of points: checkerboard, or test for a rehearsal")
-# Those that need no flow map as a teacher.
-RUNNABLE = [name for name, info in methods.METHODS.items() if "teacher_map" not in info.needs]
-METHODS = flags.DEFINE_list("methods", RUNNABLE, "which methods")
+DATA = flags.DEFINE_string(
+    "data", "checkerboard", "points (checkerboard, eight_gaussians, ...), digits, a TFDS dataset, or test to rehearse"
+)
+METHODS = flags.DEFINE_list("methods", list(methods.METHODS), "which methods")
+STEPS = flags.DEFINE_integer("steps", 0, "steps of training; 0: the preset's", lower_bound=0)
+SEEDS = flags.DEFINE_integer("seeds", 1, "seeds, trained side by side", lower_bound=1)
 TABLE = flags.DEFINE_bool("table", False, "print the table of all methods and stop")
-TRAINING_STEPS = flags.DEFINE_integer("training_steps", 0, "steps of training; 0: the preset's", lower_bound=0)
-STEPS = (1, 2, 4)
+SAMPLING_STEPS = (1, 2, 4, 8)
+EULER_STEPS = (1, 2, 4, 8, 64)
+PAIRS = {"rectified_meanflow": 2, "cmt": 17}  # points of the teacher's trajectories that a method learns from
 COSTS = pathlib.Path(__file__).parents[1] / "docs" / "method_costs.csv"
 
 
@@ -55,6 +64,7 @@ def method_table():
                 "derivative and stop-gradient": info.derivative,
                 "needs": ", ".join(info.needs),
                 "predicts": info.parametrisation,
+                "jumps": info.jumps,
                 "source": "" if info.source_fpe is None else str(info.source_fpe),
                 "derived": derived,
                 "counted": counts[name, "every row"],
@@ -65,75 +75,282 @@ def method_table():
     return tables.markdown(rows)
 
 
+# ------------------------------------------------------------------------------------------------------------ configs
+
+
+def planned(path):
+    """The configs of all runs, {name: config}, those that others need first."""
+    for name in METHODS.value:
+        checks.member("method", name, methods.METHODS)
+    if not METHODS.value:
+        raise typing.InputError("--methods= is empty; expected names such as flow_matching,meanflow.")
+    needs = lambda name: methods.METHODS[name].needs
+    wanted = list(METHODS.value)
+    if any("teacher_map" in needs(name) for name in wanted):
+        wanted = ["psd", *wanted]
+    if any("teacher" in needs(name) or name in PAIRS for name in wanted):
+        wanted = ["flow_matching", *wanted]
+    return {name: config_of(name, path) for name in dict.fromkeys(wanted)}
+
+
+def config_of(name, path):
+    """A method's preset on the data of this landscape, with its steps, seeds and teacher."""
+    preset = DATA.value if DATA.value in common.PRESETS else "checkerboard" if DATA.value in points.DENSITIES else "digits"
+    config = configs_of.get_config(f"{name},{preset}")
+    config.data.name = "checkerboard" if DATA.value == "test" else DATA.value
+    config.eval_every, config.seeds = 0, SEEDS.value
+    config.steps = STEPS.value or config.steps
+    config.optim.warmup_steps = min(config.optim.warmup_steps, config.steps // 10)
+    if "teacher_map" in methods.METHODS[name].needs:
+        config.teacher = str(path / "psd")
+    elif "teacher" in methods.METHODS[name].needs:
+        config.teacher = str(path / "flow_matching")
+    if name in PAIRS:
+        config.data.coupling = str(path / f"trajectories_{PAIRS[name]}")
+    return config
+
+
+# -------------------------------------------------------------------------------------------------------------- train
+
+
+def train(name, config, path):
+    """Trains one method to its end; returns whether it got there, False if a signal stopped it."""
+    from flowjax import training
+    from flowjax.training import reflow
+
+    if name in PAIRS:
+        points_kept = PAIRS[name]
+        count = 2**16 if len(training.load(path / "flow_matching").shape) == 1 else 2**13
+        reflow.write(str(path / "flow_matching"), config.data.coupling, num=count, steps=64, points=points_kept)
+    return int(training.train(config, path / name).step) == config.steps
+
+
+# ------------------------------------------------------------------------------------------------------------ measure
+
+
+def measured(name, config, path, judge):
+    """What a trained method is worth and costs: {"distance": {steps: [per seed]}, "second": [...], "FPE": ..., "ms": ...}."""
+    from flowjax import training
+    from flowjax.training import evaluation
+
+    known = path / name / "measured.json"
+    if known.exists() and (path / name / "one_step.npz").exists():
+        return json.loads(known.read_text())
+    jumps = methods.METHODS[name].jumps
+    steps = {"none": EULER_STEPS, "from noise": (1,), "grid": (config.method.get("steps", 1),)}.get(jumps, SAMPLING_STEPS)
+    found = {"distance": {str(n): [] for n in steps}, "second": []}
+    for seed in range(config.seeds):
+        trained = training.load(path / name, seed=seed)
+        sample = evaluation.make_sampler(trained.net, trained.shape, config.sampler)
+        for n in steps:
+            samples = sample(trained.params, seed, judge.labels, n)
+            distances = judge.measure(samples, judge.labels)
+            found["distance"][str(n)].append(distances[judge.distance])
+            if n == steps[0]:
+                found["second"].append(distances[judge.second])
+                if seed == 0:
+                    np.savez(path / name / "one_step.npz", x=samples[:8192], labels=judge.labels[:8192])
+    found |= {"FPE": forward_passes(config), "ms": wall_time(path / name)}
+    tables.write_text(known, json.dumps(found) + "\n")
+    return found
+
+
+def forward_passes(config):
+    """FPE of the training step as it was trained, on one device: its matmuls over those of a forward pass of V with as many rows."""
+    from flowjax import training
+
+    one = config.copy_and_resolve_references()
+    one.seeds = 1
+    run = training.setup(one, devices=[flops.host()])
+    x = run.batch_like["x"]
+    apply = lambda params, x: run.net.apply({"params": params}, x, 1.0, 0.0, {})
+    forward = flops.matmul(apply, run.like.params["V"], x)
+    return flops.matmul(run.step, run.like, run.batch_like, run.fixed) / forward
+
+
+def wall_time(folder):
+    """Milliseconds a step of all seeds together: the fastest tenth of the logged means, which other work on the machine disturbs least."""
+    from flowjax.training import workdir as folders
+
+    return float(np.quantile([row["step_ms"] for row in folders.read_metrics(folder) if "step_ms" in row], 0.1))
+
+
+class Judge(NamedTuple):
+    """What samples are compared with: held-out rows, labels to sample, the measure, and which two of its numbers are shown."""
+
+    data: dict
+    labels: np.ndarray
+    measure: Any
+    distance: str
+    second: str
+    floor: float
+    noise: float
+
+
+def make_judge(config):
+    """The judge of a dataset: up to 16,384 held-out points, 10,000 held-out images, or all digits."""
+    from flowjax.training import evaluation
+
+    rows = lambda split, limit: data.arrays(
+        data.load(config.data.name, split=split, data_dir=config.data.dir or None), limit=limit
+    )
+    digits = config.data.name == "digits"
+    held_out = rows("train+test" if digits else "test", 2**14 if config.data.name in points.DENSITIES else 10_000)
+    other = rows("test" if digits else "train", len(held_out["x"]))
+    labels = evaluation.labels_like(held_out.get("label"), int("label" in held_out), len(held_out["x"]))
+    measure = evaluation.judge(config, held_out["x"])
+    flat = held_out["x"].ndim == 2
+    distance = "sliced_wasserstein" if flat else "frechet_pixels"
+    second = "energy_distance" if flat else "agreement" if digits else "recall"
+    noise = np.random.default_rng(0).standard_normal(held_out["x"].shape, np.float32)
+    floor = measure(other["x"], other.get("label"))[distance]
+    return Judge(held_out, labels, measure, distance, second, floor, measure(noise, labels)[distance])
+
+
+# ------------------------------------------------------------------------------------------------------------- report
+
+
+def costs(found, configs):
+    """{method: (own, with teacher)}: forward passes of a batch in a whole training, and those of the teacher before it."""
+    own = {name: row["FPE"] * configs[name].steps for name, row in found.items()}
+    whole = dict(own)
+    for name in found:
+        needs = methods.METHODS[name].needs
+        if "teacher" in needs or name in PAIRS:
+            whole[name] += own["flow_matching"]
+        if "teacher_map" in needs:
+            whole[name] += own["psd"]
+        if name in PAIRS:  # Heun's method asks twice a step
+            rows = 2**16 if configs[name].data.name in points.DENSITIES else 2**13
+            whole[name] += 2 * 64 * rows / configs[name].batch_size
+    return own, whole
+
+
+def table(found, failed, configs):
+    """(rows for landscape.csv, rows to read) of all methods, in the order of the landscape."""
+    own, whole = costs(found, configs)
+    baseline = np.mean(found["flow_matching"]["distance"]["1"]) if "flow_matching" in found else np.nan
+    exact, read = [], []
+    for name in [name for name in methods.METHODS if name in configs]:
+        info, row = methods.METHODS[name], found.get(name)
+        about = {"rule": info.rule, "setting": info.setting, "sampler": configs[name].sampler}
+        exact.append({"method": name, **about})
+        read.append({"method": f"`{name}`", **about})
+        for n in sorted({*SAMPLING_STEPS, *EULER_STEPS}):
+            values, head = row["distance"].get(str(n), []) if row else [], f"{n} step{'s' if n > 1 else ''}"
+            exact[-1] |= {head: mean(values), f"{head}, deviation": deviation(values)}
+            read[-1][head] = spread(values)
+        ratio = np.mean(row["distance"]["1"]) / baseline if row and "1" in row["distance"] and np.isfinite(baseline) else ""
+        numbers = {
+            "1 step over flow matching's": ratio,
+            "FPE a step": row["FPE"] if row else "",
+            "training, thousand FPE": own[name] / 1e3 if row else "",
+            "with its teacher": whole[name] / 1e3 if row else "",
+        }
+        exact[-1] |= {"second measure, 1 step": mean(row["second"]) if row else "", **numbers, "failed": failed.get(name, "")}
+        read[-1] |= {head: f"{value:.4g}" if value != "" else "" for head, value in numbers.items()}
+        read[-1] |= {"ms a step": f"{row['ms']:.3g}" if row else "", "failed": failed.get(name, "")}
+    if not failed:
+        read = [{head: cell for head, cell in row.items() if head != "failed"} for row in read]
+    return exact, read
+
+
+def mean(values):
+    return float(np.mean(values)) if values else ""
+
+
+def deviation(values):
+    return float(np.std(values, ddof=1)) if len(values) > 1 else ""
+
+
+def spread(values):
+    """A mean and a standard deviation, to read."""
+    if not values:
+        return ""
+    return f"{np.mean(values):.3g}" + (f" ± {np.std(values, ddof=1):.1g}" if len(values) > 1 else "")
+
+
+def report(path, configs, found, failed, judge):
+    """Writes the tables and the pictures and returns the table to read."""
+    first = next(iter(configs.values()))
+    exact, read = table(found, failed, configs)
+    seeds = f"{first.seeds} seeds side by side, mean ± standard deviation" if first.seeds > 1 else "one seed"
+    size = len(judge.data["x"])
+    about = (
+        f"{first.data.name}, {first.steps} steps of training at batch {first.batch_size}, {seeds}: {judge.distance} of {size} samples to as"
+        f" many real rows; other real rows (the floor) {judge.floor:.4f}, noise {judge.noise:.4g}. FPE: forward passes of a batch, counted"
+        f" in the compiled step; {first.steps} of them and, for a method that distils, the teacher's training (and trajectories) are its"
+        f" training cost. ms a step: of all seeds together, the fastest tenth. {datetime.date.today()}, {jax.device_count()}"
+        f" {jax.default_backend()} device(s), {platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}, Python"
+        f" {platform.python_version()}: `{command()}`."
+    )
+    text = tables.write(path / "landscape", exact, about, shown=read)
+    times = [{"method": name, "ms a step, all seeds": row["ms"]} for name, row in found.items()]
+    tables.write_csv(path / "wall_time.csv", times or [{"method": "", "ms a step, all seeds": ""}])
+    draw(path, first, found, costs(found, configs)[1], judge)
+    return text
+
+
+def command():
+    """The command of this table."""
+    chosen = "" if set(METHODS.value) == set(methods.METHODS) else f" --methods={','.join(METHODS.value)}"
+    steps = f" --steps={STEPS.value}" if STEPS.value else ""
+    return f"python -m experiments.landscape --data={DATA.value} --seeds={SEEDS.value}{steps}{chosen}"
+
+
+def draw(path, first, found, cost, judge):
+    """The one-step samples of every method that has any beside the data, and distance against training cost."""
+    one_step = {name: row for name, row in found.items() if "1" in row["distance"]}
+    title = f"{first.data.name}: one-step samples after {first.steps} steps of training"
+    head = lambda name: f"{name}\n{np.mean(one_step[name]['distance']['1']):.3g}"
+    load = lambda name: np.load(path / name / "one_step.npz", allow_pickle=False)
+    if judge.data["x"].ndim == 2:
+        panels = {"data": judge.data["x"]} | {head(name): load(name)["x"] for name in one_step}
+        plots.point_grid(path / "landscape.png", panels, title=f"{title}, {judge.distance}")
+    else:
+        few = lambda x, labels: (
+            np.stack([x[labels == c][:4] for c in range(10)]) if "label" in judge.data else x[:40].reshape(10, 4, *x.shape[1:])
+        )
+        columns = {"real": few(judge.data["x"], judge.labels)} | {head(name): few(*load(name).values()) for name in one_step}
+        plots.image_grid(path / "landscape.png", columns, title=f"{title}, {judge.distance}")
+    if one_step:
+        plots.labelled_points(
+            path / "distance_against_cost.png",
+            {
+                name: plots.Labelled(cost[name] / 1e3, row["distance"]["1"], methods.METHODS[name].rule)
+                for name, row in one_step.items()
+            },
+            reference=("other real rows", judge.floor),
+            xlabel="cost of training, its teacher's included, in thousand forward passes of a batch",
+            ylabel=f"{judge.distance} at one step",
+            title=f"{first.data.name}: {first.steps} steps of training",
+        )
+
+
 def main():
     if TABLE.value:
         print(method_table())
         return
-    from flowjax import training
-    from flowjax.training import evaluation, workdir as folders
+    from flowjax.training import workdir as folders
 
-    # ------------------------------------------------------------------------------------------------------ configs
-    path, configs = pathlib.Path(WORKDIR.value), {}
-    for name in METHODS.value:
-        checks.member("method", name, methods.METHODS)
-        config = configs_of.get_config(f"{name},{PRESET.value}")
-        config.eval_every = 0
-        config.steps = TRAINING_STEPS.value or config.steps
-        folders.check(path / name, config)
-        configs[name] = config
-    first = next(iter(configs.values()), None)
-    if first is None or first.data.name not in points.DENSITIES:
-        raise typing.InputError(
-            f"--methods={','.join(METHODS.value)} --preset={PRESET.value}: expected at least one method and a preset of points."
-        )
-
-    # ------------------------------------------------------------------------------------------------------ train
+    path = pathlib.Path(WORKDIR.value)
+    configs, found, failed = planned(path), {}, {}
     for name, config in configs.items():
-        state = training.train(config, path / name)
-        if int(state.step) < config.steps:
-            return
-
-    # ----------------------------------------------------------------------------------------------------- measure
-    load = lambda split: data.arrays(data.load(first.data.name, split=split, data_dir=first.data.dir or None), limit=16_384)
-    held_out, other = load("test")["x"], load("train")["x"]
-    measure = evaluation.measures(held_out)
-    labels = evaluation.labels_like(None, 0, len(held_out))
-    rows, pictures = [], {"data": held_out}
-    for name, config in tqdm.tqdm(configs.items(), desc="measuring", unit="method"):
-        trained = training.load(path / name)
-        sample = evaluation.make_sampler(trained.net, trained.shape, config.sampler)
-        samples = {n: sample(trained.params, 0, labels, n) for n in STEPS}
-        distances = {n: measure(x, labels) for n, x in samples.items()}
-        rows.append(
-            {"method": name, "sampler": config.sampler}
-            | {f"sliced W2, {n} step{'s' if n > 1 else ''}": distances[n]["sliced_wasserstein"] for n in STEPS}
-            | {"energy distance, 1 step": distances[1]["energy_distance"]}
-        )
-        pictures[f"{name}, 1 step\nsliced W2 {distances[1]['sliced_wasserstein']:.3f}"] = samples[1]
-
-    # ------------------------------------------------------------------------------------------------------- write
-    baseline = [row["sliced W2, 1 step"] for row in rows if row["method"] == "flow_matching"]
-    for row in rows if baseline else []:
-        row["1 step over flow matching's"] = row["sliced W2, 1 step"] / baseline[0]
-    floor = measure(other, labels)["sliced_wasserstein"]
-    noise = measure(np.random.default_rng(0).standard_normal(held_out.shape, np.float32), labels)["sliced_wasserstein"]
-    about = (
-        f"{first.data.name}, {first.steps} steps of training at batch {first.batch_size}, {len(held_out)} samples against as many"
-        f" held-out points; other real points: sliced W2 {floor:.4f}, noise {noise:.4f}. {datetime.date.today()}, {jax.device_count()}"
-        f" {jax.default_backend()} device(s), {platform.machine()}, jax {jax.__version__}:"
-        f" `python -m experiments.landscape --preset={PRESET.value} --methods={','.join(METHODS.value)}`."
-    )
-    print("\n" + tables.write(path / "landscape", rows, about))
-    plots.point_grid(path / "landscape.png", pictures, title=f"One-step samples after {first.steps} steps of training")
-    plots.bars(
-        path / "one_step_distance.png",
-        [row["method"] for row in rows],
-        [row["sliced W2, 1 step"] for row in rows],
-        reference=("other real points", floor),
-        ylabel="sliced Wasserstein distance to held-out data, one step",
-        title=f"{first.data.name}, {first.steps} steps at batch {first.batch_size}",
-    )
-    print("\n".join(f"{path / name}" for name in ("landscape.md", "landscape.csv", "landscape.png", "one_step_distance.png")))
+        folders.check(path / name, config)
+    judge = make_judge(next(iter(configs.values())))
+    with tqdm.tqdm(configs.items(), desc="landscape", unit="method") as bar:
+        for name, config in bar:
+            bar.set_postfix_str(name)
+            try:
+                if not train(name, config, path):
+                    return
+                found[name] = measured(name, config, path, judge)
+            except Exception as error:  # whatever it is, it stands in the row, and the others go on
+                failed[name] = " ".join(str(error).split())[:300]
+                bar.write(f"{name} failed: {failed[name]}")
+    print("\n" + report(path, configs, found, failed, judge))
+    names = ("landscape.md", "landscape.csv", "wall_time.csv", "landscape.png", "distance_against_cost.png")
+    print("\n".join(str(path / name) for name in names if (path / name).exists()))
 
 
 if __name__ == "__main__":

@@ -12,19 +12,29 @@ def markdown(rows):
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (names, ["---"] * len(names), *shown))
 
 
-def write(path, rows, about):
+def write(path, rows, about, shown=None):
     """Writes rows, dicts with the same keys of names and numbers, as PATH.md (under a line `about` them) and PATH.csv.
 
-    Returns the Markdown.
+    `shown` are the rows of the Markdown, if others. Returns the Markdown.
     """
-    text = about + "\n\n" + markdown(rows) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    text = about + "\n\n" + markdown(shown or rows) + "\n"
+    write_csv(path.with_name(f"{path.name}.csv"), rows)
+    write_text(path.with_name(f"{path.name}.md"), text)
+    return text
+
+
+def write_csv(path, rows):
+    """Writes rows, dicts with the same keys, as CSV."""
     numbers = io.StringIO(newline="")
     writer = csv.DictWriter(numbers, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    for ending, content in (("csv", numbers.getvalue()), ("md", text)):  # a file appears whole or not at all
-        temporary = path.with_name(f".{path.name}.{ending}")
-        temporary.write_text(content, newline="")
-        os.replace(temporary, path.with_name(f"{path.name}.{ending}"))
-    return text
+    write_text(path, numbers.getvalue())
+
+
+def write_text(path, text):
+    """Writes a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, newline="")
+    os.replace(temporary, path)

@@ -328,6 +328,69 @@ def log_curves(
     _write(fig, path)
 
 
+class Labelled(NamedTuple):
+    """A point of `labelled_points`: its place, the values whose mean and range are drawn, and its group, which has one colour."""
+
+    x: float
+    values: Sequence[float]
+    group: str
+
+
+def labelled_points(
+    path: str | os.PathLike,
+    points: Mapping[str, Labelled],
+    *,
+    reference: tuple[str, float] | None = None,
+    xlabel: str,
+    ylabel: str,
+    title: str,
+) -> None:
+    """Named points on two logarithmic axes; the names stand in a column at the right, in the order of the values, with lines to them.
+
+    Args:
+      path: the PNG file.
+      points: name -> Labelled, values above 0.
+      reference: name and value of a dashed horizontal line to compare with.
+      xlabel: what x is, with the unit.
+      ylabel: what the values are, with the unit.
+      title: the line above everything.
+    """
+    mean = {name: float(np.mean(point.values)) for name, point in points.items()}
+    if not points or any(not np.isfinite(value) or value <= 0 or points[name].x <= 0 for name, value in mean.items()):
+        raise typing.InputError("labelled_points: expected at least one point, all of them finite and above 0.")
+    groups = list(dict.fromkeys(point.group for point in points.values()))
+    colours = dict(zip(groups, (*_SERIES, _RED, _INK) * len(groups)))
+    fig = figure.Figure((10, max(5, 0.22 * len(points))), dpi=_DPI, layout="constrained")
+    ax = fig.add_subplot()
+    for group in groups:
+        own = {name: point for name, point in points.items() if point.group == group}
+        low = [mean[name] - min(point.values) for name, point in own.items()]
+        high = [max(point.values) - mean[name] for name, point in own.items()]
+        place = ([point.x for point in own.values()], [mean[name] for name in own])
+        ax.errorbar(*place, yerr=[low, high], fmt="o", markersize=5, capsize=2, color=colours[group], label=group)
+    if reference is not None:
+        ax.axhline(reference[1], color=_RED, linestyle="--", linewidth=1.2, label=f"{reference[0]}: {reference[1]:.3g}")
+    ax.set(xscale="log", yscale="log")
+    order = sorted(points, key=mean.get)
+    for rank, name in enumerate(order):
+        ax.annotate(
+            f"{name}  {mean[name]:.3g}",
+            (points[name].x, mean[name]),
+            (1.04, (rank + 0.5) / len(order)),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=8,
+            color=colours[points[name].group],
+            arrowprops={"arrowstyle": "-", "color": colours[points[name].group], "linewidth": 0.4, "alpha": 0.6},
+        )
+    _plain(ax, grid="both")
+    ax.set_xlabel(xlabel, color=_INK)
+    ax.set_ylabel(ylabel, color=_INK)
+    ax.set_title(title, color=_INK)
+    ax.legend(fontsize=8, loc="upper left", frameon=False)
+    _write(fig, path)
+
+
 def _check_blocks(blocks: Mapping[str, np.ndarray], row_names: Sequence[str] | None) -> None:
     shapes = {name: block.shape for name, block in blocks.items()}
     first = next(iter(shapes.values()), ())

@@ -60,11 +60,75 @@ def heun(v, x, times):
     return _scan(step, x, times)
 
 
-# By name, all called with an average velocity: the solvers follow its diagonal, the instantaneous velocity V(x, t, t).
+def trajectory(solver, v, x, times, kept):
+    """The way of a solver from `times[0]` to `times[-1]`, at evenly spaced times of the grid.
+
+    Args:
+      solver: `euler` or `heun`.
+      v: velocity, `v(x, t)`.
+      x: data at `times[0]`, [B, ...].
+      times: [n + 1] times.
+      kept: how many points to keep, both ends among them; kept - 1 divides n.
+
+    Returns:
+      [B, kept, ...].
+    """
+    own = (len(times) - 1) // (kept - 1)
+    legs = times[own * jnp.arange(kept - 1)[:, None] + jnp.arange(own + 1)]
+
+    def leg(x, times):
+        x = solver(v, x, times)
+        return x, x
+
+    return jnp.concatenate([x[:, None], jnp.moveaxis(jax.lax.scan(leg, x, legs)[1], 0, 1)], axis=1)
+
+
+def consistency(V, x, times, keys):
+    """Multistep consistency sampling on the linear path: jump to the data, add noise up to the next time, jump again.
+
+        x0 = F(x, s, 0),   x <- (1 - t) x0 + t z,   z ~ N(0, I)
+
+    For networks that learn jumps to the data alone.
+
+    Args:
+      V: average velocity, `V(x, s, t)`, called with t = 0.
+      x: data at `times[0]`, [B, ...].
+      times: [n + 1] times in [0, 1], falling to 0.
+      keys: a typed key a row, [B], of the noise.
+
+    Returns:
+      The data at `times[-1]`, with the shape and dtype of `x`.
+
+    Raises:
+      InputError: if `times` is not a 1-D array of at least two times.
+
+    Example:
+      >>> keys = jax.random.split(jax.random.key(0), 1)
+      >>> consistency(lambda x, s, t: x, jnp.ones((1, 2)), jnp.array([0.5, 0.0]), keys).tolist()
+      [[0.5, 0.5]]
+
+    Reference: Song et al. 2023, Consistency Models (arXiv 2303.01469), algorithm 1, in our time and path.
+    """
+    noise = lambda t: jax.vmap(lambda key: jax.random.normal(_folded(key, t), x.shape[1:], x.dtype))(keys)
+
+    def step(x, s, t):
+        x0 = flowmap.jump(V, x, s, jnp.zeros_like(s))
+        return ((1 - t) * x0 + t * noise(t)).astype(x.dtype)
+
+    return _scan(step, x, times)
+
+
+def _folded(key, t):
+    """A key that depends on a time in [0, 1]."""
+    return jax.random.fold_in(key, jnp.round(t * 2**24).astype(jnp.uint32))
+
+
+# By name, all called `(V, x, times, keys)` with an average velocity: the solvers follow its diagonal, the instantaneous V(x, t, t).
 SAMPLERS = {
-    "flow_map": flow_map,
-    "euler": lambda V, x, times: euler(lambda x, t: V(x, t, t), x, times),
-    "heun": lambda V, x, times: heun(lambda x, t: V(x, t, t), x, times),
+    "flow_map": lambda V, x, times, keys=None: flow_map(V, x, times),
+    "consistency": consistency,
+    "euler": lambda V, x, times, keys=None: euler(lambda x, t: V(x, t, t), x, times),
+    "heun": lambda V, x, times, keys=None: heun(lambda x, t: V(x, t, t), x, times),
 }
 
 

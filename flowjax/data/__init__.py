@@ -13,9 +13,10 @@ import functools
 from collections.abc import Callable
 
 from flowjax.data import points
+from flowjax.data.couplings import couple
 from flowjax.data.pipeline import Source, arrays, batches, check
 
-__all__ = ["DATASETS", "Source", "arrays", "batches", "check", "load"]
+__all__ = ["DATASETS", "Source", "arrays", "batches", "check", "couple", "load"]
 
 
 def _digits(**where) -> Source:
@@ -24,15 +25,16 @@ def _digits(**where) -> Source:
     return digits.source(**where)
 
 
-def _reflow(name, **where) -> Source:
+def _reflow(name, kept, **where) -> Source:
     from flowjax.data import reflow
 
-    return reflow.source(name, **where)
+    return reflow.source(name, kept, **where)
 
 
 DATASETS: dict[str, Callable[..., Source]] = {
     **{name: functools.partial(points.source, name) for name in points.DENSITIES},
-    **{f"{name}_reflow": functools.partial(_reflow, name) for name in points.VELOCITIES},
+    **{f"{name}_reflow": functools.partial(_reflow, name, 2) for name in points.VELOCITIES},
+    **{f"{name}_trajectories": functools.partial(_reflow, name, 17) for name in points.VELOCITIES},
     "digits": _digits,
 }
 

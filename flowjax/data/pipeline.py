@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from flowjax import typing
+from flowjax.data import transport
+from flowjax.data.transport import GROUP
 
 _FOREVER = 2**48
 
@@ -27,6 +29,7 @@ class Source(NamedTuple):
       rows: row ids [n] -> {"x": float32 [n, *shape] or uint8 [n, H, W, C] in 0..255, "label": int32 [n]}; "label" is absent
         when unlabelled.
       coupled: whether `rows` also has "eps", the noise that belongs to each "x".
+      coupling: "ot" if batches are to bring noise assigned by minibatch optimal transport, see flowjax.data.transport.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Source(NamedTuple):
     num_classes: int
     rows: Callable[[np.ndarray], dict[str, np.ndarray]]
     coupled: bool = False
+    coupling: str = ""
 
 
 def arrays(source: Source, limit: int | None = None) -> dict[str, np.ndarray]:
@@ -76,7 +80,8 @@ def batches(
       prefetch: batches made ahead, each by a thread; 0: made when asked for.
 
     Returns:
-      An iterator of {"x": float32 [B / P, *source.shape], pixels in [-1, 1], "label": int32 [B / P] if labelled}.
+      An iterator of {"x": float32 [B / P, *source.shape], pixels in [-1, 1], "label": int32 [B / P] if labelled, "eps": like x if the
+      source has a coupling}.
 
     Raises:
       InputError: the arguments do not fit together.
@@ -90,16 +95,22 @@ def batches(
     import grain  # takes seconds to import
 
     local = batch_size // processes
+    first, last = process * local, (process + 1) * local
+    # Whole groups of the transport, so that it does not depend on the number of hosts.
+    lo, hi = (first // GROUP * GROUP, min(-(-last // GROUP) * GROUP, batch_size)) if source.coupling else (first, last)
     order = _order(source.size, seed)
 
     # An element is a whole host batch: a grain element a row is a hundred times slower.
     def host_batch(k: int) -> dict[str, np.ndarray]:
-        ids, mirrored = order(k * batch_size + process * local, local)
+        ids, mirrored = order(k * batch_size + lo, hi - lo)
         batch = source.rows(ids)
         x = batch["x"]
         if flip:
             x = np.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
-        return {**batch, "x": _floats(x)}
+        batch = {**batch, "x": _floats(x)}
+        if source.coupling:
+            batch["eps"] = transport.noise(batch["x"], batch.get("label"), seed, k, lo)
+        return {name: value[first - lo : last - lo] for name, value in batch.items()}
 
     options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
     return iter(grain.MapDataset.range(_FOREVER).map(host_batch)[start:].to_iter_dataset(options))

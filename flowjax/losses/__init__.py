@@ -31,6 +31,7 @@ from flowjax.losses.eulerian import (
 from flowjax.losses.lagrangian import (
     align_your_flow_lmd,
     boot,
+    consistency_mid_training,
     freeflow_correction,
     freeflow_prediction,
     lagrangian_distillation,
@@ -45,6 +46,7 @@ __all__ = [
     "alphaflow",
     "boot",
     "consistency_distillation",
+    "consistency_mid_training",
     "consistency_training",
     "consistency_trajectory",
     "continuous_consistency",

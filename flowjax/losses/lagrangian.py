@@ -300,3 +300,35 @@ def boot(V, teacher, x, t, m):
     V_1m = V(x, one, m)
     F = flowmap.move(x, one, m, V_1m)
     return typing.Pair(V(x, one, t), sg(V_1m + (m - t) / (1 - t) * (teacher(F, m) - V_1m)))
+
+
+def consistency_mid_training(V, x, s, t, x_t):
+    """Consistency mid-training: plain regression on a trajectory that a teacher's solver has walked; nothing is stopped.
+
+        V(x, s, t)  vs  (x - x_t) / (s - t)
+
+    Paper -> here: x_i, t_i -> x, s, x_j, t_j -> x_t, t. The paper does this before another method learns from data.
+
+    Args:
+      V: average velocity, `V(x, s, t)`.
+      x: a point of the trajectory, [B, ...].
+      s: its time in [0, 1], a scalar or with `x.ndim` axes.
+      t: time of another point of the same trajectory, not `s`, likewise.
+      x_t: that point, the shape of `x`.
+
+    Returns:
+      Pair, both of the shape of `x`.
+
+    Raises:
+      InputError: if `s`, `t` or `x_t` does not fit `x`.
+
+    Example:
+      >>> pair = consistency_mid_training(lambda x, s, t: x, jnp.ones((4, 2)), 1.0, 0.5, jnp.zeros((4, 2)))
+      >>> pair.target[0].tolist()
+      [2.0, 2.0]
+
+    Reference: Hu et al. 2025, CMT (arXiv 2509.24526), the mid-training objective.
+    """
+    s, t = checks.times("consistency_mid_training", x, s=s, t=t)
+    x_t = checks.velocity("consistency_mid_training", x, x_t, name="x_t")
+    return typing.Pair(V(x, s, t), (x - x_t) / (s - t))

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from flowjax import derivatives, distances, losses, paths, times as samplers, typing
+from flowjax import derivatives, distances, flowmap, losses, paths, times as samplers, typing
 from flowjax.methods import recipe
 
 sg = jax.lax.stop_gradient
@@ -252,3 +252,25 @@ def boot(*, total_steps=None, times=("uniform",), delta=0.04, boundary=0.5, labe
     at_one = lambda key, n, step: {"s": jnp.ones((n,))}
     parts = [(lagrangian, draw), (anchor, at_one)]
     return recipe.method(parts, path=recipe.NOISE, label_drop=label_drop, needs={"teacher": {}})
+
+
+def cmt(*, total_steps=None, times=("uniform_triangle",), distance="l2", label_drop=0.1):
+    """Consistency mid-training: every jump along a teacher's trajectories, which the dataset holds; the teacher is not asked.
+
+    Args:
+      total_steps: unused.
+      times: sampler of (s, t), moved to the nearest two points of the trajectory; uniform, which is ours.
+      distance: "l2", "huber", "cosine", or a function; LPIPS in the paper: functools.partial(distances.features, phi=...).
+      label_drop: share of labels replaced by the null label, an independent draw.
+
+    Reference: Hu et al. 2025 (arXiv 2509.24526).
+    """
+    del total_steps
+
+    def pair(nets, point):
+        x_t = flowmap.move(point.x, point.s, point.t, point.v)
+        return losses.consistency_mid_training(recipe.bind(nets.V, point), point.x, point.s, point.t, x_t)
+
+    lagrangian = typing.Term("lagrangian", pair, distances.named(distance))
+    method = recipe.method([(lagrangian, recipe.pair_times(times))], path=recipe.TRAJECTORY, label_drop=label_drop)
+    return method._replace(draw=recipe.with_trajectories(method.draw))

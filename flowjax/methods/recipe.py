@@ -13,6 +13,7 @@ from flowjax import checks, distances, flowmap, losses, paths, times, typing
 
 WHOLE = (0, 1, 1)  # every row
 NOISE = object()  # instead of a path: every term starts from noise, and no data is read
+TRAJECTORY = object()  # instead of a path: points of a teacher's trajectories, which the data has
 
 
 def method(parts: list[tuple[typing.Term, Callable]], *, path, label_drop, needs: Mapping[str, Any] | None = None):
@@ -20,14 +21,15 @@ def method(parts: list[tuple[typing.Term, Callable]], *, path, label_drop, needs
 
     Args:
       parts: pairs of a Term and its draw of times, `(key, n, step) -> {"s": [n], ...}`.
-      path: name of the path on which the points are, a flowjax.paths.Path, or NOISE.
+      path: name of the path on which the points are, a flowjax.paths.Path, NOISE, or TRAJECTORY.
       label_drop: share of labels replaced by the null label, an independent draw.
       needs: the fields of Nets that the trainer must supply, with their constants.
 
     Raises:
       InputError: for an unknown path, or a label_drop outside [0, 1].
     """
-    point = from_noise if path is NOISE else functools.partial(on_path, paths.named(path))
+    special = {id(NOISE): from_noise, id(TRAJECTORY): on_trajectory}
+    point = special.get(id(path)) or functools.partial(on_path, paths.named(path))
     parts = [(term, draw) for term, draw in parts if term.columns[0] < term.columns[1]]
     terms, needs = tuple(term for term, _ in parts), dict(needs or {})
     if not isinstance(label_drop, (int, float)) or not 0 <= label_drop <= 1:
@@ -39,7 +41,11 @@ def method(parts: list[tuple[typing.Term, Callable]], *, path, label_drop, needs
         rows = {"x0": x0, "eps": batch["eps"] if "eps" in batch else paths.independent(noise_key, x0), "cond": {}}
         if "label" in batch:
             dropped = jax.random.bernoulli(label_key, label_drop, x0.shape[:1])
-            rows["cond"] = {"label": jnp.where(dropped, -1, batch["label"])}
+            rows["cond"]["label"] = jnp.where(dropped, -1, batch["label"])
+        if "guidance" in batch:
+            rows["cond"]["guidance"] = batch["guidance"]
+        if "trajectory" in batch:
+            rows["trajectory"], rows["times"] = batch["trajectory"], batch["times"]
         return {
             term.name: point(functools.partial(draw_times, step=step), own_key, columns(rows, term.columns))
             for (term, draw_times), own_key in zip(parts, keys)
@@ -123,6 +129,19 @@ def from_noise(draw_times, key, rows):
     x = rows["eps"]
     drawn = _columns_of_times(draw_times(time_key, x.shape[0]), x)
     return typing.Point(x=x, eps=paths.independent(eps_key, x), cond=rows["cond"], **drawn)
+
+
+def on_trajectory(draw_times, key, rows):
+    """Two different points of each row's trajectory, the nearest to the drawn times; v is the mean velocity between them."""
+    x0, eps, trajectory, known = rows["x0"], rows["eps"], rows["trajectory"], rows["times"]
+    drawn, last, row = draw_times(key, x0.shape[0]), known.shape[1] - 1, jnp.arange(x0.shape[0])
+    nearest = lambda time: jnp.argmin(jnp.abs(known - time[:, None]), axis=1)
+    first = jnp.minimum(nearest(drawn["s"]), last - 1)  # times fall along a trajectory
+    second = jnp.maximum(nearest(drawn["t"]), first + 1)
+    at = _columns_of_times({"s": known[row, first], "t": known[row, second]}, x0)
+    x = trajectory[row, first]
+    v = (x - trajectory[row, second]) / (at["s"] - at["t"])
+    return typing.Point(x=x, v=v, x0=x0, eps=eps, cond=rows["cond"], **at)
 
 
 def _columns_of_times(drawn, x):
@@ -257,13 +276,30 @@ def teacher_solver(name):
 
 def coupled(draw):
     """A draw that insists on a coupling: the batch must bring the noise that belongs to its data."""
+    return _insisting(
+        draw,
+        "eps",
+        "this method trains on a coupling, and the batch has no 'eps'; expected pairs that experiments.reflow wrote,"
+        " --config.data.coupling=FOLDER, or a dataset of pairs, --config.data.name=checkerboard_reflow (in a notebook: batch ="
+        ' {"x": samples of a teacher, "eps": the noise that became them}).',
+    )
 
+
+def with_trajectories(draw):
+    """A draw that insists on trajectories."""
+    return _insisting(
+        draw,
+        "trajectory",
+        "this method trains on a teacher's trajectories, and the batch has none; expected a folder that experiments.reflow wrote with"
+        ' more than two points, --config.data.coupling=FOLDER (in a notebook: batch = {"x": ..., "eps": ..., "trajectory": [B, K + 1,'
+        ' ...], "times": [B, K + 1], falling from 1 to 0}).',
+    )
+
+
+def _insisting(draw, field, message):
     def checked(key, batch, step):
-        if "eps" not in batch:
-            raise typing.InputError(
-                "this method trains on a coupling, and the batch has no 'eps'; expected a dataset of pairs, such as"
-                ' --config.data.name=checkerboard_reflow, or batch = {"x": samples of a teacher, "eps": the noise that became them}.'
-            )
+        if field not in batch:
+            raise typing.InputError(message)
         return draw(key, batch, step)
 
     return checked

@@ -71,7 +71,7 @@ class DiT(nn.Module):
       patch: side of a patch in pixels; divides height and width.
       mlp_ratio: width of the MLP over the width of the tokens.
       time_scale: times are multiplied by it before the embedding.
-      guidance: whether cond["guidance"] [B] is embedded.
+      guidance: whether cond["guidance"] [B], scales of at least 1, is embedded as 1 - 1 / w; from zero, so that it changes nothing at first.
       remat: recompute whole blocks in the backward pass, one more forward pass; otherwise matmuls are kept and what lies between them recomputed.
       unroll: blocks unrolled in one iteration of the scan over blocks.
       dtype: "float32" or "bfloat16", of the computation; parameters are float32.
@@ -129,13 +129,11 @@ class DiT(nn.Module):
 
     def _conditioning(self, x, s, t, cond, dtype):
         s, t = embeddings.flatten_times(s, x), embeddings.flatten_times(t, x)
-        embed = lambda name: embeddings.TimeEmbedding(self.width, scale=self.time_scale, dtype=dtype, name=name)
+        embed = lambda name, **more: embeddings.TimeEmbedding(self.width, scale=self.time_scale, dtype=dtype, name=name, **more)
         c = embed("source")(s) + embed("gap")(s - t)
         if self.num_classes:
             label = embeddings.LabelEmbedding(self.num_classes, self.width, dtype=dtype, name="label")
             c = c + label(cond.get("label"), x.shape[0])
         if self.guidance:
-            if "guidance" not in cond:
-                raise typing.InputError('this DiT was built with guidance=True: pass cond["guidance"], one scale a row.')
-            c = c + embed("guidance_scale")(embeddings.flatten_times(cond["guidance"], x))
+            c = c + embed("guidance_scale", zero=True)(embeddings.guidance_scale(cond, x))
         return c

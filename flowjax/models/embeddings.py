@@ -4,12 +4,23 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from flowjax import typing
+
 
 def flatten_times(t, x):
     """Times as a network wants them, [B], never narrower than float32, from a scalar or [B, 1, ..., 1]."""
     t = jnp.asarray(t)
     t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
     return jnp.broadcast_to(t.reshape(-1), (x.shape[0],))
+
+
+def guidance_scale(cond, x):
+    """The scale of the guidance as a time, 1 - 1 / w in [0, 1): [B], from cond["guidance"] [B]; raises InputError without it."""
+    if "guidance" not in (cond or {}):
+        raise typing.InputError(
+            'this network was built with guidance=True: pass cond["guidance"], one scale of at least 1 a row.'
+        )
+    return 1 - 1 / flatten_times(cond["guidance"], x)
 
 
 def fourier(t, features, max_period):
@@ -37,6 +48,7 @@ class TimeEmbedding(nn.Module):
       scale: times are multiplied by it; 1 as published for flow maps (not 1000: a jvp along time is multiplied too).
       max_period: ratio of the fastest to the slowest frequency.
       features: number of sines and cosines.
+      zero: whether the last layer starts at zero.
     """
 
     width: int
@@ -44,13 +56,15 @@ class TimeEmbedding(nn.Module):
     max_period: float = 10_000.0
     features: int = 256
     dtype: jnp.dtype = jnp.float32
+    zero: bool = False
 
     @nn.compact
     def __call__(self, t):
         normal = nn.initializers.normal(0.02)
+        last = nn.initializers.zeros if self.zero else normal
         h = fourier(self.scale * t, self.features, self.max_period).astype(self.dtype)
         h = nn.silu(nn.Dense(self.width, kernel_init=normal, dtype=self.dtype)(h))
-        return nn.Dense(self.width, kernel_init=normal, dtype=self.dtype)(h)
+        return nn.Dense(self.width, kernel_init=last, dtype=self.dtype)(h)
 
 
 class LabelEmbedding(nn.Module):

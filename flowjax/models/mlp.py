@@ -14,6 +14,7 @@ class MLP(nn.Module):
       width: of the hidden layers.
       depth: number of hidden layers.
       harmonics: each time enters as itself and as this many sines and cosines of pi, 2 pi, ...
+      guidance: whether cond["guidance"] [B], scales of at least 1, enters as 1 - 1 / w; from zero, so that it changes nothing at first.
       dtype: "float32" or "bfloat16", of the computation; parameters are float32.
     """
 
@@ -21,6 +22,7 @@ class MLP(nn.Module):
     width: int = 256
     depth: int = 3
     harmonics: int = 4
+    guidance: bool = False
     dtype: str = "float32"
 
     @nn.compact
@@ -33,6 +35,11 @@ class MLP(nn.Module):
         if self.num_classes:
             label = (cond or {}).get("label")
             h = h + embeddings.LabelEmbedding(self.num_classes, self.width, dtype=self.dtype)(label, x.shape[0])
+        if self.guidance:
+            scale = embeddings.harmonics(embeddings.guidance_scale(cond, x), self.harmonics).astype(self.dtype)
+            h = h + nn.Dense(self.width, use_bias=False, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="guidance")(
+                scale
+            )
         for _ in range(self.depth - 1):
             h = nn.Dense(self.width, dtype=self.dtype)(nn.gelu(h))
         return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype)(nn.gelu(h)).astype(x.dtype)

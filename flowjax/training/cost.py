@@ -34,7 +34,7 @@ def program(method, net, *, shape=SHAPE, num_classes=CLASSES, batch, optimizer, 
       shape: of a row.
       num_classes: labels are drawn below it.
       batch: rows, a multiple of what the recipe splits them in.
-      optimizer: an optax transformation.
+      optimizer: an optax transformation, for each network.
       decays: of the averages that the step keeps, as strings.
       devices: of the mesh; None: the first.
 
@@ -45,14 +45,16 @@ def program(method, net, *, shape=SHAPE, num_classes=CLASSES, batch, optimizer, 
     ask = lambda weights, x, s, t, cond: net.apply({"params": weights}, x, s, t, cond)
     modules = networks.Networks(networks.trained(method, net), lambda w, x, t, cond: ask(w, x, t, t, cond), ask)
 
+    optimizers = {name: state.Optimizer(optimizer, None) for name in modules.trained}
+
     def init():
-        initial = state.init(key, modules.trained, shape, optimizer, has_target="ema" in method.needs, decays=decays)
+        initial = state.init(key, modules.trained, shape, optimizers, has_target="ema" in method.needs, decays=decays)
         x, eps = jax.random.normal(key, (2, batch, *shape))
         rows = {"x": x, "eps": eps, "label": jax.random.randint(key, (batch,), 0, num_classes)}
         needs_teacher = {"teacher", "teacher_map"} & set(method.needs)
         return initial, rows, initial.params["V"] if needs_teacher else ()
 
-    return step.make_step(method, modules, optimizer, mesh, key), init
+    return step.make_step(method, modules, optimizers, mesh, key), init
 
 
 def training_step(name, *, every_row=False, remat=False, batch=16, devices=None):

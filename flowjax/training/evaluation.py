@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 
@@ -12,7 +13,7 @@ from flowjax.training import experiment
 CHUNK = 512
 
 
-def make_sampler(net, shape, sampler="flow_map"):
+def make_sampler(net, shape, sampler="flow_map", guidance=None):
     """A function `(params, seed, labels, steps) -> samples [n, *shape]`, one compilation for each number of steps.
 
     Sample i starts from noise that depends on `seed` and i alone, so other steps, labels and chunks see the same noise.
@@ -21,6 +22,7 @@ def make_sampler(net, shape, sampler="flow_map"):
       net: a network, `net.apply(variables, x, s, t, cond)`.
       shape: of one row of data.
       sampler: a key of flowjax.samplers.SAMPLERS.
+      guidance: the scale that a student of a guided teacher is told; None for other networks.
 
     Raises:
       InputError: for an unknown sampler; when called, for a number of steps below 1.
@@ -29,9 +31,11 @@ def make_sampler(net, shape, sampler="flow_map"):
 
     @functools.partial(jax.jit, static_argnames="steps")
     def chunk(params, key, index, labels, steps):
-        noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape))(index)
-        V = lambda x, s, t: net.apply({"params": params}, x, s, t, {"label": labels})
-        return samplers.SAMPLERS[sampler](V, noise, samplers.grid(steps))
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        cond = {"label": labels} | ({} if guidance is None else {"guidance": jnp.full(labels.shape, guidance)})
+        V = lambda x, s, t: net.apply({"params": params}, x, s, t, cond)
+        return samplers.SAMPLERS[sampler](V, noise, samplers.grid(steps), keys)
 
     def sample(params, seed, labels, steps, progress=False):
         samplers.grid(steps)

@@ -1,12 +1,13 @@
 """From a config to everything that training needs, with every check that can be made before anything is written."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
-from flowjax import checks, data, methods, models, samplers, typing
+from flowjax import checks, data, guidance, methods, models, samplers, typing
 from flowjax.training import checkpoint, networks, sharding, state, step, workdir as folders
 
 
@@ -23,8 +24,8 @@ class Experiment(NamedTuple):
       init: `() -> State`, jitted, placed on the mesh.
       like: the state as ShapeDtypeStructs with shardings, for restoring and compiling.
       batch_like: a global batch likewise.
-      step: the pure training step, `(state, batch, fixed)`.
-      schedule: step -> learning rate.
+      step: the pure training step, `(state, batch, fixed)`; of all seeds together if there are several.
+      schedule: step -> learning rate of V.
     """
 
     config: Any
@@ -61,67 +62,122 @@ def setup(config, devices=None):
       InputError: for whatever in the config cannot work, before anything is compiled or written.
     """
     _check_numbers(config)
-    method = methods.make(**_plain(config.method))
-    mesh = sharding.data_mesh(devices)
+    method, mesh = _method(config), sharding.data_mesh(devices)
     sharding.check_batch(mesh, config.batch_size, method)
     checks.member("sampler", config.sampler, samplers.SAMPLERS)
     load_split = lambda split: data.load(config.data.name, split=split, data_dir=config.data.dir or None)
-    source = load_split("train")
+    source = data.couple(load_split("train"), config.data.coupling)
     held_out = load_split("test") if config.eval_every else None
     data.check(source, batch_size=config.batch_size, seed=config.seed, flip=config.data.flip)
     net = _network(config, source.num_classes)
-    load_teacher = lambda folder: _teacher(folder, config.data.name, source.shape, source.num_classes)
-    modules = networks.make(method, net, config.teacher, config.data.name, load_teacher)
-    optimizer, schedule, init = _optimized(config, method, modules, source.shape)
+    load_run = lambda folder, flag: _other_run(folder, flag, config.data.name, source.shape, source.num_classes)
+    modules = networks.make(config, method, net, load_run)
+    start = _start(config, load_run)
+    optimizers, init = _optimized(config, method, modules.trained, source.shape)
 
-    pure_step = step.make_step(method, modules, optimizer, mesh, jax.random.split(jax.random.key(config.seed))[1])
-    batch = {"x": jax.ShapeDtypeStruct((config.batch_size, *source.shape), jnp.float32)}
-    if source.coupled:
-        batch["eps"] = batch["x"]
-    if source.num_classes:
-        batch["label"] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
-    batch = _like(batch, sharding.rows(mesh))
-    like = _like(_traced(config, init), sharding.whole(mesh))
+    pure_step = step.make_step(method, modules, optimizers, mesh, _keys(config)[1])
+    whole, rows = sharding.whole(mesh), sharding.rows(mesh, config.seeds)
+    row = data.arrays(source, limit=1) | ({"eps": np.zeros((1, *source.shape), np.float32)} if source.coupling else {})
+    leading = (config.seeds, config.batch_size)[config.seeds == 1 :]
+    batch = {
+        name: jax.ShapeDtypeStruct((*leading, *value.shape[1:]), value.dtype, sharding=rows) for name, value in row.items()
+    }
+    like = _like(_traced(config, init, start), whole)
     _traced(config, pure_step, like, batch, modules.fixed)
     _traced(config, checkpoint.fingerprint, like)
-    placed = jax.jit(init, out_shardings=sharding.whole(mesh))
-    modules = modules._replace(fixed=jax.device_put(modules.fixed, sharding.whole(mesh)))
-    return Experiment(config, source, held_out, method, modules, mesh, placed, like, batch, pure_step, schedule)
+    placed = functools.partial(jax.jit(init, out_shardings=whole), start)
+    modules = modules._replace(fixed=jax.device_put(modules.fixed, whole))
+    return Experiment(config, source, held_out, method, modules, mesh, placed, like, batch, pure_step, optimizers["V"].schedule)
+
+
+def _method(config):
+    method = methods.make(**_plain(config.method))
+    return guidance.told(method, *config.guidance.scale) if config.guidance.kind else method
 
 
 def _network(config, num_classes):
-    return models.make(num_classes=num_classes, **_plain(config.model))
+    fields = _plain(config.model) | ({"guidance": True} if config.guidance.kind else {})
+    return models.make(num_classes=num_classes, **fields)
 
 
-def _optimized(config, method, modules, shape):
-    """(optimizer, schedule, init): what the shape of the state depends on."""
-    optimizer, schedule = state.make_optimizer(config.optim, config.steps)
-    key, decays = jax.random.split(jax.random.key(config.seed))[0], [str(decay) for decay in config.ema]
-
-    def init():
-        return state.init(key, modules.trained, shape, optimizer, has_target="ema" in method.needs, decays=decays)
-
-    return optimizer, schedule, init
+def _keys(config):
+    """Keys of the initial weights and of all draws; [seeds] of each if there are several."""
+    if config.seeds == 1:
+        return jax.random.split(jax.random.key(config.seed))
+    return jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(config.seed + np.arange(config.seeds))
 
 
-def _teacher(folder, data_name, shape, num_classes):
-    """The trained run in a folder, as a teacher of other data facts; raises InputError if it learned other data."""
-    run = load(folder, flag="--config.teacher")
+def _optimized(config, method, trained, shape):
+    """(optimizers, init): what the shape of the state depends on; `init` takes the weights to start from."""
+    decays, optimizers = [str(decay) for decay in config.ema], {}
+    for name in trained:
+        own = {} if name == "V" else _plain(config.auxiliary[name])
+        optimizers[name] = state.make_optimizer(
+            ml_collections.ConfigDict({**_plain(config.optim), **own}),
+            config.steps,
+            name="optim" if name == "V" else f"auxiliary.{name}",
+        )
+
+    def one(key, start):
+        return state.init(key, trained, shape, optimizers, has_target="ema" in method.needs, decays=decays, start=start)
+
+    side_by_side = one if config.seeds == 1 else jax.vmap(one, in_axes=(0, None), out_axes=state.SEEDS)
+    return optimizers, lambda start=None: side_by_side(_keys(config)[0], start)
+
+
+def _start(config, load_run):
+    """The weights that config.start asks for, or None."""
+    if not config.start:
+        return None
+    if config.start != "teacher":
+        return load_run(config.start, "--config.start").params
+    if config.teacher in ("", networks.EXACT):
+        raise typing.InputError(
+            f"config.start is 'teacher', and config.teacher is {config.teacher!r}, which has no weights; give the folder of a run:"
+            " --config.teacher=runs/NAME, or --config.start=runs/NAME."
+        )
+    run = load_run(config.teacher, "--config.teacher")
+    if run.config.model.parameterisation != config.model.parameterisation:
+        raise typing.InputError(
+            f"config.start is 'teacher', whose network predicts {run.config.model.parameterisation!r}, and config.model"
+            f" {config.model.parameterisation!r}: --config.model.parameterisation={run.config.model.parameterisation}."
+        )
+    return run.params
+
+
+def _other_run(folder, flag, data_name, shape, num_classes):
+    """The trained run in a folder; raises InputError if it learned other data than the run that asks for it."""
+    run = load(folder, flag=flag)
     if run.shape != tuple(shape) or run.num_classes != num_classes:
         raise typing.InputError(
-            f"--config.teacher={folder} was trained on rows of shape {run.shape} with {run.num_classes} classes; {data_name} has"
-            f" {tuple(shape)} with {num_classes}. A teacher must know the student's data."
+            f"{flag}={folder} was trained on rows of shape {run.shape} with {run.num_classes} classes; {data_name} has"
+            f" {tuple(shape)} with {num_classes}. It must know the student's data."
+        )
+    if run.config.guidance.kind:
+        raise typing.InputError(
+            f"{flag}={folder} is itself a student of a guided teacher and asks for a scale; give a run without config.guidance."
         )
     return run
 
 
-def weights(state_, average):
-    """The weights to sample with: an evaluation average by its decay, or "none" for the raw ones; raises InputError."""
+def weights(config, state_, average, seed=0):
+    """The weights to sample with: an evaluation average by its decay, or "none" for the raw ones; raises InputError.
+
+    Args:
+      config: of the run.
+      state_: its State.
+      average: the decay.
+      seed: which of the seeds that were trained side by side, from 0.
+    """
+    if not 0 <= seed < config.seeds:
+        raise typing.InputError(f"the run has {config.seeds} seed(s), counted from 0; there is no {seed}.")
     if average in (None, "", "none"):
-        return state_.params["V"]
-    if str(average) not in state_.averages:
+        found = state_.params["V"]
+    elif str(average) in state_.averages:
+        found = state_.averages[str(average)]
+    else:
         raise typing.InputError(f"no average with decay {average}; the run has {', '.join(state_.averages)} and none.")
-    return state_.averages[str(average)]
+    return found if config.seeds == 1 else jax.tree.map(lambda leaf: leaf[seed], found)
 
 
 def default_average(config):
@@ -140,27 +196,29 @@ class Trained(NamedTuple):
     step: int
 
 
-def load(workdir, average="", flag="--workdir"):
+def load(workdir, average="", flag="--workdir", seed=0):
     """The network of the newest readable checkpoint of a run; needs neither the data nor the devices of the training.
 
     Args:
       workdir: the folder of a run.
       average: decay of the average to sample with, "none" for the raw weights, "" for the run's first average.
       flag: what the folder was given as, for the errors.
+      seed: which of the seeds that were trained side by side, from 0.
 
     Raises:
       InputError: if the folder holds no run, no readable checkpoint or no such average.
     """
     config = folders.load_config(workdir, flag)
     shape, num_classes = folders.load_data_facts(workdir)
-    method, net = methods.make(**_plain(config.method)), _network(config, num_classes)
-    _, _, init = _optimized(config, method, networks.Networks(networks.trained(method, net)), shape)
+    method, net = _method(config), _network(config, num_classes)
+    _, init = _optimized(config, method, networks.trained(method, net), shape)
     like = _like(jax.eval_shape(init), sharding.whole(sharding.data_mesh(jax.devices()[:1])))
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         found = checkpoints.restore(like)
     if found is None:
         raise typing.InputError(f"{flag}={workdir} holds no checkpoint yet; train until the first is saved.")
-    return Trained(config, shape, num_classes, net, weights(found[0], average or default_average(config)), found[1])
+    params = weights(config, found[0], average or default_average(config), seed)
+    return Trained(config, shape, num_classes, net, params, found[1])
 
 
 def _like(shapes, placement):
@@ -190,6 +248,7 @@ def _check_numbers(config):
         "keep": 1,
         "eval_samples": 8,
         "seed": 0,
+        "seeds": 1,
     }
     for name, low in least.items():
         value = config[name]

@@ -1,7 +1,6 @@
 """The training loop: resume, step, log, evaluate, save, stop cleanly."""
 
 import contextlib
-import math
 import pathlib
 import signal
 import time
@@ -54,15 +53,7 @@ def _loop(run, workdir, state, start, checkpoints, metrics, stop):
     placed = sharding.whole(run.mesh)
     jitted = jax.jit(run.step, donate_argnums=0, out_shardings=(placed, placed))
     step_fn = jitted.lower(run.like, run.batch_like, run.fixed).compile()
-    batches = data.batches(
-        run.source,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        start=start,
-        process=jax.process_index(),
-        processes=jax.process_count(),
-        flip=config.data.flip,
-    )
+    batches = _batches(run, start)
     evaluate = _evaluator(run, workdir) if config.eval_every else None
     # Steps that queue up on several CPU devices deadlock in the all-reduce.
     block = run.mesh.devices.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
@@ -70,7 +61,7 @@ def _loop(run, workdir, state, start, checkpoints, metrics, stop):
 
     with tqdm.tqdm(total=config.steps, initial=start, desc=config.method.name, unit="step", smoothing=0.05) as bar:
         for step in range(start, config.steps):
-            state, found = step_fn(state, sharding.global_batch(run.mesh, next(batches)), run.fixed)
+            state, found = step_fn(state, sharding.global_batch(run.mesh, next(batches), config.seeds), run.fixed)
             if block:
                 jax.block_until_ready(state)
             log.add(step + 1, found)
@@ -92,6 +83,26 @@ def _loop(run, workdir, state, start, checkpoints, metrics, stop):
                 break
     checkpoints.wait()
     return state
+
+
+def _batches(run, start):
+    """This host's batches from a step on; those of several seeds stacked, each in its own order."""
+    config = run.config
+    streams = [
+        data.batches(
+            run.source,
+            batch_size=config.batch_size,
+            seed=config.seed + number,
+            start=start,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+            flip=config.data.flip,
+        )
+        for number in range(config.seeds)
+    ]
+    if config.seeds == 1:
+        return streams[0]
+    return (jax.tree.map(lambda *parts: np.stack(parts), *batches) for batches in zip(*streams))
 
 
 class _Log:
@@ -120,25 +131,27 @@ class _Log:
             self._check(step, row)
         step = self._pending[-1][0]
         means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-        means["learning_rate"] = float(self._run.schedule(step - 1))
+        means["learning_rate"] = float(self._run.schedule((step - 1) // self._run.config.optim.every))
         means["step_ms"] = 1e3 * (time.perf_counter() - self._since) / (step - self._flushed)
         self._metrics.write(step, means)
         self._pending, self._since, self._flushed = [], time.perf_counter(), step
         return ", ".join(f"{name.removeprefix('raw/')} {value:.3g}" for name, value in means.items() if name.startswith("raw/"))
 
     def _check(self, step, row):
-        bad = [name for name, value in row.items() if not math.isfinite(value)]
+        bad = [name for name, value in row.items() if not np.isfinite(value).all()]
         if bad:
+            seeds = np.flatnonzero(~np.isfinite(np.atleast_1d(row[bad[0]])))
             terms = [name.removeprefix("raw/") for name in bad if name.startswith("raw/")]
             what = f"the term {' and '.join(terms)} is" if terms else f"{bad[0]} is"
             self._checkpoints.wait()
             saved = self._checkpoints.steps()
             good = self._checkpoints.path / str(saved[-1]) if saved else "none was saved yet"
-            raise NonFiniteError(f"{what} not finite at step {step}; training stopped. Last good checkpoint: {good}.")
+            which = f" (seed {', '.join(str(self._run.config.seed + i) for i in seeds)})" if self._run.config.seeds > 1 else ""
+            raise NonFiniteError(f"{what} not finite at step {step}{which}; training stopped. Last good checkpoint: {good}.")
 
 
 def _evaluator(run, workdir):
-    """`(state, step) -> measures` at each number of steps against held-out rows; also draws the samples."""
+    """`(state, step) -> measures` of the first seed at each number of steps against held-out rows; also draws the samples."""
     config = run.config
     held_out = data.arrays(run.held_out, limit=10_000)
     labels = evaluation.labels_like(held_out.get("label"), run.source.num_classes, config.eval_samples)
@@ -146,7 +159,7 @@ def _evaluator(run, workdir):
     sample = evaluation.make_sampler(run.net, run.source.shape, config.sampler)
 
     def evaluate(state, step):
-        params = experiment.weights(state, experiment.default_average(config))
+        params = experiment.weights(config, state, experiment.default_average(config))
         samples = {steps: sample(params, config.seed, labels, steps) for steps in config.eval_steps}
         path, title = pathlib.Path(workdir) / "samples" / f"step_{step:07d}.png", f"{config.method.name}, step {step}"
         evaluation.draw_samples(path, samples, labels, run.source.num_classes, real=held_out, title=title)

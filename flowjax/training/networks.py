@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from flowjax import models, typing
+from flowjax import guidance, models, typing
 from flowjax.data import points
 
 EXACT = "exact"
+AUXILIARY = ("velocity", "log_variance")
 
 
 class Networks(NamedTuple):
@@ -18,7 +19,8 @@ class Networks(NamedTuple):
       trained: linen modules by name: "V" always, "velocity" (an auxiliary network like V) and "log_variance" if needed.
       teacher: `(weights, x, t, cond) -> velocity`, or None.
       teacher_map: `(weights, x, s, t, cond) -> average velocity`, or None.
-      fixed: the teacher's weights, () if it has none; an argument of the step, never trained and never donated.
+      fixed: the weights of the teacher and of its weaker guide, () without a teacher that has any; an argument of the step,
+        never trained and never donated.
     """
 
     trained: Mapping[str, Any]
@@ -27,48 +29,117 @@ class Networks(NamedTuple):
     fixed: Any = ()
 
 
-def make(method, net, teacher="", data_name="", load=None):
+def make(config, method, net, load):
     """The networks that a method needs.
 
     Args:
+      config: with the fields `auxiliary`, `teacher` ("exact" for the closed-form velocity of points, the folder of a run, or ""
+        for none), `guidance` and `data.name`.
       method: a flowjax.typing.Method.
       net: the linen network of V.
-      teacher: what config.teacher says: "exact" for the closed-form velocity of points, or the folder of a run; "" for none.
-      data_name: name of the dataset, for the closed-form velocity.
-      load: `folder -> Trained` for a teacher that is a run, see flowjax.training.experiment.load.
+      load: `(folder, flag) -> Trained` for a teacher that is a run, see flowjax.training.experiment.load.
 
     Raises:
-      InputError: if the method needs a teacher and there is none that can be asked what it needs, or needs none and there is one.
+      InputError: if the method needs a teacher and there is none that can be asked what it needs, or needs none and there is one;
+        if config.auxiliary lacks a network that it trains; if a guided teacher cannot be guided.
     """
+    modules = trained(method, net)
+    _check_auxiliary(config, modules)
     asked = [need for need in ("teacher", "teacher_map") if need in method.needs]
     if not asked:
-        if teacher:
-            raise typing.InputError(
-                f"config.teacher is {teacher!r}, and the method asks no teacher: --config.teacher= clears it."
-            )
-        return Networks(trained(method, net))
-    if not teacher:
-        closed = asked == ["teacher"] and data_name in points.VELOCITIES
+        for field, value in (("teacher", config.teacher), ("guidance.kind", config.guidance.kind)):
+            if value:
+                raise typing.InputError(
+                    f"config.{field} is {value!r}, and the method asks no teacher: --config.{field}= clears it."
+                )
+        return Networks(modules)
+    if not config.teacher:
+        closed = asked == ["teacher"] and config.data.name in points.VELOCITIES
         raise typing.InputError(
             f"the method distils a teacher's {'velocity' if asked == ['teacher'] else 'flow map'}, and config.teacher is empty; give"
             " the folder of a trained run, --config.teacher=runs/NAME"
-            + (f", or --config.teacher={EXACT} for the closed-form velocity of {data_name}." if closed else ".")
+            + (f", or --config.teacher={EXACT} for the closed-form velocity of {config.data.name}." if closed else ".")
         )
-    if teacher == EXACT:
-        return Networks(trained(method, net), teacher=_closed_form(data_name, asked))
-    run = load(teacher)
-    ask = lambda weights, x, s, t, cond: run.net.apply({"params": weights}, x, s, t, cond)
-    return Networks(trained(method, net), lambda weights, x, t, cond: ask(weights, x, t, t, cond), ask, run.params)
+    if config.teacher == EXACT:
+        velocity, run, weights = _closed_form(config.data.name, asked), None, ()
+    else:
+        run = load(config.teacher, "--config.teacher")
+        weights, velocity = run.params, _velocity(run)
+    if config.guidance.kind:
+        velocity, weights = _guided(config, asked, run, velocity, weights, load)
+        ask = None
+    else:
+        ask = None if run is None else _map(run)
+    return Networks(modules, velocity, ask, weights)
 
 
 def trained(method, net):
-    """The modules that a method trains, by name."""
-    found = {"V": net}
-    if "velocity" in method.needs:
-        found["velocity"] = net
-    if "log_variance" in method.needs:
-        found["log_variance"] = models.LogVariance()
-    return found
+    """The modules that a method trains, by name: "V" first, then those of AUXILIARY that it needs."""
+    needed = [name for name in AUXILIARY if name in method.needs]
+    return {"V": net, **{name: net if name == "velocity" else models.LogVariance() for name in needed}}
+
+
+def _check_auxiliary(config, modules):
+    """Raises InputError where config.auxiliary lacks a network that is trained, or has another."""
+    needed = [name for name in modules if name != "V"]
+    for name in needed:
+        if name not in config.auxiliary:
+            raise typing.InputError(
+                f"method {config.method.name!r} trains an auxiliary network {name!r} along, and config.auxiliary has"
+                f" {', '.join(config.auxiliary) or 'none'}; add config.auxiliary.{name} = common.auxiliary(config)."
+            )
+    for name in config.auxiliary:
+        if name not in needed:
+            raise typing.InputError(
+                f"config.auxiliary has {name!r}, and method {config.method.name!r} trains {', '.join(needed) or 'none'} along;"
+                " delete it from the config."
+            )
+
+
+def _map(run):
+    return lambda weights, x, s, t, cond: run.net.apply({"params": weights}, x, s, t, cond)
+
+
+def _velocity(run):
+    return lambda weights, x, t, cond: run.net.apply({"params": weights}, x, t, t, cond)
+
+
+def _guided(config, asked, run, velocity, weights, load):
+    """(velocity, weights) of the teacher under config.guidance."""
+    kind, interval = config.guidance.kind, config.guidance.interval
+    guidance.check(kind, config.guidance.scale, interval)
+    if "teacher_map" in asked:
+        raise typing.InputError(
+            f"config.guidance.kind is {kind!r}, and the method asks its teacher for a flow map; only velocities are guided:"
+            " --config.guidance.kind= clears it."
+        )
+    if kind == "autoguidance":
+        if not config.guidance.weak:
+            raise typing.InputError(
+                "config.guidance.kind is 'autoguidance', and config.guidance.weak is empty; give the folder of a weaker run:"
+                " --config.guidance.weak=runs/NAME."
+            )
+        weak = load(config.guidance.weak, "--config.guidance.weak")
+        ask_weak = _velocity(weak)
+
+        def autoguided(both, x, t, cond):
+            own, other = (
+                (lambda x, t, cond: velocity(both["teacher"], x, t, cond)),
+                (lambda x, t, cond: ask_weak(both["weak"], x, t, cond)),
+            )
+            return guidance.autoguidance(own, other, interval)(x, t, cond)
+
+        return autoguided, {"teacher": weights, "weak": weak.params}
+    if run is None or not run.num_classes or not run.config.method.get("label_drop", 0.0):
+        raise typing.InputError(
+            f"config.guidance.kind is {kind!r}, and the teacher {config.teacher} has no unconditional velocity: it must be a run on"
+            " labelled data with method.label_drop above 0, e.g. 0.1."
+        )
+    return (
+        lambda weights, x, t, cond: guidance.classifier_free(lambda x, t, cond: velocity(weights, x, t, cond), interval)(
+            x, t, cond
+        )
+    ), weights
 
 
 def _closed_form(data_name, asked):
@@ -93,8 +164,8 @@ def nets(networks, params, target, fixed):
     if target is not None:
         supplied["ema"] = V(jax.lax.stop_gradient(target))
     if "velocity" in params:
-        auxiliary = V(params["velocity"])
-        supplied["velocity"] = lambda x, t, cond=None: auxiliary(x, t, t, cond)
+        auxiliary = networks.trained["velocity"].apply
+        supplied["velocity"] = lambda x, t, cond=None: auxiliary({"params": params["velocity"]}, x, t, t, cond)
     if "log_variance" in params:
         apply = networks.trained["log_variance"].apply
         supplied["log_variance"] = lambda s, t: apply({"params": params["log_variance"]}, s, t)

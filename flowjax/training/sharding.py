@@ -15,9 +15,9 @@ def data_mesh(devices=None):
     return jax.sharding.Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
-def rows(mesh):
-    """Sharding of arrays whose first axis is the global batch."""
-    return NamedSharding(mesh, ROWS)
+def rows(mesh, seeds=1):
+    """Sharding of arrays whose first axis is the global batch; the second, if the first counts several seeds."""
+    return NamedSharding(mesh, ROWS if seeds == 1 else PartitionSpec(None, "data"))
 
 
 def whole(mesh):
@@ -36,6 +36,7 @@ def check_batch(mesh, batch_size, method):
         )
 
 
-def global_batch(mesh, local):
-    """The global batch from this host's rows of it, a dict of numpy arrays."""
-    return {name: jax.make_array_from_process_local_data(rows(mesh), value) for name, value in local.items()}
+def global_batch(mesh, local, seeds=1):
+    """The global batch from this host's rows of it, a dict of numpy arrays; those of several seeds are stacked."""
+    placed = rows(mesh, seeds)
+    return {name: jax.make_array_from_process_local_data(placed, value) for name, value in local.items()}

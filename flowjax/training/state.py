@@ -11,12 +11,12 @@ from flowjax import checks, typing
 
 
 class State(NamedTuple):
-    """All that a checkpoint holds.
+    """All that a checkpoint holds. With seeds side by side every leaf but `step` has a leading axis of seeds.
 
     Attributes:
       step: steps done, int32.
       params: of the trained networks, {"V": ..., "velocity": ..., "log_variance": ...} as far as the method has them.
-      opt_state: of the optimizer.
+      opt_state: of the optimizers, by the same names.
       target: average of V's weights with the method's own decay; None if the method needs none.
       averages: {decay: averaged weights of V} for evaluation.
     """
@@ -28,16 +28,37 @@ class State(NamedTuple):
     averages: dict[str, Any]
 
 
-def init(key, trained, shape, optimizer, *, has_target, decays):
+SEEDS = State(step=None, params=0, opt_state=0, target=0, averages=0)  # the axis of the seeds, for jax.vmap
+
+
+class Optimizer(NamedTuple):
+    """How one network is trained.
+
+    Attributes:
+      transform: an optax transformation.
+      schedule: number of its updates -> learning rate.
+      every: steps of the training from one update to the next; in between the network rests.
+    """
+
+    transform: optax.GradientTransformation
+    schedule: Any
+    every: int = 1
+
+
+def init(key, trained, shape, optimizers, *, has_target, decays, start=None):
     """The state at step 0, a pure function of the key; all averages start at the initial weights.
 
     Args:
       key: of the initial weights.
       trained: the trained modules by name, as flowjax.training.networks.Networks has them.
       shape: of one row of data.
-      optimizer: an optax transformation.
+      optimizers: an Optimizer for each of them.
       has_target: whether the method needs a target network.
       decays: names of the evaluation averages.
+      start: weights from which V and an auxiliary velocity start, of the same network but for what it does not have; None: fresh.
+
+    Raises:
+      InputError: if `start` belongs to another network.
     """
     params = {}
     for name, module in trained.items():
@@ -45,31 +66,57 @@ def init(key, trained, shape, optimizer, *, has_target, decays):
         # V has the key itself, so that its weights do not depend on what else is trained.
         own_key = key if name == "V" else jax.random.fold_in(key, list(trained).index(name))
         params[name] = module.init(own_key, *inputs)["params"]
+        if start is not None and name != "log_variance":
+            params[name] = _started(params[name], start)
     copy = lambda: jax.tree.map(jnp.copy, params["V"])
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=optimizer.init(params),
+        opt_state={name: optimizer.transform.init(params[name]) for name, optimizer in optimizers.items()},
         target=copy() if has_target else None,
         averages={decay: copy() for decay in decays},
     )
 
 
-def make_optimizer(config, steps):
+# The embedding of a guidance scale, whose last layer starts at zero: a network without it is the same function.
+_OPTIONAL = "guidance"
+
+
+def _started(fresh, start, path=""):
+    """`start` in the place of `fresh`, which may have an embedding of the guidance besides."""
+    if not isinstance(fresh, dict):
+        return jnp.asarray(start, fresh.dtype)
+    shapes = lambda tree: {name: getattr(leaf, "shape", "") for name, leaf in tree.items() if _OPTIONAL not in name}
+    if shapes(fresh) != shapes(start):
+        raise typing.InputError(
+            f"the weights to start from are of another network: {path or 'it'} has {shapes(start)}, config.model"
+            f" makes {shapes(fresh)}; make config.model as in the run they come from, or --config.start= for fresh weights."
+        )
+    return {
+        name: _started(sub, start[name], f"{path}/{name}".strip("/")) if name in start else sub for name, sub in fresh.items()
+    }
+
+
+def make_optimizer(config, steps, name="optim"):
     """An optax optimizer from `config.optim`: clipping, then the optimizer by name with its own keyword arguments.
 
     Args:
       config: `name` (of optax or optax.contrib), `learning_rate`, `schedule` ("constant", "cosine" or "linear"),
-        `warmup_steps`, `clip_norm` (0: none), `kwargs`.
+        `warmup_steps` (updates), `clip_norm` (0: none), `every` (steps from one update to the next), `kwargs`.
       steps: length of the training, over which a falling schedule falls to 0.
+      name: of that part of the config, for the errors.
 
     Returns:
-      (optimizer, schedule): an optax transformation, and `step -> learning rate`.
+      An Optimizer.
 
     Raises:
-      InputError: for an unknown optimizer, schedule or keyword.
+      InputError: for an unknown optimizer, schedule or keyword, or a period below 1.
     """
-    schedule = _schedule(config, steps)
+    if not isinstance(config.every, int) or config.every < 1:
+        raise typing.InputError(
+            f"config.{name}.every is {config.every!r}; expected a whole number of at least 1: 1 updates at each step."
+        )
+    schedule = _schedule(config, -(-steps // config.every), name)
     factories = {name: f for module in (optax.contrib, optax) for name, f in vars(module).items() if _is_optimizer(name, f)}
     checks.member("optimizer (any of optax or optax.contrib works)", config.name, factories, listed=False)
     factory, kwargs = factories[config.name], dict(config.kwargs)
@@ -78,7 +125,7 @@ def make_optimizer(config, steps):
         checks.member(f"argument of optimizer {config.name!r} (--config.optim.kwargs={{}} clears them)", name, known)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     try:
-        return optax.chain(clip, factory(learning_rate=schedule, **kwargs)), schedule
+        return Optimizer(optax.chain(clip, factory(learning_rate=schedule, **kwargs)), schedule, config.every)
     except (TypeError, ValueError) as error:
         raise typing.InputError(f"optimizer {config.name!r} cannot be made with {kwargs}: {error}.") from error
 
@@ -87,19 +134,19 @@ def _is_optimizer(name, factory):
     return not name.startswith("_") and inspect.isfunction(factory) and "learning_rate" in inspect.signature(factory).parameters
 
 
-def _schedule(config, steps):
+def _schedule(config, steps, name):
     peak, warmup = config.learning_rate, config.warmup_steps
     if not peak > 0 or not 0 <= warmup < max(steps, 1):
         raise typing.InputError(
-            f"optim.learning_rate is {peak} and optim.warmup_steps {warmup}; the rate must be above 0, the warm-up shorter than"
-            f" the {steps} steps."
+            f"config.{name}: learning_rate is {peak} and warmup_steps {warmup}; the rate must be above 0, the warm-up shorter than"
+            f" the {steps} updates."
         )
     falls = {
         "constant": lambda: optax.constant_schedule(peak),
         "cosine": lambda: optax.cosine_decay_schedule(peak, steps - warmup),
         "linear": lambda: optax.linear_schedule(peak, 0.0, steps - warmup),
     }
-    checks.member("optim.schedule", config.schedule, falls)
+    checks.member(f"config.{name}.schedule", config.schedule, falls)
     if not warmup:
         return falls[config.schedule]()
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), falls[config.schedule]()], [warmup])

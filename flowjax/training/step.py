@@ -7,7 +7,7 @@ import optax
 from flowjax.training import networks, sharding, state as states
 
 
-def make_step(method, modules, optimizer, mesh, key):
+def make_step(method, modules, optimizers, mesh, key):
     """The pure training step, to be jitted.
 
     All randomness is drawn on the global batch under jit, so it does not depend on the mesh; only loss and gradient run a shard
@@ -17,13 +17,16 @@ def make_step(method, modules, optimizer, mesh, key):
     Args:
       method: a flowjax.typing.Method.
       modules: its flowjax.training.networks.Networks.
-      optimizer: an optax transformation.
+      optimizers: a flowjax.training.state.Optimizer for each trained network; each clips and scales its own gradient, and moves
+        its network only every so many steps. Averages follow V: they rest when it rests.
       mesh: a mesh with the axis "data".
-      key: of all draws; the step folds its number in.
+      key: of all draws; the step folds its number in. An array of keys trains as many seeds side by side: every leaf of the
+        state (but its step), of the batch and of the metrics then has a leading axis of seeds.
 
     Returns:
       `(state, batch, fixed=()) -> (state, metrics)`, `fixed` being the weights of a teacher if it has any, with metrics "loss"
-      (weighted), "raw/TERM" (mean square of each term), "grad_norm" (before clipping) and "param_norm" (after the step).
+      (weighted), "raw/TERM" (mean square of each term), "grad_norm" (of all networks, before clipping) and "param_norm" (after
+      the step).
     """
 
     def loss(params, target, fixed, drawn):
@@ -42,24 +45,43 @@ def make_step(method, modules, optimizer, mesh, key):
         check_vma=False,
     )
 
-    def step(state, batch, fixed=()):
+    def step(state, batch, fixed, key):
         drawn = method.draw(jax.random.fold_in(key, state.step), batch, state.step)
         drawn = jax.lax.with_sharding_constraint(drawn, sharding.rows(mesh))
         gradient, metrics = gradient_of(state.params, state.target, fixed, drawn)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params, opt_state = {}, {}
+        for name, optimizer in optimizers.items():
+            params[name], opt_state[name] = _updated(
+                optimizer, gradient[name], state.opt_state[name], state.params[name], state.step
+            )
+        # Averages take the weights of V whenever it has moved.
+        every = optimizers["V"].every
+        follow = lambda old, decay: _average(old, params["V"], _now(every, state.step, decay, 1.0))
         new = states.State(
             step=state.step + 1,
             params=params,
             opt_state=opt_state,
-            target=state.target if state.target is None else _average(state.target, params["V"], method.needs["ema"]),
-            averages={
-                decay: _average(old, params["V"], _warm(float(decay), state.step)) for decay, old in state.averages.items()
-            },
+            target=None if state.target is None else follow(state.target, method.needs["ema"]),
+            averages={decay: follow(old, _warm(float(decay), state.step // every)) for decay, old in state.averages.items()},
         )
         return new, metrics | {"grad_norm": optax.tree.norm(gradient), "param_norm": optax.tree.norm(params)}
 
-    return step
+    if not key.ndim:
+        return lambda state, batch, fixed=(): step(state, batch, fixed, key)
+    side_by_side = jax.vmap(step, in_axes=(states.SEEDS, 0, None, 0), out_axes=(states.SEEDS, 0))
+    return lambda state, batch, fixed=(): side_by_side(state, batch, fixed, key)
+
+
+def _updated(optimizer, gradient, opt_state, params, step):
+    """The weights of one network and the state of its optimizer after a step; in between its updates they stay."""
+    updates, new = optimizer.transform.update(gradient, opt_state, params)
+    moved = optax.apply_updates(params, updates)
+    return jax.tree.map(lambda new, old: _now(optimizer.every, step, new, old), (moved, new), (params, opt_state))
+
+
+def _now(every, step, value, otherwise):
+    """`value` in every `every`-th step, `otherwise` in the others."""
+    return value if every == 1 else jnp.where((step + 1) % every == 0, value, otherwise)
 
 
 def _average(old, new, decay):
