@@ -355,9 +355,10 @@ def labelled_points(
       ylabel: what the values are, with the unit.
       title: the line above everything.
     """
-    mean = {name: float(np.mean(point.values)) for name, point in points.items()}
-    if not points or any(not np.isfinite(value) or value <= 0 or points[name].x <= 0 for name, value in mean.items()):
+    drawn = np.array([number for point in points.values() for number in (point.x, *point.values)])
+    if not len(drawn) or not (np.isfinite(drawn) & (drawn > 0)).all():
         raise typing.InputError("labelled_points: expected at least one point, all of them finite and above 0.")
+    mean = {name: float(np.mean(point.values)) for name, point in points.items()}
     groups = list(dict.fromkeys(point.group for point in points.values()))
     colours = dict(zip(groups, (*_SERIES, _RED, _INK) * len(groups)))
     fig = figure.Figure((10, max(5, 0.22 * len(points))), dpi=_DPI, layout="constrained")
@@ -381,13 +382,19 @@ def labelled_points(
             va="center",
             fontsize=8,
             color=colours[points[name].group],
-            arrowprops={"arrowstyle": "-", "color": colours[points[name].group], "linewidth": 0.4, "alpha": 0.6},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colours[points[name].group],
+                "linewidth": 0.4,
+                "alpha": 0.6,
+                "relpos": (0, 0.5),  # to the start of the name: a line to its middle runs through other names
+            },
         )
     _plain(ax, grid="both")
     ax.set_xlabel(xlabel, color=_INK)
     ax.set_ylabel(ylabel, color=_INK)
     ax.set_title(title, color=_INK)
-    ax.legend(fontsize=8, loc="upper left", frameon=False)
+    fig.legend(fontsize=8, loc="outside lower left", ncols=5, frameon=False)  # inside it would hide points
     _write(fig, path)
 
 

@@ -1,23 +1,28 @@
 """Teachers, auxiliary networks and learned log-variances in the trainer: who is asked, who learns, what is refused."""
 
+import operator
 import shutil
 
 import chex
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
 from configs import method as method_config
-from flowjax import flowmap, models, typing
-from flowjax.training import checkpoint, experiment, loop, networks, sharding
+from flowjax import derivatives, distances, flowmap, losses, models, typing
+from flowjax.training import checkpoint, evaluation, experiment, loop, networks, sharding
 
 ONE = jax.devices()[:1]
+GUIDED = {"kind": "autoguidance", "scale": (1.0, 3.0), "interval": (0.1, 0.9), "weak": ""}
 
 
 def small(name, **changes):
     config = method_config.get_config(f"{name},test")
-    config.update({"eval_every": 0, "steps": 8, "save_every": 4, "batch_size": 32, "log_every": 2} | changes)
+    config.update({"eval_every": 0, "steps": 8, "save_every": 4, "batch_size": 32, "log_every": 2})
+    for field, value in changes.items():
+        config[field] = ml_collections.ConfigDict(value) if isinstance(value, dict) else value
     return config
 
 
@@ -91,6 +96,246 @@ def test_gradients_reach_the_trained_networks_and_no_other(teacher):
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(trained))
 
 
+def test_the_student_moves_neither_teacher_nor_auxiliary_and_the_auxiliary_not_the_student(teacher):
+    """FreeFlow's one scalar against the losses of its two networks, each written with the other one held fixed."""
+    run = experiment.setup(small("freeflow", teacher=teacher), devices=ONE)
+    drawn = run.method.draw(jax.random.key(1), rows(), 0)
+    params = jax.tree.map(lambda p: p + 0.02, run.init().params)
+    apply = lambda weights: lambda x, s, t: run.net.apply({"params": weights}, x, s, t, {})
+
+    def whole(params, fixed):
+        return run.method.loss(networks.nets(run.networks, params, None, fixed), drawn)[0].mean()
+
+    def student(weights):
+        V, auxiliary, ask = apply(weights), apply(params["velocity"]), apply(run.fixed)
+        at = lambda net: lambda x, t: net(x, t, t)
+        own, p = drawn["prediction"], drawn["correction"]
+        predicted = losses.freeflow_prediction(V, at(ask), own.x, own.t, jvp=derivatives.named("forward"))
+        pushed = losses.freeflow_correction(V, at(auxiliary), at(ask), p.x, p.t, p.eps)
+        first = distances.adaptive(*predicted, reduce="mean", p=1.0, c=1e-3).sum()
+        return (first + distances.normalised(*pushed, reduce="mean", c=1e-6).sum()) / 32
+
+    def auxiliary(weights):
+        p = drawn["correction"]
+        sample = p.x - apply(params["V"])(p.x, 1.0, 0.0)
+        x_r = (1 - p.t) * sample + p.t * p.eps
+        return distances.l2(apply(weights)(x_r, p.t, p.t), p.eps - sample).sum() / 32
+
+    found, asked = jax.jit(jax.grad(whole, argnums=(0, 1)))(params, run.fixed)
+    chex.assert_trees_all_equal(asked, jax.tree.map(jnp.zeros_like, run.fixed))
+    for name, alone in (("V", student), ("velocity", auxiliary)):
+        expected = jax.jit(jax.grad(alone))(params[name])
+        for (path, leaf), other in zip(jax.tree.leaves_with_path(found[name]), jax.tree.leaves(expected), strict=True):
+            size = np.abs(other).max()
+            assert size > 1e-6, path
+            np.testing.assert_allclose(leaf, other, atol=2e-4 * size, err_msg=f"{name} {path}")
+
+
+@pytest.mark.parametrize("name", ["lmd", "pfmm", "cd"])
+def test_no_loss_moves_a_teacher(name, teacher):
+    run = experiment.setup(small(name, teacher=teacher), devices=ONE)
+    start = run.init()
+    drawn = run.method.draw(jax.random.key(1), rows(), 0)
+
+    def loss(params, fixed):
+        return run.method.loss(networks.nets(run.networks, params, start.target, fixed), drawn)[0].mean()
+
+    own, asked = jax.jit(jax.grad(loss, argnums=(0, 1)))(start.params, run.fixed)
+    chex.assert_trees_all_equal(asked, jax.tree.map(jnp.zeros_like, run.fixed))
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(own)) > 0
+
+
+@pytest.mark.parametrize(("name", "reads"), [("freeflow", False), ("pid", False), ("boot", False), ("emd", True)])
+def test_a_data_free_method_reads_no_data(name, reads):
+    """One step on rows that are not a number: every term, gradient and weight as with real rows."""
+    run = experiment.setup(small(name), devices=ONE)
+    step = jax.jit(run.step)
+    with_data, without = (
+        step(run.init(), sharding.global_batch(run.mesh, {"x": x}), run.fixed)
+        for x in (rows()["x"], np.full_like(rows()["x"], np.nan))
+    )
+    if reads:
+        assert not np.isfinite(without[1]["loss"])
+    else:
+        assert int(checkpoint.fingerprint(with_data[0])) == int(checkpoint.fingerprint(without[0]))
+        chex.assert_trees_all_equal(with_data[1], without[1])
+
+
+def test_each_network_has_its_own_rate_and_period():
+    plain = {
+        "optim": {**small("freeflow").optim.to_dict(), "name": "sgd", "kwargs": {}, "learning_rate": 0.1, "clip_norm": 0.0}
+    }
+    slow = small("freeflow", **plain, auxiliary={"velocity": {"learning_rate": 0.02, "every": 3}})
+    run, twice = (
+        experiment.setup(slow, devices=ONE),
+        experiment.setup(small("freeflow", **plain, auxiliary={"velocity": {"learning_rate": 0.1, "every": 1}}), devices=ONE),
+    )
+    states = [run.init()]
+    step, step_twice = jax.jit(run.step), jax.jit(twice.step)
+    for _ in range(4):
+        states.append(step(states[-1], rows(), run.fixed)[0])
+    chex.assert_trees_all_equal(*(state.params["velocity"] for state in states[:3]))
+    chex.assert_trees_all_equal(states[3].params["velocity"], states[4].params["velocity"])
+    moved = lambda old, new, name: jax.tree.map(lambda a, b: np.asarray(b - a), old.params[name], new.params[name])
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(moved(states[2], states[3], "velocity"))[-1:])
+    assert all(max(map(np.max, jax.tree.leaves(moved(a, b, "V")))) > 0 for a, b in zip(states, states[1:]))
+    # The same state and draws, another rate: the update is a fifth.
+    fast = step_twice(states[2], rows(), twice.fixed)[0]
+    jax.tree.map(
+        lambda own, other: np.testing.assert_allclose(own, other / 5, rtol=1e-3, atol=1e-7),
+        moved(states[2], states[3], "velocity"),
+        moved(states[2], fast, "velocity"),
+    )
+
+
+def test_averages_rest_when_v_rests():
+    config = small("tvm")
+    config.optim.every, config.ema = 2, (0.5,)
+    run = experiment.setup(config, devices=ONE)
+    step, states = jax.jit(run.step), [run.init()]
+    for _ in range(2):
+        states.append(step(states[-1], rows(), ())[0])
+    first, resting, moved = states
+    chex.assert_trees_all_equal(*((state.params, state.target, state.averages, state.opt_state) for state in (first, resting)))
+    assert all(
+        not np.array_equal(jax.tree.leaves(a)[-1], jax.tree.leaves(b)[-1])
+        for a, b in ((moved.target, first.target), (moved.params["V"], first.params["V"]), (moved.averages, first.averages))
+    )
+
+
+def test_an_auxiliary_rate_follows_the_main_one_until_it_is_given():
+    config = small("freeflow")
+    config.optim.learning_rate = 5e-4
+    assert config.auxiliary.velocity.learning_rate == 5e-4
+    config.auxiliary.velocity = {"learning_rate": 1e-4, "every": 1}
+    assert config.optim.learning_rate == 5e-4
+
+
+def test_a_student_starts_from_its_teacher(teacher):
+    trained = experiment.load(teacher)
+    run = experiment.setup(small("freeflow", teacher=teacher, start="teacher"), devices=ONE)
+    state = run.init()
+    for tree in (state.params["V"], state.params["velocity"], state.averages["0.999"]):
+        chex.assert_trees_all_equal(tree, trained.params)
+    tvm = experiment.setup(small("tvm", start=teacher), devices=ONE).init()
+    chex.assert_trees_all_equal(tvm.params["V"], trained.params)
+    chex.assert_trees_all_equal(tvm.target, trained.params)
+    assert not np.array_equal(jax.tree.leaves(experiment.setup(small("tvm"), devices=ONE).init().params["V"])[1],
+                              jax.tree.leaves(trained.params)[1])  # fmt: skip
+
+
+def test_weights_of_another_network_are_refused(teacher):
+    wide = small("soflow", start=teacher)
+    wide.model.width = 48
+    with pytest.raises(typing.InputError, match="the weights to start from are of another network.*48"):
+        experiment.setup(wide, devices=ONE)
+    with pytest.raises(typing.InputError, match="whose network predicts 'velocity', and config.model 'edm'"):
+        experiment.setup(small("cd", teacher=teacher, start="teacher"), devices=ONE)
+
+
+def test_an_autoguided_teacher_is_extrapolated_and_its_scale_is_told(teacher, tmp_path):
+    weak = small("flow_matching", steps=2)
+    loop.train(weak, tmp_path / "weak", devices=ONE)
+    config = small("ayf_emd", teacher=teacher, start="teacher", guidance={**GUIDED, "weak": str(tmp_path / "weak")})
+    run = experiment.setup(config, devices=ONE)
+    drawn = run.method.draw(jax.random.key(0), rows(), 0)
+    (point,) = drawn.values()
+    scale = point.cond["guidance"]
+    assert scale.shape == (32,) and 1 <= scale.min() < 1.3 and 2.7 < scale.max() <= 3
+    v, v_weak = (
+        trained.net.apply({"params": trained.params}, point.x, point.s, point.s, None)
+        for trained in (experiment.load(teacher), experiment.load(tmp_path / "weak"))
+    )
+    inside = (point.s >= 0.1) & (point.s <= 0.9)
+    expected = jnp.where(inside, v_weak + scale[:, None] * (v - v_weak), v)
+    start = run.init()
+    nets = networks.nets(run.networks, start.params, None, run.fixed)
+    np.testing.assert_allclose(nets.teacher(point.x, point.s, point.cond), expected, rtol=1e-4, atol=1e-5)
+    assert 3 < inside.sum() < 32 and np.abs(v - v_weak).max() > 1e-3
+    # The student starts as its teacher whatever the scale, then learns to tell scales apart.
+    ask = lambda params, w: run.net.apply({"params": params}, point.x, 0.9, 0.1, {"guidance": jnp.full(32, w)})
+    np.testing.assert_array_equal(ask(start.params["V"], 1.0), ask(start.params["V"], 3.0))
+    loop.train(config, tmp_path / "student", devices=ONE)
+    student = experiment.load(tmp_path / "student", average="none")
+    assert np.abs(ask(student.params, 1.0) - ask(student.params, 3.0)).max() > 1e-5
+    with pytest.raises(typing.InputError, match="--config.teacher=.*student is itself a student of a guided teacher"):
+        experiment.setup(small("ayf_emd", teacher=str(tmp_path / "student")), devices=ONE)
+    samples = [
+        evaluation.make_sampler(student.net, (2,), guidance=w)(student.params, 0, np.full(16, -1), 1) for w in (1.0, 3.0)
+    ]
+    assert not np.array_equal(*samples)
+
+
+def test_classifier_free_guidance_of_a_labelled_teacher():
+    config = method_config.get_config("emd,digits")
+    config.guidance.update({"kind": "classifier_free", "scale": (2.0, 2.0)})
+    config.teacher = "run"
+    net = models.make("dit", num_classes=10, width=16, depth=1, heads=2)
+    params = jax.tree.map(lambda p: p + 0.05, net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), 1.0, 0.0, {})["params"])
+    params = jax.tree.map(lambda p: p + 0.05 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+    of_run = method_config.get_config("flow_matching,digits")
+
+    def make(label_drop):
+        of_run.method.label_drop = label_drop
+        trained = experiment.Trained(of_run, (8, 8, 1), 10, net, params, 1)
+        return networks.make(config, run_method, net, lambda folder, flag: trained)
+
+    run_method = experiment._method(config)
+    made = make(0.1)
+    x, label, t = jax.random.normal(jax.random.key(1), (4, 8, 8, 1)), jnp.array([3, 7, -1, 0]), jnp.full((4, 1, 1, 1), 0.4)
+    ask = lambda label: net.apply({"params": params}, x, t, t, {"label": label})
+    found = made.teacher(made.fixed, x, t, {"label": label, "guidance": jnp.full(4, 2.0)})
+    np.testing.assert_allclose(found, 2 * ask(label) - ask(jnp.full(4, -1)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[2], ask(label)[2], rtol=1e-4, atol=1e-5)  # a dropped label is not guided
+    assert np.abs(found - ask(label)).max() > 1e-3
+    drawn = run_method.draw(jax.random.key(0), {"x": x, "label": label}, 0)
+    assert all((point.cond["guidance"] == 2.0).all() for point in drawn.values())
+    with pytest.raises(typing.InputError, match="has no unconditional velocity: it must be a run on labelled data"):
+        make(0.0)
+
+
+@pytest.mark.parametrize("name", ["tvm", "freeflow"])
+def test_seeds_side_by_side_are_the_runs_alone(name, tmp_path):
+    plain = {
+        "optim": {**small(name).optim.to_dict(), "name": "sgd", "kwargs": {}}
+    }  # Adam would blow up rounding where gradients vanish
+    together = loop.train(small(name, seeds=2, seed=3, **plain), tmp_path / "together", devices=ONE)
+    assert together.step == 8
+    for number in range(2):
+        single = loop.train(small(name, seed=3 + number, **plain), tmp_path / f"alone_{number}", devices=ONE)
+        own = jax.tree.map(operator.itemgetter(number), jax.device_get(together)._replace(step=np.zeros(2)))
+        for part in ("params", "target", "averages"):
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), getattr(own, part), getattr(single, part)
+            )
+        loaded = experiment.load(tmp_path / "together", seed=number)
+        chex.assert_trees_all_equal(loaded.params, own.averages["0.999"])
+    assert not np.allclose(*jax.tree.leaves(together.params["V"])[-1])
+    with pytest.raises(typing.InputError, match=r"the run has 2 seed\(s\), counted from 0; there is no 2"):
+        experiment.load(tmp_path / "together", seed=2)
+
+
+def test_seeds_side_by_side_resume_to_the_same_bits(tmp_path):
+    config = small("lsd", seeds=3)
+    whole = loop.train(config, tmp_path / "whole", devices=ONE)
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
+    shutil.rmtree(tmp_path / "part" / "checkpoints" / "8")
+    again = loop.train(config, tmp_path / "part", devices=ONE)
+    assert int(checkpoint.fingerprint(whole)) == int(checkpoint.fingerprint(again))
+
+
+def test_a_seed_that_diverges_is_named(tmp_path, monkeypatch):
+    batches = loop.data.batches
+
+    def spoiled(source, *, seed, **kwargs):
+        for batch in batches(source, seed=seed, **kwargs):
+            yield {**batch, "x": batch["x"] * (np.nan if seed == 1 else 1)}
+
+    monkeypatch.setattr(loop.data, "batches", spoiled)
+    with pytest.raises(loop.NonFiniteError, match=r"not finite at step 1 \(seed 1\); training stopped"):
+        loop.train(small("soflow", seeds=2), tmp_path, devices=ONE)
+
+
 def test_the_closed_form_teaches():
     run = experiment.setup(small("emd"), devices=ONE)
     assert run.config.teacher == "exact" and run.fixed == ()
@@ -119,7 +364,44 @@ def test_the_weights_of_v_do_not_depend_on_what_else_is_trained():
         ("pfmm", {"teacher": "exact"}, "needs a teacher's flow map"),
         ("soflow", {"teacher": "exact"}, "config.teacher is 'exact', and the method asks no teacher"),
         ("emd", {"teacher": "/nowhere"}, "--config.teacher=/nowhere does not exist"),
-        ("emd", {"data": {"name": "spirals", "dir": "", "flip": False}}, "'spirals' is not known in closed form.*checkerboard"),
+        ("soflow", {"guidance": GUIDED}, "config.guidance.kind is 'autoguidance', and the method asks no teacher"),
+        ("emd", {"guidance": GUIDED}, "config.guidance.weak is empty; give the folder of a weaker run"),
+        ("emd", {"guidance": {**GUIDED, "weak": "/nowhere"}}, "--config.guidance.weak=/nowhere does not exist"),
+        ("emd", {"guidance": {**GUIDED, "kind": "classifier_free"}}, "the teacher exact has no unconditional velocity"),
+        (
+            "emd",
+            {"guidance": {**GUIDED, "kind": "cfg"}},
+            "config.guidance.kind is 'cfg'; expected classifier_free or autoguidance",
+        ),
+        (
+            "emd",
+            {"guidance": {**GUIDED, "scale": (3.0, 2.0)}},
+            r"config.guidance.scale is \(3.0, 2.0\); expected scales \(low, high\)",
+        ),
+        ("emd", {"guidance": {**GUIDED, "interval": (0.0, 2.0)}}, "config.guidance.interval is .*; expected times"),
+        ("emd", {"start": "teacher"}, "config.start is 'teacher', and config.teacher is 'exact', which has no weights"),
+        ("soflow", {"start": "/nowhere"}, "--config.start=/nowhere does not exist"),
+        (
+            "freeflow",
+            {"auxiliary": {}},
+            "'freeflow' trains an auxiliary network 'velocity' along, and config.auxiliary has none; add",
+        ),
+        (
+            "soflow",
+            {"auxiliary": {"velocity": {"every": 1}}},
+            "config.auxiliary has 'velocity', and method 'soflow' trains none along",
+        ),
+        (
+            "freeflow",
+            {"auxiliary": {"velocity": {"every": 0}}},
+            "config.auxiliary.velocity.every is 0; expected a whole number",
+        ),
+        ("soflow", {"seeds": 0}, "config.seeds is 0; expected a whole number of at least 1"),
+        (
+            "emd",
+            {"data": {"name": "spirals", "dir": "", "flip": False, "coupling": ""}},
+            "'spirals' is not known in closed form.*checkerboard",
+        ),
     ],
 )
 def test_a_teacher_that_cannot_teach(name, changes, said):

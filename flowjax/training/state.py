@@ -62,7 +62,7 @@ def init(key, trained, shape, optimizers, *, has_target, decays, start=None):
     """
     params = {}
     for name, module in trained.items():
-        inputs = (1.0, 0.0) if name == "log_variance" else (jnp.zeros((1, *shape)), 1.0, 0.0, {})
+        inputs = (1.0, 0.0) if name == "log_variance" else (jnp.zeros((1, *shape)), 1.0, 0.0, {"guidance": jnp.ones(1)})
         # V has the key itself, so that its weights do not depend on what else is trained.
         own_key = key if name == "V" else jax.random.fold_in(key, list(trained).index(name))
         params[name] = module.init(own_key, *inputs)["params"]
