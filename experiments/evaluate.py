@@ -18,7 +18,10 @@ SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper
 EMA = flags.DEFINE_string(
     "ema", "", "decay of the averaged weights, or none for the raw ones; default: the run's first average"
 )
-SAMPLER = flags.DEFINE_string("sampler", "", "flow_map, euler or heun; default: the run's own")
+SAMPLER = flags.DEFINE_string("sampler", "", "flow_map, consistency, euler or heun; default: the run's own")
+GUIDANCE = flags.DEFINE_float(
+    "guidance", None, "scale, of a student of a guided teacher; default: the middle of those it learned"
+)
 flags.mark_flag_as_required("workdir")
 
 
@@ -27,7 +30,13 @@ def main():
 
     steps = command_line.whole_numbers("steps", STEPS.value, low=1)
     rows, about = evaluation.evaluate(
-        WORKDIR.value, steps, num=NUM.value, seed=SEED.value, average=EMA.value, sampler=SAMPLER.value
+        WORKDIR.value,
+        steps,
+        num=NUM.value,
+        seed=SEED.value,
+        average=EMA.value,
+        sampler=SAMPLER.value,
+        guidance=GUIDANCE.value,
     )
     path = pathlib.Path(WORKDIR.value) / "evaluation"
     print(tables.write(path, rows, about))

@@ -41,6 +41,7 @@ TABLE = flags.DEFINE_bool("table", False, "print the table of all methods and st
 SAMPLING_STEPS = (1, 2, 4, 8)
 EULER_STEPS = (1, 2, 4, 8, 64)
 PAIRS = {"rectified_meanflow": 2, "cmt": 17}  # points of the teacher's trajectories that a method learns from
+SOLVER_STEPS = 64  # Heun steps of a trajectory
 COSTS = pathlib.Path(__file__).parents[1] / "docs" / "method_costs.csv"
 
 
@@ -110,6 +111,11 @@ def config_of(name, path):
     return config
 
 
+def trajectories(config):
+    """How many trajectories the teacher walks for a method that learns from them."""
+    return 2**10 if DATA.value == "test" else 2**16 if config.data.name in points.DENSITIES else 2**13
+
+
 # -------------------------------------------------------------------------------------------------------------- train
 
 
@@ -119,9 +125,8 @@ def train(name, config, path):
     from flowjax.training import reflow
 
     if name in PAIRS:
-        points_kept = PAIRS[name]
-        count = 2**16 if len(training.load(path / "flow_matching").shape) == 1 else 2**13
-        reflow.write(str(path / "flow_matching"), config.data.coupling, num=count, steps=64, points=points_kept)
+        number = trajectories(config)
+        reflow.write(str(path / "flow_matching"), config.data.coupling, num=number, steps=SOLVER_STEPS, points=PAIRS[name])
     return int(training.train(config, path / name).step) == config.steps
 
 
@@ -139,9 +144,10 @@ def measured(name, config, path, judge):
     jumps = methods.METHODS[name].jumps
     steps = {"none": EULER_STEPS, "from noise": (1,), "grid": (config.method.get("steps", 1),)}.get(jumps, SAMPLING_STEPS)
     found = {"distance": {str(n): [] for n in steps}, "second": []}
+    first = training.load(path / name)
+    sample = evaluation.make_sampler(first.net, first.shape, config.sampler)
     for seed in range(config.seeds):
-        trained = training.load(path / name, seed=seed)
-        sample = evaluation.make_sampler(trained.net, trained.shape, config.sampler)
+        trained = training.load(path / name, seed=seed) if seed else first
         for n in steps:
             samples = sample(trained.params, seed, judge.labels, n)
             distances = judge.measure(samples, judge.labels)
@@ -221,8 +227,7 @@ def costs(found, configs):
         if "teacher_map" in needs:
             whole[name] += own["psd"]
         if name in PAIRS:  # Heun's method asks twice a step
-            rows = 2**16 if configs[name].data.name in points.DENSITIES else 2**13
-            whole[name] += 2 * 64 * rows / configs[name].batch_size
+            whole[name] += 2 * SOLVER_STEPS * trajectories(configs[name]) / configs[name].batch_size
     return own, whole
 
 

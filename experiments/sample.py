@@ -20,7 +20,10 @@ NUM = flags.DEFINE_integer("num", 64, "number of samples", lower_bound=1)
 EMA = flags.DEFINE_string(
     "ema", "", "decay of the averaged weights, or none for the raw ones; default: the run's first average"
 )
-SAMPLER = flags.DEFINE_string("sampler", "", "flow_map, euler or heun; default: the run's own")
+SAMPLER = flags.DEFINE_string("sampler", "", "flow_map, consistency, euler or heun; default: the run's own")
+GUIDANCE = flags.DEFINE_float(
+    "guidance", None, "scale, of a student of a guided teacher; default: the middle of those it learned"
+)
 OUT = flags.DEFINE_string("out", "", "path of the files without ending; default: WORKDIR/sample")
 flags.mark_flag_as_required("workdir")
 
@@ -32,7 +35,9 @@ def main():
     steps = command_line.whole_numbers("steps", STEPS.value, low=1)
     trained = training.load(WORKDIR.value, EMA.value)
     labels = asked_labels(trained)
-    sample = evaluation.make_sampler(trained.net, trained.shape, SAMPLER.value or trained.config.sampler)
+    sample = evaluation.make_sampler(
+        trained.net, trained.shape, SAMPLER.value or trained.config.sampler, trained.scale(GUIDANCE.value)
+    )
     samples = {n: sample(trained.params, SEED.value, labels, n, progress=True) for n in steps}
 
     out = pathlib.Path(OUT.value or pathlib.Path(WORKDIR.value) / "sample")

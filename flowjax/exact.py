@@ -47,7 +47,8 @@ def _mean_slope(f, s, t):
     """(f(t) - f(s)) / (t - s), also for s = t, by integrating f'."""
     u = s[None] + _nodes(s, _NODES) * (t - s)[None]
     slopes = jax.jvp(f, (u,), (jnp.ones_like(u),))[1]
-    return jnp.sum(_nodes(s, _WEIGHTS) * slopes, axis=0)
+    # Not a sum: XLA of jax 0.10 on CPUs fuses a sum with the matmul that follows, and from 100 rows on the result is garbage.
+    return jnp.tensordot(_nodes(s, _WEIGHTS).reshape(-1), slopes, axes=1)
 
 
 def _rate(variance, slope):

@@ -355,8 +355,8 @@ def labelled_points(
       ylabel: what the values are, with the unit.
       title: the line above everything.
     """
-    drawn = np.array([number for point in points.values() for number in (point.x, *point.values)])
-    if not len(drawn) or not (np.isfinite(drawn) & (drawn > 0)).all():
+    numbers = [np.array([point.x, *point.values]) for point in points.values()]
+    if not numbers or not all(len(own) > 1 and (np.isfinite(own) & (own > 0)).all() for own in numbers):
         raise typing.InputError("labelled_points: expected at least one point, all of them finite and above 0.")
     mean = {name: float(np.mean(point.values)) for name, point in points.items()}
     groups = list(dict.fromkeys(point.group for point in points.values()))

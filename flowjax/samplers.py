@@ -74,7 +74,7 @@ def trajectory(solver, v, x, times, kept):
       [B, kept, ...].
     """
     own = (len(times) - 1) // (kept - 1)
-    legs = times[own * jnp.arange(kept - 1)[:, None] + jnp.arange(own + 1)]
+    legs = times[own * jnp.arange(kept - 1)[:, None] + jnp.arange(own + 1)[None]]
 
     def leg(x, times):
         x = solver(v, x, times)

@@ -198,15 +198,6 @@ def test_an_empty_workdir_is_named(tmp_path):
     assert code != 0 and "holds no config.json" in output and not list(tmp_path.iterdir())
 
 
-def test_the_landscape_writes_a_table_and_pictures(tmp_path):
-    flags = ["--preset=test", "--training_steps=8", "--methods=flow_matching,soflow", f"--workdir={tmp_path}"]
-    output, code = finish("landscape", *flags)
-    assert code == 0, output
-    lines = (tmp_path / "landscape.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines] == ["method", "flow_matching", "soflow"]
-    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("landscape.png", "one_step_distance.png"))
-
-
 def test_the_demo_ends_by_naming_what_it_wrote(tmp_path):
     output, code = finish("demo", "--preset=test", f"--workdir={tmp_path / 'demo'}")
     assert code == 0, output

@@ -50,7 +50,7 @@ def test_three_hundred_steps_lower_the_distance(name, monkeypatch):
     assert after < 0.5 * before, (before, after)
 
 
-def with_exact_map(method, net, *args):
+def with_exact_map(config, method, net, load):
     """Networks whose teacher is the exact flow map, by Heun's method."""
 
     def V(weights, x, s, t, cond):

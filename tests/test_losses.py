@@ -211,6 +211,11 @@ CASES = {
         read_boot,
         lambda phi, d_phi, i: phi(i.x, 1.0, i.t),
     ),
+    "consistency_mid_training": Case(
+        lambda V, W, i: losses.consistency_mid_training(V, i.x, i.s, i.t, i.u),
+        lambda V, W, d, i: (V(i.x, i.s, i.t), (i.u - i.x) / (i.t - i.s)),
+        plain,
+    ),
     "shortcut": Case(
         lambda V, W, i: losses.shortcut(V, W, i.x, i.s, i.t),
         lambda V, W, d, i: (V(i.x, i.s, i.t), two_jumps(W, at(i, a=0.5))),
@@ -299,8 +304,9 @@ TAKES_JVP = that_take("jvp")
 # Zero on an exact flow up to a power of the length of a finite step.
 FINITE = ["soflow", "alphaflow", "consistency_training", "consistency_distillation", "progressive_distillation", "boot"]
 EXACT = [name for name in CASES if name not in (*FINITE, "improved_meanflow_with_tangent")]
-# Their derivative must not be warmed up to vanish.
+# What the identity needs besides: a derivative that is not warmed up to vanish, a point of the exact trajectory.
 WARM = {
+    "consistency_mid_training": lambda V, i: losses.consistency_mid_training(V, i.x, i.s, i.t, jump(V, i.x, i.s, i.t)),
     "continuous_consistency": lambda V, i: losses.continuous_consistency(V, i.x, i.s, i.v),
     "align_your_flow_emd": lambda V, i: losses.align_your_flow_emd(V, i.x, i.s, i.t, i.v),
 }

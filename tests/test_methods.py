@@ -363,6 +363,10 @@ ROWS = {
         2,
         True,
     ),
+    "cmt": Row(
+        {"lagrangian": (ALL, scored(lambda net, p: typing.Pair(net.V(p.x, p.s, p.t), p.v)))},
+        {"times": ("uniform_triangle",), "distance": "l2"},
+    ),
     "shortcut": Row(
         {"anchor": ((0, 7, 8), scored(flow)), "compositional": ((7, 8, 8), scored(pair_of(losses.shortcut, "V", "ema")))},
         {"times": ("dyadic", 128), "diagonal": "7/8", "ema": 0.999},
@@ -455,6 +459,9 @@ def bound(point):
     return Bound(**maps, lv=n.log_variance)
 
 
+COUPLED = ("rectified_meanflow", "cmt")  # the data brings the noise
+
+
 def batch(rows=B, shape=(3,), labels=True, eps=False):
     rng = np.random.default_rng(0)
     made = {"x": jnp.asarray(rng.normal(size=(rows, *shape)), jnp.float32)}
@@ -465,9 +472,18 @@ def batch(rows=B, shape=(3,), labels=True, eps=False):
     return made
 
 
+def with_trajectories(batch):
+    """A batch with the points of a trajectory of each row; straight, so that they are on the path."""
+    known = jnp.linspace(1.0, 0.0, 17)
+    at = known.reshape(1, -1, *(1,) * (batch["x"].ndim - 1))
+    points = (1 - at) * batch["x"][:, None] + at * batch["eps"][:, None]
+    return {**batch, "trajectory": points, "times": jnp.broadcast_to(known, (len(points), 17))}
+
+
 def batch_of(name, *args, **kwargs):
-    """A batch without noise of its own, but for the method that needs it."""
-    return batch(*args, **kwargs, eps=name == "rectified_meanflow")
+    """A batch without noise of its own, but for the methods that need it."""
+    made = batch(*args, **kwargs, eps=name in COUPLED)
+    return with_trajectories(made) if name == "cmt" else made
 
 
 @functools.cache
@@ -488,6 +504,20 @@ def test_the_tables_of_this_file_are_complete():
 
 
 @every_method
+def test_what_a_method_learns_to_jump(name):
+    own = [point for term, point in drawn_by(name).items() if term != "anchor"]
+    if ROWS[name].noise:
+        expected = "from noise"
+    elif not own:
+        expected = "none"
+    elif all(point.t is None or (point.t == 0).all() for point in own):
+        expected = "to data"
+    else:
+        expected = "grid" if len(np.unique(own[0].t)) < 10 and len(np.unique(own[0].s - own[0].t)) == 1 else "any"
+    assert methods.METHODS[name].jumps == expected
+
+
+@every_method
 def test_terms_and_needs(name):
     method = make(name)
     assert {term.name: term.columns for term in method.terms} == COLUMNS[name]
@@ -503,7 +533,7 @@ def test_draw_is_a_function_of_the_key(name):
     chex.assert_trees_all_equal(one, again)
     for term in COLUMNS[name]:
         differs = lambda field: (getattr(one[term], field) != getattr(other[term], field)).mean()  # noqa: B023
-        assert name == "rectified_meanflow" or (differs("x") > 0.99 and differs("eps") > 0.99)
+        assert name in COUPLED or (differs("x") > 0.99 and differs("eps") > 0.99)
         times = [field for field in "st" if getattr(one[term], field) is not None]
         assert (name, term) == ("boot", "anchor") or max(map(differs, times)) > 0.5  # coarse grids draw some times twice
 
@@ -541,7 +571,8 @@ def test_points_are_on_the_path(name):
 @every_method
 def test_rows_are_split_as_columns_says_and_keep_the_noise_of_the_batch(name):
     rows = jnp.arange(24, dtype=jnp.float32)[:, None]
-    drawn = drawer(name)(jax.random.key(0), {"x": rows, "label": jnp.arange(24), "eps": -rows}, 0)
+    given = {"x": rows, "label": jnp.arange(24), "eps": -rows}
+    drawn = drawer(name)(jax.random.key(0), with_trajectories(given) if name == "cmt" else given, 0)
     for term, (lo, hi, n) in COLUMNS[name].items():
         expected = np.arange(24).reshape(-1, n)[:, lo:hi].reshape(-1)
         if ROWS[name].noise:
@@ -852,7 +883,7 @@ def test_scheduled_recipes_need_the_length_of_the_training(name):
 def test_default_constants_are_the_published_ones(name):
     parameters = inspect.signature(methods.METHODS[name].recipe).parameters
     assert {key: parameters[key].default for key in PUBLISHED[name]} == PUBLISHED[name]
-    assert ROWS[name].noise or parameters["path"].default == "linear"
+    assert ROWS[name].noise or name == "cmt" or parameters["path"].default == "linear"
     assert parameters["label_drop"].default == PUBLISHED[name].get("label_drop", 0.1)
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters.values())
 

@@ -258,6 +258,11 @@ def test_an_autoguided_teacher_is_extrapolated_and_its_scale_is_told(teacher, tm
     loop.train(config, tmp_path / "student", devices=ONE)
     student = experiment.load(tmp_path / "student", average="none")
     assert np.abs(ask(student.params, 1.0) - ask(student.params, 3.0)).max() > 1e-5
+    assert student.scale() == 2.0 and student.scale(1.5) == 1.5 and experiment.load(teacher).scale() is None
+    with pytest.raises(typing.InputError, match=r"--guidance=4.0: the run learned scales from 1.0 to 3.0"):
+        student.scale(4.0)
+    with pytest.raises(typing.InputError, match=r"--guidance=2.0: the run learned without guidance"):
+        experiment.load(teacher).scale(2.0)
     with pytest.raises(typing.InputError, match="--config.teacher=.*student is itself a student of a guided teacher"):
         experiment.setup(small("ayf_emd", teacher=str(tmp_path / "student")), devices=ONE)
     samples = [

@@ -194,3 +194,56 @@ def test_log_curves(tmp_path):
     assert_panels(picture(tmp_path / "curves.png"), 2)
     with pytest.raises(typing.InputError, match="at least one panel"):
         plots.log_curves(tmp_path / "none.png", {}, xlabel="h", ylabel="error")
+
+
+GROUPS = ("eulerian", "lagrangian", "semigroup", "moments")
+NAMED = {
+    f"method_{i}": plots.Labelled(1.0 + i / 4, tuple(np.exp(-i / 10) * np.array([0.9, 1.0, 1.1])), GROUPS[i % 4])
+    for i in range(30)
+}
+
+
+def near(pixels, colour):
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.abs(pixels - wanted).max(axis=-1) < 0.02
+
+
+def test_labelled_points_have_a_colour_a_group_and_a_column_of_names(tmp_path):
+    path = tmp_path / "points.png"
+    plots.labelled_points(path, NAMED, reference=("teacher", 0.5), xlabel="cost [1]", ylabel="distance [1]", title="Thirty")
+    pixels = picture(path)
+    assert pixels.shape == (660, 1000, 3)  # 22 pixels a name
+    assert_panels(pixels, 1)
+    assert all(near(pixels, colour).sum() > 500 for colour in plots._SERIES)
+    red = lambda pixels: ((pixels[..., 0] - pixels[..., 2] > 0.3) & (pixels[..., 1] < 0.45)).sum()
+    assert red(pixels) > 300  # the line to compare with
+    # Thirty lines of text, and white between them: no line to a point runs through a name.
+    names = (pixels[25:580, 886:920] < 0.97).any(axis=(1, 2)).astype(int)
+    assert (np.diff(names) == 1).sum() == 30
+    plots.labelled_points(tmp_path / "none.png", NAMED, xlabel="cost", ylabel="distance", title="Thirty")
+    assert red(picture(tmp_path / "none.png")) == 0
+
+
+def test_the_highest_point_is_named_first(tmp_path):
+    points = {"low": plots.Labelled(1.0, [0.1], "one"), "high": plots.Labelled(2.0, [1.0], "two")}
+    plots.labelled_points(tmp_path / "points.png", points, xlabel="x", ylabel="y", title="Two")
+    right = picture(tmp_path / "points.png")[:, 900:]
+    rows = [np.flatnonzero(near(right, colour).any(axis=1)).mean() for colour in plots._SERIES[:2]]
+    assert rows[1] < rows[0] - 50
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        {},
+        {"a": plots.Labelled(1.0, [], "g")},
+        {"a": plots.Labelled(0.0, [1.0], "g")},
+        {"a": plots.Labelled(np.nan, [1.0], "g")},
+        {"a": plots.Labelled(1.0, [1.0], "g"), "b": plots.Labelled(1.0, [1.0, np.inf], "g")},
+        {"a": plots.Labelled(1.0, [3.0, -1.0], "g")},
+    ],
+)
+def test_labelled_points_must_fit_on_logarithmic_axes(points, tmp_path):
+    with pytest.raises(typing.InputError, match="finite and above 0"):
+        plots.labelled_points(tmp_path / "points.png", points, xlabel="x", ylabel="y", title="t")
+    assert not list(tmp_path.iterdir())

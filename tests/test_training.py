@@ -242,7 +242,7 @@ def test_optimizers_by_name(name):
     config = small().optim
     config.update({"name": name, "clip_norm": 1.0, "warmup_steps": 2, "schedule": "cosine"})
     config.kwargs = {}
-    optimizer, schedule = state.make_optimizer(config, 10)
+    optimizer, schedule, _ = state.make_optimizer(config, 10)
     params = {"w": jnp.ones((4, 4))}
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     chex.assert_tree_all_finite(updates)
@@ -253,7 +253,7 @@ def test_optimizer_keywords_reach_optax():
     config = small().optim
     config.update({"name": "sgd", "learning_rate": 1.0, "clip_norm": 0.5})
     config.kwargs = {"momentum": 0.5}
-    optimizer, _ = state.make_optimizer(config, 10)
+    optimizer = state.make_optimizer(config, 10).transform
     params, gradient = jnp.zeros(2), jnp.array([3.0, 4.0])
     opt_state = optimizer.init(params)
     first, opt_state = optimizer.update(gradient, opt_state, params)

@@ -102,9 +102,10 @@ def write(folder: str, about: dict, parts, flag: str = "--output"):
             raise typing.InputError(f"{flag}={path} is not empty and holds no {ABOUT}; give a new or empty folder.")
         path.mkdir(parents=True, exist_ok=True)
         done = 0
+        _note(path, about, done)  # first, so that a call that is killed here is recognised
+    if not done:
         for name, (shape, dtype) in arrays.items():
             np.lib.format.open_memmap(path / name, "w+", dtype, (about["count"], *shape)).flush()
-        _note(path, about, done)
     opened = [np.lib.format.open_memmap(path / name, "r+") for name in arrays]
     while done < about["count"]:
         for array, part in zip(opened, found := parts(done)):

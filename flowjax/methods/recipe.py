@@ -140,7 +140,7 @@ def on_trajectory(draw_times, key, rows):
     second = jnp.maximum(nearest(drawn["t"]), first + 1)
     at = _columns_of_times({"s": known[row, first], "t": known[row, second]}, x0)
     x = trajectory[row, first]
-    v = (x - trajectory[row, second]) / (at["s"] - at["t"])
+    v = ((x - trajectory[row, second]) / (at["s"] - at["t"])).astype(x.dtype)
     return typing.Point(x=x, v=v, x0=x0, eps=eps, cond=rows["cond"], **at)
 
 

@@ -129,7 +129,7 @@ def draw_samples(path, samples, labels, num_classes, *, real=None, title=None, p
     plots.image_grid(path, blocks, row_names=[str(c) for c in classes] or None, title=title)
 
 
-def evaluate(workdir, steps, *, num=0, seed=0, average="", sampler=""):
+def evaluate(workdir, steps, *, num=0, seed=0, average="", sampler="", guidance=None):
     """A table of what a run is worth: samples at each number of steps, other real data, and noise, against real data.
 
     Args:
@@ -139,6 +139,7 @@ def evaluate(workdir, steps, *, num=0, seed=0, average="", sampler=""):
       seed: of the noise.
       average: decay of the averaged weights, "none" for the raw ones, "" for the run's first average.
       sampler: a key of flowjax.samplers.SAMPLERS; "" for the run's own.
+      guidance: scale, of a student of a guided teacher; None for the middle of those it learned.
 
     Returns:
       (rows, about): rows `{"what": ..., measure: float, ...}`, and a sentence that says what was compared with what. The digits
@@ -148,7 +149,7 @@ def evaluate(workdir, steps, *, num=0, seed=0, average="", sampler=""):
         raise typing.InputError(f"--num={num}: the measures need at least 8 samples.")
     trained = experiment.load(workdir, average)
     config, name = trained.config, trained.config.data.name
-    sample = make_sampler(trained.net, trained.shape, sampler or config.sampler)
+    sample = make_sampler(trained.net, trained.shape, sampler or config.sampler, trained.scale(guidance))
     rows_of = lambda split: data.arrays(data.load(name, split=split, data_dir=config.data.dir or None), limit=10_000)
     held_out = rows_of("test")
     real, other, what = (

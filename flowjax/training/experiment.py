@@ -195,6 +195,26 @@ class Trained(NamedTuple):
     params: Any
     step: int
 
+    def scale(self, asked=None):
+        """The scale of the guidance to sample with, see `scale`."""
+        return scale(self.config, asked)
+
+
+def scale(config, asked=None):
+    """What the network of a run is told of the guidance: `asked`, or the middle of the scales that it learned; None if it knows none.
+
+    Raises:
+      InputError: if it was asked for a scale that it did not learn.
+    """
+    if not config.guidance.kind:
+        if asked is not None:
+            raise typing.InputError(f"--guidance={asked}: the run learned without guidance; leave the flag out.")
+        return None
+    low, high = config.guidance.scale
+    if asked is not None and not low <= asked <= high:
+        raise typing.InputError(f"--guidance={asked}: the run learned scales from {low} to {high}.")
+    return (low + high) / 2 if asked is None else asked
+
 
 def load(workdir, average="", flag="--workdir", seed=0):
     """The network of the newest readable checkpoint of a run; needs neither the data nor the devices of the training.

@@ -156,7 +156,7 @@ def _evaluator(run, workdir):
     held_out = data.arrays(run.held_out, limit=10_000)
     labels = evaluation.labels_like(held_out.get("label"), run.source.num_classes, config.eval_samples)
     measure = evaluation.judge(config, held_out["x"])
-    sample = evaluation.make_sampler(run.net, run.source.shape, config.sampler)
+    sample = evaluation.make_sampler(run.net, run.source.shape, config.sampler, experiment.scale(config))
 
     def evaluate(state, step):
         params = experiment.weights(config, state, experiment.default_average(config))

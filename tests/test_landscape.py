@@ -1,0 +1,140 @@
+"""The landscape run: its table, its costs, a method that fails, kills."""
+
+import csv
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from experiments import landscape
+from flowjax import training, typing
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def run(folder, methods, **changes):
+    """The script in this process; returns the rows of its table by method."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["landscape"])
+    chosen = {"data": "test", "seeds": 2, "steps": 4, "methods": methods, "workdir": str(folder), **changes}
+    with flagsaver.flagsaver(**chosen):
+        landscape.main()
+    return rows(folder)
+
+
+def rows(folder):
+    return {row["method"]: row for row in csv.DictReader((folder / "landscape.csv").read_text().splitlines())}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A small run in which soflow's loss is not finite."""
+    folder, train = tmp_path_factory.mktemp("landscape"), training.train
+
+    def failing(config, workdir):
+        if config.method.name == "soflow":
+            raise training.NonFiniteError("the term eulerian is not finite at step 3; training stopped.")
+        return train(config, workdir)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train", failing)
+        run(folder, ["soflow", "freeflow", "cmt", "ct"])
+    return folder
+
+
+def test_every_method_has_its_row_and_a_failing_one_says_why(finished):
+    found = rows(finished)
+    assert list(found) == [
+        "flow_matching",
+        "freeflow",
+        "ct",
+        "soflow",
+        "cmt",
+    ]  # the teacher is trained though it was not asked for
+    failed = found.pop("soflow")
+    assert failed["failed"] == "the term eulerian is not finite at step 3; training stopped."
+    assert not any(value for name, value in failed.items() if "step" in name or "FPE" in name)
+    for name, row in found.items():
+        assert not row["failed"]
+        shown = [n for n in (1, 2, 4, 8, 64) if row[f"{n} step{'s' if n > 1 else ''}"]]
+        assert shown == {"flow_matching": [1, 2, 4, 8, 64], "freeflow": [1]}.get(name, [1, 2, 4, 8])
+        assert 0 < float(row["1 step, deviation"]) < float(row["1 step"])
+    text = (finished / "landscape.md").read_text()
+    assert (
+        "soflow" in text
+        and "not finite at step 3" in text
+        and "the floor" in text
+        and "python -m experiments.landscape" in text
+    )
+    assert all((finished / name).stat().st_size > 10_000 for name in ("landscape.png", "distance_against_cost.png"))
+    times = list(csv.DictReader((finished / "wall_time.csv").read_text().splitlines()))
+    assert [row["method"] for row in times] == ["flow_matching", "freeflow", "cmt", "ct"]
+    assert all(float(row["ms a step, all seeds"]) > 0 for row in times)
+
+
+def test_the_cost_of_a_training_has_the_teachers_in_it(finished):
+    found = rows(finished)
+    number = lambda method, column: float(found[method][column])
+    own, whole = "training, thousand FPE", "with its teacher"
+    for name in ("flow_matching", "freeflow", "ct", "cmt"):
+        np.testing.assert_allclose(number(name, own), number(name, "FPE a step") * 4 / 1e3)
+    # On an MLP the first layer has no gradient of its input: a little less than forward and twice that.
+    assert 2.7 < number("flow_matching", "FPE a step") < 3 < number("ct", "FPE a step") < 4 < number("freeflow", "FPE a step")
+    assert number("ct", whole) == number("ct", own)
+    np.testing.assert_allclose(number("freeflow", whole) - number("freeflow", own), number("flow_matching", own))
+    walked = 2 * 64 * 1_024 / 64 / 1e3  # Heun's method, 1,024 trajectories, batches of 64
+    np.testing.assert_allclose(number("cmt", whole) - number("cmt", own), number("flow_matching", own) + walked)
+
+
+def test_a_second_call_trains_and_measures_nothing_anew(finished, monkeypatch):
+    before, measured = (finished / "landscape.csv").read_bytes(), finished / "freeflow" / "measured.json"
+    stamp = measured.stat().st_mtime_ns
+    run(finished, ["freeflow", "cmt", "ct"])
+    assert measured.stat().st_mtime_ns == stamp
+    assert [line for line in before.splitlines() if b"soflow" not in line] == (
+        finished / "landscape.csv"
+    ).read_bytes().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("methods", "changes", "said"),
+    [
+        ([], {}, "--methods= is empty"),
+        (["meanflw"], {}, "unknown method 'meanflw'; did you mean meanflow"),
+        (["meanflow"], {"data": "checkerbord"}, "checkerbord"),
+        (["ct"], {"steps": 5}, "ct belongs to a run with another config .*; steps: 4 there, 5 now"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_trained(finished, tmp_path, methods, changes, said):
+    with pytest.raises(typing.InputError, match=said):
+        run(finished if "steps" in changes else tmp_path, methods, **changes)
+    assert not any(tmp_path.iterdir())
+
+
+def command(folder):
+    chosen = ["--data=test", "--seeds=2", "--steps=600", "--methods=meanflow,freeflow", f"--workdir={folder}"]
+    return [sys.executable, "-m", "experiments.landscape", *chosen]
+
+
+@pytest.mark.slow
+def test_killed_twice_at_random_it_ends_with_the_same_table(tmp_path):
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    begun = time.monotonic()
+    subprocess.run(command(tmp_path / "undisturbed"), cwd=ROOT, env=env, check=True, capture_output=True)
+    took, draw = time.monotonic() - begun, random.Random(os.urandom(8))
+    for _ in range(2):
+        process = subprocess.Popen(command(tmp_path / "killed"), cwd=ROOT, env=env, stderr=subprocess.DEVNULL)
+        with pytest.raises(subprocess.TimeoutExpired):  # it was still at work
+            process.wait(timeout=took * draw.uniform(0.1, 0.5))
+        process.kill()
+        process.wait()
+    subprocess.run(command(tmp_path / "killed"), cwd=ROOT, env=env, check=True, capture_output=True)
+    undisturbed, killed = ((tmp_path / name / "landscape.csv").read_bytes() for name in ("undisturbed", "killed"))
+    assert undisturbed == killed and b"freeflow" in killed
