@@ -231,6 +231,10 @@ def test_weights_of_another_network_are_refused(teacher):
         experiment.setup(wide, devices=ONE)
     with pytest.raises(typing.InputError, match="whose network predicts 'velocity', and config.model 'edm'"):
         experiment.setup(small("cd", teacher=teacher, start="teacher"), devices=ONE)
+    with pytest.raises(
+        typing.InputError, match="config.start is '.*', whose network predicts 'velocity', and config.model 'edm'"
+    ):
+        experiment.setup(small("ect", start=teacher), devices=ONE)
 
 
 def test_an_autoguided_teacher_is_extrapolated_and_its_scale_is_told(teacher, tmp_path):
@@ -383,6 +387,7 @@ def test_the_weights_of_v_do_not_depend_on_what_else_is_trained():
             {"guidance": {**GUIDED, "scale": (3.0, 2.0)}},
             r"config.guidance.scale is \(3.0, 2.0\); expected scales \(low, high\)",
         ),
+        ("emd", {"guidance": {**GUIDED, "scale": (3.0,)}}, r"config.guidance.scale is \(3.0,\)"),
         ("emd", {"guidance": {**GUIDED, "interval": (0.0, 2.0)}}, "config.guidance.interval is .*; expected times"),
         ("emd", {"start": "teacher"}, "config.start is 'teacher', and config.teacher is 'exact', which has no weights"),
         ("soflow", {"start": "/nowhere"}, "--config.start=/nowhere does not exist"),

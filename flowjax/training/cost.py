@@ -51,6 +51,7 @@ def program(method, net, *, shape=SHAPE, num_classes=CLASSES, batch, optimizer, 
         initial = state.init(key, modules.trained, shape, optimizers, has_target="ema" in method.needs, decays=decays)
         x, eps = jax.random.normal(key, (2, batch, *shape))
         rows = {"x": x, "eps": eps, "label": jax.random.randint(key, (batch,), 0, num_classes)}
+        rows |= {"trajectory": jnp.stack([eps, x], 1), "times": jnp.tile(jnp.array([1.0, 0.0]), (batch, 1))}  # for cmt
         needs_teacher = {"teacher", "teacher_map"} & set(method.needs)
         return initial, rows, initial.params["V"] if needs_teacher else ()
 

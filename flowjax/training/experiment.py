@@ -85,14 +85,17 @@ def setup(config, devices=None):
     like = _like(_traced(config, init, start), whole)
     _traced(config, pure_step, like, batch, modules.fixed)
     _traced(config, checkpoint.fingerprint, like)
-    placed = functools.partial(jax.jit(init, out_shardings=whole), start)
+    placed = functools.partial(jax.jit(init, out_shardings=whole), jax.device_put(start, whole))
     modules = modules._replace(fixed=jax.device_put(modules.fixed, whole))
     return Experiment(config, source, held_out, method, modules, mesh, placed, like, batch, pure_step, optimizers["V"].schedule)
 
 
 def _method(config):
     method = methods.make(**_plain(config.method))
-    return guidance.told(method, *config.guidance.scale) if config.guidance.kind else method
+    if not config.guidance.kind:
+        return method
+    guidance.check(config.guidance.kind, config.guidance.scale, config.guidance.interval)
+    return guidance.told(method, *config.guidance.scale)
 
 
 def _network(config, num_classes):
@@ -129,17 +132,16 @@ def _start(config, load_run):
     """The weights that config.start asks for, or None."""
     if not config.start:
         return None
-    if config.start != "teacher":
-        return load_run(config.start, "--config.start").params
-    if config.teacher in ("", networks.EXACT):
+    if config.start == "teacher" and config.teacher in ("", networks.EXACT):
         raise typing.InputError(
             f"config.start is 'teacher', and config.teacher is {config.teacher!r}, which has no weights; give the folder of a run:"
             " --config.teacher=runs/NAME, or --config.start=runs/NAME."
         )
-    run = load_run(config.teacher, "--config.teacher")
+    folder, flag = (config.teacher, "teacher") if config.start == "teacher" else (config.start, "start")
+    run = load_run(folder, f"--config.{flag}")
     if run.config.model.parameterisation != config.model.parameterisation:
         raise typing.InputError(
-            f"config.start is 'teacher', whose network predicts {run.config.model.parameterisation!r}, and config.model"
+            f"config.start is {config.start!r}, whose network predicts {run.config.model.parameterisation!r}, and config.model"
             f" {config.model.parameterisation!r}: --config.model.parameterisation={run.config.model.parameterisation}."
         )
     return run.params

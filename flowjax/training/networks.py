@@ -107,7 +107,6 @@ def _velocity(run):
 def _guided(config, asked, run, velocity, weights, load):
     """(velocity, weights) of the teacher under config.guidance."""
     kind, interval = config.guidance.kind, config.guidance.interval
-    guidance.check(kind, config.guidance.scale, interval)
     if "teacher_map" in asked:
         raise typing.InputError(
             f"config.guidance.kind is {kind!r}, and the method asks its teacher for a flow map; only velocities are guided:"
