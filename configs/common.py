@@ -65,8 +65,8 @@ def base(preset, *, method):
 
 
 def auxiliary(config):
-    """How an auxiliary network is trained: fields of config.optim that are its own."""
-    return ml_collections.ConfigDict({"learning_rate": config.optim.get_ref("learning_rate"), "every": 1})
+    """How an auxiliary network is trained: fields of config.optim that are its own. The rate follows V's until it is set."""
+    return ml_collections.ConfigDict({"learning_rate": config.optim.get_oneway_ref("learning_rate"), "every": 1})
 
 
 def network(name, **fields):

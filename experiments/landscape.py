@@ -18,6 +18,7 @@ import json
 import os
 import pathlib
 import platform
+import traceback
 from typing import Any, NamedTuple
 
 import jax
@@ -139,7 +140,7 @@ def measured(name, config, path, judge):
     from flowjax.training import evaluation
 
     known = path / name / "measured.json"
-    if known.exists() and (path / name / "one_step.npz").exists():
+    if known.exists():
         return json.loads(known.read_text())
     jumps = methods.METHODS[name].jumps
     steps = {"none": EULER_STEPS, "from noise": (1,), "grid": (config.method.get("steps", 1),)}.get(jumps, SAMPLING_STEPS)
@@ -152,7 +153,7 @@ def measured(name, config, path, judge):
             samples = sample(trained.params, seed, judge.labels, n)
             distances = judge.measure(samples, judge.labels)
             found["distance"][str(n)].append(distances[judge.distance])
-            if n == steps[0]:
+            if n == 1:
                 found["second"].append(distances[judge.second])
                 if seed == 0:
                     np.savez(path / name / "one_step.npz", x=samples[:8192], labels=judge.labels[:8192])
@@ -223,9 +224,9 @@ def costs(found, configs):
     for name in found:
         needs = methods.METHODS[name].needs
         if "teacher" in needs or name in PAIRS:
-            whole[name] += own["flow_matching"]
+            whole[name] += own.get("flow_matching", np.nan)  # it may have failed after it was trained
         if "teacher_map" in needs:
-            whole[name] += own["psd"]
+            whole[name] += own.get("psd", np.nan)
         if name in PAIRS:  # Heun's method asks twice a step
             whole[name] += 2 * SOLVER_STEPS * trajectories(configs[name]) / configs[name].batch_size
     return own, whole
@@ -250,7 +251,7 @@ def table(found, failed, configs):
             "1 step over flow matching's": ratio,
             "FPE a step": row["FPE"] if row else "",
             "training, thousand FPE": own[name] / 1e3 if row else "",
-            "with its teacher": whole[name] / 1e3 if row else "",
+            "with its teacher": whole[name] / 1e3 if row and np.isfinite(whole[name]) else "",
         }
         exact[-1] |= {"second measure, 1 step": mean(row["second"]) if row else "", **numbers, "failed": failed.get(name, "")}
         read[-1] |= {head: f"{value:.4g}" if value != "" else "" for head, value in numbers.items()}
@@ -285,22 +286,16 @@ def report(path, configs, found, failed, judge):
         f"{first.data.name}, {first.steps} steps of training at batch {first.batch_size}, {seeds}: {judge.distance} of {size} samples to as"
         f" many real rows; other real rows (the floor) {judge.floor:.4f}, noise {judge.noise:.4g}. FPE: forward passes of a batch, counted"
         f" in the compiled step; {first.steps} of them and, for a method that distils, the teacher's training (and trajectories) are its"
-        f" training cost. ms a step: of all seeds together, the fastest tenth. {datetime.date.today()}, {jax.device_count()}"
+        f" training cost. All seeds of a student share one teacher, the first seed of flow_matching (psd for pfmm), so that its deviation leaves"
+        f" the teacher's out. Empty: jumps that a method does not learn. ms a step: of all seeds together, the fastest tenth. {datetime.date.today()}, {jax.device_count()}"
         f" {jax.default_backend()} device(s), {platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}, Python"
-        f" {platform.python_version()}: `{command()}`."
+        f" {platform.python_version()}: `{command_line.typed('landscape')}`."
     )
     text = tables.write(path / "landscape", exact, about, shown=read)
     times = [{"method": name, "ms a step, all seeds": row["ms"]} for name, row in found.items()]
     tables.write_csv(path / "wall_time.csv", times or [{"method": "", "ms a step, all seeds": ""}])
     draw(path, first, found, costs(found, configs)[1], judge)
     return text
-
-
-def command():
-    """The command of this table."""
-    chosen = "" if set(METHODS.value) == set(methods.METHODS) else f" --methods={','.join(METHODS.value)}"
-    steps = f" --steps={STEPS.value}" if STEPS.value else ""
-    return f"python -m experiments.landscape --data={DATA.value} --seeds={SEEDS.value}{steps}{chosen}"
 
 
 def draw(path, first, found, cost, judge):
@@ -318,12 +313,13 @@ def draw(path, first, found, cost, judge):
         )
         columns = {"real": few(judge.data["x"], judge.labels)} | {head(name): few(*load(name).values()) for name in one_step}
         plots.image_grid(path / "landscape.png", columns, title=f"{title}, {judge.distance}")
-    if one_step:
+    priced = {name: row for name, row in one_step.items() if np.isfinite(cost[name])}
+    if priced:
         plots.labelled_points(
             path / "distance_against_cost.png",
             {
                 name: plots.Labelled(cost[name] / 1e3, row["distance"]["1"], methods.METHODS[name].rule)
-                for name, row in one_step.items()
+                for name, row in priced.items()
             },
             reference=("other real rows", judge.floor),
             xlabel="cost of training, its teacher's included, in thousand forward passes of a batch",
@@ -336,7 +332,7 @@ def main():
     if TABLE.value:
         print(method_table())
         return
-    from flowjax.training import workdir as folders
+    from flowjax.training import NonFiniteError, workdir as folders
 
     path = pathlib.Path(WORKDIR.value)
     configs, found, failed = planned(path), {}, {}
@@ -351,7 +347,9 @@ def main():
                     return
                 found[name] = measured(name, config, path, judge)
             except Exception as error:  # whatever it is, it stands in the row, and the others go on
-                failed[name] = " ".join(str(error).split())[:300]
+                known = isinstance(error, (NonFiniteError, typing.InputError))
+                failed[name] = " ".join(f"{'' if known else f'{type(error).__name__}: '}{error}".split())[:300]
+                tables.write_text(path / f"{name}.failure.txt", "".join(traceback.format_exception(error)))
                 bar.write(f"{name} failed: {failed[name]}")
     print("\n" + report(path, configs, found, failed, judge))
     names = ("landscape.md", "landscape.csv", "wall_time.csv", "landscape.png", "distance_against_cost.png")

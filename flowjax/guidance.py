@@ -6,6 +6,8 @@ Classifier-free guidance takes the unconditional velocity of the same network fo
 The scale of a row stands in `cond["guidance"]`, [B].
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -76,7 +78,7 @@ def told(method, low, high):
     def draw(key, batch, step):
         scale_key, own_key = jax.random.split(key)
         scale = jax.random.uniform(scale_key, batch["x"].shape[:1], minval=low, maxval=high)
-        return method.draw(own_key, {**batch, "guidance": jnp.broadcast_to(scale, batch["x"].shape[:1])}, step)
+        return method.draw(own_key, {**batch, "guidance": scale}, step)
 
     return method._replace(draw=draw)
 
@@ -92,5 +94,6 @@ def check(kind, scale, interval):
 
 
 def _ordered(name, pair, least, most, expected):
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not least <= pair[0] <= pair[1] <= most:
+    numbers = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(value, (int, float)) for value in pair)
+    if not numbers or not least <= pair[0] <= pair[1] <= most or math.isinf(pair[1]):
         raise typing.InputError(f"{name} is {pair!r}; expected {expected}.")

@@ -103,6 +103,23 @@ def test_a_second_call_trains_and_measures_nothing_anew(finished, monkeypatch):
     ).read_bytes().splitlines()
 
 
+def test_a_teacher_that_cannot_be_measured_stops_no_student(finished, monkeypatch):
+    whole = landscape.measured
+
+    def failing(name, *args):
+        if name == "flow_matching":
+            raise KeyError("lost")
+        return whole(name, *args)
+
+    monkeypatch.setattr(landscape, "measured", failing)
+    found = run(finished, ["freeflow", "ct"])
+    assert (
+        found["flow_matching"]["failed"] == "KeyError: 'lost'"
+        and "KeyError" in (finished / "flow_matching.failure.txt").read_text()
+    )
+    assert found["freeflow"]["1 step"] and not found["freeflow"]["with its teacher"] and found["ct"]["with its teacher"]
+
+
 @pytest.mark.parametrize(
     ("methods", "changes", "said"),
     [

@@ -1,16 +1,21 @@
 """What the README says runs, and every preset builds its training step."""
 
 import importlib
+import json
 import pathlib
 import re
+import shlex
+import sys
 
 import jax
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from configs import common, method
 from experiments import landscape
 from flowjax import flowmap, losses, methods, typing
-from flowjax.training import experiment, loop
+from flowjax.training import experiment, loop, workdir as folders
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -35,14 +40,35 @@ def test_the_methods_stand_in_the_readme_as_in_the_code():
     ]  # fmt: skip
 
 
+COMMANDS = re.findall(r"^python -m experiments\.train (--config=.*)$", README, re.M)
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split("--workdir=")[1])
+def test_the_training_commands_of_the_readme_set_the_fields_that_they_name(command, monkeypatch):
+    words = shlex.split(command)
+    monkeypatch.setattr(sys, "argv", ["train", *words])  # where ml_collections looks for the fields
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    values(["train", *words])
+    file, preset = re.fullmatch(r"--config=configs/(\w+).py:(\S+)", words[0]).groups()
+    flat = lambda config: folders._flat(json.loads(config.to_json()))
+    plain, typed = flat(importlib.import_module(f"configs.{file}").get_config(preset)), flat(values.config)
+    named = {word.removeprefix("--config.").split("=")[0] for word in words if word.startswith("--config.")}
+    follows = {"steps": {"method.total_steps"}}
+    changed = {name for name in typed if typed[name] != plain[name]}
+    assert named <= changed <= named.union(*(follows.get(name, set()) for name in named))
+
+
 def test_files_and_flags_of_the_readme_exist():
     for path in re.findall(r"`((?:flowjax|configs|tests|experiments|docs)/[\w./]+)`", README):
         assert (ROOT / path).exists() or path == "configs/NAME.py", path
     for path in re.findall(r"\]\((\w[\w./]+)\)", README):
         assert (ROOT / path).exists(), path
-    for module, flags in re.findall(r"python -m experiments\.(\w+)((?: --[\w.]+=\S+)*)", README):
+    for module, given in re.findall(r"python -m experiments\.(\w+)((?: --[\w.]+=\S+)*)", README):
         code = (ROOT / "experiments" / f"{module}.py").read_text()
-        for flag in re.findall(r"--(\w+)", flags):
+        for flag in re.findall(r"--(\w+)", given):
             assert f'("{flag}"' in code, (module, flag)
 
 

@@ -98,7 +98,8 @@ def write(folder: str, about: dict, parts, flag: str = "--output"):
             said = "; ".join(f"{name}: {old.get(name)} there, {about[name]} now" for name in differ)
             raise typing.InputError(f"{flag}={path} holds other trajectories ({said}); give another folder.")
     else:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        # Hidden files are what a kill leaves of a file that was being written.
+        if path.exists() and (not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir())):
             raise typing.InputError(f"{flag}={path} is not empty and holds no {ABOUT}; give a new or empty folder.")
         path.mkdir(parents=True, exist_ok=True)
         done = 0

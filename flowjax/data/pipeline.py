@@ -49,7 +49,7 @@ def arrays(source: Source, limit: int | None = None) -> dict[str, np.ndarray]:
       limit: at most this many rows.
 
     Returns:
-      {"x": float32 [n, *source.shape], pixels in [-1, 1], "label": int32 [n] if labelled}.
+      {"x": float32 [n, *source.shape], pixels in [-1, 1], "label": int32 [n] if labelled}, and what a coupled source has besides.
     """
     count = source.size if limit is None else min(limit, source.size)
     batch = source.rows(np.arange(count))
@@ -81,7 +81,7 @@ def batches(
 
     Returns:
       An iterator of {"x": float32 [B / P, *source.shape], pixels in [-1, 1], "label": int32 [B / P] if labelled, "eps": like x if the
-      source has a coupling}.
+      source has a coupling, "trajectory" and "times" if it holds trajectories}.
 
     Raises:
       InputError: the arguments do not fit together.

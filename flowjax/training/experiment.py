@@ -69,6 +69,7 @@ def setup(config, devices=None):
     source = data.couple(load_split("train"), config.data.coupling)
     held_out = load_split("test") if config.eval_every else None
     data.check(source, batch_size=config.batch_size, seed=config.seed, flip=config.data.flip)
+    _check_method(config)
     net = _network(config, source.num_classes)
     load_run = lambda folder, flag: _other_run(folder, flag, config.data.name, source.shape, source.num_classes)
     modules = networks.make(config, method, net, load_run)
@@ -85,14 +86,35 @@ def setup(config, devices=None):
     like = _like(_traced(config, init, start), whole)
     _traced(config, pure_step, like, batch, modules.fixed)
     _traced(config, checkpoint.fingerprint, like)
-    placed = functools.partial(jax.jit(init, out_shardings=whole), jax.device_put(start, whole))
-    modules = modules._replace(fixed=jax.device_put(modules.fixed, whole))
+    placed = functools.partial(jax.jit(init, out_shardings=whole), jax.device_put(jax.device_get(start), whole))
+    # By way of the host: they were read onto one device of this process.
+    modules = modules._replace(fixed=jax.device_put(jax.device_get(modules.fixed), whole))
     return Experiment(config, source, held_out, method, modules, mesh, placed, like, batch, pure_step, optimizers["V"].schedule)
+
+
+def _check_method(config):
+    """Raises InputError for a coupling that a method does not read, or a sampler that is for another path."""
+    if config.data.coupling and methods.METHODS[config.method.name].jumps == "from noise":
+        raise typing.InputError(
+            f"config.data.coupling is {config.data.coupling!r}, and {config.method.name!r} learns from noise alone:"
+            " --config.data.coupling= clears it."
+        )
+    if config.sampler == "consistency" and networks.path_of(config) != "linear":
+        raise typing.InputError(
+            f"config.sampler is 'consistency', which adds noise on the linear path, and config.method.path is"
+            f" {networks.path_of(config)!r}: --config.sampler=flow_map."
+        )
 
 
 def _method(config):
     method = methods.make(**_plain(config.method))
     if not config.guidance.kind:
+        for name, idle in (("scale", (1.0, 1.0)), ("interval", (0.0, 1.0)), ("weak", "")):
+            if config.guidance[name] != idle:
+                raise typing.InputError(
+                    f"config.guidance.{name} is {config.guidance[name]!r}, and config.guidance.kind is ''; expected a kind:"
+                    f" --config.guidance.kind={' or '.join(guidance.KINDS)}."
+                )
         return method
     guidance.check(config.guidance.kind, config.guidance.scale, config.guidance.interval)
     return guidance.told(method, *config.guidance.scale)
@@ -118,7 +140,7 @@ def _optimized(config, method, trained, shape):
         optimizers[name] = state.make_optimizer(
             ml_collections.ConfigDict({**_plain(config.optim), **own}),
             config.steps,
-            name="optim" if name == "V" else f"auxiliary.{name}",
+            part="optim" if name == "V" else f"auxiliary.{name}",
         )
 
     def one(key, start):
@@ -231,10 +253,12 @@ def load(workdir, average="", flag="--workdir", seed=0):
       InputError: if the folder holds no run, no readable checkpoint or no such average.
     """
     config = folders.load_config(workdir, flag)
+    if "seeds" not in config:
+        raise typing.InputError(f"{flag}={workdir} is a run of an earlier flowjax, whose config lacks 'seeds'; train it again.")
     shape, num_classes = folders.load_data_facts(workdir)
     method, net = _method(config), _network(config, num_classes)
     _, init = _optimized(config, method, networks.trained(method, net), shape)
-    like = _like(jax.eval_shape(init), sharding.whole(sharding.data_mesh(jax.devices()[:1])))
+    like = _like(jax.eval_shape(init), sharding.whole(sharding.data_mesh(jax.local_devices()[:1])))
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         found = checkpoints.restore(like)
     if found is None:

@@ -39,6 +39,8 @@ def train(config, workdir, devices=None):
         with checkpoint.Checkpoints(workdir, keep=config.keep) as checkpoints:
             state, start = checkpoints.restore(run.like, report=tqdm.tqdm.write) or (run.init(), 0)
             if start == config.steps:
+                if stop:  # nobody else will hear of it
+                    raise KeyboardInterrupt
                 return state
             metrics = folders.Metrics(workdir, start)
             try:

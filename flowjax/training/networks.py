@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from flowjax import guidance, models, typing
+from flowjax import guidance, methods, models, typing
 from flowjax.data import points
 
 EXACT = "exact"
@@ -61,9 +61,15 @@ def make(config, method, net, load):
             + (f", or --config.teacher={EXACT} for the closed-form velocity of {config.data.name}." if closed else ".")
         )
     if config.teacher == EXACT:
+        if path_of(config) != "linear":
+            raise typing.InputError(
+                f"config.teacher is {EXACT!r}, the velocity on the linear path, and config.method.path is {path_of(config)!r};"
+                " --config.method.path=linear."
+            )
         velocity, run, weights = _closed_form(config.data.name, asked), None, ()
     else:
         run = load(config.teacher, "--config.teacher")
+        _check_knows(run, config, "--config.teacher", asked[0])
         weights, velocity = run.params, _velocity(run)
     if config.guidance.kind:
         velocity, weights = _guided(config, asked, run, velocity, weights, load)
@@ -71,6 +77,29 @@ def make(config, method, net, load):
     else:
         ask = None if run is None else _map(run)
     return Networks(modules, velocity, ask, weights)
+
+
+def path_of(config):
+    """The path of a config's method; those without the constant are on the linear one."""
+    return config.method.get("path", "linear")
+
+
+def _check_knows(run, config, flag, asked):
+    """Raises InputError unless a run learned what it is asked for, a velocity or a map, on the path of the student."""
+    name = run.config.method.name
+    jumps = methods.METHODS[name].jumps
+    grid = ("grid",) if config.method.name == "pd" else ()
+    if jumps not in (("any", "none") if asked == "teacher" else ("any", *grid)):
+        what = "a velocity V(x, t, t)" if asked == "teacher" else "a flow map"
+        raise typing.InputError(
+            f"{flag} is a run of {name!r}, which learns {'no jumps' if jumps == 'none' else f'jumps {jumps}'} and so does not know"
+            f" {what}; give a run of {'flow_matching' if asked == 'teacher' else 'psd or meanflow'}, for example."
+        )
+    if path_of(run.config) != path_of(config):
+        raise typing.InputError(
+            f"{flag} is a run on the path {path_of(run.config)!r}, and config.method.path is {path_of(config)!r}; a teacher must be on"
+            " the student's path."
+        )
 
 
 def trained(method, net):
@@ -119,6 +148,7 @@ def _guided(config, asked, run, velocity, weights, load):
                 " --config.guidance.weak=runs/NAME."
             )
         weak = load(config.guidance.weak, "--config.guidance.weak")
+        _check_knows(weak, config, "--config.guidance.weak", "teacher")
         ask_weak = _velocity(weak)
 
         def autoguided(both, x, t, cond):
@@ -129,6 +159,11 @@ def _guided(config, asked, run, velocity, weights, load):
             return guidance.autoguidance(own, other, interval)(x, t, cond)
 
         return autoguided, {"teacher": weights, "weak": weak.params}
+    if config.guidance.weak:
+        raise typing.InputError(
+            f"config.guidance.weak is {config.guidance.weak!r}, and config.guidance.kind {kind!r} asks no weaker run:"
+            " --config.guidance.weak= clears it."
+        )
     if run is None or not run.num_classes or not run.config.method.get("label_drop", 0.0):
         raise typing.InputError(
             f"config.guidance.kind is {kind!r}, and the teacher {config.teacher} has no unconditional velocity: it must be a run on"

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import tqdm
 
-from flowjax import checks, data, samplers, typing
+from flowjax import checks, data, methods, samplers, typing
 from flowjax.data import couplings
 from flowjax.training import experiment
 
@@ -40,6 +40,12 @@ def write(workdir, folder, *, num=65_536, steps=64, points=2, solver="heun", see
     run = experiment.load(workdir)
     if run.config.guidance.kind:
         raise typing.InputError(f"--workdir={workdir} is a student of a guided teacher; give the teacher itself.")
+    jumps = methods.METHODS[run.config.method.name].jumps
+    if jumps not in ("any", "none"):
+        raise typing.InputError(
+            f"--workdir={workdir} is a run of {run.config.method.name!r}, which learns jumps {jumps} and no velocity V(x, t, t); give a"
+            " run of flow_matching, for example."
+        )
     labels = _labels(run, num)
     times = np.linspace(1.0, 0.0, points)
     about = {
@@ -63,7 +69,7 @@ def _labels(run, num):
     if not run.num_classes:
         return np.full(num, -1, np.int32)
     config = run.config.data
-    return np.resize(data.arrays(data.load(config.name, data_dir=config.dir or None))["label"], num).astype(np.int32)
+    return np.resize(data.arrays(data.load(config.name, data_dir=config.dir or None), limit=num)["label"], num).astype(np.int32)
 
 
 def _carry(run, solver, steps, points):

@@ -97,14 +97,14 @@ def _started(fresh, start, path=""):
     }
 
 
-def make_optimizer(config, steps, name="optim"):
+def make_optimizer(config, steps, part="optim"):
     """An optax optimizer from `config.optim`: clipping, then the optimizer by name with its own keyword arguments.
 
     Args:
       config: `name` (of optax or optax.contrib), `learning_rate`, `schedule` ("constant", "cosine" or "linear"),
         `warmup_steps` (updates), `clip_norm` (0: none), `every` (steps from one update to the next), `kwargs`.
       steps: length of the training, over which a falling schedule falls to 0.
-      name: of that part of the config, for the errors.
+      part: which part of the config it is, for the errors.
 
     Returns:
       An Optimizer.
@@ -114,15 +114,15 @@ def make_optimizer(config, steps, name="optim"):
     """
     if not isinstance(config.every, int) or config.every < 1:
         raise typing.InputError(
-            f"config.{name}.every is {config.every!r}; expected a whole number of at least 1: 1 updates at each step."
+            f"config.{part}.every is {config.every!r}; expected a whole number of at least 1: 1 updates at each step."
         )
-    schedule = _schedule(config, -(-steps // config.every), name)
+    schedule = _schedule(config, -(-steps // config.every), part)
     factories = {name: f for module in (optax.contrib, optax) for name, f in vars(module).items() if _is_optimizer(name, f)}
     checks.member("optimizer (any of optax or optax.contrib works)", config.name, factories, listed=False)
     factory, kwargs = factories[config.name], dict(config.kwargs)
     known = [name for name in inspect.signature(factory).parameters if name != "learning_rate"]
     for name in kwargs:
-        checks.member(f"argument of optimizer {config.name!r} (--config.optim.kwargs={{}} clears them)", name, known)
+        checks.member(f"argument of optimizer {config.name!r} (config.{part}.kwargs = {{}} clears them)", name, known)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     try:
         return Optimizer(optax.chain(clip, factory(learning_rate=schedule, **kwargs)), schedule, config.every)
@@ -134,11 +134,11 @@ def _is_optimizer(name, factory):
     return not name.startswith("_") and inspect.isfunction(factory) and "learning_rate" in inspect.signature(factory).parameters
 
 
-def _schedule(config, steps, name):
+def _schedule(config, steps, part):
     peak, warmup = config.learning_rate, config.warmup_steps
     if not peak > 0 or not 0 <= warmup < max(steps, 1):
         raise typing.InputError(
-            f"config.{name}: learning_rate is {peak} and warmup_steps {warmup}; the rate must be above 0, the warm-up shorter than"
+            f"config.{part}: learning_rate is {peak} and warmup_steps {warmup}; the rate must be above 0, the warm-up shorter than"
             f" the {steps} updates."
         )
     falls = {
@@ -146,7 +146,7 @@ def _schedule(config, steps, name):
         "cosine": lambda: optax.cosine_decay_schedule(peak, steps - warmup),
         "linear": lambda: optax.linear_schedule(peak, 0.0, steps - warmup),
     }
-    checks.member(f"config.{name}.schedule", config.schedule, falls)
+    checks.member(f"config.{part}.schedule", config.schedule, falls)
     if not warmup:
         return falls[config.schedule]()
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), falls[config.schedule]()], [warmup])
