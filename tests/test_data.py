@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn import datasets as sklearn_datasets
 
 from flowjax import data, evals, typing
-from flowjax.data import digits, points, tfds_images
+from flowjax.data import digits, points, reflow, tfds_images
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COUNT = data.Source("count", 10, (1,), 0, lambda ids: {"x": ids[:, None].astype(np.float32)})
@@ -272,7 +272,8 @@ def test_tensorflow_is_never_imported():
     assert "tensorflow" not in sys.modules
 
 
-def test_reflow_pairs_noise_with_what_the_exact_flow_makes_of_it():
+def test_reflow_pairs_noise_with_what_the_exact_flow_makes_of_it(monkeypatch):
+    monkeypatch.setattr(reflow, "PAIRS", 2**12)  # all of them take seconds
     source = data.load("checkerboard_reflow")
     batch = next(data.batches(source, batch_size=256, seed=0))
     assert source.coupled and set(batch) == {"x", "eps"} and batch["eps"].dtype == np.float32

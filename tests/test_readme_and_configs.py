@@ -15,6 +15,7 @@ from ml_collections import config_flags
 from configs import common, method
 from experiments import landscape
 from flowjax import flowmap, losses, methods, typing
+from flowjax.data import reflow
 from flowjax.training import experiment, loop, workdir as folders
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -87,7 +88,8 @@ PRESETS = [
 
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
-def test_every_preset_builds_its_training_step(name, preset, teacher):
+def test_every_preset_builds_its_training_step(name, preset, teacher, monkeypatch):
+    monkeypatch.setattr(reflow, "PAIRS", 2**8)  # all of them take seconds
     config = method.get_config(f"{name},{preset}")
     if name == "pfmm":
         config.teacher = teacher
