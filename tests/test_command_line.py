@@ -262,6 +262,7 @@ def test_a_benchmark_refuses_before_it_measures(module, flags, said, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_methods_goes_on_where_it_was(tmp_path):
     flags = ["--rounds=1", f"--output={tmp_path}"]
     output, code = finish("benchmark_methods", "--methods=flow_matching", *flags)

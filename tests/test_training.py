@@ -160,7 +160,7 @@ def test_another_config_is_refused_and_nothing_is_written(tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
 
-@pytest.mark.parametrize("damage", ["truncate", "remove", "flip"])
+@pytest.mark.parametrize("damage", [pytest.param("truncate", marks=pytest.mark.slow), "remove", "flip"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage, capsys):
     config = small()
     loop.train(config, tmp_path / "run", devices=jax.devices()[:1])
