@@ -6,7 +6,8 @@ writes landscape.csv, landscape.md, landscape.png (one-step samples of all metho
 reported in its row. A killed run goes on where it was: the same command. Wall times, which no two runs share, are in wall_time.csv.
 
 Flow matching, which learns no jumps, is sampled with Euler's method, methods that learn jumps to the data alone with jumps and new
-noise, and what a method does not learn stays empty. On two CPU cores: checkerboard, three seeds, all methods, 3,000 steps: two hours.
+noise, and what a method does not learn stays empty. On two CPU cores checkerboard, three seeds, all methods, 3,000 steps, took two
+hours beside other work.
 
 `--table` prints what each method is and costs instead, from flowjax.methods and docs/method_costs.csv, which
 experiments.benchmark_methods writes.
