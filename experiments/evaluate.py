@@ -19,9 +19,7 @@ EMA = flags.DEFINE_string(
     "ema", "", "decay of the averaged weights, or none for the raw ones; default: the run's first average"
 )
 SAMPLER = flags.DEFINE_string("sampler", "", "flow_map, consistency, euler or heun; default: the run's own")
-GUIDANCE = flags.DEFINE_float(
-    "guidance", None, "scale, of a student of a guided teacher; default: the middle of those it learned"
-)
+GUIDANCE = flags.DEFINE_float("guidance", None, "of a student of a guided teacher: the scale; default: the middle")
 flags.mark_flag_as_required("workdir")
 
 

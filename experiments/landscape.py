@@ -33,9 +33,7 @@ from flowjax import checks, data, flops, methods, plots, typing
 from flowjax.data import points
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/landscape", "folder of the runs and of the tables")
-DATA = flags.DEFINE_string(
-    "data", "checkerboard", "points (checkerboard, eight_gaussians, ...), digits, a TFDS dataset, or test to rehearse"
-)
+DATA = flags.DEFINE_string("data", "checkerboard", "points (checkerboard, ...), digits, a TFDS dataset, or test to rehearse")
 METHODS = flags.DEFINE_list("methods", list(methods.METHODS), "which methods")
 STEPS = flags.DEFINE_integer("steps", 0, "steps of training; 0: the preset's", lower_bound=0)
 SEEDS = flags.DEFINE_integer("seeds", 1, "seeds, trained side by side", lower_bound=1)
