@@ -11,7 +11,6 @@ import time
 import numpy as np
 import pytest
 from absl import flags
-from absl.testing import flagsaver
 
 from experiments import landscape
 from flowjax import methods, training, typing
@@ -24,7 +23,9 @@ def run(folder, methods, **changes):
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(["landscape"])
     chosen = {"data": "test", "seeds": 2, "steps": 4, "methods": methods, "workdir": str(folder), **changes}
-    with flagsaver.flagsaver(**chosen):
+    with pytest.MonkeyPatch.context() as patch:  # absl's flagsaver would forget the flags that grain defines meanwhile
+        for name, value in chosen.items():
+            patch.setattr(flags.FLAGS, name, value)
         landscape.main()
     return rows(folder)
 
