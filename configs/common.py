@@ -29,7 +29,8 @@ def base(preset, *, method):
     config.eval_every = 500  # 0: never
     config.eval_samples = 8_192
     config.eval_steps = (1, 2, 4)
-    config.sampler = "flow_map"  # "euler" or "heun" where V is trained on the diagonal only
+    # Name and options, see flowjax.samplers.named: "euler" or "heun" where V is trained on the diagonal only, "gamma:gamma=0.3", ...
+    config.sampler = "flow_map"
     config.save_every = 1_000
     config.keep = 2  # newest checkpoints that stay
 

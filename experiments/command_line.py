@@ -7,6 +7,12 @@ from absl import app, flags, logging
 from flowjax import typing
 from flowjax.training import NonFiniteError
 
+SAMPLER_HELP = (
+    "flow_map, consistency, gamma:gamma=0.5, restart:low=0.2,high=0.6,repeats=2, euler, heun, midpoint or adaptive:rtol=1e-5;"
+    " default: the run's own"
+)
+GRID_HELP = "uniform, shifted:shift=3, karras:sigma_min=0.002,sigma_max=80,rho=7, or times such as 1,0.8,0.3,0"
+
 
 def run(main):
     """Runs `main()` as a script: mistakes of a person end in one sentence on stderr and status 2, without a traceback."""

@@ -18,7 +18,7 @@ PRESET = flags.DEFINE_string("preset", "digits", "preset of configs/meanflow.py"
 
 def main():
     from flowjax import training
-    from flowjax.training import evaluation, workdir as folders
+    from flowjax.training import evaluation, scores, workdir as folders
 
     # ------------------------------------------------------------------------------------------------------ train
     config, path = meanflow.get_config(PRESET.value), pathlib.Path(WORKDIR.value)
@@ -39,7 +39,7 @@ def main():
     evaluation.draw_samples(path / "samples.png", samples, labels, trained.num_classes, real=real, title=title, per_class=8)
 
     # ------------------------------------------------------------------------------------------------------ curves
-    rows, about = evaluation.evaluate(path, config.eval_steps)
+    rows, about = scores.evaluate(path, config.eval_steps, measures=scores.HEADLINES.get(config.data.name, ()))
     records = folders.read_metrics(path)
     measures = ("frechet_pixels", "frechet_features", "sliced_wasserstein", "energy_distance")
     distances = [f"{config.eval_steps[0]}step/{name}" for name in measures if name in rows[0]]
@@ -49,7 +49,7 @@ def main():
     )
 
     # ----------------------------------------------------------------------------------------------------- summary
-    print("\n" + tables.write(path / "summary", rows, about))
+    print("\n" + tables.write(path / "summary", rows, about, shown=scores.shown(rows)))
     print("Wrote:")
     for name, what in {
         "samples.png": "real rows beside 1-, 2- and 4-step samples",

@@ -1,8 +1,13 @@
 """Measures a run: python -m experiments.evaluate --workdir=runs/demo --steps=1,2,4
 
-Needs the workdir alone. Prints a table of samples at each number of steps, held-out real data and noise against real data, and
-writes it as evaluation.csv and evaluation.md into the workdir. Lower is better for distances, higher for agreement, recall and
-precision.
+Needs the workdir alone. Prints a table of samples at each number of steps, other real rows and noise against real rows, each number
+with its error, and writes it as evaluation.csv, evaluation.md and evaluation.png into the workdir. Several averages, samplers and
+scales of guidance are combined:
+
+    python -m experiments.evaluate --workdir=runs/demo --steps=1,2,4,8 --ema=0.999,none --sampler=flow_map --sampler=gamma:gamma=0.3
+
+Lower is better for distances, higher for agreement, precision, recall, density and coverage; copying is 1/2 where samples are no
+nearer to the training rows than unseen rows are, and 1 where they are copies.
 """
 
 import pathlib
@@ -10,35 +15,52 @@ import pathlib
 from absl import flags
 
 from experiments import command_line, tables
+from flowjax import plots, typing
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 STEPS = flags.DEFINE_list("steps", ["1", "2", "4"], "numbers of steps")
 NUM = flags.DEFINE_integer("num", 0, "number of samples; 0: as many as there are real rows, 10,000 at most", lower_bound=0)
 SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper_bound=2**32 - 1)
-EMA = flags.DEFINE_string(
-    "ema", "", "decay of the averaged weights, or none for the raw ones; default: the run's first average"
+EMA = flags.DEFINE_list("ema", [""], "decays of averaged weights, none for the raw ones; default: the run's first average")
+SAMPLER = flags.DEFINE_multi_string("sampler", [""], "may be given several times: " + command_line.SAMPLER_HELP)
+GRID = flags.DEFINE_string("grid", "uniform", command_line.GRID_HELP)
+GUIDANCE = flags.DEFINE_list("guidance", [], "of a student of a guided teacher: scales; default: the middle")
+SAMPLES = flags.DEFINE_string("samples", "", "a folder that experiments.generate wrote, which is measured instead")
+MEASURES = flags.DEFINE_list(
+    "measures", [], "measures, also in the classifier's features: mmd_features; default: those that suit the data"
 )
-SAMPLER = flags.DEFINE_string("sampler", "", "flow_map, consistency, euler or heun; default: the run's own")
-GUIDANCE = flags.DEFINE_float("guidance", None, "of a student of a guided teacher: the scale; default: the middle")
+RESAMPLES = flags.DEFINE_integer("resamples", 16, "half samples for each error bar; 0: no error bars", lower_bound=0)
 flags.mark_flag_as_required("workdir")
 
 
 def main():
-    from flowjax.training import evaluation
+    from flowjax.training import scores
 
-    steps = command_line.whole_numbers("steps", STEPS.value, low=1)
-    rows, about = evaluation.evaluate(
+    rows, about = scores.evaluate(
         WORKDIR.value,
-        steps,
+        command_line.whole_numbers("steps", STEPS.value, low=1),
         num=NUM.value,
         seed=SEED.value,
-        average=EMA.value,
-        sampler=SAMPLER.value,
-        guidance=GUIDANCE.value,
+        averages=EMA.value or [""],
+        chosen=SAMPLER.value,
+        guidances=[scale(value) for value in GUIDANCE.value] or [None],
+        grid=GRID.value,
+        samples=SAMPLES.value,
+        measures=MEASURES.value,
+        resamples=RESAMPLES.value,
     )
     path = pathlib.Path(WORKDIR.value) / "evaluation"
-    print(tables.write(path, rows, about))
-    print(f"{path}.csv\n{path}.md")
+    print(tables.write(path, rows, about, shown=scores.shown(rows)))
+    panels, references = scores.curves(rows)
+    plots.measure_curves(f"{path}.png", panels, references=references, xlabel="steps", title=about)
+    print(f"{path}.csv\n{path}.md\n{path}.png")
+
+
+def scale(text):
+    try:
+        return float(text)
+    except ValueError:
+        raise typing.InputError(f"--guidance={text}: expected numbers, e.g. --guidance=1,2.") from None
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import numpy as np
 from absl import flags
 
 from experiments import command_line
-from flowjax import typing
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 STEPS = flags.DEFINE_list("steps", ["1", "2", "4"], "numbers of steps")
@@ -20,7 +19,8 @@ NUM = flags.DEFINE_integer("num", 64, "number of samples", lower_bound=1)
 EMA = flags.DEFINE_string(
     "ema", "", "decay of the averaged weights, or none for the raw ones; default: the run's first average"
 )
-SAMPLER = flags.DEFINE_string("sampler", "", "flow_map, consistency, euler or heun; default: the run's own")
+SAMPLER = flags.DEFINE_string("sampler", "", command_line.SAMPLER_HELP)
+GRID = flags.DEFINE_string("grid", "uniform", command_line.GRID_HELP)
 GUIDANCE = flags.DEFINE_float("guidance", None, "of a student of a guided teacher: the scale; default: the middle")
 OUT = flags.DEFINE_string("out", "", "path of the files without ending; default: WORKDIR/sample")
 flags.mark_flag_as_required("workdir")
@@ -28,13 +28,19 @@ flags.mark_flag_as_required("workdir")
 
 def main():
     from flowjax import training
-    from flowjax.training import evaluation
+    from flowjax.training import evaluation, networks
 
     steps = command_line.whole_numbers("steps", STEPS.value, low=1)
     trained = training.load(WORKDIR.value, EMA.value)
-    labels = asked_labels(trained)
+    asked = command_line.whole_numbers("labels", LABELS.value, low=0) if LABELS.value else ()
+    labels = np.resize(evaluation.asked_labels(trained, asked), NUM.value)
     sample = evaluation.make_sampler(
-        trained.net, trained.shape, SAMPLER.value or trained.config.sampler, trained.scale(GUIDANCE.value)
+        trained.net,
+        trained.shape,
+        SAMPLER.value or trained.config.sampler,
+        trained.scale(GUIDANCE.value),
+        grid=GRID.value,
+        path=networks.path_of(trained.config),
     )
     samples = {n: sample(trained.params, SEED.value, labels, n, progress=True) for n in steps}
 
@@ -45,25 +51,6 @@ def main():
     title = f"{trained.config.method.name}, {trained.step} steps of training"
     evaluation.draw_samples(png, samples, labels, trained.num_classes, title=title, per_class=16)
     print(f"{png}\n{npz}: {', '.join(f'samples_{n} {x.shape}' for n, x in samples.items())}, labels, seed")
-
-
-def asked_labels(trained):
-    if not LABELS.value:
-        return (
-            np.arange(NUM.value, dtype=np.int32) % trained.num_classes
-            if trained.num_classes
-            else np.full(NUM.value, -1, np.int32)
-        )
-    if not trained.num_classes:
-        raise typing.InputError(
-            f"--labels={','.join(LABELS.value)}: {trained.config.data.name} has no labels; leave the flag out."
-        )
-    labels = command_line.whole_numbers("labels", LABELS.value, low=0)
-    if max(labels) >= trained.num_classes:
-        raise typing.InputError(
-            f"--labels={','.join(LABELS.value)}: {trained.config.data.name} has the classes 0 to {trained.num_classes - 1}."
-        )
-    return np.resize(np.asarray(labels, np.int32), NUM.value)
 
 
 if __name__ == "__main__":

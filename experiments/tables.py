@@ -6,21 +6,37 @@ import os
 
 
 def markdown(rows):
-    """Rows, dicts with the same keys of names and numbers, as a Markdown table."""
+    """Rows, dicts with the same keys of names, numbers and pairs (number, its error), as a Markdown table."""
     names = list(rows[0])
-    shown = [[row[n] if isinstance(row[n], str) else f"{row[n]:.4g}" for n in names] for row in rows]
+    shown = [[_cell(row[n]) for n in names] for row in rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (names, ["---"] * len(names), *shown))
 
 
 def write(path, rows, about, shown=None):
-    """Writes rows, dicts with the same keys of names and numbers, as PATH.md (under a line `about` them) and PATH.csv.
+    """Writes rows, as in `markdown`, as PATH.md (under a line `about` them) and PATH.csv; there an error has a column of its own.
 
     `shown` are the rows of the Markdown, if others. Returns the Markdown.
     """
     text = about + "\n\n" + markdown(shown or rows) + "\n"
-    write_csv(path.with_name(f"{path.name}.csv"), rows)
+    write_csv(path.with_name(f"{path.name}.csv"), [_apart(row) for row in rows])
     write_text(path.with_name(f"{path.name}.md"), text)
     return text
+
+
+def _cell(value):
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, tuple):
+        return f"{value:.4g}"
+    return f"{value[0]:.4g}" + (f" ± {value[1]:.1g}" if value[1] == value[1] else "")
+
+
+def _apart(row):
+    """A row with each pair (number, error) as two columns."""
+    flat = {}
+    for name, value in row.items():
+        flat |= {name: value[0], f"{name} error": value[1]} if isinstance(value, tuple) else {name: value}
+    return flat
 
 
 def write_csv(path, rows):

@@ -9,9 +9,9 @@ import inspect
 
 from flowjax import checks
 from flowjax.methods.landscape import METHODS, MethodInfo
-from flowjax.methods.recipe import rows_multiple
+from flowjax.methods.recipe import raw_errors, rows_multiple
 
-__all__ = ["METHODS", "MethodInfo", "constants", "make", "rows_multiple"]
+__all__ = ["METHODS", "MethodInfo", "constants", "make", "raw_errors", "rows_multiple"]
 
 
 def make(name, *, total_steps=None, **hyper):

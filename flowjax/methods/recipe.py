@@ -64,18 +64,24 @@ def loss(terms, needs, nets, drawn):
     errors, metrics = 0.0, {}
     for term in terms:
         point, (lo, hi, n) = drawn[term.name], term.columns
-        scored, metrics[term.name] = _score(term, term.pair(nets, point))
+        scored, raw = _score(term, term.pair(nets, point))
+        metrics[term.name] = jnp.mean(raw)
         weighted = scored * (term.weight(point) if callable(term.weight) else term.weight)
         errors += jnp.pad(weighted.reshape(-1, hi - lo), ((0, 0), (lo, n - hi))).reshape(-1)
     return errors, metrics
 
 
+def raw_errors(method, nets, drawn):
+    """The mean square of each row of each term, before distance and weight: {term: [rows]}; their means are the metrics of the loss."""
+    return {term.name: _score(term, term.pair(nets, drawn[term.name]))[1] for term in method.terms}
+
+
 def _score(term, found):
-    """(errors [rows], raw mean) of what a pair function returned: a Pair, a Pair with arguments of its distance, or errors."""
+    """(errors [rows], raw [rows]) of what a pair function returned: a Pair, a Pair with arguments of its distance, or errors."""
     if not isinstance(found, tuple):
-        return found, jnp.mean(found)
+        return found, found
     pair, arguments = (found, {}) if isinstance(found, typing.Pair) else found
-    return term.distance(*pair, **arguments), jnp.mean(distances.squared(*pair, reduce="mean"))
+    return term.distance(*pair, **arguments), distances.squared(*pair, reduce="mean")
 
 
 # The rows of a term

@@ -7,47 +7,61 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from flowjax import checks, data, evals, plots, samplers, typing
-from flowjax.training import experiment
+from flowjax import data, evals, plots, samplers, typing
+from flowjax.training import sharding
 
 CHUNK = 512
 
 
-def make_sampler(net, shape, sampler="flow_map", guidance=None):
+def make_sampler(net, shape, sampler="flow_map", guidance=None, *, grid="uniform", path="linear", mesh=None):
     """A function `(params, seed, labels, steps) -> samples [n, *shape]`, one compilation for each number of steps.
 
-    Sample i starts from noise that depends on `seed` and i alone, so other steps, labels and chunks see the same noise.
+    Sample i starts from noise that depends on `seed` and i alone, so other steps, labels and chunks see the same noise. With
+    `first=k` the samples are those from number k on; with `x` [n, *shape] the times are turned round, and data is carried to noise.
 
     Args:
       net: a network, `net.apply(variables, x, s, t, cond)`.
       shape: of one row of data.
-      sampler: a key of flowjax.samplers.SAMPLERS.
+      sampler: name and options, see flowjax.samplers.named.
       guidance: the scale that a student of a guided teacher is told; None for other networks.
+      grid: name and options, or times, see flowjax.samplers.named_grid.
+      path: that the network was trained on.
+      mesh: whose devices share the rows; None: the default device alone.
 
     Raises:
-      InputError: for an unknown sampler; when called, for a number of steps below 1.
+      InputError: for an unknown sampler, grid or option; when called, for a number of steps below 1, or `x` and noisy samplers.
     """
-    checks.member("sampler", sampler, samplers.SAMPLERS)
+    samplers.named_grid(grid)
+    chosen = samplers.named(sampler, path)
+    rows, whole = (None, None) if mesh is None else (sharding.rows(mesh), sharding.whole(mesh))
+    least = 1 if mesh is None else mesh.devices.size
 
-    @functools.partial(jax.jit, static_argnames="steps")
-    def chunk(params, key, index, labels, steps):
+    @functools.partial(jax.jit, static_argnames="times", out_shardings=rows)
+    def chunk(params, key, index, labels, times, x=None):
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
         cond = {"label": labels} | ({} if guidance is None else {"guidance": jnp.full(labels.shape, guidance)})
         V = lambda x, s, t: net.apply({"params": params}, x, s, t, cond)
-        return samplers.SAMPLERS[sampler](V, noise, samplers.grid(steps), keys)
+        if x is not None:
+            return chosen.run(V, x, np.array(times[::-1]), keys)
+        return chosen.run(V, jax.vmap(lambda key: jax.random.normal(key, shape))(keys), np.array(times), keys)
 
-    def sample(params, seed, labels, steps, progress=False):
-        samplers.grid(steps)
-        labels, key = np.asarray(labels, np.int32), jax.random.key(seed)
-        size = min(CHUNK, len(labels))
-        starts = range(0, len(labels), size)
-        padded = np.pad(labels, (0, len(starts) * size - len(labels)), constant_values=-1)
+    def sample(params, seed, labels, steps, progress=False, *, first=0, x=None):
+        times = tuple(samplers.check(sampler, steps, grid).tolist())
+        if x is not None and chosen.noisy:
+            raise typing.InputError(f"sampler {sampler!r} draws new noise and cannot be inverted; expected e.g. heun.")
+        params, key, n = jax.device_put(params, whole), jax.random.key(seed), len(labels)
+        size = -(-min(CHUNK, n) // least) * least
+        starts = range(0, n, size)
+        padded = np.resize(np.asarray(labels, np.int32), len(starts) * size)
+        x = None if x is None else np.resize(np.asarray(x, np.float32), (len(padded), *shape))
         parts = []
         for start in tqdm.tqdm(starts, desc=f"{steps}-step samples", delay=3, leave=False, disable=not progress):
             part = slice(start, start + size)
-            parts.append(np.asarray(chunk(params, key, np.arange(len(padded))[part], padded[part], steps)))
-        return np.concatenate(parts)[: len(labels)]
+            index, label, begun = jax.device_put(
+                (first + np.arange(len(padded))[part], padded[part], None if x is None else x[part]), rows
+            )
+            parts.append(np.asarray(chunk(params, key, index, label, times, begun)))
+        return np.concatenate(parts)[:n]
 
     return sample
 
@@ -96,6 +110,22 @@ def digit_classifier(data_dir=None):
     return evals.classifier.load_or_fit(digits.folder(data_dir) / "classifier.npz", rows["x"], rows["label"], num_classes=10)
 
 
+def asked_labels(trained, labels=()):
+    """Classes to sample in turn, int32: those given or all of a run's; [-1] if its data has no labels.
+
+    Raises:
+      InputError: for a class that the data does not have.
+    """
+    if not trained.num_classes and not len(labels):
+        return np.array([-1], np.int32)
+    given = f"--labels={','.join(map(str, labels))}: {trained.config.data.name} has"
+    if not trained.num_classes:
+        raise typing.InputError(f"{given} no labels; leave the flag out.")
+    if not all(0 <= label < trained.num_classes for label in labels):
+        raise typing.InputError(f"{given} the classes 0 to {trained.num_classes - 1}.")
+    return np.asarray(labels if len(labels) else range(trained.num_classes), np.int32)
+
+
 def labels_like(labels, num_classes, count):
     """Labels to sample: those of the data in their order, repeated up to `count`; -1 if there are none."""
     return np.resize(labels, count).astype(np.int32) if num_classes else np.full(count, -1, np.int32)
@@ -127,46 +157,3 @@ def draw_samples(path, samples, labels, num_classes, *, real=None, title=None, p
         per_class = min(8 * per_class, *(len(x) for x, _ in columns.values())) // 8 * 8 or 1
         blocks = {n: x[:per_class].reshape(min(8, per_class), -1, *x.shape[1:]) for n, (x, _) in columns.items()}
     plots.image_grid(path, blocks, row_names=[str(c) for c in classes] or None, title=title)
-
-
-def evaluate(workdir, steps, *, num=0, seed=0, average="", sampler="", guidance=None):
-    """A table of what a run is worth: samples at each number of steps, other real data, and noise, against real data.
-
-    Args:
-      workdir: the folder of a run.
-      steps: numbers of steps, each at least 1.
-      num: number of samples; 0: as many as there are real rows.
-      seed: of the noise.
-      average: decay of the averaged weights, "none" for the raw ones, "" for the run's first average.
-      sampler: a key of flowjax.samplers.SAMPLERS; "" for the run's own.
-      guidance: scale, of a student of a guided teacher; None for the middle of those it learned.
-
-    Returns:
-      (rows, about): rows `{"what": ..., measure: float, ...}`, and a sentence that says what was compared with what. The digits
-      are compared with all 1,797, everything else with up to 10,000 held-out rows.
-    """
-    if num and num < 8:
-        raise typing.InputError(f"--num={num}: the measures need at least 8 samples.")
-    trained = experiment.load(workdir, average)
-    config, name = trained.config, trained.config.data.name
-    sample = make_sampler(trained.net, trained.shape, sampler or config.sampler, trained.scale(guidance))
-    rows_of = lambda split: data.arrays(data.load(name, split=split, data_dir=config.data.dir or None), limit=10_000)
-    held_out = rows_of("test")
-    real, other, what = (
-        (rows_of("train+test"), held_out, "real, held out")
-        if name == "digits"
-        else (held_out, rows_of("train"), "real, training")
-    )
-    count = num or len(real["x"])
-    labels = labels_like(real.get("label"), trained.num_classes, count)
-    measure = judge(config, real["x"])
-
-    rows = []
-    for n in steps:
-        samples = sample(trained.params, seed, labels, n, progress=True)
-        rows.append({"what": f"{n} step{'s' if n > 1 else ''}", "rows": len(samples), **measure(samples, labels)})
-    rows.append({"what": what, "rows": len(other["x"]), **measure(other["x"], other.get("label"))})
-    noise = np.random.default_rng(seed).standard_normal((count, *trained.shape), np.float32)
-    rows.append({"what": "noise", "rows": count, **measure(noise, labels)})
-    about = f"{config.method.name}, {trained.step} steps of training: {count} samples against {len(real['x'])} rows of {name}."
-    return rows, about

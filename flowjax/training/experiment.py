@@ -7,7 +7,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from flowjax import checks, data, guidance, methods, models, samplers, typing
+from flowjax import data, guidance, methods, models, samplers, typing
 from flowjax.training import checkpoint, networks, sharding, state, step, workdir as folders
 
 
@@ -25,6 +25,7 @@ class Experiment(NamedTuple):
       like: the state as ShapeDtypeStructs with shardings, for restoring and compiling.
       batch_like: a global batch likewise.
       step: the pure training step, `(state, batch, fixed)`; of all seeds together if there are several.
+      binned: raw errors by time bin of the first seed, jitted, see flowjax.training.step.make_binned.
       schedule: step -> learning rate of V.
     """
 
@@ -38,6 +39,7 @@ class Experiment(NamedTuple):
     like: state.State
     batch_like: dict
     step: Any
+    binned: Any
     schedule: Any
 
     @property
@@ -64,7 +66,8 @@ def setup(config, devices=None):
     _check_numbers(config)
     method, mesh = _method(config), sharding.data_mesh(devices)
     sharding.check_batch(mesh, config.batch_size, method)
-    checks.member("sampler", config.sampler, samplers.SAMPLERS)
+    for steps in config.eval_steps:
+        samplers.check(config.sampler, steps)
     load_split = lambda split: data.load(config.data.name, split=split, data_dir=config.data.dir or None)
     source = data.couple(load_split("train"), config.data.coupling)
     held_out = load_split("test") if config.eval_every else None
@@ -77,6 +80,7 @@ def setup(config, devices=None):
     optimizers, init = _optimized(config, method, modules.trained, source.shape)
 
     pure_step = step.make_step(method, modules, optimizers, mesh, _keys(config)[1])
+    binned = step.make_binned(method, modules, _keys(config)[1], config.seeds)
     whole, rows = sharding.whole(mesh), sharding.rows(mesh, config.seeds)
     row = data.arrays(source, limit=1) | ({"eps": np.zeros((1, *source.shape), np.float32)} if source.coupling else {})
     leading = (config.seeds, config.batch_size)[config.seeds == 1 :]
@@ -89,20 +93,28 @@ def setup(config, devices=None):
     placed = functools.partial(jax.jit(init, out_shardings=whole), jax.device_put(jax.device_get(start), whole))
     # By way of the host: they were read onto one device of this process.
     modules = modules._replace(fixed=jax.device_put(jax.device_get(modules.fixed), whole))
-    return Experiment(config, source, held_out, method, modules, mesh, placed, like, batch, pure_step, optimizers["V"].schedule)
+    return Experiment(
+        config,
+        source,
+        held_out,
+        method,
+        modules,
+        mesh,
+        placed,
+        like,
+        batch,
+        pure_step,
+        jax.jit(binned),
+        optimizers["V"].schedule,
+    )
 
 
 def _check_method(config):
-    """Raises InputError for a coupling that a method does not read, or a sampler that is for another path."""
+    """Raises InputError for a coupling that a method does not read."""
     if config.data.coupling and methods.METHODS[config.method.name].jumps == "from noise":
         raise typing.InputError(
             f"config.data.coupling is {config.data.coupling!r}, and {config.method.name!r} learns from noise alone:"
             " --config.data.coupling= clears it."
-        )
-    if config.sampler == "consistency" and networks.path_of(config) != "linear":
-        raise typing.InputError(
-            f"config.sampler is 'consistency', which adds noise on the linear path, and config.method.path is"
-            f" {networks.path_of(config)!r}: --config.sampler=flow_map."
         )
 
 

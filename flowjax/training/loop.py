@@ -10,7 +10,7 @@ import numpy as np
 import tqdm
 
 from flowjax import data
-from flowjax.training import checkpoint, evaluation, experiment, sharding, workdir as folders
+from flowjax.training import checkpoint, evaluation, experiment, networks, sharding, workdir as folders
 
 
 class NonFiniteError(RuntimeError):
@@ -63,7 +63,8 @@ def _loop(run, workdir, state, start, checkpoints, metrics, stop):
 
     with tqdm.tqdm(total=config.steps, initial=start, desc=config.method.name, unit="step", smoothing=0.05) as bar:
         for step in range(start, config.steps):
-            state, found = step_fn(state, sharding.global_batch(run.mesh, next(batches), config.seeds), run.fixed)
+            batch = sharding.global_batch(run.mesh, next(batches), config.seeds)
+            state, found = step_fn(state, batch, run.fixed)
             if block:
                 jax.block_until_ready(state)
             log.add(step + 1, found)
@@ -76,7 +77,7 @@ def _loop(run, workdir, state, start, checkpoints, metrics, stop):
                 bar.set_postfix_str(log.flush())
             if evaluates:
                 with log.paused():
-                    metrics.write(step + 1, evaluate(state, step + 1))
+                    metrics.write(step + 1, evaluate(state, step + 1) | _binned(run, state, batch))
             if saves:
                 with log.paused():
                     checkpoints.save(step + 1, state)
@@ -158,7 +159,9 @@ def _evaluator(run, workdir):
     held_out = data.arrays(run.held_out, limit=10_000)
     labels = evaluation.labels_like(held_out.get("label"), run.source.num_classes, config.eval_samples)
     measure = evaluation.judge(config, held_out["x"])
-    sample = evaluation.make_sampler(run.net, run.source.shape, config.sampler, experiment.scale(config))
+    sample = evaluation.make_sampler(
+        run.net, run.source.shape, config.sampler, experiment.scale(config), path=networks.path_of(config)
+    )
 
     def evaluate(state, step):
         params = experiment.weights(config, state, experiment.default_average(config))
@@ -168,6 +171,12 @@ def _evaluator(run, workdir):
         return {f"{steps}step/{name}": value for steps, x in samples.items() for name, value in measure(x, labels).items()}
 
     return evaluate
+
+
+def _binned(run, state, batch):
+    """Raw errors by time bin as metrics: bins/TERM/0 near the data up to bins/TERM/9 near the noise."""
+    found = jax.device_get(run.binned(state, batch, run.fixed))
+    return {f"bins/{name}/{number}": error for name, errors in found.items() for number, error in enumerate(errors)}
 
 
 @contextlib.contextmanager

@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flowjax import methods
 from flowjax.training import networks, sharding, state as states
+
+BINS = 10  # of time, for raw errors during training
 
 
 def make_step(method, modules, optimizers, mesh, key):
@@ -70,6 +73,33 @@ def make_step(method, modules, optimizers, mesh, key):
         return lambda state, batch, fixed=(): step(state, batch, fixed, key)
     side_by_side = jax.vmap(step, in_axes=(states.SEEDS, 0, None, 0), out_axes=(states.SEEDS, 0))
     return lambda state, batch, fixed=(): side_by_side(state, batch, fixed, key)
+
+
+def make_binned(method, modules, key, seeds):
+    """`(state, batch, fixed) -> {term: raw error [BINS]}`: the mean square of each term by the time of its points.
+
+    The time is the source s; for terms whose points are all noise, s = 1, the target t. Bins divide [0, 1] evenly; one without a
+    row is nan. The rows are those that the step after `state` would draw from `batch`; of several seeds, the first.
+    """
+
+    def binned(state, batch, fixed):
+        if seeds > 1:
+            first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
+            state, batch = first(state._replace(step=state.step[None])), first(batch)
+        return one(state, batch, fixed, key if seeds == 1 else key[0])
+
+    def one(state, batch, fixed, key):
+        drawn = method.draw(jax.random.fold_in(key, state.step), batch, state.step)
+        raw = methods.raw_errors(method, networks.nets(modules, state.params, state.target, fixed), drawn)
+        return {name: by_time(rows, drawn[name]) for name, rows in raw.items()}
+
+    def by_time(rows, point):
+        time = next(time for time in (point.s if point.x0 is not None else point.t, point.t, point.s) if time is not None)
+        number = jnp.clip((time.reshape(-1) * BINS).astype(int), 0, BINS - 1)
+        sums = jnp.zeros((2, BINS)).at[:, number].add(jnp.stack([rows, jnp.ones_like(rows)]))
+        return sums[0] / sums[1]
+
+    return binned
 
 
 def _updated(optimizer, gradient, opt_state, params, step):

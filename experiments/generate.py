@@ -1,0 +1,51 @@
+"""Writes many samples of a run: python -m experiments.generate --workdir=runs/demo --output=runs/demo/samples_50k --num=50000
+
+Shards of --shard samples appear in --output one after the other, shard_00000.npz with the arrays x and label and so on, in bounded
+memory and on all devices of this machine. A killed command goes on where it was, and the files are the same. Measure them with
+python -m experiments.evaluate --workdir=runs/demo --samples=runs/demo/samples_50k. On two CPU cores 100,000 one-step digits take
+about a minute.
+"""
+
+from absl import flags
+
+from experiments import command_line
+
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+OUTPUT = flags.DEFINE_string("output", None, "folder of the samples")
+NUM = flags.DEFINE_integer("num", 50_000, "number of samples")
+STEPS = flags.DEFINE_integer("steps", 1, "steps of the sampler")
+LABELS = flags.DEFINE_list("labels", [], "classes to sample, in turn; none: all of them")
+SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper_bound=2**32 - 1)
+EMA = flags.DEFINE_string(
+    "ema", "", "decay of the averaged weights, or none for the raw ones; default: the run's first average"
+)
+SAMPLER = flags.DEFINE_string("sampler", "", command_line.SAMPLER_HELP)
+GRID = flags.DEFINE_string("grid", "uniform", command_line.GRID_HELP)
+GUIDANCE = flags.DEFINE_float("guidance", None, "of a student of a guided teacher: the scale; default: the middle")
+SHARD = flags.DEFINE_integer("shard", 8_192, "samples in a file")
+DTYPE = flags.DEFINE_string("dtype", "float32", "float32, or uint8 for images, 0 to 255")
+flags.mark_flags_as_required(["workdir", "output"])
+
+
+def main():
+    from flowjax.training import generation
+
+    files = generation.write(
+        WORKDIR.value,
+        OUTPUT.value,
+        num=NUM.value,
+        steps=STEPS.value,
+        seed=SEED.value,
+        labels=command_line.whole_numbers("labels", LABELS.value, low=0) if LABELS.value else (),
+        average=EMA.value,
+        sampler=SAMPLER.value,
+        grid=GRID.value,
+        guidance=GUIDANCE.value,
+        shard=SHARD.value,
+        dtype=DTYPE.value,
+    )
+    print(f"{NUM.value} samples in {OUTPUT.value}, {files[0].name} to {files[-1].name}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,290 @@
+"""Makes every picture of a run and a page that shows them: python -m experiments.inspect --workdir=runs/demo
+
+Writes into WORKDIR/inspect: samples, ways from noise to data, what the velocity says, where the map breaks the three rules of flow
+maps (and, where the exact flow is known, its true error), raw errors by time during training, training curves, and index.html. Needs
+the workdir, and the data to compare with. About a minute on two CPU cores for the demo.
+"""
+
+import html
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from absl import flags
+
+from experiments import command_line, tables
+from flowjax import data, flowmap, methods, paths, plots, rules, samplers
+
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+EMA = flags.DEFINE_string(
+    "ema", "", "decay of the averaged weights, or none for the raw ones; default: the run's first average"
+)
+GUIDANCE = flags.DEFINE_float("guidance", None, "of a student of a guided teacher: the scale; default: the middle")
+STEPS = flags.DEFINE_list("steps", ["1", "2", "4", "8", "64"], "numbers of steps of the ways from noise to data")
+ROWS = flags.DEFINE_integer("rows", 256, "rows over which errors are averaged", lower_bound=2)
+CELLS = flags.DEFINE_integer("cells", 17, "times along each side of a heat map", lower_bound=2)
+flags.mark_flag_as_required("workdir")
+
+GRID = (0.02, 0.98)  # ends of the times of a heat map
+EXACT_STEPS = 64  # of Heun's method for the exact flow between two times
+
+
+def main():
+    from flowjax import training
+
+    steps = command_line.whole_numbers("steps", STEPS.value, low=1)
+    trained = training.load(WORKDIR.value, EMA.value)
+    run = Run(trained, trained.scale(GUIDANCE.value))
+    out = pathlib.Path(WORKDIR.value) / "inspect"
+    pictures = {}
+    parts = [samples, ways, velocity, broken_rules, time_bins, curves]
+    for part in tqdm.tqdm(parts, desc="pictures", leave=False):
+        pictures |= part(run, out, steps)
+    write_page(out / "index.html", run, pictures)
+    print("\n".join(str(out / name) for name in [*pictures, "index.html"]))
+
+
+class Run:
+    """A trained run, rows of its data, and its map with the labels of as many rows bound to it."""
+
+    def __init__(self, trained, scale):
+        from flowjax.training import evaluation, networks
+
+        self.trained, self.config, self.scale = trained, trained.config, scale
+        self.name, self.jumps = trained.config.method.name, methods.METHODS[trained.config.method.name].jumps
+        self.path = paths.named(networks.path_of(trained.config))
+        source = data.load(trained.config.data.name, split="test", data_dir=trained.config.data.dir or None)
+        self.real = data.arrays(source, limit=10_000)
+        self.labels = evaluation.labels_like(self.real.get("label"), trained.num_classes, len(self.real["x"]))
+        self.points = self.real["x"].shape[1:] == (2,)
+
+    def V(self, labels):
+        cond = {"label": jnp.asarray(labels)}
+        if self.scale is not None:
+            cond["guidance"] = jnp.full(len(labels), self.scale)
+        return lambda x, s, t: self.trained.net.apply({"params": self.trained.params}, x, s, t, cond)
+
+    def sampler(self):
+        return samplers.named(self.config.sampler, self.path)
+
+
+# ---------------------------------------------------------------------------------------------------------- samples
+
+
+def samples(run, out, steps):
+    from flowjax.training import evaluation, networks
+
+    labels = (
+        np.resize(evaluation.asked_labels(run.trained), 8 * run.trained.num_classes or 64)
+        if not run.points
+        else run.labels[:4096]
+    )
+    sample = evaluation.make_sampler(
+        run.trained.net, run.trained.shape, run.config.sampler, run.scale, path=networks.path_of(run.config)
+    )
+    shown = sorted({n for n in steps if n <= 8} | {1})
+    drawn = {n: sample(run.trained.params, 0, labels, n) for n in shown}
+    evaluation.draw_samples(
+        out / "samples.png", drawn, labels, run.trained.num_classes, real=run.real, title=f"{run.name}: samples", per_class=8
+    )
+    return {
+        "samples.png": f"Samples by {run.config.sampler} in {', '.join(map(str, shown))} steps from the same noise, beside real rows."
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- ways
+
+
+def ways(run, out, steps):
+    count = 64 if run.points else 2 * (run.trained.num_classes or 8)
+    labels = (
+        run.labels[:count] if run.points else np.arange(count) % (run.trained.num_classes or 1) - (not run.trained.num_classes)
+    )
+    noise = jax.random.normal(jax.random.key(1), (count, *run.trained.shape))
+    keys, sampler = jax.random.split(jax.random.key(2), count), run.sampler()
+    walk = jax.jit(lambda times: samplers.trajectory(
+        lambda V, x, leg: sampler.run(V, x, leg, keys), run.V(labels), noise, times, len(times)
+    ))  # fmt: skip
+    if run.jumps == "to data":  # each step adds noise again: there is no way between
+        return {}
+    if run.points:
+        found = {f"{n} step{'s' if n > 1 else ''}": np.asarray(walk(samplers.grid(n))) for n in steps}
+        plots.trajectories(out / "ways.png", found, run.real["x"], title=f"{run.name}: from noise to data")
+        return {"ways.png": "Ways of the same 64 points from noise to data, over the density of the data."}
+    n = max([n for n in steps if n <= 8] or [1])
+    found = np.asarray(walk(samplers.grid(n)))
+    blocks = {f"t = {time:.2f}": found[:10, k][:, None] for k, time in enumerate(np.asarray(samplers.grid(n)))}
+    plots.image_grid(out / "ways.png", blocks, title=f"{run.name}: from noise to data in {n} steps")
+    return {"ways.png": f"The way of ten samples from noise to data in {n} steps."}
+
+
+# --------------------------------------------------------------------------------------------------------- velocity
+
+
+def velocity(run, out, steps):
+    at = (1.0, 0.75, 0.5, 0.25, 0.05)
+    if run.jumps in ("to data", "from noise"):
+        return {}
+    if run.points:
+        side = np.linspace(-2.5, 2.5, 21)
+        places = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2).astype(np.float32)
+        V = jax.jit(run.V(np.full(len(places), -1)))
+        fields = {f"t = {t}": (places, np.asarray(V(places, t, t))) for t in at}
+        plots.velocity_field(out / "velocity.png", fields, run.real["x"], title=f"{run.name}: velocity V(x, t, t)")
+        return {"velocity.png": "The instantaneous velocity V(x, t, t), over the density of the data; the colour is its speed."}
+    x0, labels = run.real["x"][:10], run.labels[:10]
+    eps = np.asarray(jax.random.normal(jax.random.key(3), x0.shape))
+    V, blocks = jax.jit(run.V(labels)), {"data": x0[:, None]}
+    for t in reversed(at):
+        x = np.asarray(run.path.alpha(t) * x0 + run.path.sigma(t) * eps)
+        blocks |= {
+            f"x, t = {t}": x[:, None],
+            f"data by V, {t}": np.asarray(flowmap.jump(lambda x, s, _: V(x, s, s), x, t, 0.0))[:, None],
+        }
+    plots.image_grid(out / "velocity.png", blocks, title=f"{run.name}: one Euler step along V(x, t, t) from noised data")
+    return {
+        "velocity.png": "Real images with noise up to t, and where one straight step along V(x, t, t) leads: the mean of the data that fits, if V is right."
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ rules
+
+
+def broken_rules(run, out, steps):
+    if run.jumps == "none":
+        return {}
+    maps = error_maps(run.V(run.labels[: ROWS.value]), run.real["x"][: ROWS.value], run.path, CELLS.value, exact_map(run))
+    plots.heat_maps(
+        out / "rules.png", maps, xlabel="source s", ylabel="target t", label="root mean square, data per unit of time",
+        extent=extent(CELLS.value),
+        title=f"{run.name}: where the map breaks its rules",
+    )  # fmt: skip
+    names = list(maps)
+    rows = [{"rule": name, "rms": rms(maps[name]), "highest": float(np.nanmax(maps[name]))} for name in names]
+    tables.write(
+        out / "rules", rows, f"{run.name}, {run.trained.step} steps of training: errors over (s, t), {ROWS.value} rows."
+    )
+    said = "; ".join(f"{row['rule']} {row['rms']:.3g}" for row in rows)
+    learned = "" if run.jumps == "any" else f" It learned jumps {run.jumps}, so that the rest of the map means nothing."
+    return {
+        "rules.png": f"Error of each rule over source s and target t, root mean square: {said}. 0 for every true flow map.{learned}"
+    }
+
+
+def exact_map(run):
+    """The average velocity of the exact flow, where it is known, by Heun's method; else None."""
+    from flowjax.data import points
+
+    v = points.VELOCITIES.get(run.config.data.name)
+    return None if v is None or run.path is not paths.linear else along(v)
+
+
+def along(v, steps=EXACT_STEPS):
+    """V(x, s, t) of the flow of a velocity `v(x, t)`: the mean velocity along its solution, by Heun's method between s and t."""
+
+    def V(x, s, t):
+        # In the share of the way, so that every row may have times of its own.
+        way = lambda x, share: (t - s) * v(x, s + share * (t - s))
+        moved = samplers.heun(way, x, jnp.linspace(0.0, 1.0, steps + 1)) - x
+        gap = jnp.abs(t - s) < 1e-4
+        return jnp.where(gap, v(x, s), moved / jnp.where(gap, 1.0, t - s))
+
+    return V
+
+
+def error_maps(V, x0, path, cells, exact=None):
+    """{rule: error [cells, cells]} of a map, and against the exact one if that is known."""
+    grid = np.linspace(*GRID, cells)
+    eps = jax.random.normal(jax.random.key(4), x0.shape)
+    known = rules.RULES | ({} if exact is None else {"true error": rules.true_error(exact)})
+    ask = lambda rule: jax.jit(lambda x0, eps: rules.error_map(rule, V, x0, eps, grid, path))
+    return {name: np.asarray(ask(rule)(x0, eps)) for name, rule in known.items()}
+
+
+def extent(cells):
+    """Edges of a heat map whose cells have the times of the grid in their middles."""
+    half = (GRID[1] - GRID[0]) / (cells - 1) / 2
+    return (GRID[0] - half, GRID[1] + half) * 2
+
+
+def rms(values):
+    return float(np.sqrt(np.nanmean(np.square(values))))
+
+
+# --------------------------------------------------------------------------------------------------------- training
+
+
+def time_bins(run, out, steps):
+    from flowjax.training import workdir as folders
+
+    records = [record for record in folders.read_metrics(WORKDIR.value) if any(name.startswith("bins/") for name in record)]
+    terms = sorted({name.split("/")[1] for record in records for name in record if name.startswith("bins/")})
+    if not records:
+        return {}
+    number = 1 + max(int(name.split("/")[2]) for name in records[0] if name.startswith("bins/"))
+    value = lambda record, name: np.nan if record.get(name) is None else record[name]
+    errors = {
+        term: np.array([[value(record, f"bins/{term}/{k}") for k in range(number)] for record in records]) for term in terms
+    }
+    plots.time_bins(
+        out / "bins.png", [record["step"] for record in records], errors, np.linspace(0, 1, number + 1),
+        title=f"{run.name}: raw error by time during training",
+    )  # fmt: skip
+    of = "target time t" if run.jumps == "from noise" else "source time s"
+    return {"bins.png": f"Raw error of each term by training step and {of}, on one batch at each evaluation."}
+
+
+def curves(run, out, steps):
+    from flowjax.training import workdir as folders
+
+    records = folders.read_metrics(WORKDIR.value)
+    names = sorted({name for record in records for name in record})
+    one = [
+        name
+        for name in names
+        if name.startswith(f"{run.config.eval_steps[0]}step/")
+        and ("frechet" in name or "distance" in name or "wasserstein" in name)
+    ]
+    raw = [name for name in names if name.startswith("raw/")]
+    plots.training_curves(out / "training.png", records, raw=raw, distances=one, title=f"{run.name}: training")
+    return {"training.png": "Raw errors, distance to the data, and time of a step during training."}
+
+
+# ------------------------------------------------------------------------------------------------------------- page
+
+
+def write_page(path, run, pictures):
+    figures = "\n".join(
+        f'<figure><img src="{name}" alt="{html.escape(said)}"><figcaption>{html.escape(said)}</figcaption></figure>'
+        for name, said in pictures.items()
+    )
+    table = path.parents[1] / "evaluation.md"
+    measured = f"<h2>Measures</h2><pre>{html.escape(table.read_text())}</pre>" if table.exists() else ""
+    config = html.escape(run.config.to_json(indent=2))
+    title = html.escape(f"{run.name} on {run.config.data.name}, {run.trained.step} steps of training")
+    tables.write_text(path, PAGE.format(title=title, figures=figures, measured=measured, config=config))
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+figure {{ margin: 2.5rem 0; }}
+img {{ max-width: 100%; }}
+figcaption {{ color: #555; }}
+pre {{ overflow-x: auto; background: #f6f6f6; padding: 1rem; font-size: 13px; }}
+</style>
+<h1>{title}</h1>
+{figures}
+{measured}
+<details><summary>config</summary><pre>{config}</pre></details>
+</html>
+"""
+
+
+if __name__ == "__main__":
+    command_line.run(main)

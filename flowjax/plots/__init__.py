@@ -1,0 +1,28 @@
+"""Pictures of samples, of maps and of training runs, written as PNG files.
+
+The only package that imports matplotlib. Figures are objects of their own on the Agg canvas, without pyplot's global state, so
+these functions may run in threads and need no display. A file appears whole or not at all.
+"""
+
+from flowjax.plots.charts import Bar, bars, grouped_bars
+from flowjax.plots.curves import Labelled, labelled_points, log_curves, measure_curves, training_curves
+from flowjax.plots.images import image_grid
+from flowjax.plots.maps import heat_maps, time_bins
+from flowjax.plots.points import point_grid, trajectories, velocity_field
+
+__all__ = [
+    "Bar",
+    "Labelled",
+    "bars",
+    "grouped_bars",
+    "heat_maps",
+    "image_grid",
+    "labelled_points",
+    "log_curves",
+    "measure_curves",
+    "point_grid",
+    "time_bins",
+    "training_curves",
+    "trajectories",
+    "velocity_field",
+]

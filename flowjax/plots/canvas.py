@@ -1,0 +1,39 @@
+"""What all pictures share: colours, plain axes, and a file that appears whole or not at all."""
+
+import os
+import pathlib
+import uuid
+
+from matplotlib import axes, figure
+from matplotlib.backends import backend_agg
+
+DPI = 100
+INK, BLUE, RED = "#222222", "#3b6ea8", "#c0392b"
+SERIES = (BLUE, "#d98c3f", "#4f8a5b", "#8a5a9e")
+
+
+def room(text: str | None, size: float = 12) -> float:
+    """Inches that the longest line of a text takes, with a margin."""
+    return 0.3 + 0.0075 * size * max(map(len, (text or "").split("\n")))
+
+
+def head(title: str | None) -> float:
+    """Inches that the line, or lines, above everything take."""
+    return 0.35 + 0.2 * title.count("\n") if title else 0.0
+
+
+def plain(ax: axes.Axes, grid: str = "y") -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis=grid, color="#dddddd", linewidth=0.7)
+    ax.set_axisbelow(True)
+
+
+def write(fig: figure.Figure, path: str | os.PathLike) -> None:
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        backend_agg.FigureCanvasAgg(fig).print_png(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
