@@ -1,7 +1,9 @@
 """Samples a run: python -m experiments.sample --workdir=runs/demo --steps=1,2,4 --labels=0,3,7 --seed=0 --num=64
 
 Needs the workdir alone. Writes sample.png and sample.npz there (or to --out): one array of samples for each number of steps, all
-from the same noise, and the labels.
+from the same noise, and the labels. With --invert it carries held-out data to the noise that it comes from, and back:
+
+    python -m experiments.sample --workdir=runs/demo --invert --sampler=heun --steps=32
 """
 
 import pathlib
@@ -10,6 +12,7 @@ import numpy as np
 from absl import flags
 
 from experiments import command_line
+from flowjax import plots
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 STEPS = flags.DEFINE_list("steps", ["1", "2", "4"], "numbers of steps")
@@ -22,6 +25,7 @@ EMA = flags.DEFINE_string(
 SAMPLER = flags.DEFINE_string("sampler", "", command_line.SAMPLER_HELP)
 GRID = flags.DEFINE_string("grid", "uniform", command_line.GRID_HELP)
 GUIDANCE = flags.DEFINE_float("guidance", None, "of a student of a guided teacher: the scale; default: the middle")
+INVERT = flags.DEFINE_bool("invert", False, "carry held-out data to noise and back instead, in the most of --steps")
 OUT = flags.DEFINE_string("out", "", "path of the files without ending; default: WORKDIR/sample")
 flags.mark_flag_as_required("workdir")
 
@@ -42,6 +46,8 @@ def main():
         grid=GRID.value,
         path=networks.path_of(trained.config),
     )
+    if INVERT.value:
+        return invert(trained, sample, max(steps))
     samples = {n: sample(trained.params, SEED.value, labels, n, progress=True) for n in steps}
 
     out = pathlib.Path(OUT.value or pathlib.Path(WORKDIR.value) / "sample")
@@ -51,6 +57,32 @@ def main():
     title = f"{trained.config.method.name}, {trained.step} steps of training"
     evaluation.draw_samples(png, samples, labels, trained.num_classes, title=title, per_class=16)
     print(f"{png}\n{npz}: {', '.join(f'samples_{n} {x.shape}' for n, x in samples.items())}, labels, seed")
+
+
+def invert(trained, sample, steps):
+    """Held-out data, the noise that it comes from, and what becomes of that noise: a picture and the error of the round trip."""
+    from flowjax import data
+    from flowjax.training import evaluation
+
+    config = trained.config.data
+    rows = data.arrays(data.load(config.name, split="test", data_dir=config.dir or None), limit=NUM.value)
+    labels = evaluation.labels_like(rows.get("label"), trained.num_classes, len(rows["x"]))
+    noise = sample(trained.params, SEED.value, labels, steps, x=rows["x"], inverted=True)
+    back = sample(trained.params, SEED.value, labels, steps, x=noise)
+    error = float(np.sqrt(np.mean((back - rows["x"]) ** 2)))
+    out = pathlib.Path(OUT.value or pathlib.Path(WORKDIR.value) / "inversion")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    npz, png = out.with_name(out.name + ".npz"), out.with_name(out.name + ".png")
+    np.savez(npz, x=rows["x"], noise=noise, back=back, labels=labels)
+    title = f"{trained.config.method.name}: data, its noise, and back in {steps} steps each way; error {error:.2g}"
+    shown = {"data": rows["x"], "noise": noise, "back": back}
+    if noise.ndim == 2:
+        plots.point_grid(png, shown, title=title)
+    else:
+        across = min(8, len(noise))
+        blocks = lambda x: x[: min(64, len(x)) // across * across].reshape(-1, across, *x.shape[1:])
+        plots.image_grid(png, {name: blocks(x) for name, x in shown.items()}, title=title)
+    print(f"{png}\n{npz}: x, noise, back, labels; root mean square error of the round trip {error:.3g}")
 
 
 if __name__ == "__main__":

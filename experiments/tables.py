@@ -28,7 +28,7 @@ def _cell(value):
         return value
     if not isinstance(value, tuple):
         return f"{value:.4g}"
-    return f"{value[0]:.4g}" + (f" ± {value[1]:.1g}" if value[1] == value[1] else "")
+    return f"{value[0]:.4g}" + (f" ± {float(f'{value[1]:.1g}'):g}" if value[1] == value[1] else "")
 
 
 def _apart(row):

@@ -1,8 +1,10 @@
 """The scripts as a person runs them: kills, signals, bad input, and what is written."""
 
+import csv
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -120,12 +122,57 @@ def test_sampling_needs_the_workdir_alone(trained):
 
 
 def test_evaluation_needs_the_workdir_alone(trained):
-    output, code = finish("evaluate", f"--workdir={trained}", "--steps=1", "--num=100")
+    flags = ["--steps=1", "--ema=none,0.999", "--sampler=flow_map", "--sampler=euler", "--num=100", "--resamples=2"]
+    output, code = finish("evaluate", f"--workdir={trained}", *flags, "--measures=frechet,agreement")
     assert code == 0, output
-    lines = (trained / "evaluation.csv").read_text().splitlines()
-    assert lines[0].split(",")[:3] == ["what", "rows", "frechet_pixels"] and "agreement" in lines[0]
-    assert [line.split(",")[0] for line in lines[1:]] == ["1 step", '"real', "noise"]
-    assert "| 1 step |" in output and "| 1 step |" in (trained / "evaluation.md").read_text()
+    rows = list(csv.DictReader((trained / "evaluation.csv").read_text().splitlines()))
+    assert [row["what"] for row in rows] == ["1 step"] * 4 + ["real, held out", "noise"]
+    assert float(rows[0]["frechet error"]) > 0 and 0 <= float(rows[0]["agreement"]) <= 1
+    assert "| 1 step | flow_map | none | 100 |" in output and "| 1 step |" in (trained / "evaluation.md").read_text()
+    assert (trained / "evaluation.png").stat().st_size > 5_000
+
+
+def test_generation_writes_shards_that_evaluate_reads(trained, tmp_path):
+    out = tmp_path / "samples"
+    output, code = finish("generate", f"--workdir={trained}", f"--output={out}", "--num=40", "--shard=16", "--labels=3,7")
+    assert code == 0 and "40 samples" in output, output
+    assert {path.name for path in out.iterdir()} == {"about.json", *(f"shard_0000{k}.npz" for k in range(3))}
+    output, code = finish("evaluate", f"--workdir={trained}", f"--samples={out}", "--measures=agreement", "--resamples=0")
+    assert code == 0 and "| 1 step | 40 |" in output, output
+
+
+def test_inversion_goes_to_noise_and_back(trained):
+    output, code = finish("sample", f"--workdir={trained}", "--invert", "--sampler=heun", "--steps=8", "--num=20")
+    assert code == 0 and "root mean square error of the round trip" in output, output
+    with np.load(trained / "inversion.npz", allow_pickle=False) as file:
+        assert file["x"].shape == file["noise"].shape == file["back"].shape == (20, 8, 8, 1)
+        np.testing.assert_allclose(file["back"], file["x"], atol=0.05)
+
+
+@pytest.fixture(scope="module")
+def trained_points(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "points"
+    output, code = finish("train", CONFIG, "--config.eval_every=10", f"--workdir={folder}")
+    assert code == 0, output
+    return folder
+
+
+@pytest.mark.parametrize("run", ["trained", "trained_points"])
+def test_inspection_draws_everything_and_a_page_that_shows_it(run, request):
+    folder = request.getfixturevalue(run)
+    output, code = finish("inspect", f"--workdir={folder}", "--rows=4", "--cells=3", "--steps=1,2")
+    assert code == 0, output
+    out = folder / "inspect"
+    names = {"samples.png", "ways.png", "velocity.png", "rules.png", "bins.png", "training.png"}
+    assert {path.name for path in out.glob("*.png")} == names
+    page = (out / "index.html").read_text()
+    assert set(re.findall(r'<img src="([^"]+)"', page)) == names
+    rows = {row["rule"]: row for row in csv.DictReader((out / "rules.csv").read_text().splitlines())}
+    assert set(rows) == {"lagrangian", "eulerian", "compositional"} | ({"true error"} if run == "trained_points" else set())
+    for rule, row in rows.items():  # the page says what the table says
+        assert f"{rule} {float(row['trained']):.2g}" in page
+        if run == "trained_points":
+            assert float(row["exact flow"]) < float(row["trained"])
 
 
 def test_the_config_is_in_the_workdir(trained):

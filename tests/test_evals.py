@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 from scipy import linalg, stats
-from sklearn import datasets
+from sklearn import datasets, neighbors
+from sklearn.metrics import pairwise
 
 from flowjax import evals, typing
 
@@ -87,6 +88,16 @@ def test_energy_distance_in_one_dimension_is_that_of_scipy(clouds):
     assert evals.energy_distance(x, y) == pytest.approx(stats.energy_distance(x[:, 0], y[:, 0]), rel=1e-9)
 
 
+def test_energy_distance_in_one_dimension_does_not_mind_ties_and_order():
+    x, y = np.array([[2.0], [0.0], [0.0], [1.0]]), np.array([[1.0], [0.0]])
+    assert evals.energy_distance(x, y) == pytest.approx(stats.energy_distance(x[:, 0], y[:, 0]), rel=1e-12)
+    assert evals.energy_distance(x, x[::-1]) == 0.0
+
+
+def test_a_cloud_in_another_order_is_the_same_cloud(clouds):
+    assert evals.energy_distance(clouds[0], clouds[0][::-1]) == 0.0
+
+
 # Frechet distance
 
 
@@ -137,16 +148,163 @@ def test_recall_sees_collapse_and_precision_sees_noise():
     assert evals.precision(real, noisy) < 0.1
 
 
+# Density and coverage
+
+
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize("width", [3, 20])
+def test_density_and_coverage_by_brute_force(k, width, monkeypatch):
+    rng = np.random.default_rng(6)
+    real, fake = rng.normal(size=(60, width)), 0.9 * rng.normal(size=(45, width)) + 1.5 / width**0.5
+    radii = np.sort(distances(real, real), axis=1)[:, k]
+    inside = distances(fake, real) < radii
+    monkeypatch.setattr("flowjax.evals.transport._BLOCK", 500)
+    assert evals.density(real, fake, k) == pytest.approx(inside.sum() / (k * len(fake)), rel=1e-12)
+    assert 0 < evals.coverage(real, fake, k) == inside.any(axis=0).mean() < 1
+
+
+def test_density_and_coverage_of_equal_distributions():
+    real, fake = np.random.default_rng(7).normal(size=(2, 2000, 2))
+    assert evals.density(real, fake) == pytest.approx(1.0, abs=0.05)
+    assert evals.coverage(real, fake) == pytest.approx(1 - 2**-5, abs=0.02)
+
+
+# Copies
+
+
+@pytest.mark.parametrize("width", [3, 20])
+def test_nearest_distance_is_that_of_scikit_learn(width):
+    samples, training = (np.random.default_rng(n).normal(size=(n, width)) + 1e3 for n in (70, 90))
+    found = neighbors.NearestNeighbors(n_neighbors=1, algorithm="brute").fit(training - 1e3).kneighbors(samples - 1e3)[0]
+    assert evals.nearest_distance(samples, training) == pytest.approx(found.mean(), rel=1e-7)
+    assert evals.nearest_distance(training[::-1], training) == 0.0
+
+
+@pytest.mark.parametrize("width", [3, 20])
+def test_copying_is_the_mann_whitney_statistic(width):
+    samples, training, held_out = (np.random.default_rng(n).normal(size=(n, width)) for n in (30, 90, 41))
+    samples[:8] = held_out[:8]  # ties
+    own, unseen = (distances(z, training).min(axis=1) for z in (samples, held_out))
+    expected = stats.mannwhitneyu(unseen, own).statistic / (len(own) * len(unseen))
+    assert evals.copying(samples, training, held_out) == pytest.approx(expected, rel=1e-12)
+
+
+def test_copying_tells_copies_from_unseen_data(clouds):
+    training, held_out, unseen = np.random.default_rng(9).normal(size=(3, 1000, 2))
+    assert evals.copying(training[:100], training, held_out) == 1.0
+    assert evals.copying(training + 100, training, held_out) == 0.0
+    assert evals.copying(held_out, training, held_out) == pytest.approx(0.5, abs=1e-12)
+    assert evals.copying(unseen, training, held_out) == pytest.approx(0.5, abs=4 / math.sqrt(12 * 500))
+    for broken in itertools.permutations([np.full((9, 2), np.nan), training, held_out]):
+        assert math.isnan(evals.copying(*broken))
+    with pytest.raises(typing.InputError, match="must agree"):
+        evals.copying(training, training, clouds[0])
+
+
+# Kernel discrepancy
+
+
+@pytest.mark.parametrize("width", [3, 20])
+@pytest.mark.parametrize(("kernel", "options"), [("gaussian", {"bandwidth": 1.7}), ("polynomial", {})])
+def test_mmd_is_the_sums_of_scikit_learn(kernel, options, width, monkeypatch):
+    rng = np.random.default_rng(10)
+    x, y = rng.normal(size=(60, width)), 1.2 * rng.normal(size=(45, width)) + 0.5
+    if kernel == "gaussian":
+        k = lambda u, v: pairwise.rbf_kernel(u, v, gamma=0.5 / 1.7**2)
+    else:
+        k = lambda u, v: pairwise.polynomial_kernel(u, v, degree=3, gamma=1 / width, coef0=1)
+    within = lambda z: (k(z, z).sum() - np.trace(k(z, z))) / (len(z) * (len(z) - 1))
+    expected = within(x) + within(y) - 2 * k(x, y).mean()
+    assert evals.mmd(x, y, kernel=kernel, **options) == pytest.approx(expected, rel=1e-9)
+    monkeypatch.setattr("flowjax.evals.transport._BLOCK", 500)
+    assert evals.mmd(x, y, kernel=kernel, **options) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mmd_of_gaussians_is_unbiased():
+    # E exp(-|u - v|^2 / (2 h^2)) for u - v normal with mean c and variance w in each of D coordinates.
+    h, shift, scale, width = 1.5, 0.5, 2.0, 2
+    mean = lambda c, w: (h**2 / (h**2 + w)) ** (width / 2) * math.exp(-width * c**2 / (2 * (h**2 + w)))
+    truth = mean(0, 2) + mean(0, 2 * scale**2) - 2 * mean(shift, 1 + scale**2)
+    rng = np.random.default_rng(11)
+    values = [
+        evals.mmd(rng.normal(size=(20, width)), scale * rng.normal(size=(30, width)) + shift, bandwidth=h) for _ in range(400)
+    ]
+    # A mean of 400 is off by more than 4 standard errors once in 15,000 seeds.
+    assert abs(np.mean(values) - truth) < 4 * np.std(values) / 20
+
+
+def test_mmd_takes_the_median_distance(clouds):
+    x, y = clouds
+    median = np.median(distances(y, y)[np.triu_indices(len(y), 1)])
+    assert evals.mmd(x, y) == pytest.approx(evals.mmd(x, y, bandwidth=median), rel=1e-9)
+
+
+# Wide rows
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_distances_of_wide_rows(offset):
+    from flowjax.evals import transport
+
+    rng = np.random.default_rng(12)
+    x, y = rng.normal(size=(40, 64)) + offset, rng.normal(size=(30, 64)) + offset
+    y[:5] = x[:5]  # copies
+    y[5:10] = x[5:10] + 1e-7  # near copies
+    y[10] = 1e6  # an outlier
+    found, expected = np.concatenate(list(transport.distance_blocks(x, y))), distances(x, y)
+    assert not found[range(5), range(5)].any()
+    np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
+    y[11], y[12, 0] = np.nan, np.inf
+    broken = np.concatenate(list(transport.distance_blocks(x, y)))
+    assert not np.isfinite(broken[:, 11:13]).any()
+    np.testing.assert_allclose(
+        np.delete(broken, [11, 12], axis=1), np.delete(expected, [11, 12], axis=1), rtol=1e-8, atol=1e-10
+    )
+
+
+@pytest.mark.parametrize(
+    "measure", [evals.energy_distance, evals.recall, evals.density, evals.coverage, evals.nearest_distance]
+)
+def test_wide_rows_that_coincide_are_seen_to(measure):
+    x = np.random.default_rng(13).normal(size=(50, 64)) + 100
+    perfect = 0.0 if measure in (evals.energy_distance, evals.nearest_distance) else 1.0
+    assert measure(x, x[::-1]) == pytest.approx(perfect, abs=1e-12)
+
+
 # All measures
 
 
-MEASURES = [evals.sliced_wasserstein, evals.energy_distance, evals.frechet, evals.recall, evals.precision]
+def wasserstein(x, y):
+    """Of equally many samples, the last ones."""
+    size = min(len(x), len(y))
+    return evals.wasserstein(x[len(x) - size :], y[len(y) - size :])
+
+
+def kid(x, y):
+    return evals.mmd(x, y, kernel="polynomial")
+
+
+SHARES = [evals.recall, evals.precision, evals.density, evals.coverage]
+MEASURES = [
+    evals.sliced_wasserstein,
+    evals.energy_distance,
+    wasserstein,
+    evals.sinkhorn,
+    evals.mmd,
+    kid,
+    evals.frechet,
+    evals.nearest_distance,
+    *SHARES,
+]
 
 
 @pytest.mark.parametrize("measure", MEASURES, ids=lambda m: m.__name__)
 def test_identical_sets_are_perfect_and_images_are_flattened(measure, clouds):
     x, y = clouds
-    assert measure(x, x) == pytest.approx(1.0 if measure in (evals.recall, evals.precision) else 0.0, abs=1e-12)
+    if measure in (evals.mmd, kid):  # unbiased: identical sets look nearer than two draws of one distribution
+        assert measure(x, x) < 0
+    else:
+        assert measure(x, x) == pytest.approx(1.0 if measure in SHARES else 0.0, abs=1e-12)
     images = measure(x.reshape(-1, 3, 1, 1).astype(np.float32), y.reshape(-1, 3, 1, 1).astype(np.float32))
     assert type(images) is float
     assert images == measure(x.astype(np.float32), y.astype(np.float32))
@@ -158,7 +316,7 @@ def test_broken_samples_never_look_good(measure, bad, clouds):
     real, fake = clouds
     all_broken = measure(real, np.full_like(fake, bad))
     some = measure(real, np.concatenate([fake, np.full((1, 3), bad)]))
-    if measure in (evals.recall, evals.precision):
+    if measure in SHARES:
         assert all_broken == 0.0
         assert some <= measure(real, fake)
     else:
@@ -174,12 +332,35 @@ def test_mistakes_are_told(measure, clouds):
 
 
 def test_mistakes_of_size_are_told(clouds):
-    with pytest.raises(typing.InputError, match="neighbours"):
-        evals.recall(clouds[0], clouds[1][:5], k=5)
-    with pytest.raises(typing.InputError, match="at least 2"):
-        evals.frechet(clouds[0], clouds[1][:1])
+    for measure in (evals.recall, evals.density, evals.coverage):
+        clouds_of_five = (clouds[0], clouds[1][:5]) if measure is evals.recall else (clouds[1][:5], clouds[0])
+        with pytest.raises(typing.InputError, match="neighbours"):
+            measure(*clouds_of_five, k=5)
+    for measure in (evals.frechet, evals.mmd):
+        with pytest.raises(typing.InputError, match="at least 2"):
+            measure(clouds[0], clouds[1][:1])
     with pytest.raises(typing.InputError, match="at least 1"):
         evals.sliced_wasserstein(*clouds, directions=0)
+    with pytest.raises(typing.InputError, match="60 and 45 samples; expected as many"):
+        evals.wasserstein(*clouds)
+    with pytest.raises(typing.InputError, match="at most 4096"):
+        evals.wasserstein(*np.zeros((2, 4097, 2)))
+
+
+def test_mistakes_of_options_are_told(clouds):
+    for options, message in [
+        ({"kernel": "rbf"}, "gaussian, polynomial"),
+        ({"bandwidth": 0.0}, "bandwidth is 0.0"),
+        ({"kernel": "polynomial", "bandwidth": 1.0}, "leave it out"),
+    ]:
+        with pytest.raises(typing.InputError, match=message):
+            evals.mmd(*clouds, **options)
+    for options, message in [({"epsilon": -1.0}, "epsilon is -1.0"), ({"iterations": 0}, "iterations is 0")]:
+        with pytest.raises(typing.InputError, match=message):
+            evals.sinkhorn(*clouds, **options)
+    for measure in (evals.mmd, evals.sinkhorn):  # neither has a scale to go by
+        with pytest.raises(typing.InputError, match="positive number"):
+            measure(clouds[0], np.ones((4, 3)))
 
 
 # The classifier

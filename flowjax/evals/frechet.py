@@ -19,8 +19,8 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
       y: features [m, ...], m >= 2.
 
     Returns:
-      The squared distance, >= 0, in squared units of the features; nan if a feature is not finite. Biased upwards at small n:
-      compare only values from equal sample sizes.
+      The squared distance, >= 0, in squared units of the features; nan if a feature is not finite. Biased upwards at small n,
+      strongly so below the number of features: compare only values from equal sample sizes.
 
     Raises:
       InputError: a set has fewer than two samples.
@@ -29,13 +29,23 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
     """
     x, y = transport.rows(x, y)
     if min(len(x), len(y)) < 2:
-        raise typing.InputError(f"frechet: got {len(x)} and {len(y)} samples; a covariance takes at least 2 of each.")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise typing.InputError(
+            f"frechet: got {len(x)} and {len(y)} samples, too few for a Frechet distance; a covariance takes at least 2 of each,"
+            f" and a reliable one more than the {x.shape[1]} features: draw more samples."
+        )
+    if not transport.finite(x, y):
         return float("nan")
-    cov_x, cov_y = (np.atleast_2d(np.cov(z, rowvar=False)) for z in (x, y))
-    shift = x.mean(axis=0) - y.mean(axis=0)
+    (mean_x, cov_x), (mean_y, cov_y) = _moments(x), _moments(y)
+    shift = mean_x - mean_y
     overlap = np.linalg.svd(_root(cov_x) @ _root(cov_y), compute_uv=False).sum()
     return float(np.maximum(shift @ shift + np.trace(cov_x) + np.trace(cov_y) - 2 * overlap, 0.0))
+
+
+def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [D] and unbiased covariance [D, D] of the rows."""
+    mean = x.mean(axis=0)
+    x = x - mean
+    return mean, x.T @ x / (len(x) - 1)
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:

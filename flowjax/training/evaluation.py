@@ -17,7 +17,8 @@ def make_sampler(net, shape, sampler="flow_map", guidance=None, *, grid="uniform
     """A function `(params, seed, labels, steps) -> samples [n, *shape]`, one compilation for each number of steps.
 
     Sample i starts from noise that depends on `seed` and i alone, so other steps, labels and chunks see the same noise. With
-    `first=k` the samples are those from number k on; with `x` [n, *shape] the times are turned round, and data is carried to noise.
+    `first=k` the samples are those from number k on; with `x` [n, *shape] they start there and not from fresh noise, and with
+    `inverted=True` the times are turned round: `x` is data and the result the noise that it comes from.
 
     Args:
       net: a network, `net.apply(variables, x, s, t, cond)`.
@@ -29,7 +30,7 @@ def make_sampler(net, shape, sampler="flow_map", guidance=None, *, grid="uniform
       mesh: whose devices share the rows; None: the default device alone.
 
     Raises:
-      InputError: for an unknown sampler, grid or option; when called, for a number of steps below 1, or `x` and noisy samplers.
+      InputError: for an unknown sampler, grid or option; when called, for a number of steps below 1, or noisy samplers inverted.
     """
     samplers.named_grid(grid)
     chosen = samplers.named(sampler, path)
@@ -37,17 +38,16 @@ def make_sampler(net, shape, sampler="flow_map", guidance=None, *, grid="uniform
     least = 1 if mesh is None else mesh.devices.size
 
     @functools.partial(jax.jit, static_argnames="times", out_shardings=rows)
-    def chunk(params, key, index, labels, times, x=None):
+    def chunk(params, key, index, labels, times, x):
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
         cond = {"label": labels} | ({} if guidance is None else {"guidance": jnp.full(labels.shape, guidance)})
         V = lambda x, s, t: net.apply({"params": params}, x, s, t, cond)
-        if x is not None:
-            return chosen.run(V, x, np.array(times[::-1]), keys)
-        return chosen.run(V, jax.vmap(lambda key: jax.random.normal(key, shape))(keys), np.array(times), keys)
+        x = jax.vmap(lambda key: jax.random.normal(key, shape))(keys) if x is None else x
+        return chosen.run(V, x, np.array(times), keys)
 
-    def sample(params, seed, labels, steps, progress=False, *, first=0, x=None):
-        times = tuple(samplers.check(sampler, steps, grid).tolist())
-        if x is not None and chosen.noisy:
+    def sample(params, seed, labels, steps, progress=False, *, first=0, x=None, inverted=False):
+        times = tuple(samplers.check(sampler, steps, grid).tolist())[:: -1 if inverted else 1]
+        if inverted and chosen.noisy:
             raise typing.InputError(f"sampler {sampler!r} draws new noise and cannot be inverted; expected e.g. heun.")
         params, key, n = jax.device_put(params, whole), jax.random.key(seed), len(labels)
         size = -(-min(CHUNK, n) // least) * least

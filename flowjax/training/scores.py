@@ -54,7 +54,7 @@ POINTS = (
     "coverage",
 )
 IMAGES = ("frechet_pixels", "recall", "precision", "density", "coverage", *COPYING)
-CLASSIFIED = ("frechet_features", "kid_features", "agreement")
+CLASSIFIED = ("frechet_features", "mmd_features", "agreement")
 HEADLINES = {"digits": ("frechet_pixels", "frechet_features", "agreement", "precision", "recall", "copying")}
 HIGHER = ("precision", "recall", "density", "coverage", "agreement")  # is better; of the others lower, but for copying: 1/2
 
@@ -164,19 +164,19 @@ def evaluate(
     drawn = _read(samples, num) if samples else _draw(runs, steps, num or len(real["x"]), seed, chosen, guidances, grid, real)
     total = (2 + (1 if samples else len(steps) * len(averages) * len(chosen) * len(guidances))) * len(names)
 
-    rows, empty = [], dict.fromkeys(("steps", "sampler", "ema", "guidance", "evaluations"), "")
+    rows, empty = [], dict.fromkeys(("what", "steps", "sampler", "ema", "guidance", "evaluations"), "")
     with tqdm.tqdm(total=total, desc="measures", delay=3, leave=False) as bar:
         for about, x, labels in drawn:
             scored = judges["samples"](x, labels, names, resamples, bar.update)
             rows.append({**empty, **about, "rows": len(x), **scored})
         scored = judges["floor"](other["x"], other.get("label"), names, resamples, bar.update)
-        rows.append({"what": FLOOR, **empty, "rows": len(other["x"]), **scored})
+        rows.append({**empty, "what": FLOOR, "rows": len(other["x"]), **scored})
         count = rows[0]["rows"]
         noise = np.random.default_rng(seed).standard_normal((count, *trained.shape), np.float32)
         scored = judges["samples"](
             noise, evaluation.labels_like(real.get("label"), trained.num_classes, count), names, resamples, bar.update
         )
-        rows.append({"what": NOISE, **empty, "rows": count, **scored})
+        rows.append({**empty, "what": NOISE, "rows": count, **scored})
     name = trained.config.data.name
     about = (
         f"{trained.config.method.name}, {trained.step} steps of training: {count} samples against {len(real['x'])} rows of {name};"

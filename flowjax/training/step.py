@@ -7,7 +7,7 @@ import optax
 from flowjax import methods
 from flowjax.training import networks, sharding, state as states
 
-BINS = 10  # of time, for raw errors during training
+BINS, DRAWS = 10, 8  # of time, for raw errors during training, and draws of a batch for them
 
 
 def make_step(method, modules, optimizers, mesh, key):
@@ -79,7 +79,7 @@ def make_binned(method, modules, key, seeds):
     """`(state, batch, fixed) -> {term: raw error [BINS]}`: the mean square of each term by the time of its points.
 
     The time is the source s; for terms whose points are all noise, s = 1, the target t. Bins divide [0, 1] evenly; one without a
-    row is nan. The rows are those that the step after `state` would draw from `batch`; of several seeds, the first.
+    row is nan. The rows are DRAWS draws of times and noise for those of `batch`; of several seeds, the first.
     """
 
     def binned(state, batch, fixed):
@@ -89,15 +89,19 @@ def make_binned(method, modules, key, seeds):
         return one(state, batch, fixed, key if seeds == 1 else key[0])
 
     def one(state, batch, fixed, key):
-        drawn = method.draw(jax.random.fold_in(key, state.step), batch, state.step)
-        raw = methods.raw_errors(method, networks.nets(modules, state.params, state.target, fixed), drawn)
-        return {name: by_time(rows, drawn[name]) for name, rows in raw.items()}
+        own, nets = jax.random.fold_in(key, state.step), networks.nets(modules, state.params, state.target, fixed)
+
+        def sums(number):
+            drawn = method.draw(jax.random.fold_in(own, number), batch, state.step)
+            return {name: by_time(rows, drawn[name]) for name, rows in methods.raw_errors(method, nets, drawn).items()}
+
+        found = jax.lax.map(sums, jnp.arange(DRAWS))
+        return {name: total[0] / total[1] for name, total in jax.tree.map(lambda own: own.sum(axis=0), found).items()}
 
     def by_time(rows, point):
         time = next(time for time in (point.s if point.x0 is not None else point.t, point.t, point.s) if time is not None)
         number = jnp.clip((time.reshape(-1) * BINS).astype(int), 0, BINS - 1)
-        sums = jnp.zeros((2, BINS)).at[:, number].add(jnp.stack([rows, jnp.ones_like(rows)]))
-        return sums[0] / sums[1]
+        return jnp.zeros((2, BINS)).at[:, number].add(jnp.stack([rows, jnp.ones_like(rows)]))
 
     return binned
 

@@ -1,0 +1,196 @@
+"""Many samples in shards: the same on any number of devices and after any kill, whole files, clear errors."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import meanflow
+from flowjax import training, typing
+from flowjax.training import evaluation, generation, sharding
+
+ROOT = pathlib.Path(__file__).parents[1]
+ENV = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+
+
+def trained(preset, folder, **changes):
+    config = meanflow.get_config(preset)
+    config.update({"steps": 60, "batch_size": 16, "eval_every": 0, "save_every": 60, "ema": (0.9,)} | changes)
+    config.optim.update({"learning_rate": 1e-2, "warmup_steps": 1})  # fast, because a fresh network moves nothing
+    training.train(config, folder, devices=jax.devices()[:1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory):
+    return trained("test", tmp_path_factory.mktemp("points") / "run")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    config = {"model": {**meanflow.get_config("digits").model.to_dict(), "width": 16, "depth": 1, "heads": 2}}
+    return trained("digits", tmp_path_factory.mktemp("digits") / "run", **config)
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in pathlib.Path(folder).iterdir()}
+
+
+def test_shards_hold_the_samples_in_order(points, tmp_path):
+    files = generation.write(points, tmp_path / "out", num=1_100, shard=400, steps=2, seed=3)
+    assert [file.name for file in files] == ["shard_00000.npz", "shard_00001.npz", "shard_00002.npz"]
+    found, labels = generation.read(tmp_path / "out")
+    run = training.load(points)
+    expected = evaluation.make_sampler(run.net, run.shape)(run.params, 3, np.full(1_100, -1), 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert found.shape == (1_100, 2) and found.dtype == np.float32 and (labels == -1).all() and labels.dtype == np.int32
+    few, _ = generation.read(tmp_path / "out", limit=500)
+    np.testing.assert_array_equal(few, found[:500])
+
+
+def test_what_is_there_is_kept_and_what_is_missing_is_drawn_again(points, tmp_path, monkeypatch):
+    write = lambda: generation.write(points, tmp_path / "out", num=1_100, shard=400, sampler="gamma:gamma=0.4", steps=3)
+    write()
+    whole = contents(tmp_path / "out")
+    (tmp_path / "out" / "shard_00001.npz").unlink()
+    (tmp_path / "out" / ".shard_00001.npz").write_bytes(b"half a file")
+    drawn, save = [], generation._save
+    monkeypatch.setattr(generation, "_save", lambda file, *rest: drawn.append(file.name) or save(file, *rest))
+    write()
+    assert drawn == ["shard_00001.npz"] and contents(tmp_path / "out") == whole
+
+
+def test_labels_go_on_from_shard_to_shard(digits, tmp_path):
+    generation.write(digits, tmp_path / "out", num=50, shard=16, labels=(3, 1, 4))
+    images, labels = generation.read(tmp_path / "out")
+    assert labels.tolist() == [3, 1, 4] * 16 + [3, 1] and images.shape == (50, 8, 8, 1)
+    run = training.load(digits)
+    np.testing.assert_allclose(evaluation.make_sampler(run.net, run.shape)(run.params, 0, labels, 1), images, atol=1e-5)
+
+
+def test_images_may_be_whole_numbers(digits, tmp_path):
+    for dtype in ("float32", "uint8"):
+        generation.write(digits, tmp_path / dtype, num=20, dtype=dtype)
+    exact, _ = generation.read(tmp_path / "float32")
+    rounded, _ = generation.read(tmp_path / "uint8")
+    np.testing.assert_allclose(rounded, np.clip(exact, -1, 1), atol=0.51 / 127.5)
+    assert np.load(tmp_path / "uint8" / "shard_00000.npz")["x"].dtype == np.uint8
+
+
+def test_eight_devices_draw_what_one_draws(points):
+    run, labels = training.load(points), np.full(1_001, -1)
+    mesh = sharding.data_mesh(jax.devices())
+    assert mesh.devices.size == 8
+    one = evaluation.make_sampler(run.net, run.shape, "restart")(run.params, 0, labels, 3, first=7)
+    eight = evaluation.make_sampler(run.net, run.shape, "restart", mesh=mesh)(run.params, 0, labels, 3, first=7)
+    np.testing.assert_allclose(eight, one, rtol=1e-4, atol=1e-5)
+    later = evaluation.make_sampler(run.net, run.shape, "restart")(run.params, 0, labels[:5], 3, first=10)
+    np.testing.assert_allclose(later, one[3:8], rtol=1e-4, atol=1e-5)  # sample i depends on its number alone
+
+
+def test_samples_start_from_what_they_are_given(points):
+    run, labels = training.load(points), np.full(9, -1)
+    sample = evaluation.make_sampler(run.net, run.shape, "heun", grid="karras")
+    x = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
+    noise = sample(run.params, 0, labels, 64, x=x, inverted=True)
+    np.testing.assert_allclose(sample(run.params, 0, labels, 64, x=noise), x, atol=2e-2)
+    assert np.abs(noise - x).max() > 0.1
+    with pytest.raises(typing.InputError, match="new noise and cannot be inverted"):
+        evaluation.make_sampler(run.net, run.shape, "consistency")(run.params, 0, labels, 4, x=x, inverted=True)
+
+
+BAD = {
+    "no samples": ({"num": 0}, "--num=0"),
+    "empty shards": ({"shard": 0}, "--shard=0"),
+    "points are no images": ({"dtype": "uint8"}, "uint8 for images"),
+    "unknown dtype": ({"dtype": "float16"}, "expected float32, or uint8"),
+    "unknown sampler": ({"sampler": "euler2"}, "did you mean euler"),
+    "option out of range": ({"sampler": "restart:low=0.9"}, "low < high"),
+    "grid of other steps": ({"grid": "1,0.5,0"}, "--steps=2"),
+    "labels of points": ({"labels": (1,)}, "no labels"),
+    "no such average": ({"average": "0.5"}, "no average with decay 0.5"),
+    "guidance that was not learned": ({"guidance": 2.0}, "without guidance"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_mistakes_are_told_before_anything_is_written(case, points, tmp_path):
+    changes, said = BAD[case]
+    with pytest.raises(typing.InputError, match=said):
+        generation.write(points, tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_kept(points, tmp_path):
+    generation.write(points, tmp_path / "out", num=10)
+    with pytest.raises(typing.InputError, match="other samples .count: 10 there, 11 now.; give another folder"):
+        generation.write(points, tmp_path / "out", num=11)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(typing.InputError, match="not empty"):
+        generation.write(points, tmp_path / "mine", num=10)
+    with pytest.raises(typing.InputError, match="holds no about.json"):
+        generation.read(tmp_path / "mine")
+    (tmp_path / "out" / "shard_00000.npz").unlink()
+    with pytest.raises(typing.InputError, match="lacks shard_00000.npz; the command that began it goes on"):
+        generation.read(tmp_path / "out")
+
+
+def killed(command, folder, moments):
+    """Runs a command to its end, killing it whenever one more of so many shards has appeared; returns its output."""
+    for shards in (*moments, None):
+        process = subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        while shards is not None and len(list(folder.glob("shard_*.npz"))) < shards:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.001)
+        if shards is not None:
+            process.send_signal(signal.SIGKILL)
+        output = process.communicate(timeout=500)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def test_killed_twice_the_files_are_the_same(points, tmp_path):
+    command = [sys.executable, "-m", "experiments.generate", f"--workdir={points}", "--num=40000", "--shard=1024", "--steps=8"]
+    output = killed([*command, f"--output={tmp_path / 'killed'}"], tmp_path / "killed", (3, 20))
+    assert "40000 samples" in output
+    generation.write(points, tmp_path / "undisturbed", num=40_000, shard=1_024, steps=8)
+    found, expected = contents(tmp_path / "killed"), contents(tmp_path / "undisturbed")
+    facts = [json.loads(files.pop("about.json")) for files in (found, expected)]
+    assert facts[0] == facts[1] and not [name for name in found if name.startswith(".shard_0000")]
+    found = {name: data for name, data in found.items() if not name.startswith(".")}
+    assert found.keys() == expected.keys()
+    one = [np.load(tmp_path / folder / "shard_00007.npz")["x"] for folder in ("killed", "undisturbed")]
+    np.testing.assert_allclose(*one, atol=1e-5)  # this process has eight devices, that one had one
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_digits_killed_and_continued(tmp_path):
+    """The demo's network: equal files, and memory that does not grow with the number of samples."""
+    run = trained("digits", tmp_path / "run")
+    command = [sys.executable, "-m", "experiments.generate", f"--workdir={run}", "--num=100000"]
+    killed([*command, f"--output={tmp_path / 'killed'}"], tmp_path / "killed", (4, 9))
+    killed([*command, f"--output={tmp_path / 'undisturbed'}"], tmp_path / "undisturbed", ())
+    found = {name: data for name, data in contents(tmp_path / "killed").items() if not name.startswith(".")}
+    assert len(found) == 14 and found == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_samples(digits, tmp_path):
+    peaks = []
+    for num in (20_000, 80_000):
+        code = (
+            "import resource; from flowjax.training import generation;"
+            f" generation.write({str(digits)!r}, {str(tmp_path / str(num))!r}, num={num}, shard=2048);"
+            " print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ENV, capture_output=True, text=True, check=True)
+        peaks.append(int(output.stdout.split()[-1]))
+    assert peaks[1] < 1.1 * peaks[0]
