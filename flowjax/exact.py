@@ -315,14 +315,16 @@ def boxes(corners, side=1.0, floor=1e-4):
 
     def v(x, t):
         (t,) = checks.times("exact.boxes", x, t=t)
-        t = _column(jnp.maximum(t, floor), x)
+        # Not minimum and maximum, whose derivative at t = 1/2 itself is the mean of both sides.
+        t = _column(jnp.where(t > floor, t, floor), x)
+        to_half, from_half = jnp.where(t <= 0.5, t, 0.5), jnp.where(t <= 0.5, 0.5, t)
         low = jnp.asarray(corners, t.dtype).reshape((1,) * (x.ndim - 1) + corners.shape)
         point = x[..., None, :].astype(t.dtype)
-        log_early, eps = _truncated(point, jnp.minimum(t, 0.5), low, side)
-        log_late, x0 = _quadrature(point, jnp.maximum(t, 0.5), low, side)
+        log_early, eps = _truncated(point, to_half, low, side)
+        log_late, x0 = _quadrature(point, from_half, low, side)
         share = jax.nn.softmax(jnp.sum(jnp.where(t <= 0.5, log_early, log_late), -1, keepdims=True), axis=-2)
-        early = (jnp.sum(share * eps, -2) - x) / (1 - jnp.minimum(t, 0.5)[..., 0])
-        late = (x - jnp.sum(share * x0, -2)) / jnp.maximum(t, 0.5)[..., 0]
+        early = (jnp.sum(share * eps, -2) - x) / (1 - to_half[..., 0])
+        late = (x - jnp.sum(share * x0, -2)) / from_half[..., 0]
         return jnp.where(t[..., 0] <= 0.5, early, late).astype(jnp.result_type(x))
 
     return v

@@ -328,3 +328,10 @@ def test_velocities_are_finite_far_out_and_have_the_dtype_of_x(v):
     assert v(x.astype(jnp.bfloat16), 0.3).dtype == jnp.bfloat16
     with pytest.raises(typing.InputError, match="times.expand"):
         v(x, jnp.zeros(3))
+
+
+def test_the_velocity_of_boxes_has_a_derivative_in_time_where_its_two_forms_meet():
+    v, x, h = exact.boxes([[-1.0, 0.0], [0.0, -1.0]]), jnp.array([[0.3, -0.7], [1.5, 0.2]]), 1e-5
+    along = lambda t: jax.jvp(lambda t: v(x, t), (jnp.float64(t),), (jnp.float64(1.0),))[1]
+    for t in (0.3, 0.5, 0.7):
+        np.testing.assert_allclose(along(t), (v(x, t + h) - v(x, t - h)) / (2 * h), rtol=1e-6, atol=1e-6)

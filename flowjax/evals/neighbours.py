@@ -148,8 +148,9 @@ def _radii(support: np.ndarray, k: int) -> np.ndarray:
     if support.shape[1] <= _TREE:
         radii[whole] = spatial.cKDTree(support).query(support, k=[k + 1])[0][:, 0]
     else:
+        # The copy lets the block go, of which a column is a view.
         blocks = transport.distance_blocks(support, support)
-        radii[whole] = np.concatenate([np.partition(block, k, axis=1)[:, k] for block in blocks])
+        radii[whole] = np.concatenate([np.partition(block, k, axis=1)[:, k].copy() for block in blocks])
     return radii
 
 

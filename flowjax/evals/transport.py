@@ -133,7 +133,7 @@ def sliced_wasserstein(x: np.ndarray, y: np.ndarray, *, directions: int = 128, s
     """
     x, y = rows(x, y)
     n, m = len(x), len(y)
-    vectors = _unit_vectors(x.shape[1], directions, seed)
+    vectors = unit_vectors(x.shape[1], directions, seed)
     if not finite(x, y):
         return float("nan")
     # Quantiles jump at multiples of 1/n and of 1/m; counted in units of 1/(n m) these are integers, and nothing is rounded.
@@ -185,7 +185,7 @@ def _cramer(x: np.ndarray, y: np.ndarray) -> float:
     return np.diff(both[order]) @ steps**2
 
 
-def _unit_vectors(dimension: int, count: int, seed: int) -> np.ndarray:
+def unit_vectors(dimension: int, count: int, seed: int) -> np.ndarray:
     """Unit vectors [count, dimension]."""
     if count < 1:
         raise typing.InputError(f"sliced_wasserstein: directions is {count}; expected at least 1.")
