@@ -168,9 +168,9 @@ def broken_rules(run, out, steps):
         {"rule": rule, **{f"{name}{what}": of(own[rule]) for name, own in maps.items() for what, of in COLUMNS.items()}}
         for rule in maps["trained"]
     ]
-    tables.write(
-        out / "rules", rows, f"{run.name}, {run.trained.step} steps of training: errors over (s, t), {ROWS.value} rows of data."
-    )
+    heun = f"; exact flow by {EXACT_STEPS} steps of Heun's method, {EXACT_ROWS} rows" if known else ""
+    about = f"{run.name}, {run.trained.step} steps of training: errors over (s, t), {len(x0)} rows of data{heun}."
+    tables.write(out / "rules", rows, about)
     said = "; ".join(
         f"{row['rule']} {row['trained']:.2g}" + (f" (exact flow {row['exact flow']:.1g})" if known else "") for row in rows
     )

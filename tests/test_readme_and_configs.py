@@ -1,6 +1,8 @@
 """What the README says runs, and every preset builds its training step."""
 
+import csv
 import importlib
+import inspect
 import json
 import pathlib
 import re
@@ -14,9 +16,9 @@ from ml_collections import config_flags
 
 from configs import common, method
 from experiments import landscape
-from flowjax import flowmap, losses, methods, typing
+from flowjax import flowmap, losses, methods, samplers, typing
 from flowjax.data import reflow
-from flowjax.training import experiment, loop, workdir as folders
+from flowjax.training import experiment, loop, scores, workdir as folders
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -80,6 +82,33 @@ def test_the_table_of_the_readme_is_current():
         assert f"| `{name}` |" in shown and f"arxiv.org/abs/{info.arxiv}" in shown
         assert info.pairs and all(getattr(losses, pair.__name__) is pair for pair in info.pairs)
         assert info.parametrisation in flowmap.PARAMETERISATIONS
+
+
+def test_the_samplers_of_the_readme_are_those_of_the_code():
+    table = re.search(r"\| sampler \| an interval.*?\n\n", README, re.S)[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table if line]
+    names = [name for row in rows for name in re.findall(r"`(\w+)`", row[0])]
+    assert names == list(samplers.SAMPLERS)
+    for row in rows:
+        for name in re.findall(r"`(\w+)`", row[0]):
+            shown = dict(part.split("=") for part in row[3].strip("`").split(",") if part)
+            parameters = inspect.signature(samplers.SAMPLERS[name].run).parameters
+            assert {key: float(value) for key, value in shown.items()} == {
+                key: p.default for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY and key != "path"
+            }
+    listed = re.search(r"`--measures` takes any of\n(.*?), most also", README, re.S)[1]
+    assert set(re.findall(r"`(\w+)`", listed)) == {*scores.MEASURES, *scores.COPYING, "agreement"}
+
+
+def test_the_caption_of_the_heat_maps_says_what_was_measured():
+    rows = {row["rule"]: row for row in csv.DictReader((ROOT / "docs" / "rules_checkerboard.csv").read_text().splitlines())}
+    trained = {rule: float(row["trained"]) for rule, row in rows.items()}
+    caption = re.search(r"\*Root mean squares over all.*?\*\n", README, re.S)[0].replace("\n", " ")
+    for rule, row in rows.items():
+        name = rule.capitalize() if rule in ("lagrangian", "eulerian") else rule
+        exact = float(row["exact flow"])
+        assert re.search(rf"{name} {trained[rule]:.2g} \((exact flow )?({exact:.2g}|{exact:.5f})\)", caption), rule
+    assert trained["eulerian"] > 0.9 * trained["lagrangian"] and trained["true error"] > 3 * trained["compositional"]
 
 
 PRESETS = [
