@@ -152,7 +152,9 @@ def test_inversion_goes_to_noise_and_back(trained):
 @pytest.fixture(scope="module")
 def trained_points(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "points"
-    output, code = finish("train", CONFIG, "--config.eval_every=10", f"--workdir={folder}")
+    output, code = finish(
+        "train", CONFIG, "--config.data.name=eight_gaussians", "--config.eval_every=10", f"--workdir={folder}"
+    )
     assert code == 0, output
     return folder
 

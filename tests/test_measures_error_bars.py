@@ -50,7 +50,7 @@ def gaussians(shift, scale):
 @pytest.mark.parametrize("name", MEASURES)
 @pytest.mark.parametrize("case", ["equal", "different"])
 def test_two_bars_cover_the_expectation(name, case):
-    draws, resamples = (30, 16) if name == "sinkhorn" else (120, 32)
+    draws, resamples = (30, 16) if name == "sinkhorn" else (100, 32)
     draw = gaussians(0.0, 1.0) if case == "equal" else gaussians(0.8, 1.3)
     values, bars, many = simulated(MEASURES[name], draw, draws, resamples)
     covered = np.sum(np.abs(values - many.mean()) <= 2 * bars)

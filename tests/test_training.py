@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from configs import method as method_config
-from flowjax import data, typing
-from flowjax.training import checkpoint, experiment, loop, sharding, state, workdir
+from flowjax import data, methods, typing
+from flowjax.training import checkpoint, experiment, loop, networks, sharding, state, step, workdir
 
 # One of each kind: derivative, target network, learned log-variance, teacher in a loop, auxiliary network, conditional.
 KINDS = ("meanflow", "tvm", "dmf", "ctm", "freeflow", "alphaflow")
@@ -148,6 +148,32 @@ def test_evaluation_draws_and_measures(tmp_path):
     measured = [record for record in workdir.read_metrics(tmp_path) if "1step/sliced_wasserstein" in record]
     assert [record["step"] for record in measured] == [4, 8]
     assert measured[0]["1step/sliced_wasserstein"] != measured[0]["3step/sliced_wasserstein"]
+    bins = [record[f"bins/anchor/{number}"] for record in measured for number in range(10)]
+    assert all(error is None or error > 0 for error in bins) and sum(error is not None for error in bins) > 15
+
+
+@pytest.mark.parametrize("name", ["meanflow", "freeflow"])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_raw_errors_by_time_are_those_of_the_rows(name, seeds):
+    """Sums over bins against the rows of a draw taken apart by hand: by s, or by t where all points are noise."""
+    run = experiment.setup(small(name, seeds=seeds), devices=jax.devices()[:1])
+    state_ = run.init()
+    first = lambda tree: tree if seeds == 1 else jax.tree.map(lambda leaf: leaf[0], tree)
+    batch = rows() if seeds == 1 else {"x": np.stack([rows()["x"]] * 2)}
+    found = run.binned(state_, batch, run.fixed, 3)
+    key = jax.random.split(jax.random.key(run.config.seed))[1]
+    drawn = run.method.draw(jax.random.fold_in(jax.random.fold_in(key, 0), 3), rows(), 0)
+    params = first(state_.params)
+    raw = methods.raw_errors(run.method, networks.nets(run.networks, params, None, run.fixed), drawn)
+    _, metrics = run.method.loss(networks.nets(run.networks, params, None, run.fixed), drawn)
+    for term, point in drawn.items():
+        np.testing.assert_allclose(np.mean(raw[term]), metrics[term], rtol=1e-5)
+        time = (point.t if name == "freeflow" else point.s).ravel()
+        expected = np.zeros((2, step.BINS))
+        for error, number in zip(np.asarray(raw[term]), np.minimum(np.asarray(time) * step.BINS, step.BINS - 1).astype(int)):
+            expected[:, number] += error, 1
+        np.testing.assert_allclose(found[term], expected, rtol=1e-4)
+    assert found.keys() == drawn.keys()
 
 
 def test_another_config_is_refused_and_nothing_is_written(tmp_path):

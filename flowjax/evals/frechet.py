@@ -43,7 +43,8 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
 
 def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean [D] and unbiased covariance [D, D] of the rows."""
-    mean = x.mean(axis=0)
+    # A product, because numpy's mean of many short rows takes most of the time of the whole distance.
+    mean = np.full(len(x), 1 / len(x)) @ x
     x = x - mean
     return mean, x.T @ x / (len(x) - 1)
 

@@ -12,6 +12,8 @@ import tqdm
 from flowjax import data
 from flowjax.training import checkpoint, evaluation, experiment, networks, sharding, workdir as folders
 
+BINNED_DRAWS = 8  # of a batch, for raw errors by time
+
 
 class NonFiniteError(RuntimeError):
     """A loss or a gradient was not finite; the message names the step, the term and the last good checkpoint."""
@@ -174,9 +176,13 @@ def _evaluator(run, workdir):
 
 
 def _binned(run, state, batch):
-    """Raw errors by time bin as metrics: bins/TERM/0 near the data up to bins/TERM/9 near the noise."""
-    found = jax.device_get(run.binned(state, batch, run.fixed))
-    return {f"bins/{name}/{number}": error for name, errors in found.items() for number, error in enumerate(errors)}
+    """Raw errors by time bin as metrics, over some draws: bins/TERM/0 near the data up to bins/TERM/9 near the noise; nan: no row."""
+    draws = jax.device_get([run.binned(state, batch, run.fixed, number) for number in range(BINNED_DRAWS)])
+    metrics = {}
+    for name, (total, count) in jax.tree.map(lambda *sums: np.sum(sums, axis=0), *draws).items():
+        means = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+        metrics |= {f"bins/{name}/{number}": float(mean) for number, mean in enumerate(means)}
+    return metrics
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import optax
 from flowjax import methods
 from flowjax.training import networks, sharding, state as states
 
-BINS, DRAWS = 10, 8  # of time, for raw errors during training, and draws of a batch for them
+BINS = 10  # of time, for raw errors during training
 
 
 def make_step(method, modules, optimizers, mesh, key):
@@ -76,27 +76,20 @@ def make_step(method, modules, optimizers, mesh, key):
 
 
 def make_binned(method, modules, key, seeds):
-    """`(state, batch, fixed) -> {term: raw error [BINS]}`: the mean square of each term by the time of its points.
+    """`(state, batch, fixed, number) -> {term: [2, BINS]}`: sums of the square errors of each term by the time of its points, and rows.
 
-    The time is the source s; for terms whose points are all noise, s = 1, the target t. Bins divide [0, 1] evenly; one without a
-    row is nan. The rows are DRAWS draws of times and noise for those of `batch`; of several seeds, the first.
+    The time is the source s; for terms whose points are all noise, s = 1, the target t. Bins divide [0, 1] evenly. The draw of
+    times and noise for the rows of `batch` depends on the step and on `number`; of several seeds, the first.
     """
 
-    def binned(state, batch, fixed):
+    def binned(state, batch, fixed, number):
         if seeds > 1:
             first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
             state, batch = first(state._replace(step=state.step[None])), first(batch)
-        return one(state, batch, fixed, key if seeds == 1 else key[0])
-
-    def one(state, batch, fixed, key):
-        own, nets = jax.random.fold_in(key, state.step), networks.nets(modules, state.params, state.target, fixed)
-
-        def sums(number):
-            drawn = method.draw(jax.random.fold_in(own, number), batch, state.step)
-            return {name: by_time(rows, drawn[name]) for name, rows in methods.raw_errors(method, nets, drawn).items()}
-
-        found = jax.lax.map(sums, jnp.arange(DRAWS))
-        return {name: total[0] / total[1] for name, total in jax.tree.map(lambda own: own.sum(axis=0), found).items()}
+        own = jax.random.fold_in(jax.random.fold_in(key if seeds == 1 else key[0], state.step), number)
+        drawn = method.draw(own, batch, state.step)
+        raw = methods.raw_errors(method, networks.nets(modules, state.params, state.target, fixed), drawn)
+        return {name: by_time(rows, drawn[name]) for name, rows in raw.items()}
 
     def by_time(rows, point):
         time = next(time for time in (point.s if point.x0 is not None else point.t, point.t, point.s) if time is not None)
