@@ -4,7 +4,7 @@ For points [n, 2] and features [n, 64]: the value of ours and the library's, sec
 the ratios; and how the largest memory that numpy held during ours grows from 4,096 to 8,192 rows: 1 for blocks of a fixed size,
 2 for memory linear in the rows, 4 for a matrix of all pairs (`wasserstein`, from 2,048 to its limit of 4,096). XLA's memory is
 not seen there; a test has it. The libraries are POT, scipy, scikit-learn and prdc. Writes measures_cost.csv and .md below
---output. docs/measures_cost.md is this script's; 10 minutes on two CPU cores:
+--output. docs/measures_cost.md is this script's; 12 minutes on two CPU cores:
 
     python -m experiments.benchmark_measures --output=docs
 """

@@ -105,7 +105,7 @@ def test_a_signal_saves_and_ends_cleanly(tmp_path, number):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
-    flags = ["--config=configs/meanflow.py:digits", "--config.steps=4", "--config.save_every=2", "--config.eval_every=4"]
+    flags = ["--config=configs/flow_matching.py:digits", "--config.steps=4", "--config.save_every=2", "--config.eval_every=4"]
     output, code = finish("train", *flags, "--config.batch_size=16", "--config.optim.warmup_steps=1", f"--workdir={folder}")
     assert code == 0, output
     return folder
@@ -165,20 +165,21 @@ def test_inspection_draws_everything_and_a_page_that_shows_it(run, request):
     output, code = finish("inspect", f"--workdir={folder}", "--rows=4", "--cells=3", "--steps=1,2")
     assert code == 0, output
     out = folder / "inspect"
-    names = {"samples.png", "ways.png", "velocity.png", "rules.png", "bins.png", "training.png"}
+    names = {"samples.png", "ways.png", "velocity.png", "bins.png", "training.png"}
+    if run == "trained_points":  # flow matching learns no jumps: it has no rules to break
+        names.add("rules.png")
     assert {path.name for path in out.glob("*.png")} == names
     page = (out / "index.html").read_text()
     assert set(re.findall(r'<img src="([^"]+)"', page)) == names
-    rows = {row["rule"]: row for row in csv.DictReader((out / "rules.csv").read_text().splitlines())}
-    assert set(rows) == {"lagrangian", "eulerian", "compositional"} | ({"true error"} if run == "trained_points" else set())
-    for rule, row in rows.items():  # the page says what the table says
-        assert f"{rule} {float(row['trained']):.2g}" in page
-        if run == "trained_points":
-            assert float(row["exact flow"]) < float(row["trained"])
+    if run == "trained_points":
+        rows = {row["rule"]: row for row in csv.DictReader((out / "rules.csv").read_text().splitlines())}
+        assert set(rows) == {"lagrangian", "eulerian", "compositional", "true error"}
+        for rule, row in rows.items():  # the page says what the table says
+            assert f"{rule} {float(row['trained']):.2g}" in page and float(row["exact flow"]) < float(row["trained"])
 
 
 def test_the_config_is_in_the_workdir(trained):
-    assert json.loads((trained / "config.json").read_text())["method"]["name"] == "meanflow"
+    assert json.loads((trained / "config.json").read_text())["method"]["name"] == "flow_matching"
 
 
 CONFIG = "--config=configs/meanflow.py:test"

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import meanflow
+from configs import flow_matching
 from flowjax import training, typing
 from flowjax.training import evaluation, generation, sharding
 
@@ -21,7 +21,7 @@ ENV = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 
 
 def trained(preset, folder, **changes):
-    config = meanflow.get_config(preset)
+    config = flow_matching.get_config(preset)  # compiles twice as fast as a method with a derivative
     config.update({"steps": 60, "batch_size": 16, "eval_every": 0, "save_every": 60, "ema": (0.9,)} | changes)
     config.optim.update({"learning_rate": 1e-2, "warmup_steps": 1})  # fast, because a fresh network moves nothing
     training.train(config, folder, devices=jax.devices()[:1])
@@ -35,7 +35,7 @@ def points(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    config = {"model": {**meanflow.get_config("digits").model.to_dict(), "width": 16, "depth": 1, "heads": 2}}
+    config = {"model": {**flow_matching.get_config("digits").model.to_dict(), "width": 16, "depth": 1, "heads": 2}}
     return trained("digits", tmp_path_factory.mktemp("digits") / "run", **config)
 
 
@@ -48,7 +48,7 @@ def test_shards_hold_the_samples_in_order(points, tmp_path):
     assert [file.name for file in files] == ["shard_00000.npz", "shard_00001.npz", "shard_00002.npz"]
     found, labels = generation.read(tmp_path / "out")
     run = training.load(points)
-    expected = evaluation.make_sampler(run.net, run.shape)(run.params, 3, np.full(1_100, -1), 2)
+    expected = evaluation.make_sampler(run.net, run.shape, "euler")(run.params, 3, np.full(1_100, -1), 2)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert found.shape == (1_100, 2) and found.dtype == np.float32 and (labels == -1).all() and labels.dtype == np.int32
     few, _ = generation.read(tmp_path / "out", limit=500)
@@ -72,7 +72,7 @@ def test_labels_go_on_from_shard_to_shard(digits, tmp_path):
     images, labels = generation.read(tmp_path / "out")
     assert labels.tolist() == [3, 1, 4] * 16 + [3, 1] and images.shape == (50, 8, 8, 1)
     run = training.load(digits)
-    np.testing.assert_allclose(evaluation.make_sampler(run.net, run.shape)(run.params, 0, labels, 1), images, atol=1e-5)
+    np.testing.assert_allclose(evaluation.make_sampler(run.net, run.shape, "euler")(run.params, 0, labels, 1), images, atol=1e-5)
 
 
 def test_images_may_be_whole_numbers(digits, tmp_path):
@@ -157,9 +157,9 @@ def killed(command, folder, moments):
     return output
 
 
-def test_killed_twice_the_files_are_the_same(points, tmp_path):
+def test_killed_the_files_are_the_same(points, tmp_path):
     command = [sys.executable, "-m", "experiments.generate", f"--workdir={points}", "--num=40000", "--shard=1024", "--steps=8"]
-    output = killed([*command, f"--output={tmp_path / 'killed'}"], tmp_path / "killed", (3, 20))
+    output = killed([*command, f"--output={tmp_path / 'killed'}"], tmp_path / "killed", (9,))
     assert "40000 samples" in output
     generation.write(points, tmp_path / "undisturbed", num=40_000, shard=1_024, steps=8)
     found, expected = contents(tmp_path / "killed"), contents(tmp_path / "undisturbed")

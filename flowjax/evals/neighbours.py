@@ -171,5 +171,7 @@ def _nearest_row(points: np.ndarray, support: np.ndarray) -> np.ndarray:
     """Index [n] of the nearest row of `support`, by matrix products; the caller subtracts, so that nothing cancels."""
     centre = support.mean(axis=0)
     points, support = points - centre, support - centre
-    half_norms = np.einsum("ij,ij->i", support, support) / 2
-    return np.concatenate([np.argmin(half_norms - block, axis=1) for block in transport.product_blocks(points, support)])
+    # One more column takes the norms into the product: its largest entry is at the nearest row.
+    half_norms = np.einsum("ij,ij->i", support, support)[:, None] / 2
+    points, support = np.hstack([points, -np.ones((len(points), 1))]), np.hstack([support, half_norms])
+    return np.concatenate([np.argmax(block, axis=1) for block in transport.product_blocks(points, support)])
