@@ -112,7 +112,7 @@ def library(name):
         return importlib.import_module(name)
     except ImportError as error:
         raise typing.InputError(
-            f"the library {name} is not installed, and this script compares with it: pip install -e .[test]"
+            f"the library {name} is not installed, and this script compares with it: pip install -e .[measures]"
         ) from error
 
 

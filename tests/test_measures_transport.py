@@ -70,7 +70,7 @@ def pot_divergence(x, y, epsilon):
     return value(x, y) - (value(x, x) + value(y, y)) / 2
 
 
-@pytest.mark.parametrize("epsilon", [10.0, 30.0])
+@pytest.mark.parametrize("epsilon", [30.0, 100.0])
 def test_sinkhorn_is_that_of_pot(clouds, epsilon, monkeypatch):
     expected = pot_divergence(*clouds, epsilon)
     assert evals.sinkhorn(*clouds, epsilon=epsilon) == pytest.approx(expected, rel=1e-6)
@@ -78,8 +78,9 @@ def test_sinkhorn_is_that_of_pot(clouds, epsilon, monkeypatch):
     assert evals.sinkhorn(*clouds, epsilon=epsilon) == pytest.approx(expected, rel=1e-6)
 
 
-def test_sinkhorn_at_a_small_epsilon_is_the_best_dual_value(clouds):
-    x, y, epsilon = *clouds, 0.3
+@pytest.mark.parametrize("epsilon", [0.3, 3.0])  # where POT takes long
+def test_sinkhorn_is_the_best_dual_value(clouds, epsilon):
+    x, y = clouds
 
     def value(u, v):
         costs = ot.dist(u, v)
@@ -116,7 +117,7 @@ def test_blocks_take_memory_linear_in_the_rows():
         return largest
 
     for measure in (evals.energy_distance, evals.mmd, evals.recall, evals.density, evals.coverage, evals.nearest_distance):
-        assert peak(measure, 5_000) < 2.2 * peak(measure, 2_500)
+        assert peak(measure, 4_096) < 2.2 * peak(measure, 2_048)
 
 
 def test_sinkhorn_of_a_translation_is_its_square(clouds):
