@@ -72,7 +72,9 @@ def test_labels_go_on_from_shard_to_shard(digits, tmp_path):
     images, labels = generation.read(tmp_path / "out")
     assert labels.tolist() == [3, 1, 4] * 16 + [3, 1] and images.shape == (50, 8, 8, 1)
     run = training.load(digits)
-    np.testing.assert_allclose(evaluation.make_sampler(run.net, run.shape, "euler")(run.params, 0, labels, 1), images, atol=1e-5)
+    np.testing.assert_allclose(
+        evaluation.make_sampler(run.net, run.shape, "euler")(run.params, 0, labels, 1), images, atol=1e-5
+    )
 
 
 def test_images_may_be_whole_numbers(digits, tmp_path):
