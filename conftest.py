@@ -31,3 +31,21 @@ def tfds_dir(tmp_path_factory):
 def doctest_names(doctest_namespace):
     """Names that the examples in docstrings may use without importing them."""
     doctest_namespace.update(jax=jax, jnp=jnp)
+
+
+@pytest.fixture(scope="session")
+def saved_run():
+    """`(config, folder) -> folder`: a run with weights that move its rows, written without training it."""
+    from flowjax.training import checkpoint, experiment, workdir
+
+    def save(config, folder):
+        run = experiment.setup(config, devices=jax.devices()[:1])
+        workdir.claim(folder, config, run.source)
+        state, key = run.init(), jax.random.key(7)
+        moved = jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(key, leaf.shape, leaf.dtype), state.params)
+        averages = jax.tree.map(lambda leaf: 0.5 * leaf, {decay: moved["V"] for decay in state.averages})
+        with checkpoint.Checkpoints(folder, keep=1) as checkpoints:
+            checkpoints.save(1, state._replace(params=moved, averages=averages))
+        return folder
+
+    return save

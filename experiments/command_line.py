@@ -58,7 +58,7 @@ def _one_sentence(work, *expected):
     try:
         return work()
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        print("interrupted; the same command goes on from what is written.", file=sys.stderr)
         sys.exit(130)
     except (typing.InputError, NonFiniteError, flags.Error, *expected) as error:
         print(f"error: {_sentence(error)}", file=sys.stderr)

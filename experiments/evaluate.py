@@ -18,14 +18,16 @@ from experiments import command_line, tables
 from flowjax import plots, typing
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
-STEPS = flags.DEFINE_list("steps", ["1", "2", "4"], "numbers of steps")
+STEPS = flags.DEFINE_list("steps", [], "numbers of steps; default: those of the run's config")
 NUM = flags.DEFINE_integer("num", 0, "number of samples; 0: as many as there are real rows, 10,000 at most", lower_bound=0)
 SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper_bound=2**32 - 1)
 EMA = flags.DEFINE_list("ema", [""], "decays of averaged weights, none for the raw ones; default: the run's first average")
 SAMPLER = flags.DEFINE_multi_string("sampler", [""], "may be given several times: " + command_line.SAMPLER_HELP)
 GRID = flags.DEFINE_string("grid", "uniform", command_line.GRID_HELP)
 GUIDANCE = flags.DEFINE_list("guidance", [], "of a student of a guided teacher: scales; default: the middle")
-SAMPLES = flags.DEFINE_string("samples", "", "a folder that experiments.generate wrote, which is measured instead")
+SAMPLES = flags.DEFINE_string(
+    "samples", "", "a folder that experiments.generate wrote, which is measured instead, however it was drawn"
+)
 MEASURES = flags.DEFINE_list(
     "measures", [], "measures, also in the classifier's features: mmd_features; default: those that suit the data"
 )
@@ -38,7 +40,7 @@ def main():
 
     rows, about = scores.evaluate(
         WORKDIR.value,
-        command_line.whole_numbers("steps", STEPS.value, low=1),
+        command_line.whole_numbers("steps", STEPS.value, low=1) if STEPS.value else (),
         num=NUM.value,
         seed=SEED.value,
         averages=EMA.value or [""],
@@ -52,7 +54,7 @@ def main():
     path = pathlib.Path(WORKDIR.value) / "evaluation"
     print(tables.write(path, rows, about, shown=scores.shown(rows)))
     panels, references = scores.curves(rows)
-    plots.measure_curves(f"{path}.png", panels, references=references, xlabel="steps", title=about)
+    plots.measure_curves(f"{path}.png", panels, references=references, xlabel="steps", title=about.partition(";")[0])
     print(f"{path}.csv\n{path}.md\n{path}.png")
 
 

@@ -22,21 +22,24 @@ EMA = flags.DEFINE_string(
     "ema", "", "decay of the averaged weights, or none for the raw ones; default: the run's first average"
 )
 GUIDANCE = flags.DEFINE_float("guidance", None, "of a student of a guided teacher: the scale; default: the middle")
-STEPS = flags.DEFINE_list("steps", ["1", "2", "4", "8", "64"], "numbers of steps of the ways from noise to data")
+STEPS = flags.DEFINE_list(
+    "steps", [], "steps from noise to data; default: 1,2,4,8,64, or those of the config if V learned few jumps"
+)
 ROWS = flags.DEFINE_integer("rows", 256, "rows over which errors are averaged", lower_bound=2)
 CELLS = flags.DEFINE_integer("cells", 17, "times along each side of a heat map", lower_bound=2)
 flags.mark_flag_as_required("workdir")
 
-GRID = (0.02, 0.98)  # ends of the times of a heat map
+GRID = (0.03, 0.97)  # ends of the times of a heat map: that of the checkerboard's velocity is 0.02
 EXACT_STEPS, EXACT_ROWS = 64, 32  # of Heun's method for the exact flow between two times; rows for its own errors
 
 
 def main():
     from flowjax import training
 
-    steps = command_line.whole_numbers("steps", STEPS.value, low=1)
+    asked = command_line.whole_numbers("steps", STEPS.value, low=1) if STEPS.value else ()
     trained = training.load(WORKDIR.value, EMA.value)
     run = Run(trained, trained.scale(GUIDANCE.value))
+    steps = asked or ((1, 2, 4, 8, 64) if run.jumps in ("any", "none", "to data") else trained.config.eval_steps)
     out = pathlib.Path(WORKDIR.value) / "inspect"
     pictures = {}
     parts = [samples, ways, velocity, broken_rules, time_bins, curves]
@@ -66,8 +69,10 @@ class Run:
             cond["guidance"] = jnp.full(len(labels), self.scale)
         return lambda x, s, t: self.trained.net.apply({"params": self.trained.params}, x, s, t, cond)
 
-    def sampler(self):
-        return samplers.named(self.config.sampler, self.path)
+    def way(self):
+        """The run's own sampler if it draws no new noise, else jumps along the map."""
+        own = samplers.named(self.config.sampler, self.path)
+        return samplers.named("flow_map") if own.noisy else own
 
 
 # ---------------------------------------------------------------------------------------------------------- samples
@@ -98,17 +103,17 @@ def samples(run, out, steps):
 
 
 def ways(run, out, steps):
+    if run.jumps == "to data":  # each step adds noise again: there is no way between
+        return {}
     count = 64 if run.points else 2 * (run.trained.num_classes or 8)
     labels = (
         run.labels[:count] if run.points else np.arange(count) % (run.trained.num_classes or 1) - (not run.trained.num_classes)
     )
     noise = jax.random.normal(jax.random.key(1), (count, *run.trained.shape))
-    keys, sampler = jax.random.split(jax.random.key(2), count), run.sampler()
+    way = run.way()
     walk = jax.jit(lambda times: samplers.trajectory(
-        lambda V, x, leg: sampler.run(V, x, leg, keys), run.V(labels), noise, times, len(times)
+        lambda V, x, leg: way.run(V, x, leg, None), run.V(labels), noise, times, len(times)
     ))  # fmt: skip
-    if run.jumps == "to data":  # each step adds noise again: there is no way between
-        return {}
     if run.points:
         found = {f"{n} step{'s' if n > 1 else ''}": np.asarray(walk(samplers.grid(n))) for n in steps}
         plots.trajectories(out / "ways.png", found, run.real["x"], title=f"{run.name}: from noise to data")
@@ -182,10 +187,11 @@ def broken_rules(run, out, steps):
 
 
 def exact_velocity(run):
-    """The velocity of the exact flow where it is known, else None."""
+    """The velocity of the flow that the run should learn, where it is known, else None: couplings and guidance change it."""
     from flowjax.data import points
 
-    return points.VELOCITIES.get(run.config.data.name) if run.path is paths.linear else None
+    other = run.path is not paths.linear or run.config.data.coupling or run.config.guidance.kind
+    return None if other else points.VELOCITIES.get(run.config.data.name)
 
 
 def along(v, steps=EXACT_STEPS):

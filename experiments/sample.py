@@ -1,9 +1,8 @@
 """Samples a run: python -m experiments.sample --workdir=runs/demo --steps=1,2,4 --labels=0,3,7 --seed=0 --num=64
 
 Needs the workdir alone. Writes sample.png and sample.npz there (or to --out): one array of samples for each number of steps, all
-from the same noise, and the labels. With --invert it carries held-out data to the noise that it comes from, and back:
-
-    python -m experiments.sample --workdir=runs/demo --invert --sampler=heun --steps=32
+from the same noise, and the labels. With --invert it carries held-out data to the noise that it comes from, and back, by 32 Heun steps each way unless told
+otherwise (few networks learn jumps from data to noise).
 """
 
 import pathlib
@@ -15,7 +14,7 @@ from experiments import command_line
 from flowjax import plots
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
-STEPS = flags.DEFINE_list("steps", ["1", "2", "4"], "numbers of steps")
+STEPS = flags.DEFINE_list("steps", [], "numbers of steps; default: those of the run's config, 32 to invert")
 LABELS = flags.DEFINE_list("labels", [], "classes to sample, in turn; none: all of them")
 SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper_bound=2**32 - 1)
 NUM = flags.DEFINE_integer("num", 64, "number of samples", lower_bound=1)
@@ -25,7 +24,7 @@ EMA = flags.DEFINE_string(
 SAMPLER = flags.DEFINE_string("sampler", "", command_line.SAMPLER_HELP)
 GRID = flags.DEFINE_string("grid", "uniform", command_line.GRID_HELP)
 GUIDANCE = flags.DEFINE_float("guidance", None, "of a student of a guided teacher: the scale; default: the middle")
-INVERT = flags.DEFINE_bool("invert", False, "carry held-out data to noise and back instead, in the most of --steps")
+INVERT = flags.DEFINE_bool("invert", False, "carry held-out data to noise and back instead, in the largest of --steps")
 OUT = flags.DEFINE_string("out", "", "path of the files without ending; default: WORKDIR/sample")
 flags.mark_flag_as_required("workdir")
 
@@ -34,14 +33,15 @@ def main():
     from flowjax import training
     from flowjax.training import evaluation, networks
 
-    steps = command_line.whole_numbers("steps", STEPS.value, low=1)
+    given = command_line.whole_numbers("steps", STEPS.value, low=1) if STEPS.value else ()
     trained = training.load(WORKDIR.value, EMA.value)
+    steps = given or ((32,) if INVERT.value else trained.config.eval_steps)
     asked = command_line.whole_numbers("labels", LABELS.value, low=0) if LABELS.value else ()
     labels = np.resize(evaluation.asked_labels(trained, asked), NUM.value)
     sample = evaluation.make_sampler(
         trained.net,
         trained.shape,
-        SAMPLER.value or trained.config.sampler,
+        SAMPLER.value or ("heun" if INVERT.value else trained.config.sampler),
         trained.scale(GUIDANCE.value),
         grid=GRID.value,
         path=networks.path_of(trained.config),

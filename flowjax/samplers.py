@@ -46,7 +46,7 @@ def shifted(steps, *, shift=3.0):
 
 
 def karras(steps, *, sigma_min=0.002, sigma_max=80.0, rho=7.0):
-    """Times of the noise levels of Karras et al., then 0. The highest level counts as pure noise, so that the grid begins at 1.
+    """Times of the noise levels of Karras et al. on the linear path, then 0. The highest level counts as pure noise: the grid begins at 1.
 
         sigma_i = (sigma_max^(1/rho) + i / (n - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho,   t = sigma / (1 + sigma)
 
@@ -175,7 +175,7 @@ def trajectory(solver, v, x, times, kept):
     """The way of a solver from `times[0]` to `times[-1]`, at evenly spaced times of the grid.
 
     Args:
-      solver: `euler` or `heun`.
+      solver: `euler`, `heun`, `midpoint`, or `flow_map` with V instead of v; without new noise.
       v: velocity, `v(x, t)`.
       x: data at `times[0]`, [B, ...].
       times: [n + 1] times.
@@ -282,8 +282,9 @@ def restarts(times, *, low=0.2, high=0.6, repeats=2):
             f"restart: low, high, repeats are {low}, {high}, {repeats} on a grid from {times[0]:g} to {times[-1]:g}; expected"
             " 0 <= low < high < 1 within it and at least one repeat, e.g. restart:low=0.2,high=0.6,repeats=2."
         )
-    before, after = times[times > low], times[times < low]
-    again = np.concatenate([[high], times[(times < high) & (times > low)], [low]])
+    rounding = 1e-6  # float32 grids hold 0.19999999 for 0.2
+    before, after = times[times > low + rounding], times[times < low - rounding]
+    again = np.concatenate([[high], before[before < high - rounding], [low]])
     return np.concatenate([before, [low], *[again] * int(repeats), after])
 
 

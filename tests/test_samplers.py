@@ -214,6 +214,13 @@ def test_gamma_jumps_to_the_share_of_the_noise_that_stays():
     assert 0 < np.abs(found).max() < 2
 
 
+@pytest.mark.parametrize("steps", [5, 10])
+def test_restart_takes_a_time_of_the_grid_for_its_own(steps):
+    """0.2 and 0.6 are on these grids but for a rounding error, which is no interval."""
+    times = samplers.restarts(samplers.grid(steps))
+    assert np.abs(np.diff(times)).min() > 0.05 and len(times) == steps + 1 + 2 * (1 + 2 * steps // 5)
+
+
 def test_restart_asks_where_times_fall_and_draws_where_they_rise():
     asked = []
 

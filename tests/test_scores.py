@@ -2,7 +2,6 @@
 
 import csv
 
-import jax
 import numpy as np
 import pytest
 
@@ -14,29 +13,36 @@ from flowjax.training import evaluation, generation, scores
 POINTS = ("sliced_wasserstein", "precision")
 
 
-def trained(config, folder, **changes):
-    config.update({"steps": 4, "batch_size": 16, "eval_every": 0, "save_every": 4, "ema": (0.9,)} | changes)
-    config.optim.update({"learning_rate": 1e-2, "warmup_steps": 1})
-    training.train(config, folder, devices=jax.devices()[:1])
-    return folder
+@pytest.fixture(scope="module", autouse=True)
+def few_rows():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scores, "ROWS", 1_000)
+        patch.setattr(scores, "TRAINING", 2_000)
+        yield
 
 
 @pytest.fixture(scope="module")
-def points(tmp_path_factory):
-    return trained(meanflow.get_config("test"), tmp_path_factory.mktemp("points") / "run")
+def points(tmp_path_factory, saved_run):
+    return saved_run(meanflow.get_config("test"), tmp_path_factory.mktemp("points") / "run")
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    config = flow_matching.get_config("digits")  # compiles twice as fast as a method with a derivative
-    model = config.model.to_dict() | {"width": 16, "depth": 1, "heads": 2}
-    return trained(config, tmp_path_factory.mktemp("digits") / "run", model=model)
+def digits(tmp_path_factory, saved_run):
+    config = flow_matching.get_config("digits")
+    config.model.update({"width": 16, "depth": 1, "heads": 2})
+    return saved_run(config, tmp_path_factory.mktemp("digits") / "run")
 
 
 @pytest.fixture(scope="module")
 def table(points):
     return scores.evaluate(
-        points, (1, 3), num=300, averages=("0.9", "none"), chosen=("", "gamma:gamma=0.5", "heun"), measures=POINTS, resamples=4
+        points,
+        (1, 3),
+        num=300,
+        averages=("0.999", "none"),
+        chosen=("", "gamma:gamma=0.5", "heun"),
+        measures=POINTS,
+        resamples=4,
     )
 
 
@@ -44,7 +50,7 @@ def test_every_combination_has_its_row_and_the_floor_and_noise_follow(table):
     rows, about = table
     assert len(rows) == 2 * 2 * 3 + 2
     assert {(row["steps"], row["sampler"], row["ema"]) for row in rows[:-2]} == {
-        (n, name, ema) for n in (1, 3) for name in ("flow_map", "gamma:gamma=0.5", "heun") for ema in ("0.9", "none")
+        (n, name, ema) for n in (1, 3) for name in ("flow_map", "gamma:gamma=0.5", "heun") for ema in ("0.999", "none")
     }
     assert [row["what"] for row in rows[-2:]] == ["real, held out", "noise"]
     assert {row["sampler"]: row["evaluations"] for row in rows if row["steps"] == 3} == {
@@ -52,15 +58,16 @@ def test_every_combination_has_its_row_and_the_floor_and_noise_follow(table):
         "gamma:gamma=0.5": 3,
         "heun": 6,
     }
-    assert "300 samples against 10000 rows of checkerboard" in about
+    assert "300 samples against 1000 rows of checkerboard" in about
     values = {row["what"]: row["sliced_wasserstein"][0] for row in rows}
     assert values["real, held out"] < values["noise"]
+    assert "1000 held-out ones against 1000 of training" in about
 
 
 def test_a_number_is_the_measure_of_the_samples_and_has_an_error(points, table):
     run = training.load(points, "none")
     samples = evaluation.make_sampler(run.net, run.shape, "heun")(run.params, 0, np.full(300, -1), 3)
-    reference = data.arrays(data.load("checkerboard", split="test"), limit=10_000)["x"]
+    reference = data.arrays(data.load("checkerboard", split="test"), limit=1_000)["x"]
     row = next(row for row in table[0] if (row["steps"], row["sampler"], row["ema"]) == (3, "heun", "none"))
     value, error = row["sliced_wasserstein"]
     assert value == pytest.approx(evals.sliced_wasserstein(samples, reference), rel=1e-6)
@@ -86,7 +93,7 @@ def test_curves_have_a_series_for_each_way_of_sampling(table, tmp_path):
     panels, references = scores.curves(table[0])
     assert list(panels) == list(POINTS) == list(references)
     assert set(panels["precision"]) == {
-        f"{name}, ema {ema}" for name in ("flow_map", "gamma:gamma=0.5", "heun") for ema in ("0.9", "none")
+        f"{name}, ema {ema}" for name in ("flow_map", "gamma:gamma=0.5", "heun") for ema in ("0.999", "none")
     }
     assert all([steps for steps, _, _ in series] == [1, 3] for series in panels["precision"].values())
     assert set(references["precision"]) == {"real, held out", "noise"}
@@ -107,13 +114,28 @@ def test_all_measures_of_points(points):
     rows, _ = scores.evaluate(points, (1,), num=64, resamples=2)
     assert set(scores.POINTS + scores.COPYING) == {name for name, value in rows[0].items() if isinstance(value, tuple)}
     assert all(np.isfinite(value[0]) for row in rows for value in row.values() if isinstance(value, tuple))
+    floor, noise = rows[-2], rows[-1]
+    assert floor["copying"][0] == 0.5 and floor["nearest_distance"][0] > 0  # of training rows against themselves: 1 and 0
+    assert all(floor[name][0] < noise[name][0] for name in ("wasserstein", "sinkhorn", "energy_distance", "mmd"))
+    assert rows[0]["sinkhorn"][0] == pytest.approx(sinkhorn_of_64(points), rel=1e-6)
+
+
+def sinkhorn_of_64(folder):
+    """With the blur of the reference rows, as the floor and the noise."""
+    run = training.load(folder)
+    samples = evaluation.make_sampler(run.net, run.shape)(run.params, 0, np.full(64, -1), 1)
+    reference = data.arrays(data.load("checkerboard", split="test"), limit=1_000)["x"].astype(np.float64)
+    epsilon = 0.05 * ((reference - reference.mean(axis=0)) ** 2).sum(axis=1).mean()
+    return evals.sinkhorn(samples, reference, epsilon=epsilon)
 
 
 def test_all_measures_of_digits(digits):
     """The floor is held-out digits against those that were learned from, so that nothing is compared with itself."""
+    with pytest.raises(typing.InputError, match="64 samples are too few for a Frechet distance in 64 dimensions: --num=65"):
+        scores.evaluate(digits, (1,), num=64)
     rows, about = scores.evaluate(digits, (1,), num=100, resamples=2)
     assert set(scores.IMAGES + scores.CLASSIFIED) == {name for name, value in rows[0].items() if isinstance(value, tuple)}
-    assert "100 samples against 1797 rows of digits; real rows: 297 against 1500 others" in about
+    assert "100 samples against 1797 rows of digits; real rows: 297 held-out ones against 1500 of training" in about
     floor, noise = rows[-2], rows[-1]
     assert floor["agreement"][0] > 0.97 and floor["copying"][0] == 0.5 and floor["rows"] == 297
     assert noise["agreement"][0] < 0.5 and noise["copying"][0] == 0
@@ -123,7 +145,12 @@ def test_all_measures_of_digits(digits):
 
 
 BAD = {
-    "too few samples": ({"num": 4}, "--num=4: the measures need at least 8"),
+    "too few samples": ({"num": 11}, "--num=11: the measures need at least 12"),
+    "too few samples without halves": ({"num": 4, "resamples": 0}, "--num=4: the measures need at least 8"),
+    "a suffix that it does not take": (
+        {"measures": ("copying_features",)},
+        "unknown measure 'copying_features'; did you mean copying",
+    ),
     "unknown measure": ({"measures": ("recal",)}, "unknown measure 'recal'; did you mean recall"),
     "features of points": ({"measures": ("mmd_features",)}, "classifier for the digits alone"),
     "unknown sampler": ({"chosen": ("eule",)}, "did you mean euler"),

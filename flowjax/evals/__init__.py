@@ -1,6 +1,7 @@
 """Measures between samples and data: pure functions of numpy arrays that return a Python float.
 
-Every measure is deterministic and takes memory linear in the number of samples; rows are flattened, so images will do.
+Every measure is deterministic; rows are flattened, so images will do. Memory is linear in the number of samples, but for
+`wasserstein`, which takes at most 4,096 of them.
 Samples that are not finite never flatter a model: distances become nan, and such samples cover and match nothing.
 """
 
@@ -10,8 +11,8 @@ from flowjax.evals.bootstrap import error_bar
 from flowjax.evals.classifier import Classifier, agreement
 from flowjax.evals.entropic import sinkhorn
 from flowjax.evals.frechet import frechet
-from flowjax.evals.kernels import mmd
-from flowjax.evals.neighbours import copying, coverage, density, nearest_distance, precision, recall
+from flowjax.evals.kernels import median_distance, mmd
+from flowjax.evals.neighbours import copying, coverage, density, nearest, nearest_distance, precision, recall, smaller
 from flowjax.evals.transport import energy_distance, sliced_wasserstein
 
 __all__ = [
@@ -24,11 +25,14 @@ __all__ = [
     "energy_distance",
     "error_bar",
     "frechet",
+    "median_distance",
     "mmd",
+    "nearest",
     "nearest_distance",
     "precision",
     "recall",
     "sinkhorn",
     "sliced_wasserstein",
+    "smaller",
     "wasserstein",
 ]

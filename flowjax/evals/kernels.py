@@ -46,7 +46,7 @@ def mmd(x: np.ndarray, y: np.ndarray, *, kernel: str = "gaussian", bandwidth: fl
         function = _polynomial
     else:
         x, y = transport.centred(x, y)
-        function = _gaussian(_median_distance(y) if bandwidth is None else bandwidth)
+        function = _gaussian(median_distance(y) if bandwidth is None else bandwidth)
     within = transport.mean_within(function, x) + transport.mean_within(function, y)
     return float(within - 2 * transport.mean_between(function, x, y))
 
@@ -74,6 +74,7 @@ def _gaussian(bandwidth: float):
     return function
 
 
-def _median_distance(y: np.ndarray) -> float:
+def median_distance(y: np.ndarray) -> float:
+    """The median distance between rows of `y` [n, D], at most 512 of them: the usual bandwidth of a Gaussian kernel."""
     some = y[np.linspace(0, len(y) - 1, min(len(y), _SUBSAMPLE)).astype(int)]
     return float(np.median(transport.distances(some, some)[np.triu_indices(len(some), 1)]))

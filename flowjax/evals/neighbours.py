@@ -98,8 +98,7 @@ def nearest_distance(samples: np.ndarray, training: np.ndarray) -> float:
     Returns:
       The distance, >= 0, in the units of the data; nan if a number is not finite.
     """
-    samples, training = transport.rows(samples, training)
-    return float(_nearest(samples, training).mean()) if transport.finite(samples, training) else float("nan")
+    return float(nearest(samples, training).mean())
 
 
 def copying(samples: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> float:
@@ -120,12 +119,23 @@ def copying(samples: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> 
 
     Source: Meehan et al. 2020, arXiv 2004.05675, section 3: their statistic is the z-score of this one.
     """
-    samples, training, held_out = transport.rows(samples, training, held_out)
-    if not transport.finite(samples, training, held_out):
+    transport.rows(samples, training, held_out)
+    return smaller(nearest(samples, training), nearest(held_out, training))
+
+
+def nearest(samples: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """Distance [n] of each sample to the nearest training row; nan for all of them if a number is not finite."""
+    samples, training = transport.rows(samples, training)
+    return _nearest(samples, training) if transport.finite(samples, training) else np.full(len(samples), np.nan)
+
+
+def smaller(own: np.ndarray, others: np.ndarray) -> float:
+    """Probability that one of `own` [n] is smaller than one of `others` [m], ties half; nan if a number is not finite."""
+    if not transport.finite(own, others):
         return float("nan")
-    own, unseen = _nearest(samples, training), np.sort(_nearest(held_out, training))
-    not_above = np.searchsorted(unseen, own, side="right") + np.searchsorted(unseen, own, side="left")
-    return float(1 - not_above.mean() / (2 * len(unseen)))
+    others = np.sort(others)
+    not_above = np.searchsorted(others, own, side="right") + np.searchsorted(others, own, side="left")
+    return float(1 - not_above.mean() / (2 * len(others)))
 
 
 def _covered(points: np.ndarray, support: np.ndarray, k: int) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 import tqdm
 
 from flowjax import samplers, typing
-from flowjax.training import evaluation, experiment, networks, sharding, workdir as folders
+from flowjax.training import checkpoint, evaluation, experiment, networks, sharding, workdir as folders
 
 ABOUT = "about.json"
 DTYPES = ("float32", "uint8")
@@ -64,6 +64,7 @@ def write(
     asked = evaluation.asked_labels(run, labels)
     facts = {
         "count": num, "shape": list(run.shape), "shard": shard, "dtype": dtype, "run": str(workdir), "run_step": run.step,
+        "method": run.config.method.name, "data": run.config.data.name, "weights": int(jax.jit(checkpoint.fingerprint)(run.params)),
         "average": average or experiment.default_average(run.config), "sampler": sampler, "grid": grid, "steps": steps,
         "guidance": scale, "labels": asked.tolist(), "seed": seed,
     }  # fmt: skip
@@ -117,7 +118,7 @@ def _claim(folder, facts):
     path = pathlib.Path(folder)
     if (path / ABOUT).exists():
         old = json.loads((path / ABOUT).read_text())
-        differ = [name for name in facts if old.get(name) != facts[name]]
+        differ = [name for name in facts if name != "run" and old.get(name) != facts[name]]  # a folder has many names
         if differ:
             said = "; ".join(f"{name}: {old.get(name)} there, {facts[name]} now" for name in differ)
             raise typing.InputError(f"--output={path} holds other samples ({said}); give another folder.")

@@ -1,5 +1,6 @@
 """What samples are worth: the measures that suit a dataset, by name, each with its error bar."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,28 +12,33 @@ from flowjax import checks, data, evals, samplers, typing
 from flowjax.training import evaluation, experiment, generation, networks
 
 FLOOR, NOISE = "real, held out", "noise"  # rows of the table beside the samples
-
 PAIRS, PLAN = 4_096, 2_048  # rows that enter a measure of all pairs, or one that looks for a transport plan
+ROWS, TRAINING = (
+    10_000,
+    100_000,
+)  # real rows to compare with, but for the digits; training rows among which copies are looked for
 
 
 class Measure(NamedTuple):
     """A measure of samples against a reference.
 
     Attributes:
-      of: `(samples, reference) -> float`.
+      of: `(samples, reference, **scale) -> float`.
       limit: how many rows of each it takes, None for all.
+      scale: `reference -> {keyword: number}`, what it is measured with; one for the whole table, so that its rows compare.
     """
 
     of: Callable
     limit: int | None = PAIRS
+    scale: Callable = lambda reference: {}
 
 
 MEASURES = {
     "sliced_wasserstein": Measure(evals.sliced_wasserstein, None),
     "wasserstein": Measure(evals.wasserstein, PLAN),
-    "sinkhorn": Measure(evals.sinkhorn, PLAN),
+    "sinkhorn": Measure(evals.sinkhorn, PLAN, lambda y: {"epsilon": 0.05 * float(y.var(axis=0).sum())}),
     "energy_distance": Measure(evals.energy_distance),
-    "mmd": Measure(evals.mmd),
+    "mmd": Measure(evals.mmd, PAIRS, lambda y: {"bandwidth": evals.median_distance(y)}),
     "kid": Measure(lambda x, y: evals.mmd(x, y, kernel="polynomial")),
     "frechet": Measure(evals.frechet, None),
     "precision": Measure(lambda x, y: evals.precision(y, x)),
@@ -41,7 +47,10 @@ MEASURES = {
     "coverage": Measure(lambda x, y: evals.coverage(y, x)),
 }
 COPYING = ("nearest_distance", "copying")  # against the training rows
-FEATURES = "_features"  # of a measure in the features of a classifier; _pixels, or nothing, is the data as it is
+FEATURES, PIXELS = (
+    "_features",
+    "_pixels",
+)  # of a measure in the features of a classifier; _pixels, or nothing, is the data as it is
 POINTS = (
     "sliced_wasserstein",
     "wasserstein",
@@ -56,7 +65,10 @@ POINTS = (
 IMAGES = ("frechet_pixels", "recall", "precision", "density", "coverage", *COPYING)
 CLASSIFIED = ("frechet_features", "mmd_features", "agreement")
 HEADLINES = {"digits": ("frechet_pixels", "frechet_features", "agreement", "precision", "recall", "copying")}
-HIGHER = ("precision", "recall", "density", "coverage", "agreement")  # is better; of the others lower, but for copying: 1/2
+SAID = (
+    f"Pairwise measures take the first {PAIRS:,} rows of each, those that look for a plan {PLAN:,}; after ± the standard error from"
+    " random halves."
+)
 
 
 class Judge:
@@ -67,25 +79,37 @@ class Judge:
       training: the rows that were learned from, for the measures of copying.
       held_out: real rows that were not.
       classifier: a flowjax.evals.Classifier, or None.
+      scale: rows from which bandwidths are taken; None: the reference.
     """
 
-    def __init__(self, reference, training, held_out, classifier=None):
-        self._reference, self._training, self._held_out, self._classifier = reference, training, held_out, classifier
-
-    @property
-    def count(self):
-        """How many rows the samples are compared with."""
-        return len(self._reference)
+    def __init__(self, reference, training, held_out, classifier=None, scale=None):
+        self.reference, self._training, self._classifier = reference, training, classifier
+        self._scale = reference if scale is None else scale
+        self._unseen = lambda: evals.nearest(held_out[:PAIRS], training)
 
     def names(self, asked=()):
         """The measures that were asked for, or all that suit the data; raises InputError for one that there is not."""
-        suited = POINTS + COPYING if self._reference.ndim == 2 else IMAGES + (CLASSIFIED if self._classifier else ())
+        suited = POINTS + COPYING if self.reference.ndim == 2 else IMAGES + (CLASSIFIED if self._classifier else ())
+        known = (*MEASURES, *(f"{name}{end}" for name in MEASURES for end in (PIXELS, FEATURES)), *COPYING, "agreement")
         for name in asked:
-            if name.endswith(FEATURES) or name == "agreement":
-                if self._classifier is None:
-                    raise typing.InputError(f"--measures={name}: there is a classifier for the digits alone; leave it out.")
-            checks.member("measure", _base(name), (*MEASURES, *COPYING, "agreement"))
+            if name not in known:
+                checks.member("measure", name, (*MEASURES, *COPYING, "agreement"))
+            if (name.endswith(FEATURES) or name == "agreement") and self._classifier is None:
+                raise typing.InputError(f"--measures={name}: there is a classifier for the digits alone; leave it out.")
         return tuple(asked) or suited
+
+    def check(self, count, names, resamples):
+        """Raises InputError if so few samples cannot be measured."""
+        least = 12 if resamples else 8  # halves of six, whose points have five neighbours
+        if count < least:
+            raise typing.InputError(f"--num={count}: the measures need at least {least} samples.")
+        for name in names:
+            width = self._view(name, self.reference[:1]).size
+            if _base(name) == "frechet" and count <= width:
+                raise typing.InputError(
+                    f"{count} samples are too few for a Frechet distance in {width} dimensions: --num={width + 1} or more, or leave"
+                    f" {name} out of --measures."
+                )
 
     def __call__(self, samples, labels, names, resamples=0, report=lambda: None):
         """{name: (value, error)}: each measure with the standard error from that many half samples, nan for 0 of them.
@@ -108,79 +132,85 @@ class Judge:
     def _measure(self, name, samples, labels):
         """(function, array, ...) of a measure by name."""
         if name == "agreement":
-            agrees = np.asarray(self._classifier.logits(samples)).argmax(axis=1) == labels
-            agrees &= np.isfinite(np.asarray(samples)).reshape(len(samples), -1).all(axis=1)
-            return lambda hits: float(hits.mean()), agrees
-        if name == "copying":
-            return lambda x, y: evals.copying(x, self._training, y), samples[:PAIRS], self._held_out[:PAIRS]
-        if name == "nearest_distance":
-            return lambda x: evals.nearest_distance(x, self._training), samples[:PAIRS]
+            return lambda i: evals.agreement(self._classifier, samples[i], labels[i]), np.arange(len(samples))
+        if name in COPYING:
+            distances = evals.nearest(samples[:PAIRS], self._training)
+            mean = lambda own: float(own.mean())
+            return (evals.smaller, distances, self._unseen()) if name == "copying" else (mean, distances)
         measure = MEASURES[_base(name)]
-        rows = [array[: measure.limit] for array in (samples, self._reference)]
+        rows = [array[: measure.limit] for array in (samples, self.reference)]
         if measure.of is evals.wasserstein:  # pairs row with row
             rows = [array[: min(map(len, rows))] for array in rows]
-        if name.endswith(FEATURES):
-            rows = [np.asarray(self._classifier.features(array)) for array in rows]
-        return measure.of, *rows
+        scale = measure.scale(self._view(name, self._scale[: measure.limit]).astype(np.float64))
+        return functools.partial(measure.of, **scale), *(self._view(name, array) for array in rows)
+
+    def _view(self, name, rows):
+        """Rows as a measure sees them, [n, D]."""
+        return np.asarray(self._classifier.features(rows) if name.endswith(FEATURES) else rows).reshape(len(rows), -1)
 
 
 def _base(name):
-    return name.removesuffix(FEATURES).removesuffix("_pixels")
+    return name.removesuffix(FEATURES).removesuffix(PIXELS)
 
 
 def evaluate(
-    workdir, steps, *, num=0, seed=0, averages=("",), chosen=("",), guidances=(None,), grid="uniform", samples="", measures=(),
+    workdir, steps=(), *, num=0, seed=0, averages=("",), chosen=("",), guidances=(None,), grid="uniform", samples="", measures=(),
     resamples=16,
 ):  # fmt: skip
     """A table of what a run is worth: steps x averages x samplers x guidance, other real data, and noise, against real data.
 
     Args:
       workdir: the folder of a run.
-      steps: numbers of steps, each at least 1.
+      steps: numbers of steps, each at least 1; (): those of its config.
       num: number of samples; 0: as many as there are real rows.
       seed: of the noise.
       averages: decays of averaged weights, "none" for the raw ones, "" for the run's first average.
       chosen: samplers, name and options; "" for the run's own.
       guidances: scales, of a student of a guided teacher; None for the middle of those it learned.
       grid: of times, name and options, or times.
-      samples: a folder that flowjax.training.generation wrote, which is measured instead.
+      samples: a folder that flowjax.training.generation wrote, which is measured instead, however it was drawn.
       measures: names, see MEASURES; (): those that suit the data.
       resamples: half samples for the error bars; 0: no error bars.
 
     Returns:
       (rows, about): rows `{"what", "steps", "sampler", "ema", "guidance", "evaluations", "rows", measure: (value, error), ...}`,
       and a sentence that says what was compared with what. The digits are compared with all 1,797, everything else with up to
-      10,000 held-out rows; the real rows with others of their kind, which are not among them.
+      10,000 held-out rows; held-out rows with training rows.
+
+    Raises:
+      InputError: for whatever cannot be drawn or measured, before anything is drawn.
     """
-    if num and num < 8:
-        raise typing.InputError(f"--num={num}: the measures need at least 8 samples.")
     runs = {average: experiment.load(workdir, average) for average in averages}
     trained = runs[averages[0]]
-    for asked in chosen:
-        for n in steps:
-            samplers.check(asked or trained.config.sampler, n, grid)
-    judges, real, other = _judges(trained.config)
-    names = judges["samples"].names(measures)
-    drawn = _read(samples, num) if samples else _draw(runs, steps, num or len(real["x"]), seed, chosen, guidances, grid, real)
-    total = (2 + (1 if samples else len(steps) * len(averages) * len(chosen) * len(guidances))) * len(names)
+    steps = steps or trained.config.eval_steps
+    for asked, n in itertools.product(chosen, steps):
+        samplers.check(asked or trained.config.sampler, n, grid)
+    judge, floor, real, held_out = _judges(trained.config)
+    names = judge.names(measures)
+    facts = generation.about(samples) if samples else {"count": num or len(real["x"])}
+    count = min(num or facts["count"], facts["count"])
+    judge.check(count, names, resamples)
+    if samples:
+        drawn, ways = _read(samples, facts, count, trained.config), 1
+    else:
+        drawn = _draw(runs, steps, count, seed, chosen, guidances, grid, real)
+        ways = len(steps) * len(averages) * len(chosen) * len(guidances)
 
     rows, empty = [], dict.fromkeys(("what", "steps", "sampler", "ema", "guidance", "evaluations"), "")
-    with tqdm.tqdm(total=total, desc="measures", delay=3, leave=False) as bar:
+    with tqdm.tqdm(total=(2 + ways) * len(names), desc="measures", delay=3, leave=False) as bar:
         for about, x, labels in drawn:
-            scored = judges["samples"](x, labels, names, resamples, bar.update)
-            rows.append({**empty, **about, "rows": len(x), **scored})
-        scored = judges["floor"](other["x"], other.get("label"), names, resamples, bar.update)
-        rows.append({**empty, "what": FLOOR, "rows": len(other["x"]), **scored})
-        count = rows[0]["rows"]
+            rows.append({**empty, **about, "rows": count, **judge(x, labels, names, resamples, bar.update)})
+        scored = floor(held_out["x"], held_out.get("label"), names, resamples, bar.update)
+        rows.append({**empty, "what": FLOOR, "rows": len(held_out["x"]), **scored})
         noise = np.random.default_rng(seed).standard_normal((count, *trained.shape), np.float32)
-        scored = judges["samples"](
+        scored = judge(
             noise, evaluation.labels_like(real.get("label"), trained.num_classes, count), names, resamples, bar.update
         )
         rows.append({**empty, "what": NOISE, "rows": count, **scored})
-    name = trained.config.data.name
+    method, done = facts.get("method", trained.config.method.name), facts.get("run_step", trained.step)
     about = (
-        f"{trained.config.method.name}, {trained.step} steps of training: {count} samples against {len(real['x'])} rows of {name};"
-        f" real rows: {len(other['x'])} against {judges['floor'].count} others."
+        f"{method}, {done} steps of training: {count} samples against {len(real['x'])} rows of {trained.config.data.name};"
+        f" real rows: {len(held_out['x'])} held-out ones against {len(floor.reference)} of training. {SAID}"
     )
     return rows, about
 
@@ -211,41 +241,42 @@ def curves(rows):
 
 
 def _judges(config):
-    """(judges of samples and of the floor, reference rows, real rows for the floor)."""
-    limit = None if config.data.name == "digits" else 10_000
-    rows_of = lambda split: data.arrays(data.load(config.data.name, split=split, data_dir=config.data.dir or None), limit=limit)
-    held_out, training, classifier = rows_of("test"), rows_of("train"), None
-    if config.data.name == "digits":
-        real, other, against, classifier = (
-            rows_of("train+test"),
-            held_out,
-            training,
-            evaluation.digit_classifier(config.data.dir or None),
-        )
-    else:
-        real, other, against = held_out, training, held_out
-    own = (training["x"], held_out["x"], classifier)
-    return {"samples": Judge(real["x"], *own), "floor": Judge(against["x"], *own)}, real, other
+    """(judge of samples, judge of held-out rows, reference rows, held-out rows)."""
+    digits = config.data.name == "digits"
+    rows_of = lambda split, limit: data.arrays(
+        data.load(config.data.name, split=split, data_dir=config.data.dir or None), limit=None if digits else limit
+    )
+    held_out, training = rows_of("test", ROWS), rows_of("train", TRAINING)["x"]
+    classifier = evaluation.digit_classifier(config.data.dir or None) if digits else None
+    real = rows_of("train+test", ROWS) if digits else held_out
+    judge = Judge(real["x"], training, held_out["x"], classifier)
+    floor = Judge(training if digits else training[:ROWS], training, held_out["x"], classifier, scale=real["x"])
+    return judge, floor, real, held_out
 
 
 def _draw(runs, steps, count, seed, chosen, guidances, grid, real):
     """Yields (what it is, samples, labels) of every combination; the noise is the same in all."""
-    for (average, run), name, guidance in itertools.product(runs.items(), chosen, guidances):
+    run = next(iter(runs.values()))
+    labels = evaluation.labels_like(real.get("label"), run.num_classes, count)
+    for name, guidance in itertools.product(chosen, guidances):
         name, scale, path = name or run.config.sampler, run.scale(guidance), networks.path_of(run.config)
-        labels = evaluation.labels_like(real.get("label"), run.num_classes, count)
+        evaluations = samplers.named(name).evaluations
         sample = evaluation.make_sampler(run.net, run.shape, name, scale, grid=grid, path=path)
-        for n in steps:
-            evaluations = samplers.named(name).evaluations
+        for (average, own), n in itertools.product(runs.items(), steps):
             about = {
-                "what": f"{n} step{'s' if n > 1 else ''}", "steps": n, "sampler": name,
-                "ema": average or experiment.default_average(run.config), "guidance": "" if scale is None else scale,
+                **_way(n, name, average or experiment.default_average(run.config), scale),
                 "evaluations": evaluations(samplers.named_grid(grid)(n)) if evaluations else "",
-            }  # fmt: skip
-            yield about, sample(run.params, seed, labels, n, progress=True), labels
+            }
+            yield about, sample(own.params, seed, labels, n, progress=True), labels
 
 
-def _read(folder, num):
-    about = generation.about(folder)
-    what = f"{about['steps']} step{'s' if about['steps'] > 1 else ''}"
-    known = {"what": what, "ema": about["average"], "guidance": "" if about["guidance"] is None else about["guidance"]}
-    yield {**known, "steps": about["steps"], "sampler": about["sampler"]}, *generation.read(folder, num or None)
+def _read(folder, facts, count, config):
+    if facts["data"] != config.data.name:
+        raise typing.InputError(f"--samples={folder} are of {facts['data']}, and the run is of {config.data.name}.")
+    yield _way(facts["steps"], facts["sampler"], facts["average"], facts["guidance"]), *generation.read(folder, count)
+
+
+def _way(steps, sampler, average, scale):
+    """What a row of samples is."""
+    what = f"{steps} step{'s' if steps > 1 else ''}"
+    return {"what": what, "steps": steps, "sampler": sampler, "ema": average, "guidance": "" if scale is None else scale}
