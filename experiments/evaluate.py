@@ -25,12 +25,8 @@ EMA = flags.DEFINE_list("ema", [""], "decays of averaged weights, none for the r
 SAMPLER = flags.DEFINE_multi_string("sampler", [""], "may be given several times: " + command_line.SAMPLER_HELP)
 GRID = flags.DEFINE_string("grid", "uniform", command_line.GRID_HELP)
 GUIDANCE = flags.DEFINE_list("guidance", [], "of a student of a guided teacher: scales; default: the middle")
-SAMPLES = flags.DEFINE_string(
-    "samples", "", "a folder that experiments.generate wrote, which is measured instead, however it was drawn"
-)
-MEASURES = flags.DEFINE_list(
-    "measures", [], "measures, also in the classifier's features: mmd_features; default: those that suit the data"
-)
+SAMPLES = flags.DEFINE_string("samples", "", "folder of experiments.generate to measure instead, however it was drawn")
+MEASURES = flags.DEFINE_list("measures", [], "names, also in features: mmd_features; default: those that suit the data")
 RESAMPLES = flags.DEFINE_integer("resamples", 16, "half samples for each error bar; 0: no error bars", lower_bound=0)
 flags.mark_flag_as_required("workdir")
 
