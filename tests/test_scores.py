@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from configs import flow_matching, meanflow
+from configs import flow_matching, meanflow, method
 from experiments import tables
 from flowjax import data, evals, plots, training, typing
 from flowjax.training import evaluation, generation, scores
@@ -108,6 +108,20 @@ def test_written_samples_are_measured_like_drawn_ones(points, tmp_path):
     assert read["sliced_wasserstein"][0] == pytest.approx(drawn["sliced_wasserstein"][0], rel=1e-4)
     assert (read["what"], read["sampler"], read["ema"], read["rows"]) == ("3 steps", "flow_map", "none", 300)
     assert len(rest) == 2 and np.isnan(read["precision"][1])
+
+
+def test_a_student_of_a_guided_teacher_is_asked_each_scale(tmp_path, saved_run):
+    teacher = saved_run(flow_matching.get_config("test"), tmp_path / "teacher")
+    config = method.get_config("ayf_emd,test")
+    config.teacher, config.guidance.kind, config.guidance.weak = str(teacher), "autoguidance", str(teacher)
+    config.guidance.scale = (1.0, 3.0)
+    student = saved_run(config, tmp_path / "student")
+    rows, _ = scores.evaluate(student, (1, 2), num=64, guidances=(1.0, 3.0), measures=("sliced_wasserstein",), resamples=0)
+    assert [(row["steps"], row["guidance"]) for row in rows[:4]] == [(1, 1.0), (2, 1.0), (1, 3.0), (2, 3.0)]
+    values = [row["sliced_wasserstein"][0] for row in rows[:4]]
+    assert values[0] != values[2] and values[1] != values[3]
+    assert list(scores.shown(rows)[0]) == ["what", "guidance", "rows", "sliced_wasserstein"]
+    assert set(scores.curves(rows)[0]["sliced_wasserstein"]) == {"guidance 1.0", "guidance 3.0"}
 
 
 def test_all_measures_of_points(points):
