@@ -39,7 +39,8 @@ def main():
     evaluation.draw_samples(path / "samples.png", samples, labels, trained.num_classes, real=real, title=title, per_class=8)
 
     # ------------------------------------------------------------------------------------------------------ curves
-    rows, about = scores.evaluate(path, config.eval_steps, measures=scores.HEADLINES.get(config.data.name, ()))
+    headlines = scores.HEADLINES if config.data.name == "digits" else ("sliced_wasserstein", "energy_distance")
+    rows, about = scores.evaluate(path, config.eval_steps, measures=headlines)
     records = folders.read_metrics(path)
     measures = ("frechet_pixels", "frechet_features", "sliced_wasserstein", "energy_distance")
     distances = [f"{config.eval_steps[0]}step/{name}" for name in measures if name in rows[0]]

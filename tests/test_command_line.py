@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import meanflow
+from configs import meanflow, method
 from flowjax.training import checkpoint, experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -180,6 +180,33 @@ def test_inspection_draws_everything_and_a_page_that_shows_it(run, request):
 
 def test_the_config_is_in_the_workdir(trained):
     assert json.loads((trained / "config.json").read_text())["method"]["name"] == "flow_matching"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "changes", "missing"),
+    [
+        ("ct", {}, {"ways.png", "velocity.png"}),  # jumps to the data alone
+        ("pid", {"teacher": "exact"}, {"velocity.png"}),  # jumps from noise alone
+        ("pd", {"teacher": "exact"}, set()),  # neighbours of one grid
+        ("meanflow", {"sampler": "gamma:gamma=0.5"}, set()),
+        ("meanflow", {"sampler": "restart"}, set()),
+        ("meanflow", {"seeds": 2}, set()),
+    ],
+)
+def test_every_kind_of_run_is_inspected(name, changes, missing, tmp_path, saved_run):
+    config = method.get_config(f"{name},test")
+    config.update(changes)
+    folder = saved_run(config, tmp_path / "run") if changes.get("seeds", 1) == 1 else tmp_path / "run"
+    if not folder.exists():
+        output, code = finish("train", CONFIG, "--config.seeds=2", "--config.eval_every=10", f"--workdir={folder}")
+        assert code == 0, output
+    output, code = finish("inspect", f"--workdir={folder}", "--rows=4", "--cells=3")
+    assert code == 0, output
+    names = {"samples.png", "ways.png", "velocity.png", "rules.png", "training.png"} - missing
+    assert {path.name for path in (folder / "inspect").glob("*.png")} - {"bins.png"} == names
+    learned = "jumps to data" if name == "ct" else "jumps from noise" if name == "pid" else "jumps grid" if name == "pd" else ""
+    assert learned in (folder / "inspect" / "index.html").read_text()
 
 
 CONFIG = "--config=configs/meanflow.py:test"

@@ -64,7 +64,7 @@ POINTS = (
 )
 IMAGES = ("frechet_pixels", "recall", "precision", "density", "coverage", *COPYING)
 CLASSIFIED = ("frechet_features", "mmd_features", "agreement")
-HEADLINES = {"digits": ("frechet_pixels", "frechet_features", "agreement", "precision", "recall", "copying")}
+HEADLINES = ("frechet_pixels", "frechet_features", "agreement", "precision", "recall", "copying")  # of the digits
 SAID = (
     f"Pairwise measures take the first {PAIRS:,} rows of each, those that look for a plan {PLAN:,}; after ± the standard error from"
     " random halves."
