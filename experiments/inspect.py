@@ -161,10 +161,10 @@ def broken_rules(run, out, steps):
     if run.jumps == "none":
         return {}
     x0, exact = run.real["x"][: ROWS.value], exact_velocity(run)
-    known = None if exact is None else along(exact)
-    maps = {"trained": error_maps(run.V(run.labels[: ROWS.value]), x0, run.path, CELLS.value, known)}
+    known, grid = None if exact is None else rules.along(exact, EXACT_STEPS), np.linspace(*GRID, CELLS.value)
+    maps = {"trained": rules.error_maps(run.V(run.labels[: ROWS.value]), x0, run.path, grid, known)}
     if known:  # whose own errors are those of its solver
-        maps["exact flow"] = error_maps(known, x0[:EXACT_ROWS], run.path, CELLS.value, along(exact, 4 * EXACT_STEPS))
+        maps["exact flow"] = rules.error_maps(known, x0[:EXACT_ROWS], run.path, grid, rules.along(exact, 4 * EXACT_STEPS))
     plots.heat_maps(
         out / "rules.png", maps, xlabel="source s", ylabel="target t", label="root mean square, data per unit of time",
         extent=extent(CELLS.value), title=f"{run.name}: where the map breaks its rules",
@@ -194,39 +194,13 @@ def exact_velocity(run):
     return None if other else points.VELOCITIES.get(run.config.data.name)
 
 
-def along(v, steps=EXACT_STEPS):
-    """V(x, s, t) of the flow of a velocity `v(x, t)`: the mean velocity along its solution, by Heun's method between s and t."""
-
-    def V(x, s, t):
-        # In the share of the way, so that every row may have times of its own.
-        way = lambda x, share: (t - s) * v(x, s + share * (t - s))
-        moved = samplers.heun(way, x, jnp.linspace(0.0, 1.0, steps + 1)) - x
-        gap = jnp.abs(t - s) < 1e-4
-        return jnp.where(gap, v(x, s), moved / jnp.where(gap, 1.0, t - s))
-
-    return V
-
-
-def error_maps(V, x0, path, cells, exact=None):
-    """{rule: error [cells, cells]} of a map, and against the exact one if that is known."""
-    grid = np.linspace(*GRID, cells)
-    eps = jax.random.normal(jax.random.key(4), x0.shape)
-    known = rules.RULES | ({} if exact is None else {"true error": rules.true_error(exact)})
-    ask = lambda rule: jax.jit(lambda x0, eps: rules.error_map(rule, V, x0, eps, grid, path))
-    return {name: np.asarray(ask(rule)(x0, eps)) for name, rule in known.items()}
-
-
 def extent(cells):
     """Edges of a heat map whose cells have the times of the grid in their middles."""
     half = (GRID[1] - GRID[0]) / (cells - 1) / 2
     return (GRID[0] - half, GRID[1] + half) * 2
 
 
-def rms(values):
-    return float(np.sqrt(np.nanmean(np.square(values))))
-
-
-COLUMNS = {"": rms, ", highest": lambda values: float(np.nanmax(values))}
+COLUMNS = {"": rules.root_mean_square, ", highest": lambda values: float(np.nanmax(values))}
 
 
 # --------------------------------------------------------------------------------------------------------- training

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from flowjax import losses, paths, times
+from flowjax import losses, paths, samplers, times
 
 
 def lagrangian(V, x, s, t):
@@ -66,3 +67,41 @@ def error_map(rule: Callable, V, x0, eps, grid, path=paths.linear):
 
     found = jax.lax.map(error, (grid[source], grid[target]))
     return jnp.full((len(grid), len(grid)), jnp.nan).at[target, source].set(found)
+
+
+def error_maps(V, x0, path, grid, exact=None, seed=0):
+    """`error_map` of each rule, and of the true error if the exact average velocity is known: {rule: numpy [n, n]}.
+
+    Args:
+      V: average velocity of a batch of len(x0) rows.
+      x0: data, [B, ...].
+      path: a flowjax.paths.Path.
+      grid: times [n] in [0, 1], ascending.
+      exact: the exact average velocity, or None.
+      seed: of the noise.
+    """
+    eps = jax.random.normal(jax.random.key(seed), jnp.shape(x0))
+    known = RULES | ({} if exact is None else {"true error": true_error(exact)})
+    ask = lambda rule: jax.jit(lambda x0, eps: error_map(rule, V, x0, eps, grid, path))
+    return {name: np.asarray(ask(rule)(x0, eps)) for name, rule in known.items()}
+
+
+def root_mean_square(values):
+    """Of an error map, nan left out."""
+    return float(np.sqrt(np.nanmean(np.square(values))))
+
+
+def along(v, steps=64):
+    """The average velocity V(x, s, t) of the flow of a velocity `v(x, t)`: the mean along its solution, by Heun's method from s to t.
+
+    On the diagonal it is v. Times are columns, [B, 1, ...], or scalars; every row may have its own.
+    """
+
+    def V(x, s, t):
+        # In the share of the way, so that every row may have times of its own.
+        way = lambda x, share: (t - s) * v(x, s + share * (t - s))
+        moved = samplers.heun(way, x, jnp.linspace(0.0, 1.0, steps + 1)) - x
+        gap = jnp.abs(t - s) < 1e-4
+        return jnp.where(gap, v(x, s), moved / jnp.where(gap, 1.0, t - s))
+
+    return V

@@ -23,10 +23,14 @@ def run(folder, methods, **changes):
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(["landscape"])
     chosen = {"data": "test", "seeds": 2, "steps": 4, "methods": methods, "workdir": str(folder), **changes}
-    with pytest.MonkeyPatch.context() as patch:  # absl's flagsaver would forget the flags that grain defines meanwhile
+    before = {name: flags.FLAGS[name].value for name in chosen}
+    try:  # absl's flagsaver would forget the flags that grain defines meanwhile, pytest's monkeypatch these
         for name, value in chosen.items():
-            patch.setattr(flags.FLAGS, name, value)
+            flags.FLAGS[name].value = value
         landscape.main()
+    finally:
+        for name, value in before.items():
+            flags.FLAGS[name].value = value
     return rows(folder)
 
 

@@ -23,7 +23,11 @@ FAR_VELOCITY = exact.blobs(2.8 * np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis
 FEW_STEPS = {"flow_matching": 4, "fmm": 4, "pd": 4, "cd": 8}
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
+# One of each kind every time; the others in the slow tests.
+KINDS = ("flow_matching", "meanflow", "imf", "tvm", "soflow", "lsd", "psd", "ayf_emd", "freeflow", "ct", "pd", "cmt")
+
+
+@pytest.mark.parametrize("name", [n if n in KINDS else pytest.param(n, marks=pytest.mark.slow) for n in methods.METHODS])
 def test_three_hundred_steps_lower_the_distance(name, monkeypatch):
     config = method_config.get_config(f"{name},checkerboard")
     config.update({"steps": 300, "batch_size": 256, "eval_every": 0})

@@ -312,7 +312,7 @@ def test_classifier_free_guidance_of_a_labelled_teacher():
         make(0.0)
 
 
-@pytest.mark.parametrize("name", ["tvm", pytest.param("freeflow", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["meanflow", pytest.param("freeflow", marks=pytest.mark.slow)])
 def test_seeds_side_by_side_are_the_runs_alone(name, tmp_path):
     plain = {
         "optim": {**small(name).optim.to_dict(), "name": "sgd", "kwargs": {}}
@@ -333,6 +333,7 @@ def test_seeds_side_by_side_are_the_runs_alone(name, tmp_path):
         experiment.load(tmp_path / "together", seed=2)
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_on_two_devices_from_a_teachers_weights(teacher):
     plain = {"optim": {**small("ayf_emd").optim.to_dict(), "name": "sgd", "kwargs": {}, "learning_rate": 1.0}}
     config = small("ayf_emd", teacher=teacher, start="teacher", seeds=2, **plain)
@@ -443,11 +444,6 @@ def test_the_weights_of_v_do_not_depend_on_what_else_is_trained():
             "lmd",
             {"method": {"name": "lmd", "path": "trigonometric"}},
             "'exact', the velocity on the linear path, and config.method.path",
-        ),
-        (
-            "ct",
-            {"method": {"name": "ct", "path": "trigonometric", "total_steps": 8}},
-            "config.sampler is 'consistency'.*linear path",
         ),
         (
             "pid",

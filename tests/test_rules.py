@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import inspect
 from flowjax import exact, paths, rules
 from flowjax.data import points
 
@@ -67,8 +66,8 @@ def test_the_flow_of_a_velocity_is_its_exact_map():
     flow = exact.gaussian(np.array([0.5, -1.0]), np.array([[1.0, 0.6], [0.6, 0.5]]))
     x, _ = cloud(4)
     s, t = jnp.array([1.0, 0.9, 0.5, 0.4])[:, None], jnp.array([0.0, 0.2, 0.5, 0.39])[:, None]
-    np.testing.assert_allclose(inspect.along(flow.v)(x, s, t), flow.V(x, s, t), atol=2e-4)
-    halves = [np.abs(inspect.along(flow.v, n)(x, s, t) - flow.V(x, s, t)).max() for n in (32, 64)]
+    np.testing.assert_allclose(rules.along(flow.v)(x, s, t), flow.V(x, s, t), atol=2e-4)
+    halves = [np.abs(rules.along(flow.v, n)(x, s, t) - flow.V(x, s, t)).max() for n in (32, 64)]
     assert halves[1] < 0.3 * halves[0]
 
 
@@ -76,12 +75,12 @@ def test_the_flow_of_a_velocity_is_its_exact_map():
 def test_the_exact_flow_of_points_breaks_its_rules_by_the_error_of_the_solver_alone():
     v = points.VELOCITIES["eight_gaussians"]
     x0 = jnp.asarray(points.eight_gaussians(np.random.default_rng(0), 64), jnp.float64)
-    maps = inspect.error_maps(inspect.along(v), x0, paths.linear, 3, inspect.along(v, 256))
+    maps = rules.error_maps(rules.along(v), x0, paths.linear, [0.03, 0.5, 0.97], rules.along(v, 256))
     assert set(maps) == {*rules.RULES, "true error"}
     for values in maps.values():
-        assert 0 < inspect.rms(values) < 0.05
-    wrong = inspect.error_maps(lambda x, s, t: 1.2 * inspect.along(v)(x, s, t), x0, paths.linear, 3, inspect.along(v))
-    assert inspect.rms(wrong["true error"]) > 0.1
+        assert 0 < rules.root_mean_square(values) < 0.05
+    wrong = rules.error_maps(lambda x, s, t: 1.2 * rules.along(v)(x, s, t), x0, paths.linear, [0.03, 0.5, 0.97], rules.along(v))
+    assert rules.root_mean_square(wrong["true error"]) > 0.1
 
 
 @pytest.mark.usefixtures("x64")
