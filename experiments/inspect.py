@@ -2,7 +2,7 @@
 
 Writes into WORKDIR/inspect: samples, ways from noise to data, what the velocity says, where the map breaks the three rules of flow
 maps (and, where the exact flow is known, its true error), raw errors by time during training, training curves, and index.html. Needs
-the workdir, and the data to compare with. About a minute on two CPU cores for the demo.
+the workdir, and the data to compare with. One to a few minutes on two CPU cores.
 """
 
 import html
