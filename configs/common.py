@@ -2,16 +2,17 @@
 
 import ml_collections
 
-from flowjax import checks, methods, models
+from flowjax import checks, guidance, methods, models
 
-PRESETS = ("checkerboard", "digits", "test")
+GUIDED_SCALES = (1.0, 4.0)  # of the preset "guided"
+PRESETS = ("checkerboard", "digits", "guided", "test")
 
 
 def base(preset, *, method):
     """A config for a preset, to which the method's file adds its constants.
 
     Args:
-      preset: "checkerboard" (points), "digits" (real 8 x 8 images) or "test" (seconds).
+      preset: "checkerboard" (points), "digits" (real 8 x 8 images), "guided" (digits, with guidance trained in) or "test" (seconds).
       method: registry name of the method.
 
     Raises:
@@ -50,12 +51,19 @@ def base(preset, *, method):
     }
     config.teacher = ""  # of a method that distils: "exact" (closed-form velocity of points) or the folder of a run
     config.start = ""  # weights to start from: "" fresh ones, "teacher" the teacher's, or the folder of a run
-    # On the teacher. kind "", "classifier_free" or "autoguidance" (away from the run in the folder weak); scale and interval of times
-    # (low, high); each row draws its scale, which the student is told.
-    config.guidance = {"kind": "", "scale": (1.0, 1.0), "interval": (0.0, 1.0), "weak": ""}
+    # kind "": none. Inside the training target: a key of flowjax.guidance.TARGETS, with its constants k, mix, decay. On the teacher:
+    # "classifier_free" or "autoguidance" (away from the run in the folder weak). Scales and times of the interval are (low, high);
+    # each row draws its scale, which the network is told if low < high.
+    config.guidance = {
+        "kind": "", "scale": (1.0, 1.0), "interval": (0.0, 1.0), "weak": "", "k": 0.5, "mix": 0.25, "decay": 0.8,
+    }  # fmt: skip
     config.method = {"name": method, "total_steps": config.get_ref("steps"), **methods.constants(method)}
-    if preset == "digits":
+    if preset in ("digits", "guided"):
         _digits(config)
+    if preset == "guided":  # the method's own guidance, or MeanFlow's; scales up to 4, which the network is told
+        config.guidance.kind = method if method in guidance.TARGETS else "meanflow"
+        config.guidance.scale = GUIDED_SCALES
+        config.method.label_drop = 0.1
     if preset == "test":
         _test(config)
     # Networks trained along: each as V is but for what stands here.
@@ -71,8 +79,11 @@ def auxiliary(config):
 
 
 def network(name, **fields):
-    """All fields of a network, so that each can be overridden: those given, and the defaults of the others."""
-    return ml_collections.ConfigDict({"name": name, **models.defaults(name), **fields})
+    """All fields of a network, so that each can be overridden: those given, and the defaults of the others. What it is told of the
+    guidance follows from config.guidance.
+    """
+    own = {field: value for field, value in models.defaults(name).items() if field not in models.TOLD}
+    return ml_collections.ConfigDict({"name": name, **own, **fields})
 
 
 def _digits(config):

@@ -1,19 +1,31 @@
-"""Guided velocities, and the scale of the guidance as something that a network is told.
+"""Guidance: velocities extrapolated away from a weaker one, on a teacher or inside the training target.
 
-    v_w = v_weak + w (v - v_weak),   w = 1: no guidance
+    v_w = v_null + w (v - v_null),   w = 1: no guidance
 
-Classifier-free guidance takes the unconditional velocity of the same network for `v_weak`, autoguidance that of a weaker network.
-The scale of a row stands in `cond["guidance"]`, [B].
+On a teacher: `classifier_free` takes the teacher's own unconditional velocity for v_null, `autoguidance` that of a weaker network.
+Inside the target: a function of TARGETS `(nets, point, V_ss=None) -> Guided` takes the network's own V(x, s, s | null), so that the
+map that is learned is guided and sampling costs nothing more. Each is of the form (docs/guidance.md derives them)
+
+    v_g = (1 - k) (w v + (1 - w) V(x, s, s | null)) + k V(x, s, s | c)
+
+whose mean is reproduced by V(x, s, s | c) = v_null + w (v_c - v_null) whatever the share k < 1 is: they differ in k, in the times at
+which they guide, in the weights that are asked and in how w is drawn. Rows whose label was dropped keep their plain v.
+
+The scale w of a row stands in `cond["guidance"]`, [B], the times between which it is guided, if the network is told them, in
+`cond["interval"]`, [B, 2]; the null label is -1.
 """
 
+import functools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from flowjax import times, typing
+from flowjax import checks, times, typing
 
-KINDS = ("classifier_free", "autoguidance")
+sg = jax.lax.stop_gradient
 
 
 def guided(v, v_weak, w):
@@ -33,8 +45,11 @@ def guided(v, v_weak, w):
     return v_weak + w * (v - v_weak)
 
 
+# On a teacher: functions of velocities `(x, t, cond) -> velocity`
+
+
 def classifier_free(velocity, interval=(0.0, 1.0)):
-    """`velocity` guided away from its own answer to the null label.
+    """`velocity` guided away from its own answer to the null label, both asked in one doubled batch.
 
     Args:
       velocity: `(x, t, cond) -> velocity`, which knows the null label -1.
@@ -45,8 +60,9 @@ def classifier_free(velocity, interval=(0.0, 1.0)):
     """
 
     def ask(x, t, cond):
-        null = {"label": jnp.full(x.shape[:1], -1)}
-        return guided(velocity(x, t, {"label": cond["label"]}), velocity(x, t, null), _scale(cond, x, t, interval))
+        label = {"label": cond["label"]}
+        v, v_null = _doubled(velocity, x, t, label, null(label))
+        return guided(v, v_null, _between(t, interval, _column(cond["guidance"], x), 1.0))
 
     return ask
 
@@ -56,41 +72,310 @@ def autoguidance(velocity, weak, interval=(0.0, 1.0)):
 
     def ask(x, t, cond):
         own = {name: value for name, value in cond.items() if name != "guidance"}
-        return guided(velocity(x, t, own), weak(x, t, own), _scale(cond, x, t, interval))
+        return guided(velocity(x, t, own), weak(x, t, own), _between(t, interval, _column(cond["guidance"], x), 1.0))
 
     return ask
 
 
-def _scale(cond, x, t, interval):
+# Inside the training target
+
+
+class Guided(NamedTuple):
+    """A guided velocity for a loss, and what was asked of the network for it; no gradient passes through either.
+
+    Attributes:
+      v: guided velocity at (x, s), the shape of x.
+      V_ss: the network's own conditional velocity there; None where the formula does not need it.
+    """
+
+    v: jax.Array
+    V_ss: jax.Array | None = None
+
+
+def meanflow(nets, point, V_ss=None, *, k=0.5, interval=(0.0, 1.0)):
+    """MeanFlow: a share of the network's own conditional velocity beside the data's.
+
+        v_g = w' v + (1 - w' - k) V(x, s, s | null) + k V(x, s, s | c),     w' = (1 - k) w,   at times s within the interval
+
+    The paper's omega is w', its kappa is k, and w = omega / (1 - kappa) the scale that results. With k = 0 V(x, s, s | c) is not asked.
+
+    Args:
+      nets: a flowjax.typing.Nets.
+      point: a flowjax.typing.Point whose cond has "label" and "guidance" (w).
+      V_ss: the network's own velocity at the point if it is known already; None: it is asked.
+      k: share of V(x, s, s | c), in [0, 1).
+      interval: times (low, high) outside which v stays as it is.
+
+    Returns:
+      Guided.
+
+    Example:
+      >>> nets = typing.Nets(V=lambda x, s, t, cond=None: times.expand(cond["label"], x) + 0.0 * x)
+      >>> cond = {"label": jnp.array([2, -1]), "guidance": jnp.array([3.0, 3.0])}
+      >>> point = typing.Point(x=jnp.zeros((2, 1)), s=jnp.ones((2, 1)), v=jnp.ones((2, 1)), cond=cond)
+      >>> meanflow(nets, point, k=0.0).v.tolist()
+      [[5.0], [1.0]]
+
+    Reference: Geng et al. 2025 (arXiv 2505.13447), equation 21 and appendix A.1 (improved guidance).
+    """
+    V_ss, V_null = _own_and_null(nets.V, point, point.cond, V_ss, own=k > 0)
+    w, k = _between(point.s, interval, _scale(point), 1.0), _between(point.s, interval, k, 0.0)
+    return _unless_dropped(point, _mixed(point.v, V_null, V_ss, w, k), V_ss)
+
+
+def imf(nets, point, V_ss=None):
+    """Improved MeanFlow: scale and interval are the network's inputs, and the data's velocity has weight 1.
+
+        v_g = v + (1 - 1/w) (V(x, s, s | c, w) - V(x, s, s | null)),     w = 1 where s is outside cond["interval"]
+
+    The velocity is that of the second head where the network has one (`nets.both`). It is asked for the interval (0, 1) and, for the
+    null label, for w = 1.
+
+    Args:
+      nets, point, V_ss: as in `meanflow`; cond has "interval" besides.
+
+    Reference: Geng et al. 2025 (arXiv 2512.02012), section 4.2 and Algorithm 2; the inputs of the network from its code.
+    """
+    low, high = (_column(bound, point.x) for bound in jnp.moveaxis(point.cond["interval"], -1, 0))
+    w = _between(point.s, (low, high), _scale(point), 1.0)
+    whole = jnp.broadcast_to(jnp.array([0.0, 1.0], w.dtype), point.cond["interval"].shape)
+    asked = {**point.cond, "guidance": w.reshape(-1), "interval": whole}
+    V_ss, V_null = _own_and_null(_velocity(nets), point, asked, V_ss, own=True)
+    return _unless_dropped(point, _mixed(point.v, V_null, V_ss, w, 1 - 1 / w), V_ss)
+
+
+def dmf(nets, point, V_ss=None, *, interval=(0.0, 0.7)):
+    """Decoupled MeanFlow: model guidance, which is improved MeanFlow's formula at a fixed scale and interval.
+
+        v_g = v + (1 - 1/w) (V(x, s, s | c) - V(x, s, s | null))     at times s within the interval
+
+    The paper's omega is 1 - 1/w: 0.6 for w = 2.5.
+
+    Args:
+      nets, point, V_ss, interval: as in `meanflow`.
+
+    Reference: Lee, Yu and Shin 2025 (arXiv 2510.24474); Tang et al. 2025 (arXiv 2502.12154).
+    """
+    V_ss, V_null = _own_and_null(nets.V, point, point.cond, V_ss, own=True)
+    w = _between(point.s, interval, _scale(point), 1.0)
+    return _unless_dropped(point, _mixed(point.v, V_null, V_ss, w, 1 - 1 / w), V_ss)
+
+
+def tvm(nets, point, V_ss=None):
+    """Terminal Velocity Matching: the unconditional velocity is the averaged network's, and rows are weighted by 1 / w^2.
+
+        v_g = w v + (1 - w) V_ema(x, s, s | null)
+
+    With a method that averages no weights, the current ones stand for V_ema.
+
+    Args:
+      nets, point, V_ss: as in `meanflow`.
+
+    Reference: Zhou et al. 2025 (arXiv 2511.19797), section 4.3 (guidance with a scale as input).
+    """
+    ask = nets.V if nets.ema is None else nets.ema
+    _, V_null = _own_and_null(ask, point, point.cond, V_ss, own=False)
+    return _unless_dropped(point, guided(point.v, V_null, _scale(point)), V_ss)
+
+
+def guidance_free(nets, point, V_ss=None):
+    """Guidance-free training: regression of V / w + (1 - 1/w) V(x, s, s | null) on v, as a target.
+
+        v_g = w v + (1 - w) V(x, s, s | null),     errors weighted by 1 / w^2,   1/w uniform
+
+    Dividing the residual V - v_g by w gives the paper's, so that the two losses agree.
+
+    Args:
+      nets, point, V_ss: as in `meanflow`.
+
+    Reference: Chen et al. 2025, Visual Generation Without Guidance (arXiv 2501.15420), equation 8; its beta is 1/w.
+    """
+    return tvm(nets._replace(ema=None), point, V_ss)
+
+
+def soflow(nets, point, V_ss=None, *, mix=0.25, decay=0.8):
+    """SoFlow: the guided velocity is mixed with the network's own, and the scale falls smoothly to 1 at noise.
+
+        v_g = mix (v + d(s) (w - 1) (v - V(x, s, s | null))) + (1 - mix) V(x, s, s | c)
+        d(s) = 1 up to `decay`, then 1 - exp(-q / 40),  q = r / (1 - r),  r = (1 - s) / (1 - decay)
+
+    Args:
+      nets, point, V_ss: as in `meanflow`.
+      mix: share of the guided velocity, in (0, 1].
+      decay: time from which the scale falls, in (0, 1]; 1: never.
+
+    Reference: Luo, Yuan and Liu 2025 (arXiv 2512.15657), section 4.4; the form of the decay from its code.
+    """
+    V_ss, V_null = _own_and_null(nets.V, point, point.cond, V_ss, own=mix < 1)
+    w = 1 + _fading(point.s, decay) * (_scale(point) - 1)
+    return _unless_dropped(point, _mixed(point.v, V_null, V_ss, w, 1 - mix), V_ss)
+
+
+def _fading(s, decay):
+    if decay >= 1:
+        return 1.0
+    r = jnp.clip((1 - s) / (1 - decay), 0.0, 1 - 1e-6)
+    return jnp.where(s <= decay, 1.0, -jnp.expm1(-0.025 * r / (1 - r)))
+
+
+def _mixed(v, V_null, V_ss, w, k):
+    found = (1 - k) * guided(v, V_null, w)
+    return found if V_ss is None else found + k * V_ss
+
+
+def _velocity(nets):
+    """The instantaneous velocity `(x, s, t, cond)` of a network: of its second head, or V on the diagonal."""
+    return nets.V if nets.both is None else lambda x, s, t, cond: nets.both(x, s, t, cond)[1]
+
+
+def _own_and_null(net, point, cond, V_ss, own):
+    """(V(x, s, s | c), V(x, s, s | null)) without gradient; the first is asked only if it is needed and not known."""
+    ask = lambda x, s, cond: sg(net(x, s, s, cond))
+    if V_ss is not None or not own:
+        return (sg(V_ss) if own else None), ask(point.x, point.s, null(cond))
+    return _doubled(ask, point.x, point.s, cond, null(cond))
+
+
+def _doubled(ask, x, t, one, other):
+    """`ask(x, t, cond)` for two conditions in one batch of twice the rows."""
+    t = jnp.broadcast_to(jnp.asarray(t), x.shape[:1] + (1,) * (x.ndim - 1))
+    twice = lambda first, second: jnp.concatenate([first, second])
+    return tuple(jnp.split(ask(twice(x, x), twice(t, t), jax.tree.map(twice, one, other)), 2))
+
+
+def null(cond):
+    """The condition of no class: the null label, and no guidance."""
+    plain = {"label": jnp.full_like(cond["label"], -1)}
+    if "guidance" in cond:
+        plain["guidance"] = jnp.ones_like(cond["guidance"])
+    if "interval" in cond:
+        plain["interval"] = jnp.zeros_like(cond["interval"]).at[:, 1].set(1.0)
+    return {**cond, **plain}
+
+
+def _unless_dropped(point, v, V_ss):
+    labelled = _column(point.cond["label"], point.x) >= 0
+    return Guided(jnp.where(labelled, v, point.v).astype(point.v.dtype), None if V_ss is None else sg(V_ss))
+
+
+def _between(t, interval, inside, outside):
     low, high = interval
-    return jnp.where((low <= t) & (t <= high), times.expand(cond["guidance"].astype(jnp.float32), x), 1.0)
+    return jnp.where((low <= t) & (t <= high), inside, outside)
 
 
-def told(method, low, high):
-    """`method` with a scale for every row, uniform between `low` and `high`, in the cond of all its terms.
+def _scale(point):
+    return _column(point.cond["guidance"], point.x)
+
+
+def _column(values, x):
+    """[B] as a column that broadcasts against x; scales and times are never narrower than float32."""
+    wide = jnp.promote_types(values.dtype, jnp.float32) if jnp.issubdtype(values.dtype, jnp.floating) else values.dtype
+    return times.expand(values.astype(wide), x)
+
+
+# What a config may name, and how scales are drawn
+
+
+def uniform(u, low, high):
+    """Quantile u of scales uniform between low and high."""
+    return low + u * (high - low)
+
+
+def inverse(u, low, high):
+    """Quantile u of scales with density ~ 1/w between low and high (improved MeanFlow)."""
+    return low * (high / low) ** u
+
+
+def reciprocal(u, low, high):
+    """Quantile u of scales whose reciprocal 1/w is uniform (guidance-free training)."""
+    return 1 / (1 / low + u * (1 / high - 1 / low))
+
+
+class Target(NamedTuple):
+    """A guidance inside the training target.
+
+    Attributes:
+      guide: the function `(nets, point, V_ss=None, **constants) -> Guided`.
+      quantile: of the scales that a row draws, `(u, low, high) -> w`.
+      constants: those of `guide` that config.guidance has.
+      weighted: whether the errors of a row are weighted by 1 / w^2.
+      told_interval: whether rows draw an interval of times, which the network is told.
+    """
+
+    guide: Callable
+    quantile: Callable = inverse
+    constants: tuple[str, ...] = ()
+    weighted: bool = False
+    told_interval: bool = False
+
+
+TARGETS = {
+    "meanflow": Target(meanflow, constants=("k", "interval")),
+    "imf": Target(imf, told_interval=True),
+    "dmf": Target(dmf, constants=("interval",)),
+    "tvm": Target(tvm, quantile=uniform, weighted=True),
+    "soflow": Target(soflow, constants=("mix", "decay")),
+    "guidance_free": Target(guidance_free, quantile=reciprocal, weighted=True),
+}
+TEACHERS = ("classifier_free", "autoguidance")
+KINDS = (*TARGETS, *TEACHERS)
+
+
+def named(kind, **constants):
+    """The guide of a kind with its constants bound, `(nets, point, V_ss=None) -> Guided`; what it has no use for is left out."""
+    checks.member("guidance", kind, TARGETS)
+    own = {name: constants[name] for name in TARGETS[kind].constants if name in constants}
+    return functools.partial(TARGETS[kind].guide, **own)
+
+
+def quantile(kind, u, low, high):
+    """Quantile u in [0, 1] of the scales of a kind of guidance between low and high: u uniform is a draw, 1/2 the median."""
+    return (TARGETS[kind].quantile if kind in TARGETS else uniform)(u, low, high)
+
+
+WHOLE = 0.25  # share of the rows that are guided at all times, where rows draw an interval
+
+
+def told(method, kind, scale, interval=None):
+    """`method` with a scale, and an interval if one is given, for every row in the cond of all its terms.
 
     Args:
       method: a flowjax.typing.Method.
-      low: lowest scale, at least 1.
-      high: highest; equal to `low` for a fixed scale.
+      kind: one of KINDS, which says how scales are distributed.
+      scale: (low, high), the lowest at least 1; equal for a fixed scale.
+      interval: (low, high): the ends of a row's interval are uniform below and above the middle, but for a share WHOLE of the rows,
+        which have all of it: it would be a corner of what is learned, where nothing teaches the map; None: no interval.
     """
 
     def draw(key, batch, step):
-        scale_key, own_key = jax.random.split(key)
-        scale = jax.random.uniform(scale_key, batch["x"].shape[:1], minval=low, maxval=high)
-        return method.draw(own_key, {**batch, "guidance": scale}, step)
+        scale_key, interval_key, whole_key, own_key = jax.random.split(key, 4)
+        rows = batch["x"].shape[:1]
+        added = {"guidance": quantile(kind, jax.random.uniform(scale_key, rows), *scale)}
+        if interval is not None:
+            ends = jnp.array([[interval[0], sum(interval) / 2, interval[1]]])
+            drawn = jax.random.uniform(interval_key, (*rows, 2), minval=ends[:, :2], maxval=ends[:, 1:])
+            added["interval"] = jnp.where(jax.random.bernoulli(whole_key, WHOLE, (*rows, 1)), ends[:, ::2], drawn)
+        return method.draw(own_key, {**batch, **added}, step)
 
     return method._replace(draw=draw)
 
 
-def check(kind, scale, interval):
-    """Raises InputError unless kind, (low, high) scale and (low, high) interval make sense."""
-    _ordered(
-        "config.guidance.scale", scale, 1.0, float("inf"), "scales (low, high) of at least 1, equal for a fixed one: (1.5, 1.5)"
-    )
-    _ordered("config.guidance.interval", interval, 0.0, 1.0, "times (low, high) between 0 and 1: (0.0, 1.0)")
-    if kind not in KINDS:
-        raise typing.InputError(f"config.guidance.kind is {kind!r}; expected {' or '.join(KINDS)}, or '' for no guidance.")
+def check(config):
+    """Raises InputError unless the fields of a config.guidance with a kind make sense."""
+    checks.member("config.guidance.kind", config.kind, KINDS)
+    expected = "scales (low, high) of at least 1, equal for a fixed one: (1.5, 1.5)"
+    _ordered("config.guidance.scale", config.scale, 1.0, float("inf"), expected)
+    _ordered("config.guidance.interval", config.interval, 0.0, 1.0, "times (low, high) between 0 and 1: (0.0, 1.0)")
+    if config.interval[0] == config.interval[1]:
+        raise typing.InputError(f"config.guidance.interval is {config.interval!r}, which is empty; expected low < high.")
+    for name, low, high, words in (
+        ("k", 0.0, 1.0, "a share of at least 0 and below 1"),
+        ("mix", 1.0, 0.0, "a share above 0 and up to 1"),
+        ("decay", 1.0, 0.0, "a time above 0 and up to 1"),
+    ):
+        value = config.get(name, low)
+        if not isinstance(value, (int, float)) or not (value == low or min(low, high) < value < max(low, high)):
+            raise typing.InputError(f"config.guidance.{name} is {value!r}; expected {words}.")
 
 
 def _ordered(name, pair, least, most, expected):

@@ -3,14 +3,50 @@
 import inspect
 
 from flowjax import checks, flowmap
+from flowjax.models.decoupled_dit import DecoupledDiT
 from flowjax.models.dit import DIT_SIZES, DiT
 from flowjax.models.log_variance import LogVariance
+from flowjax.models.mit import MIT_SIZES, MiT
 from flowjax.models.mlp import MLP
-from flowjax.models.parameterised import Parameterised
+from flowjax.models.parameterised import Parameterised, two_headed
+from flowjax.models.semi_lipschitz_dit import SEMI_LIPSCHITZ_SIZES, SemiLipschitzDiT
+from flowjax.models.unet import UNet
 
-__all__ = ["DIT_SIZES", "DiT", "LogVariance", "MLP", "MODELS", "Parameterised", "defaults", "make"]
+__all__ = [
+    "DIT_SIZES",
+    "DecoupledDiT",
+    "DiT",
+    "LogVariance",
+    "MIT_SIZES",
+    "MLP",
+    "MODELS",
+    "MiT",
+    "Parameterised",
+    "SEMI_LIPSCHITZ_SIZES",
+    "SIZES",
+    "SemiLipschitzDiT",
+    "TOLD",
+    "UNet",
+    "defaults",
+    "make",
+    "two_headed",
+]
 
-MODELS = {"mlp": MLP, "dit": DiT}
+MODELS = {
+    "mlp": MLP,
+    "dit": DiT,
+    "mit": MiT,
+    "decoupled_dit": DecoupledDiT,
+    "semi_lipschitz_dit": SemiLipschitzDiT,
+    "unet": UNet,
+}
+SIZES = {
+    "dit": DIT_SIZES,
+    "mit": MIT_SIZES,
+    "decoupled_dit": DIT_SIZES,
+    "semi_lipschitz_dit": SEMI_LIPSCHITZ_SIZES,
+}
+TOLD = ("guidance", "interval")  # fields of networks: which parts of cond they take besides the label
 
 
 def make(name, *, num_classes=0, parameterisation="velocity", **fields):
@@ -20,7 +56,7 @@ def make(name, *, num_classes=0, parameterisation="velocity", **fields):
       name: a key of MODELS.
       num_classes: labels of the data, 0 for none.
       parameterisation: what the network predicts, a key of flowjax.flowmap.PARAMETERISATIONS; the result is V whatever it is.
-      **fields: the fields of the linen module; a DiT also takes `size`, a key of DIT_SIZES, whose width, depth and heads then count.
+      **fields: the fields of the linen module; transformers also take `size`, a key of SIZES[name], whose fields then count.
 
     Returns:
       A linen module with `apply(variables, x, s, t, cond)`.
@@ -30,9 +66,9 @@ def make(name, *, num_classes=0, parameterisation="velocity", **fields):
     """
     checks.member("network", name, MODELS)
     checks.member("parameterisation", parameterisation, flowmap.PARAMETERISATIONS)
-    if name == "dit" and (size := fields.pop("size", "")):
-        checks.member("size of a DiT", size, DIT_SIZES)
-        fields = {**fields, **DIT_SIZES[size]}
+    if name in SIZES and (size := fields.pop("size", "")):
+        checks.member(f"size of network {name!r}", size, SIZES[name])
+        fields = {**fields, **SIZES[name][size]}
     for field in fields:
         checks.member(f"field of network {name!r}", field, defaults(name))
     net = MODELS[name](num_classes=num_classes, **fields)
@@ -45,4 +81,4 @@ def defaults(name):
     parameters = inspect.signature(MODELS[name]).parameters
     fields = {field: p.default for field, p in parameters.items() if field not in ("parent", "name", "num_classes")}
     fields["parameterisation"] = "velocity"
-    return {"size": "", **fields} if name == "dit" else fields
+    return {"size": "", **fields} if name in SIZES else fields

@@ -1,7 +1,5 @@
 """The diffusion transformer with two times."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -20,8 +18,26 @@ DIT_SIZES = {
 }
 
 
-def _dense(features, dtype, name=None, init=None):
+def dense(features, dtype, name=None, init=None):
+    """A linear layer with bias, xavier uniform unless `init` says otherwise."""
     return nn.Dense(features, kernel_init=init or nn.initializers.xavier_uniform(), dtype=dtype, name=name)
+
+
+def keep_matmuls(method):
+    """Between the matmuls of a method, the backward pass recomputes rather than reads: half the memory and less time."""
+    return nn.remat(method, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False)
+
+
+def stack(block, depth, *, remat, unroll):
+    """`depth` blocks in a scan, a class: blocks are called `(h, *the same for all) -> (h, None)`."""
+    return nn.scan(
+        nn.remat(block, prevent_cse=False) if remat else block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,
+        length=depth,
+        unroll=unroll,
+    )
 
 
 class Block(nn.Module):
@@ -36,26 +52,41 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, h, c):
         """Tokens [B, N, width] and conditioning [B, width] -> (tokens, None), the form that nn.scan wants."""
-        modulation = _dense(6 * self.width, self.dtype, "modulation", nn.initializers.zeros)(nn.silu(c))
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation[:, None], 6, axis=-1)
-        # Between matmuls, the backward pass recomputes rather than reads: half the memory and less time for the same matmuls.
-        # The attention stays outside, because it chooses itself what to keep.
-        keep_matmuls = functools.partial(nn.remat, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False)
-        q, k, v = keep_matmuls(Block._queries_keys_values)(self, h, shift_a, scale_a)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self._modulation(c)
+        # The attention stays outside of what is recomputed, because it chooses itself what to keep.
+        own = type(self)
+        q, k, v = keep_matmuls(own._queries_keys_values)(self, h, shift_a, scale_a)
         y = attention.attention(q, k, v, implementation=self.attention).reshape(h.shape)
-        return keep_matmuls(Block._mixed)(self, h, y, gate_a, shift_m, scale_m, gate_m), None
+        return keep_matmuls(own._mixed)(self, h, y, gate_a, shift_m, scale_m, gate_m), None
+
+    def _modulation(self, c):
+        """Conditioning [B, width] -> shift, scale and gate of the attention, then of the MLP, [B, 1, width] each."""
+        modulation = dense(6 * self.width, self.dtype, "modulation", nn.initializers.zeros)(nn.silu(c))
+        return jnp.split(modulation[:, None], 6, axis=-1)
+
+    def _linear(self, features, name):
+        """A layer of the attention or of the MLP."""
+        return dense(features, self.dtype, name)
+
+    def _norm(self, h):
+        """What precedes a modulation, without parameters."""
+        return layer_norm(h, self.dtype)
 
     def _queries_keys_values(self, h, shift, scale):
-        qkv = _dense(3 * self.width, self.dtype, "qkv")(self._modulated(h, shift, scale))
+        """Tokens [B, N, width] -> three of [B, N, heads, head_dim]."""
+        qkv = self._linear(3 * self.width, "qkv")(self._norm(h) * (1 + scale) + shift)
         return tuple(z.reshape(*z.shape[:2], self.heads, -1) for z in jnp.split(qkv, 3, axis=-1))
 
     def _mixed(self, h, y, gate_a, shift, scale, gate_m):
-        h = h + gate_a * _dense(self.width, self.dtype, "attention_out")(y)
-        y = nn.gelu(_dense(int(self.mlp_ratio * self.width), self.dtype, "mlp_in")(self._modulated(h, shift, scale)))
-        return h + gate_m * _dense(self.width, self.dtype, "mlp_out")(y)
+        """Tokens and what their attention gave, [B, N, width] -> tokens."""
+        h = h + gate_a * self._linear(self.width, "attention_out")(y)
+        y = nn.gelu(self._linear(int(self.mlp_ratio * self.width), "mlp_in")(self._norm(h) * (1 + scale) + shift))
+        return h + gate_m * self._linear(self.width, "mlp_out")(y)
 
-    def _modulated(self, h, shift, scale):
-        return nn.LayerNorm(use_bias=False, use_scale=False, epsilon=1e-6, dtype=self.dtype)(h) * (1 + scale) + shift
+
+def layer_norm(h, dtype):
+    """Tokens of mean 0 and variance 1, without parameters."""
+    return nn.LayerNorm(use_bias=False, use_scale=False, epsilon=1e-6, dtype=dtype)(h)
 
 
 class DiT(nn.Module):
@@ -72,6 +103,7 @@ class DiT(nn.Module):
       mlp_ratio: width of the MLP over the width of the tokens.
       time_scale: times are multiplied by it before the embedding.
       guidance: whether cond["guidance"] [B], scales of at least 1, is embedded as 1 - 1 / w; from zero, so that it changes nothing at first.
+      interval: whether cond["interval"] [B, 2], the times between which the map is guided, is embedded; from zero likewise.
       remat: recompute whole blocks in the backward pass, one more forward pass; otherwise matmuls are kept and what lies between them recomputed.
       unroll: blocks unrolled in one iteration of the scan over blocks.
       dtype: "float32" or "bfloat16", of the computation; parameters are float32.
@@ -88,52 +120,78 @@ class DiT(nn.Module):
     mlp_ratio: float = 4.0
     time_scale: float = 1.0
     guidance: bool = False
+    interval: bool = False
     remat: bool = False
     unroll: int = 1
     dtype: str = "float32"
     attention: str = "auto"
 
+    _block = Block  # not annotated, so no field
+
     @nn.compact
     def __call__(self, x, s, t, cond=None):
         """Images [B, H, W, C], times scalar or [B, 1, 1, 1] in [0, 1], cond a dict of [B] arrays -> V in the shape and dtype of x."""
-        B, H, W, C = x.shape
+        h = self._tokens(x)
+        c = self._conditioning(x, s, t, cond or {})
+        return self._image(self._blocks(self.depth, "blocks")(h, c)[0], c, x)
+
+    def _tokens(self, x):
+        """Images -> tokens [B, N, width] that know their positions."""
         p, dtype = self.patch, jnp.dtype(self.dtype)
-        if H % p or W % p or self.width % self.heads or self.width % 4:
+        h = embeddings.patches(x, p, type(self).__name__)
+        if self.width % self.heads or self.width % 4:
             raise typing.InputError(
-                f"DiT: patches of {p} must tile the image {H} x {W}, and width {self.width} be a multiple of 4 and of"
-                f" {self.heads} heads."
+                f"{type(self).__name__}: width {self.width} must be a multiple of 4 and of {self.heads} heads."
             )
-        tokens = x.reshape(B, H // p, p, W // p, p, C).transpose(0, 1, 3, 2, 4, 5).reshape(B, -1, p * p * C)
-        h = _dense(self.width, dtype, "patch_in")(tokens.astype(dtype))
-        h = h + jnp.asarray(embeddings.grid_positions(H // p, W // p, self.width), dtype)[None]
-        c = self._conditioning(x, s, t, cond or {}, dtype)
+        positions = embeddings.grid_positions(x.shape[1] // p, x.shape[2] // p, self.width)
+        return dense(self.width, dtype, "patch_in")(h.astype(dtype)) + jnp.asarray(positions, dtype)[None]
 
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.depth,
-            unroll=self.unroll,
-        )
-        h, _ = blocks(self.width, self.heads, self.mlp_ratio, dtype, self.attention, name="blocks")(h, c)
-
-        shift, scale = jnp.split(
-            _dense(2 * self.width, dtype, "modulation", nn.initializers.zeros)(nn.silu(c))[:, None], 2, axis=-1
-        )
-        h = nn.LayerNorm(use_bias=False, use_scale=False, epsilon=1e-6, dtype=dtype)(h) * (1 + scale) + shift
-        h = _dense(p * p * C, dtype, "patch_out", nn.initializers.zeros)(h)
-        h = h.reshape(B, H // p, W // p, p, p, C).transpose(0, 1, 3, 2, 4, 5).reshape(x.shape)
-        return h.astype(x.dtype)
-
-    def _conditioning(self, x, s, t, cond, dtype):
+    def _conditioning(self, x, s, t, cond):
+        """Times, label and guidance scale -> [B, width]."""
         s, t = embeddings.flatten_times(s, x), embeddings.flatten_times(t, x)
-        embed = lambda name, **more: embeddings.TimeEmbedding(self.width, scale=self.time_scale, dtype=dtype, name=name, **more)
-        c = embed("source")(s) + embed("gap")(s - t)
-        if self.num_classes:
-            label = embeddings.LabelEmbedding(self.num_classes, self.width, dtype=dtype, name="label")
-            c = c + label(cond.get("label"), x.shape[0])
+        c = self._embed("source")(s) + self._embed("gap")(s - t)
+        return sum(self._embed_cond(x, cond), c)
+
+    def _embed(self, name, **more):
+        """An embedder of a time."""
+        return embeddings.TimeEmbedding(self.width, scale=self.time_scale, dtype=jnp.dtype(self.dtype), name=name, **more)
+
+    def _embed_cond(self, x, cond):
+        """What cond has for the network, a list of [B, width]."""
+        parts = [self._embed_label(x, cond)] if self.num_classes else []
         if self.guidance:
-            c = c + embed("guidance_scale", zero=True)(embeddings.guidance_scale(cond, x))
-        return c
+            parts.append(self._embed_guidance(x, cond))
+        if self.interval:
+            for side, time in zip(("low", "high"), embeddings.interval(cond, x)):
+                parts.append(self._embed(f"interval_{side}", zero=True)(time))
+        return parts
+
+    def _embed_label(self, x, cond):
+        label = embeddings.LabelEmbedding(self.num_classes, self.width, dtype=jnp.dtype(self.dtype), name="label")
+        return label(cond.get("label"), x.shape[0])
+
+    def _embed_guidance(self, x, cond):
+        """The guidance scale as 1 - 1 / w, [B, width]."""
+        return self._embed("guidance_scale", zero=True)(embeddings.guidance_scale(cond, x))
+
+    def _blocks(self, depth, name):
+        """Blocks in a scan, called `(h, c)`."""
+        blocks = stack(self._block, depth, remat=self.remat, unroll=self.unroll)
+        return blocks(self.width, self.heads, self.mlp_ratio, jnp.dtype(self.dtype), self.attention, name=name)
+
+    def _image(self, h, c, x):
+        """Tokens -> V in the shape and dtype of x."""
+        dtype = jnp.dtype(self.dtype)
+        shift, scale = self._modulation(c)
+        h = self._norm(h) * (1 + scale) + shift
+        h = dense(self.patch**2 * x.shape[-1], dtype, "patch_out", nn.initializers.zeros)(h)
+        return embeddings.image(h, x, self.patch)
+
+    def _modulation(self, c):
+        """Conditioning [B, width] -> shift and scale before the last layer, [B, 1, width] each."""
+        modulation = dense(2 * self.width, jnp.dtype(self.dtype), "modulation", nn.initializers.zeros)(nn.silu(c))
+        return jnp.split(modulation[:, None], 2, axis=-1)
+
+    def _norm(self, h):
+        """What precedes the last modulation, without parameters."""
+        return layer_norm(h, jnp.dtype(self.dtype))

@@ -1,4 +1,6 @@
-"""What a network makes of times, labels and positions before its first block."""
+"""What a network makes of images, times, labels and positions before its first block."""
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,13 +16,44 @@ def flatten_times(t, x):
     return jnp.broadcast_to(t.reshape(-1), (x.shape[0],))
 
 
-def guidance_scale(cond, x):
-    """The scale of the guidance as a time, 1 - 1 / w in [0, 1): [B], from cond["guidance"] [B]; raises InputError without it."""
+def guidance(cond, x):
+    """The scale w of the guidance, at least 1: [B], from cond["guidance"] [B]; raises InputError without it."""
     if "guidance" not in (cond or {}):
         raise typing.InputError(
             'this network was built with guidance=True: pass cond["guidance"], one scale of at least 1 a row.'
         )
-    return 1 - 1 / flatten_times(cond["guidance"], x)
+    return flatten_times(cond["guidance"], x)
+
+
+def guidance_scale(cond, x):
+    """The scale of the guidance as a time, 1 - 1 / w in [0, 1): [B]; raises InputError without it."""
+    return 1 - 1 / guidance(cond, x)
+
+
+def interval(cond, x):
+    """The times between which guidance acts, ([B], [B]), from cond["interval"] [B, 2]; raises InputError without it."""
+    found = None if "interval" not in (cond or {}) else jnp.shape(cond["interval"])
+    if found != (x.shape[0], 2):
+        raise typing.InputError(
+            'this network was built with interval=True: pass cond["interval"], the times between which guidance acts, low and'
+            f" high, of shape {(x.shape[0], 2)}; got {'none' if found is None else f'shape {found}'}. All times: [[0.0, 1.0]] * B."
+        )
+    return tuple(flatten_times(cond["interval"][:, side], x) for side in (0, 1))
+
+
+def patches(x, p, network="DiT"):
+    """Images [B, H, W, C] as tokens [B, H W / p^2, p p C], row by row; raises InputError unless squares of side p tile them."""
+    if x.ndim != 4 or x.shape[1] % p or x.shape[2] % p:
+        raise typing.InputError(f"{network}: patches of {p} must tile images [B, H, W, C]; x has shape {x.shape}.")
+    B, H, W, C = x.shape
+    return x.reshape(B, H // p, p, W // p, p, C).transpose(0, 1, 3, 2, 4, 5).reshape(B, -1, p * p * C)
+
+
+def image(tokens, x, p):
+    """Tokens [B, H W / p^2, p p C] as images in the shape and dtype of x: the inverse of `patches`."""
+    B, H, W, C = x.shape
+    h = tokens.reshape(B, H // p, W // p, p, p, C).transpose(0, 1, 3, 2, 4, 5)
+    return h.reshape(x.shape).astype(x.dtype)
 
 
 def fourier(t, features, max_period):
@@ -49,6 +82,7 @@ class TimeEmbedding(nn.Module):
       max_period: ratio of the fastest to the slowest frequency.
       features: number of sines and cosines.
       zero: whether the last layer starts at zero.
+      init: of the weights of both layers.
     """
 
     width: int
@@ -57,13 +91,13 @@ class TimeEmbedding(nn.Module):
     features: int = 256
     dtype: jnp.dtype = jnp.float32
     zero: bool = False
+    init: Callable = nn.initializers.normal(0.02)
 
     @nn.compact
     def __call__(self, t):
-        normal = nn.initializers.normal(0.02)
-        last = nn.initializers.zeros if self.zero else normal
+        last = nn.initializers.zeros if self.zero else self.init
         h = fourier(self.scale * t, self.features, self.max_period).astype(self.dtype)
-        h = nn.silu(nn.Dense(self.width, kernel_init=normal, dtype=self.dtype)(h))
+        h = nn.silu(nn.Dense(self.width, kernel_init=self.init, dtype=self.dtype)(h))
         return nn.Dense(self.width, kernel_init=last, dtype=self.dtype)(h)
 
 
@@ -73,17 +107,35 @@ class LabelEmbedding(nn.Module):
     num_classes: int
     width: int
     dtype: jnp.dtype = jnp.float32
+    init: Callable = nn.initializers.normal(0.02)
 
     @nn.compact
     def __call__(self, label, batch):
         label = jnp.full((batch,), -1) if label is None else label
         rows = jnp.where(label < 0, self.num_classes, label)
-        return nn.Embed(self.num_classes + 1, self.width, embedding_init=nn.initializers.normal(0.02), dtype=self.dtype)(rows)
+        return nn.Embed(self.num_classes + 1, self.width, embedding_init=self.init, dtype=self.dtype)(rows)
 
 
 def grid_positions(height, width, features):
-    """Fixed sine-cosine positions of a grid of tokens, [height * width, features]; half of the features for each axis."""
+    """Fixed sine-cosine positions of a grid of tokens, [height * width, features], row by row.
+
+    The first half of the features tells the column and the second half the row, each as [sines, cosines], as in the published code.
+    """
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     frequencies = 10_000.0 ** -(np.arange(features // 4) / (features // 4))
-    angles = [axis.reshape(-1, 1) * frequencies for axis in (rows, columns)]
+    angles = [axis.reshape(-1, 1) * frequencies for axis in (columns, rows)]
     return np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1).astype(np.float32)
+
+
+def rotary_angles(positions, features, theta=10_000.0):
+    """Angles by which pairs of features turn at whole-number positions [N], [N, features // 2]; frequencies fall from 1 to 1 / theta."""
+    return np.asarray(positions)[:, None] * theta ** -(np.arange(0, features, 2) / features)
+
+
+def rotated(z, angles):
+    """Turns the pairs of features (2 i, 2 i + 1) of z [B, N, heads, head_dim] by angles [N, head_dim / 2], in the dtype of z."""
+    angles = jnp.asarray(angles, z.dtype)[None, :, None]
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    pairs = z.reshape(*z.shape[:-1], -1, 2)
+    a, b = pairs[..., 0], pairs[..., 1]
+    return jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(z.shape)

@@ -15,6 +15,7 @@ class MLP(nn.Module):
       depth: number of hidden layers.
       harmonics: each time enters as itself and as this many sines and cosines of pi, 2 pi, ...
       guidance: whether cond["guidance"] [B], scales of at least 1, enters as 1 - 1 / w; from zero, so that it changes nothing at first.
+      interval: whether cond["interval"] [B, 2], the times between which the map is guided, enters; from zero likewise.
       dtype: "float32" or "bfloat16", of the computation; parameters are float32.
     """
 
@@ -23,6 +24,7 @@ class MLP(nn.Module):
     depth: int = 3
     harmonics: int = 4
     guidance: bool = False
+    interval: bool = False
     dtype: str = "float32"
 
     @nn.compact
@@ -35,11 +37,12 @@ class MLP(nn.Module):
         if self.num_classes:
             label = (cond or {}).get("label")
             h = h + embeddings.LabelEmbedding(self.num_classes, self.width, dtype=self.dtype)(label, x.shape[0])
-        if self.guidance:
-            scale = embeddings.harmonics(embeddings.guidance_scale(cond, x), self.harmonics).astype(self.dtype)
-            h = h + nn.Dense(self.width, use_bias=False, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="guidance")(
-                scale
-            )
+        told = [embeddings.guidance_scale(cond, x)] if self.guidance else []
+        told += embeddings.interval(cond, x) if self.interval else ()
+        for name, number in zip(["guidance"] * self.guidance + ["interval_low", "interval_high"], told):
+            number = embeddings.harmonics(number, self.harmonics).astype(self.dtype)
+            from_zero = nn.Dense(self.width, use_bias=False, kernel_init=nn.initializers.zeros, dtype=self.dtype, name=name)
+            h = h + from_zero(number)
         for _ in range(self.depth - 1):
             h = nn.Dense(self.width, dtype=self.dtype)(nn.gelu(h))
         return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype)(nn.gelu(h)).astype(x.dtype)

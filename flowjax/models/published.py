@@ -1,0 +1,214 @@
+"""Published weights as weights of our networks: `read` a file, then `meanflow_dit` or `mit`."""
+
+import json
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+
+from flowjax import typing
+
+DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "I64": np.int64, "I32": np.int32}
+
+
+def meanflow_dit(tree):
+    """Weights of the published MeanFlow DiT as those of our DiT.
+
+    Args:
+      tree: nested dicts of arrays with the published names, possibly below "net".
+
+    Returns:
+      The tree of `DiT(num_classes, width, depth, heads, patch)`, float32 numpy arrays.
+
+    Raises:
+      InputError: for missing or unexpected leaves.
+
+    Reference: Geng et al. 2025 (arXiv 2505.13447).
+    """
+    leaves = _leaves(tree)
+    names = {
+        **_linear("patch_in", "x_embedder/proj"),
+        **_embedder("source", "t_embedder"),
+        **_embedder("gap", "h_embedder"),
+        "label/Embed_0/embedding": "y_embedder/embedding_table/_flax_embedding/embedding",
+        **_linear("modulation", "final_layer/adaLN_modulation/layers_1/_flax_linear"),
+        **_linear("patch_out", "final_layer/linear/_flax_linear"),
+    }
+    layers = {
+        "modulation": "adaLN_modulation/layers_1",
+        "qkv": "attn/qkv",
+        "attention_out": "attn/proj",
+        "mlp_in": "mlp/fc1",
+        "mlp_out": "mlp/fc2",
+    }
+    for ours, published in layers.items():
+        names |= _stacked(leaves, "blocks", "blocks/layers_", _linear(ours, f"{published}/_flax_linear"))
+    return _renamed("meanflow_dit", leaves, names)
+
+
+def mit(tree):
+    """Weights of a published improved or pixel MeanFlow transformer as those of our MiT.
+
+    Args:
+      tree: nested dicts of arrays with the published names, possibly below "net"; with or without the head of the velocity.
+
+    Returns:
+      The tree of `MiT(num_classes, width, depth, heads, patch, head_depth, ...)`, float32 numpy arrays; without the velocity
+      head it serves `__call__` alone.
+
+    Raises:
+      InputError: for missing or unexpected leaves.
+
+    Reference: Geng et al. 2025 (arXiv 2512.02012); Lu et al. 2026 (arXiv 2601.22158).
+    """
+    leaves = _leaves(tree)
+    names = {
+        "label/Embed_0/embedding": "y_embedder/embedding_table/_flax_embedding/embedding",
+        **_embedder("gap", "h_embedder"),
+        **_embedder("guidance_scale", "omega_embedder"),
+        **_embedder("interval_low", "cfg_t_start_embedder"),
+        **_embedder("interval_high", "cfg_t_end_embedder"),
+        "class_tokens": "class_tokens",
+        "guidance_tokens": "omega_tokens",
+        "low_tokens": "t_min_tokens",
+        "high_tokens": "t_max_tokens",
+        "gap_tokens": "time_tokens",
+    }
+    if "pos_embed" in leaves:
+        names |= {"position_embedding": "pos_embed"}
+    if "x_embedder/proj1/kernel" in leaves:
+        names |= _linear("patch_bottleneck", "x_embedder/proj1") | _linear("patch_in", "x_embedder/proj2")
+    else:
+        names |= _linear("patch_in", "x_embedder/proj")
+    names |= _stacked(leaves, "shared", "shared_blocks_", _MIT_BLOCK)
+    for ours, published in {"average": "u", "velocity": "v"}.items():
+        if ours == "average" or any(name.startswith(("v_heads_", "v_final_layer/")) for name in leaves):
+            names |= _stacked(leaves, ours, f"{published}_heads_", _MIT_BLOCK)
+            names |= {f"{ours}_norm/scale": f"{published}_final_layer/norm/kernel"}
+            names |= _linear(f"{ours}_out", f"{published}_final_layer/linear/_flax_linear")
+    return _renamed("mit", leaves, names)
+
+
+def read(path):
+    """A file of named arrays as nested dicts.
+
+    Args:
+      path: an .npz file, read without pickles, or a .safetensors file; names joined by "/".
+
+    Returns:
+      Nested dicts of numpy arrays.
+
+    Raises:
+      InputError: if there is no such file, or it holds something else.
+    """
+    path = pathlib.Path(path)
+    readers = {".npz": _npz, ".safetensors": _safetensors}
+    if path.suffix not in readers:
+        raise typing.InputError(f"{path}: expected a file named .npz or .safetensors, with names joined by '/'.")
+    if not path.is_file():
+        raise typing.InputError(f"{path} does not exist; give the path of an .npz or .safetensors file.")
+    try:
+        arrays = readers[path.suffix](path)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise typing.InputError(
+            f"{path} cannot be read as {path.suffix} ({error}); expected named arrays of numbers."
+        ) from error
+    return _nested(arrays)
+
+
+def _npz(path):
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _safetensors(path):
+    """The format is a length (8 bytes), a header in JSON and the arrays one after another."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    arrays = {}
+    for name, about in header.items():
+        if name != "__metadata__":
+            begin, end = (start + offset for offset in about["data_offsets"])
+            arrays[name] = np.frombuffer(data[begin:end], DTYPES[about["dtype"]]).reshape(about["shape"])
+    return arrays
+
+
+_MIT_BLOCK = {
+    "attention_norm/scale": "norm1/kernel",
+    "mlp_norm/scale": "norm2/kernel",
+    **{f"{z}/kernel": f"attn/{z}_proj/_flax_linear/kernel" for z in "qkv"},
+    "attention_out/kernel": "attn/out_proj/_flax_linear/kernel",
+    "q_norm/scale": "attn/q_norm/kernel",
+    "k_norm/scale": "attn/k_norm/kernel",
+    "mlp_gate/kernel": "mlp/w1/_flax_linear/kernel",
+    "mlp_in/kernel": "mlp/w3/_flax_linear/kernel",
+    "mlp_out/kernel": "mlp/w2/_flax_linear/kernel",
+    "attention_scale": "attn_scale",
+    "mlp_scale": "mlp_scale",
+}
+
+
+def _linear(ours, published):
+    return {f"{ours}/{leaf}": f"{published}/{leaf}" for leaf in ("kernel", "bias")}
+
+
+def _embedder(ours, published):
+    first, last = (_linear(f"{ours}/Dense_{i}", f"{published}/mlp/layers_{2 * i}/_flax_linear") for i in (0, 1))
+    return first | last
+
+
+def _stacked(leaves, ours, published, names):
+    """Our leaf of a scan over blocks has one published leaf a block."""
+    numbers = [name.removeprefix(published).split("/")[0] for name in leaves if name.startswith(published)]
+    blocks = range(1 + max((int(number) for number in numbers if number.isdigit()), default=-1))
+    return {f"{ours}/{own}": [f"{published}{i}/{theirs}" for i in blocks] for own, theirs in names.items() if blocks}
+
+
+def _renamed(caller, leaves, names):
+    """{our name: published name, or names to be stacked} -> our tree."""
+    wanted = [one for name in names.values() for one in ([name] if isinstance(name, str) else name)]
+    missing, unexpected = [name for name in wanted if name not in leaves], sorted(set(leaves) - set(wanted))
+    if missing or unexpected:
+        said = [
+            f"{what} {len(found)} ({', '.join(found[:4])}{', ...' if found[4:] else ''})"
+            for what, found in (("lacks", missing), ("has unexpected", unexpected))
+            if found
+        ]
+        raise typing.InputError(
+            f"{caller}: of the published leaves the tree {' and '.join(said)}; expected nested dicts of arrays with the names of"
+            " the authors' flax checkpoint, the weights of one network alone."
+        )
+    arrays = {
+        own: _array(leaves[name]) if isinstance(name, str) else np.stack([_array(leaves[one]) for one in name])
+        for own, name in names.items()
+    }
+    return _nested(arrays)
+
+
+def _array(leaf):
+    """Kernels of patches [p, p, C, D] and tokens [1, n, D] lose what we do not have; float32."""
+    leaf = np.asarray(leaf, np.float32)
+    return leaf.reshape(-1, leaf.shape[-1]) if leaf.ndim > 2 else leaf
+
+
+def _leaves(tree, path=""):
+    """Nested dicts -> {"a/b": leaf}, without a leading "net"."""
+    if not path and set(tree) == {"net"}:
+        tree = tree["net"]
+    leaves = {}
+    for name, value in tree.items():
+        own = f"{path}/{name}" if path else name
+        leaves |= _leaves(value, own) if hasattr(value, "items") else {own: value}
+    return leaves
+
+
+def _nested(arrays):
+    tree = {}
+    for name, array in arrays.items():
+        *folders, last = name.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[last] = array
+    return tree

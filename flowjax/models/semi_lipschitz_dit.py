@@ -1,0 +1,78 @@
+"""The diffusion transformer of Terminal Velocity Matching, whose derivatives stay tame."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from flowjax.models import dit, embeddings
+
+SEMI_LIPSCHITZ_SIZES = {**dit.DIT_SIZES, "XL": {**dit.DIT_SIZES["XL"], "heads": 18}}
+
+
+def spectral(key, shape, dtype=jnp.float32):
+    """Initial weights [inputs, outputs], xavier normal over their largest singular value: no input grows."""
+    weights = nn.initializers.xavier_normal()(key, shape, dtype)
+    return weights / jnp.linalg.norm(weights, ord=2)
+
+
+def rms_norm(h, dtype):
+    """Features of mean square 1, without parameters; smooth at 0, where a modulation starts."""
+    return nn.RMSNorm(use_scale=False, epsilon=1e-6, dtype=dtype)(h)
+
+
+class Block(dit.Block):
+    """A block of the DiT with RMS norms: before the modulation, of queries and keys, and of each part of the modulation."""
+
+    def _modulation(self, c):
+        return [rms_norm(part, self.dtype) for part in dit.Block._modulation(self, c)]
+
+    def _linear(self, features, name):
+        return dit.dense(features, self.dtype, name, spectral)
+
+    def _norm(self, h):
+        return rms_norm(h, self.dtype)
+
+    def _queries_keys_values(self, h, shift, scale):
+        q, k, v = dit.Block._queries_keys_values(self, h, shift, scale)
+        norm = lambda name: nn.RMSNorm(epsilon=1e-6, dtype=self.dtype, name=name)
+        return norm("q_norm")(q), norm("k_norm")(k), v
+
+
+class SemiLipschitzDiT(dit.DiT):
+    """A DiT whose layers are Lipschitz but for the attention: a loss that differentiates it in `t` needs that.
+
+    RMS norms without parameters stand for layer norms, queries and keys are normed, and so is each part of a modulation; linear
+    layers of blocks and embedders start with spectral norm 1. The guidance scale w is embedded as 1 / w.
+
+    Attributes:
+      scale_output: whether, with guidance, V is multiplied by w, as published.
+
+    The other attributes are those of DiT; its sizes are SEMI_LIPSCHITZ_SIZES.
+
+    Reference: Zhou et al. 2025, Terminal Velocity Matching (arXiv 2511.19797).
+    """
+
+    scale_output: bool = True
+
+    _block = Block
+
+    @nn.compact
+    def __call__(self, x, s, t, cond=None):
+        """Images [B, H, W, C], times scalar or [B, 1, 1, 1] in [0, 1], cond a dict of [B] arrays -> V in the shape and dtype of x."""
+        h = self._tokens(x)
+        c = self._conditioning(x, s, t, cond or {})
+        V = self._image(self._blocks(self.depth, "blocks")(h, c)[0], c, x)
+        if not (self.guidance and self.scale_output):
+            return V
+        return (V * embeddings.guidance(cond, x)[:, None, None, None]).astype(x.dtype)
+
+    def _embed(self, name, **more):
+        return dit.DiT._embed(self, name, init=spectral, **more)
+
+    def _embed_guidance(self, x, cond):
+        return self._embed("guidance_scale")(1 / embeddings.guidance(cond, x))
+
+    def _modulation(self, c):
+        return [rms_norm(part, jnp.dtype(self.dtype)) for part in dit.DiT._modulation(self, c)]
+
+    def _norm(self, h):
+        return rms_norm(h, jnp.dtype(self.dtype))
