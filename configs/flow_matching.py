@@ -15,7 +15,7 @@ from configs import common
 
 
 def get_config(preset="digits"):
-    """The config of a preset: "checkerboard", "digits" or "test"."""
+    """The config of a preset, one of common.PRESETS."""
     config = common.base(preset, method="flow_matching")
     config.sampler = "euler"
     return config

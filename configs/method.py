@@ -2,7 +2,7 @@
 
     python -m experiments.train --config=configs/method.py:psd,checkerboard --workdir=runs/psd
 
-NAME is a row of `python -m experiments.landscape --table`, PRESET is checkerboard, digits or test. All start from the published
+NAME is a row of `python -m experiments.landscape --table`, PRESET is checkerboard, digits, guided or test. All start from the published
 constants of flowjax.methods and the published parametrisation. On points (checkerboard, test) times are uniform and powers 0.5,
 because the published ones are for images; learned log-variances are bounded (log_variance_bound 0.5), because unbounded they
 diverged there; and a method that distils gets the closed-form velocity of the points as its teacher; pfmm needs a flow map:
@@ -55,7 +55,7 @@ def get_config(choice="meanflow,checkerboard"):
     config.sampler = "consistency" if info.jumps == "to data" else "flow_map"
     if info.jumps in ("from noise", "grid"):  # other numbers of steps ask for jumps that are not learned
         config.eval_steps = (1,) if info.jumps == "from noise" else (config.method.steps,)
-    if preset != "digits":
+    if preset not in ("digits", "guided"):
         config.method.update(POINTS.get(name, {}))
         if "log_variance" in info.needs:  # unbounded, the weight of the rule outgrows the anchor's, and the map diverges
             config.method.log_variance_bound = 0.5

@@ -16,9 +16,12 @@ from configs import common
 
 
 def get_config(preset="digits"):
-    """The config of a preset: "checkerboard", "digits" or "test"."""
+    """The config of a preset, one of common.PRESETS."""
     config = common.base(preset, method="soflow")
-    if preset != "digits":  # the published constants are for images; on points they gain nothing over flow matching
+    if preset not in (
+        "digits",
+        "guided",
+    ):  # the published constants are for images; on points they gain nothing over flow matching
         config.method.times = ("uniform_triangle",)
         config.method.anchor_times = ("uniform",)
         config.method.p = 0.5

@@ -11,6 +11,8 @@ SAMPLER_HELP = (
     "flow_map, consistency, gamma:gamma=0.5, restart:low=0.2,high=0.6,repeats=2, euler, heun, midpoint or adaptive:rtol=1e-5;"
     " default: the run's own"
 )
+GUIDANCE_HELP = "scale of the guidance, of a run that learned several; default: the median of them"
+INTERVAL_HELP = "two times LOW,HIGH between which to guide, of a run that learned several; default: the widest"
 GRID_HELP = "uniform, shifted:shift=3, karras:sigma_min=0.002,sigma_max=80,rho=7, or times such as 1,0.8,0.3,0"
 
 
@@ -20,14 +22,26 @@ def run(main):
 
 
 def whole_numbers(name, values, low):
-    """Flag values as ints; raises InputError unless each is a whole number of at least `low`."""
+    """Flag values as ints, () for none; raises InputError unless each is a whole number of at least `low`."""
     try:
-        numbers = [int(value) for value in values]
+        found = tuple(int(value) for value in values)
     except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < low:
+        found = (low - 1,)
+    if found and min(found) < low:
         raise typing.InputError(f"--{name}={','.join(values)}: expected whole numbers of at least {low}, e.g. --{name}=1,2,4.")
-    return numbers
+    return found
+
+
+def numbers(name, values, count=None):
+    """Flag values as floats, () for none; raises InputError unless all are numbers, and `count` of them if it is given."""
+    try:
+        found = tuple(float(value) for value in values)
+    except ValueError:
+        found = None
+    if found is None or (found and count not in (None, len(found))):
+        expected = "numbers, e.g. 1,2" if count is None else f"{count} numbers, e.g. 0.1,0.7"
+        raise typing.InputError(f"--{name}={','.join(values)}: expected {expected}.")
+    return found
 
 
 def typed(module):

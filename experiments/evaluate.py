@@ -15,7 +15,7 @@ import pathlib
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import plots, typing
+from flowjax import plots
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 STEPS = flags.DEFINE_list("steps", [], "numbers of steps; default: those of the run's config")
@@ -24,7 +24,8 @@ SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper
 EMA = flags.DEFINE_list("ema", [""], "decays of averaged weights, none for the raw ones; default: the run's first average")
 SAMPLER = flags.DEFINE_multi_string("sampler", [""], "may be given several times: " + command_line.SAMPLER_HELP)
 GRID = flags.DEFINE_string("grid", "uniform", command_line.GRID_HELP)
-GUIDANCE = flags.DEFINE_list("guidance", [], "of a student of a guided teacher: scales; default: the middle")
+GUIDANCE = flags.DEFINE_list("guidance", [], "several are combined: " + command_line.GUIDANCE_HELP)
+INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP)
 SAMPLES = flags.DEFINE_string("samples", "", "folder of experiments.generate to measure instead, however it was drawn")
 MEASURES = flags.DEFINE_list("measures", [], "names, also in features: mmd_features; default: those that suit the data")
 RESAMPLES = flags.DEFINE_integer("resamples", 16, "half samples for each error bar; 0: no error bars", lower_bound=0)
@@ -36,12 +37,13 @@ def main():
 
     rows, about = scores.evaluate(
         WORKDIR.value,
-        command_line.whole_numbers("steps", STEPS.value, low=1) if STEPS.value else (),
+        command_line.whole_numbers("steps", STEPS.value, low=1),
         num=NUM.value,
         seed=SEED.value,
         averages=EMA.value or [""],
         chosen=SAMPLER.value,
-        guidances=[scale(value) for value in GUIDANCE.value] or [None],
+        guidances=command_line.numbers("guidance", GUIDANCE.value) or [None],
+        interval=command_line.numbers("guidance_interval", INTERVAL.value, count=2),
         grid=GRID.value,
         samples=SAMPLES.value,
         measures=MEASURES.value,
@@ -52,13 +54,6 @@ def main():
     panels, references = scores.curves(rows)
     plots.measure_curves(f"{path}.png", panels, references=references, xlabel="steps", title=about.partition(";")[0])
     print(f"{path}.csv\n{path}.md\n{path}.png")
-
-
-def scale(text):
-    try:
-        return float(text)
-    except ValueError:
-        raise typing.InputError(f"--guidance={text}: expected numbers, e.g. --guidance=1,2.") from None
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ EMA = flags.DEFINE_string(
 )
 SAMPLER = flags.DEFINE_string("sampler", "", command_line.SAMPLER_HELP)
 GRID = flags.DEFINE_string("grid", "uniform", command_line.GRID_HELP)
-GUIDANCE = flags.DEFINE_float("guidance", None, "of a student of a guided teacher: the scale; default: the middle")
+GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
+INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP)
 SHARD = flags.DEFINE_integer("shard", 8_192, "samples in a file")
 DTYPE = flags.DEFINE_string("dtype", "float32", "float32, or uint8 for images, 0 to 255")
 flags.mark_flags_as_required(["workdir", "output"])
@@ -36,11 +37,12 @@ def main():
         num=NUM.value,
         steps=STEPS.value,
         seed=SEED.value,
-        labels=command_line.whole_numbers("labels", LABELS.value, low=0) if LABELS.value else (),
+        labels=command_line.whole_numbers("labels", LABELS.value, low=0),
         average=EMA.value,
         sampler=SAMPLER.value,
         grid=GRID.value,
         guidance=GUIDANCE.value,
+        interval=command_line.numbers("guidance_interval", INTERVAL.value, count=2),
         shard=SHARD.value,
         dtype=DTYPE.value,
     )

@@ -9,7 +9,6 @@ import html
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 from absl import flags
@@ -21,7 +20,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 EMA = flags.DEFINE_string(
     "ema", "", "decay of the averaged weights, or none for the raw ones; default: the run's first average"
 )
-GUIDANCE = flags.DEFINE_float("guidance", None, "of a student of a guided teacher: the scale; default: the middle")
+GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
+INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP)
 STEPS = flags.DEFINE_list(
     "steps", [], "steps from noise to data; default: 1,2,4,8,64, or those of the config if V learned few jumps"
 )
@@ -36,9 +36,10 @@ EXACT_STEPS, EXACT_ROWS = 64, 32  # of Heun's method for the exact flow between 
 def main():
     from flowjax import training
 
-    asked = command_line.whole_numbers("steps", STEPS.value, low=1) if STEPS.value else ()
+    asked = command_line.whole_numbers("steps", STEPS.value, low=1)
     trained = training.load(WORKDIR.value, EMA.value)
-    run = Run(trained, trained.scale(GUIDANCE.value))
+    interval = command_line.numbers("guidance_interval", INTERVAL.value, count=2)
+    run = Run(trained, trained.told(GUIDANCE.value, interval))
     steps = asked or ((1, 2, 4, 8, 64) if run.jumps in ("any", "none", "to data") else trained.config.eval_steps)
     out = pathlib.Path(WORKDIR.value) / "inspect"
     pictures = {}
@@ -52,10 +53,10 @@ def main():
 class Run:
     """A trained run, rows of its data, and its map with the labels of as many rows bound to it."""
 
-    def __init__(self, trained, scale):
+    def __init__(self, trained, told):
         from flowjax.training import evaluation, networks
 
-        self.trained, self.config, self.scale = trained, trained.config, scale
+        self.trained, self.config, self.told = trained, trained.config, told
         self.name, self.jumps = trained.config.method.name, methods.METHODS[trained.config.method.name].jumps
         self.path = paths.named(networks.path_of(trained.config))
         source = data.load(trained.config.data.name, split="test", data_dir=trained.config.data.dir or None)
@@ -64,9 +65,9 @@ class Run:
         self.points = self.real["x"].shape[1:] == (2,)
 
     def V(self, labels):
-        cond = {"label": jnp.asarray(labels)}
-        if self.scale is not None:
-            cond["guidance"] = jnp.full(len(labels), self.scale)
+        from flowjax.training import evaluation
+
+        cond = evaluation.condition(labels, self.told)
         return lambda x, s, t: self.trained.net.apply({"params": self.trained.params}, x, s, t, cond)
 
     def way(self):
@@ -87,7 +88,7 @@ def samples(run, out, steps):
         else run.labels[:4096]
     )
     sample = evaluation.make_sampler(
-        run.trained.net, run.trained.shape, run.config.sampler, run.scale, path=networks.path_of(run.config)
+        run.trained.net, run.trained.shape, run.config.sampler, run.told, path=networks.path_of(run.config)
     )
     shown = sorted({n for n in steps if n <= 8} | {1})
     drawn = {n: sample(run.trained.params, 0, labels, n) for n in shown}

@@ -23,7 +23,8 @@ EMA = flags.DEFINE_string(
 )
 SAMPLER = flags.DEFINE_string("sampler", "", command_line.SAMPLER_HELP)
 GRID = flags.DEFINE_string("grid", "uniform", command_line.GRID_HELP)
-GUIDANCE = flags.DEFINE_float("guidance", None, "of a student of a guided teacher: the scale; default: the middle")
+GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
+INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP)
 INVERT = flags.DEFINE_bool("invert", False, "carry held-out data to noise and back instead, in the largest of --steps")
 OUT = flags.DEFINE_string("out", "", "path of the files without ending; default: WORKDIR/sample")
 flags.mark_flag_as_required("workdir")
@@ -33,16 +34,16 @@ def main():
     from flowjax import training
     from flowjax.training import evaluation, networks
 
-    given = command_line.whole_numbers("steps", STEPS.value, low=1) if STEPS.value else ()
+    given = command_line.whole_numbers("steps", STEPS.value, low=1)
     trained = training.load(WORKDIR.value, EMA.value)
     steps = given or ((32,) if INVERT.value else trained.config.eval_steps)
-    asked = command_line.whole_numbers("labels", LABELS.value, low=0) if LABELS.value else ()
+    asked = command_line.whole_numbers("labels", LABELS.value, low=0)
     labels = np.resize(evaluation.asked_labels(trained, asked), NUM.value)
     sample = evaluation.make_sampler(
         trained.net,
         trained.shape,
         SAMPLER.value or ("heun" if INVERT.value else trained.config.sampler),
-        trained.scale(GUIDANCE.value),
+        trained.told(GUIDANCE.value, command_line.numbers("guidance_interval", INTERVAL.value, count=2)),
         grid=GRID.value,
         path=networks.path_of(trained.config),
     )

@@ -45,7 +45,7 @@ class Point(NamedTuple):
         [0, 1], [rows, 1, ..., 1].
       x0: the clean data, the shape of `x`.
       eps: the noise, the shape of `x`.
-      cond: a dict of [rows] arrays for the network (label, guidance, ...).
+      cond: a dict of arrays for the network: label [rows], guidance [rows] (a scale), interval [rows, 2] (times), ...
     """
 
     x: Array
@@ -63,7 +63,8 @@ class Nets(NamedTuple):
 
     Maps are called `(x, s, t, cond=None)`, velocities `(x, t, cond=None)`, `log_variance` `(s, t)`. Trained: `V`, `velocity`
     and `log_variance`. Not trained: `ema` (averaged weights), `frozen` (current weights under a stop-gradient), `teacher`
-    (a velocity), `teacher_map`. `both(x, s, t, cond)` returns `(V, velocity)` from one pass of a two-headed network.
+    (a velocity), `teacher_map`. `both(x, s, t, cond)` returns `(V, velocity)` from one pass of a two-headed network. `guide` is a
+    guidance inside the training target, `(nets, point, V_ss=None) -> flowjax.guidance.Guided`; None: none.
     """
 
     V: Callable
@@ -74,6 +75,7 @@ class Nets(NamedTuple):
     velocity: Callable | None = None
     both: Callable | None = None
     log_variance: Callable | None = None
+    guide: Callable | None = None
 
 
 class Term(NamedTuple):
@@ -81,8 +83,8 @@ class Term(NamedTuple):
 
     Attributes:
       name: key of the term in the draw and in the metrics.
-      pair: `(nets, point) -> Pair`; or `-> (Pair, arguments)` with a dict of arguments for the distance, such as a learned
-        log-variance; or `-> errors [rows]`, which are then used as they are (no distance).
+      pair: `(nets, point) -> Pair`; or `-> (Pair, Pair)`, of two heads, each scored; or `-> (Pair, arguments)` with a dict of
+        arguments for the distance, such as a learned log-variance; or `-> errors [rows]`, used as they are (no distance).
       distance: `(prediction, target, **arguments) -> errors [rows]`.
       weight: a float, or `point -> [rows]`.
       columns: `(lo, hi, n)`: the term owns the columns `lo:hi` of `rows.reshape(-1, n)`.

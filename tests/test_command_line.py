@@ -328,7 +328,7 @@ def test_the_benchmark_of_derivatives_trains(tmp_path):
         ("benchmark_methods", ["--methods=meanflw"], "did you mean meanflow"),
         ("benchmark_methods", ["--batch=20"], "--batch=20: expected a multiple of 16"),
         ("benchmark_training", ["--sizes=B"], "--sizes=B: expected SIZE/PATCH, e.g. B/4"),
-        ("benchmark_training", ["--sizes=Q/2"], "unknown size of a DiT 'Q'"),
+        ("benchmark_training", ["--sizes=Q/2"], "unknown size of network 'dit' 'Q'"),
         ("benchmark_training", ["--sizes=B/5"], "patches of 5 must tile the image 32 x 32"),
     ],
 )

@@ -42,6 +42,11 @@ class Case(NamedTuple):
     free: bool = False
 
 
+def two_heads(V, i, **kwargs):
+    """The pairs of a network whose second head is its own velocity on the diagonal."""
+    return losses.improved_meanflow_two_heads(lambda x, s, t: (V(x, s, t), V(x, s, s)), i.x, i.s, i.t, i.v, **kwargs)
+
+
 def improved_with_tangent(V, W, i, **kwargs):
     # The tangent comes out of the network itself: no gradient may pass through it.
     return losses.improved_meanflow(V, i.x, i.s, i.t, i.v, v_tangent=jnp.sin(V(i.x, i.t, i.s)), **kwargs)
@@ -269,6 +274,16 @@ CASES = {
         lambda V, W, d, i: (V(i.x, i.s, i.t) - (i.t - i.s) * (d("x", jnp.sin(V(i.x, i.t, i.s))) + d("s")), i.v),
         lambda phi, d_phi, i: phi(i.x, i.s, i.t),
     ),
+    "improved_meanflow_two_heads_average": Case(
+        lambda V, W, i, **kwargs: two_heads(V, i, **kwargs)[0],
+        lambda V, W, d, i: (V(i.x, i.s, i.t) - (i.t - i.s) * (d("x", V(i.x, i.s, i.s)) + d("s")), i.v),
+        lambda phi, d_phi, i: phi(i.x, i.s, i.t),
+    ),
+    "improved_meanflow_two_heads_velocity": Case(
+        lambda V, W, i, **kwargs: two_heads(V, i, **kwargs)[1],
+        lambda V, W, d, i: (V(i.x, i.s, i.s), i.v),
+        lambda phi, d_phi, i: phi(i.x, i.s, i.s),
+    ),
     "soflow": Case(
         lambda V, W, i: losses.soflow(V, i.x, i.s, i.t, i.v, i.a),
         lambda V, W, d, i: (
@@ -284,6 +299,8 @@ CASES = {
     ),
 }
 VARIANTS = {
+    "improved_meanflow_two_heads_average": "improved_meanflow_two_heads",
+    "improved_meanflow_two_heads_velocity": "improved_meanflow_two_heads",
     "improved_meanflow_with_tangent": "improved_meanflow",
     "flow_map_matching_velocity": "flow_map_matching",
     "flow_map_matching_round_trip": "flow_map_matching",
@@ -301,6 +318,8 @@ def that_take(*names):
 
 
 TAKES_JVP = that_take("jvp")
+# The halves of two pairs in which no derivative is.
+WITHOUT_DERIVATIVE = ("flow_map_matching_round_trip", "improved_meanflow_two_heads_velocity")
 # Zero on an exact flow up to a power of the length of a finite step.
 FINITE = ["soflow", "alphaflow", "consistency_training", "consistency_distillation", "progressive_distillation", "boot"]
 EXACT = [name for name in CASES if name not in (*FINITE, "improved_meanflow_with_tangent")]
@@ -532,6 +551,8 @@ def bias(name):
         "meanflow",
         "improved_meanflow",
         "improved_meanflow_with_tangent",
+        "improved_meanflow_two_heads_average",
+        "improved_meanflow_two_heads_velocity",
         "continuous_consistency",
         "flow_map_matching_velocity",
     ],
@@ -683,6 +704,7 @@ def test_improved_meanflow_is_meanflow_plus_the_turned_tangent():
         ("meanflow", 1.0),
         ("improved_meanflow", 1.0),
         ("improved_meanflow_with_tangent", 1.0),
+        ("improved_meanflow_two_heads_average", 1.0),
         ("soflow", "a"),
         ("alphaflow", "a"),
         ("align_your_flow_emd", 1.0),
@@ -725,7 +747,7 @@ def test_one_leg_of_the_whole_way_is_trajectory_flow_matching(loss):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", [name for name in TAKES_JVP if name != "flow_map_matching_round_trip"])
+@pytest.mark.parametrize("name", [name for name in TAKES_JVP if name not in WITHOUT_DERIVATIVE])
 @pytest.mark.parametrize(("scheme", "order"), [("forward", 1), ("backward", 1), ("central", 2)])
 def test_finite_differences_approach_the_exact_derivative(name, scheme, order):
     V, W, i = smooth(1), smooth(2), inputs()
@@ -751,9 +773,9 @@ def _difference(h, scheme):
     """finite_difference with a traced step (its check wants a number), so that one compilation serves all steps."""
     one = derivatives.finite_difference(1.0, scheme)
 
-    def jvp(fun, primals, tangents):
-        primal, tangent = one(fun, primals, jax.tree.map(lambda u: h * u, tangents))
-        return primal, jax.tree.map(lambda d: d / h, tangent)
+    def jvp(fun, primals, tangents, has_aux=False):
+        primal, tangent, *aux = one(fun, primals, jax.tree.map(lambda u: h * u, tangents), has_aux=has_aux)
+        return primal, jax.tree.map(lambda d: d / h, tangent), *aux
 
     return jvp
 

@@ -25,6 +25,7 @@ from flowjax.losses.eulerian import (
     eulerian_self_distillation,
     flow_anchored,
     improved_meanflow,
+    improved_meanflow_two_heads,
     meanflow,
     soflow,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "freeflow_correction",
     "freeflow_prediction",
     "improved_meanflow",
+    "improved_meanflow_two_heads",
     "lagrangian_distillation",
     "lagrangian_self_distillation",
     "meanflow",

@@ -88,6 +88,46 @@ def improved_meanflow(V, x, s, t, v, *, v_tangent=None, jvp=jax.jvp):
     return typing.Pair(V_st - (t - s) * sg(dV_ds), v)
 
 
+def improved_meanflow_two_heads(both, x, s, t, v, *, v_tangent=None, jvp=jax.jvp):
+    """Improved MeanFlow of a network with a second head for the velocity: both regress on v, from one pass of the trunk.
+
+        V(x, s, t) - (t - s) sg[d_s V(x, s, t)]  vs  v   and   u(x, s, t)  vs  v,     (V, u) = both(x, s, t)
+
+    d_s V is taken along (v_tangent, 1, 0), v_tangent = u(x, s, s). The second head is not needed for sampling.
+
+    Paper -> here: z_t -> x, t -> s, r -> t, u_theta -> V, v_theta -> u.
+
+    Args:
+      both: network of two heads, `both(x, s, t) -> (V, u)`.
+      x: data on the path at time `s`, [B, ...].
+      s: source time in [0, 1], a scalar or with `x.ndim` axes.
+      t: target time in [0, 1], likewise.
+      v: velocity at (x, s), conditional or guided; the shape of `x`.
+      v_tangent: velocity along which the source moves, the shape of `x`; None: `both(x, s, s)[1]`. No gradient passes through it.
+      jvp: the derivative, `jax.jvp` or `flowjax.derivatives.finite_difference(...)`.
+
+    Returns:
+      (Pair, Pair): the average velocity's, where the gradient reaches V(x, s, t) alone, and the head's.
+
+    Raises:
+      InputError: if `s`, `t`, `v` or `v_tangent` does not fit `x`.
+
+    Example:
+      >>> heads = lambda x, s, t: (s * x, 2 * x)
+      >>> average, head = improved_meanflow_two_heads(heads, jnp.ones((4, 2)), 1.0, 0.0, jnp.zeros((4, 2)))
+      >>> average.prediction[0].tolist(), head.prediction[0].tolist()
+      ([4.0, 4.0], [2.0, 2.0])
+
+    Reference: Geng et al. 2025, Improved Mean Flows (arXiv 2512.02012), Algorithm 1 with the auxiliary head of section 4.1.
+    """
+    s, t = checks.times("improved_meanflow_two_heads", x, s=s, t=t)
+    v = checks.velocity("improved_meanflow_two_heads", x, v)
+    own = both(x, s, s)[1] if v_tangent is None else v_tangent
+    v_tangent = checks.velocity("improved_meanflow_two_heads", x, own, name="v_tangent")
+    V_st, dV_ds, u = jvp(lambda x, s: both(x, s, t), (x, s), (sg(v_tangent), jnp.ones_like(s)), has_aux=True)
+    return typing.Pair(V_st - (t - s) * sg(dV_ds), v), typing.Pair(u, v)
+
+
 def soflow(V, x, s, t, v, a):
     """SoFlow: the Eulerian rule over a finite step, without a derivative.
 

@@ -7,11 +7,12 @@ One file a rule, as in flowjax.losses; `landscape` has the table of all methods,
 
 import inspect
 
-from flowjax import checks
+from flowjax import checks, guidance, typing
+from flowjax.methods import recipe
 from flowjax.methods.landscape import METHODS, MethodInfo
-from flowjax.methods.recipe import raw_errors, rows_multiple
+from flowjax.methods.recipe import raw_errors, rows_multiple, with_dropout
 
-__all__ = ["METHODS", "MethodInfo", "constants", "make", "raw_errors", "rows_multiple"]
+__all__ = ["METHODS", "MethodInfo", "constants", "guided", "make", "raw_errors", "rows_multiple", "with_dropout"]
 
 
 def make(name, *, total_steps=None, **hyper):
@@ -40,6 +41,42 @@ def make(name, *, total_steps=None, **hyper):
     for key in hyper:
         checks.member(f"constant of method {name!r}", key, constants(name))
     return METHODS[name].recipe(total_steps=total_steps, **hyper)
+
+
+def guided(name, method, kind, *, scale, interval=(0.0, 1.0), **constants):
+    """A method with a guidance inside its training target: the map that it learns is guided, at no cost in sampling.
+
+    Wherever the recipe uses the conditional velocity of the data, or its teacher's velocity, the guided one stands. Rows draw their
+    scale, which is in the cond of all networks, with the interval of times for "imf".
+
+    Args:
+      name: the method's key of METHODS.
+      method: the Method.
+      kind: a key of flowjax.guidance.TARGETS.
+      scale: (low, high) of the scales, at least 1; equal for a fixed one.
+      interval: times (low, high) between which guidance acts; for "imf" the range of the intervals that rows draw.
+      **constants: of the guidance, such as k.
+
+    Returns:
+      A Method with the same terms, whose batches need labels.
+
+    Raises:
+      InputError: for an unknown kind, or a method that uses no velocity.
+
+    Example:
+      >>> from flowjax import typing
+      >>> method = guided("meanflow", make("meanflow", diagonal="1/2"), "meanflow", scale=(2.0, 2.0), k=0.5)
+      >>> drawn = method.draw(jax.random.key(0), {"x": jnp.ones((4, 2)), "label": jnp.arange(4)}, 0)
+      >>> sorted(drawn["eulerian"].cond)
+      ['guidance', 'label']
+    """
+    checks.member("guidance inside the target", kind, guidance.TARGETS)
+    if "teacher_map" in method.needs or name == "cmt":
+        raise typing.InputError(
+            f"guidance {kind!r} acts on a velocity, and {name!r} learns from the jumps of a teacher; guide what makes the jumps: train"
+            " the teacher with config.guidance."
+        )
+    return recipe.guided(method, kind, scale, interval, METHODS[name].setting == "M", **constants)
 
 
 def constants(name):

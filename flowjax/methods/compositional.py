@@ -19,7 +19,7 @@ def shortcut(
 ):
     """Shortcut models: anchor and bootstrapped jumps of dyadic length on different rows, mean squared error.
 
-    The paper also decays the weights by 0.1, which is the optimizer's (AdamW). Without guidance.
+    The paper also decays the weights by 0.1, which is the optimizer's (AdamW).
 
     Args:
       total_steps: unused.
@@ -160,7 +160,8 @@ def fmm(
 
     def errors(nets, point):
         V = recipe.bind(nets.V, point)
-        velocity, round_trip = losses.flow_map_matching(V, point.x, point.s, point.t, point.v, jvp=jvp)
+        v = recipe.velocity(nets, point).v
+        velocity, round_trip = losses.flow_map_matching(V, point.x, point.s, point.t, v, jvp=jvp)
         return distances.l2(*velocity) + distances.l2(*round_trip)
 
     compositional = typing.Term("compositional", errors, None)

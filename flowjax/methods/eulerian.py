@@ -20,7 +20,7 @@ def meanflow(
     label_drop=0.1,
     jvp="exact",
 ):
-    """MeanFlow, the ImageNet-256 recipe without guidance.
+    """MeanFlow, the ImageNet-256 recipe; guidance is `methods.guided`.
 
     A share of the rows lies on the diagonal at the source time of its pair, where MeanFlow is flow matching; the jvp runs on the
     other rows only. The published code takes the diagonal rows and the dropped labels from the head of the same batch; here the
@@ -44,7 +44,8 @@ def meanflow(
     distance = functools.partial(distances.adaptive, reduce="sum", p=p, c=c)
 
     def pair(nets, point):
-        return losses.meanflow(recipe.bind(nets.V, point), point.x, point.s, point.t, point.v, jvp=jvp)
+        v = recipe.velocity(nets, point).v
+        return losses.meanflow(recipe.bind(nets.V, point), point.x, point.s, point.t, v, jvp=jvp)
 
     anchor = typing.Term("anchor", recipe.anchor, distance, columns=on)
     eulerian = typing.Term("eulerian", pair, distance, columns=off)
@@ -57,30 +58,49 @@ def imf(
     total_steps=None,
     times=("sorted_pair", ("logit_normal", -0.4, 1.0)),
     diagonal="1/2",
+    heads=1,
     p=1.0,
     c=0.01,
     path="linear",
     label_drop=0.1,
     jvp="exact",
 ):
-    """Improved MeanFlow with one head and without guidance; the tangent is the network's own velocity V(x, s, s).
+    """Improved MeanFlow; the tangent is the network's own velocity: V(x, s, s), or that of a second head.
 
     Arguments as in `meanflow`; half of the rows lie on the diagonal.
+
+    Args:
+      heads: 2, as published, for a network with a velocity head (`Nets.both`): both heads are scored on the same velocity, in one
+        pass; 1 for any network.
+
+    Raises:
+      InputError: for another number of heads.
 
     Reference: Geng et al. 2025 (arXiv 2512.02012); the share of the diagonal and the distance from its configuration table.
     """
     del total_steps
+    if heads not in (1, 2):
+        raise typing.InputError(f"heads is {heads!r}; expected 1, or 2 for a network with a velocity head.")
     jvp = derivatives.named(jvp)
     on, off = recipe.split(diagonal)
     distance = functools.partial(distances.adaptive, reduce="sum", p=p, c=c)
 
     def pair(nets, point):
-        return losses.improved_meanflow(recipe.bind(nets.V, point), point.x, point.s, point.t, point.v, jvp=jvp)
+        own = recipe.velocity(nets, point)
+        return losses.improved_meanflow(
+            recipe.bind(nets.V, point), point.x, point.s, point.t, own.v, v_tangent=own.V_ss, jvp=jvp
+        )
 
-    anchor = typing.Term("anchor", recipe.anchor, distance, columns=on)
-    eulerian = typing.Term("eulerian", pair, distance, columns=off)
+    def both_pairs(nets, point):
+        own = recipe.velocity(nets, point)
+        return losses.improved_meanflow_two_heads(
+            recipe.bind(nets.both, point), point.x, point.s, point.t, own.v, v_tangent=own.V_ss, jvp=jvp
+        )
+
+    anchor = typing.Term("anchor", recipe.anchor if heads == 1 else recipe.both_anchors, distance, columns=on)
+    eulerian = typing.Term("eulerian", pair if heads == 1 else both_pairs, distance, columns=off)
     parts = [(anchor, recipe.source_times(times)), (eulerian, recipe.pair_times(times))]
-    return recipe.method(parts, path=path, label_drop=label_drop)
+    return recipe.method(parts, path=path, label_drop=label_drop, needs={} if heads == 1 else {"both": {}})
 
 
 def soflow(
@@ -96,7 +116,7 @@ def soflow(
     path="linear",
     label_drop=0.1,
 ):
-    """SoFlow without guidance: anchor and solution consistency on different rows, `a` falling exponentially.
+    """SoFlow: anchor and solution consistency on different rows, `a` falling exponentially.
 
     The pair of the consistency term is divided by `a` and its weight is `a`, so that its error is
     `a^(2p-1) e / (e + c a^2)^p` with `e` the mean square of the undivided pair, as published; the raw metric is of the divided
@@ -121,7 +141,8 @@ def soflow(
     fraction = recipe.exponential("soflow", a_start, a_end, total_steps)
 
     def pair(nets, point):
-        prediction, target = losses.soflow(recipe.bind(nets.V, point), point.x, point.s, point.t, point.v, point.a)
+        v = recipe.velocity(nets, point).v
+        prediction, target = losses.soflow(recipe.bind(nets.V, point), point.x, point.s, point.t, v, point.a)
         return typing.Pair(prediction / point.a, target / point.a)
 
     anchor = typing.Term("anchor", recipe.anchor, distance, columns=on)
@@ -175,7 +196,7 @@ def alphaflow(
     clipped = lambda target: jnp.clip(target, -clip, clip)
 
     def pair(nets, point):
-        V, x, s, t, v = recipe.bind(nets.V, point), point.x, point.s, point.t, point.v
+        V, x, s, t, v = recipe.bind(nets.V, point), point.x, point.s, point.t, recipe.velocity(nets, point).v
         a = jnp.maximum(point.a, snap)
 
         def two_legs():
@@ -232,7 +253,8 @@ def dmf(
     distance = functools.partial(distances.cauchy, c=c)
 
     def pair(nets, point):
-        return losses.meanflow(recipe.bind(nets.V, point), point.x, point.s, point.t, point.v, jvp=jvp)
+        v = recipe.velocity(nets, point).v
+        return losses.meanflow(recipe.bind(nets.V, point), point.x, point.s, point.t, v, jvp=jvp)
 
     anchor = typing.Term("anchor", recipe.with_log_variance(recipe.anchor, log_variance_bound), distance, columns=on)
     eulerian = typing.Term("eulerian", recipe.with_log_variance(pair, log_variance_bound), distance, columns=off)
@@ -245,6 +267,7 @@ def pmf(
     total_steps=None,
     times=("sorted_pair", ("logit_normal", 0.8, 0.8)),
     diagonal="1/2",
+    heads=1,
     p=1.0,
     c=0.01,
     path="linear",
@@ -253,13 +276,14 @@ def pmf(
 ):
     """Pixel MeanFlow: improved MeanFlow's loss on the velocity of a network that predicts the denoised image field.
 
-    The rewriting V = (x - D) / s is the network's: config.model.parameterisation = "denoised_field". Without guidance and without
-    the paper's perceptual term.
+    The rewriting V = (x - D) / s is the network's: config.model.parameterisation = "denoised_field". Without the paper's perceptual
+    term.
 
     Args:
       total_steps: unused.
       times: sampler of (s, t); constant from the paper as remembered.
       diagonal: share of the rows with t = s, as a string ("1/2", improved MeanFlow's).
+      heads: 2, as published, for a network with a velocity head; 1 for any network.
       p: power of the adaptive distance.
       c: its floor, on the SUM of squares over the data axes.
       path: name of a path or a flowjax.paths.Path.
@@ -268,7 +292,17 @@ def pmf(
 
     Reference: Lu et al. 2026 (arXiv 2601.22158).
     """
-    return imf(total_steps=total_steps, times=times, diagonal=diagonal, p=p, c=c, path=path, label_drop=label_drop, jvp=jvp)
+    return imf(
+        total_steps=total_steps,
+        times=times,
+        diagonal=diagonal,
+        heads=heads,
+        p=p,
+        c=c,
+        path=path,
+        label_drop=label_drop,
+        jvp=jvp,
+    )
 
 
 def rectified_meanflow(

@@ -118,7 +118,7 @@ def tvm(
     label_drop=0.1,
     jvp="exact",
 ):
-    """Terminal Velocity Matching without guidance (w = 1): both terms on every row, mean squared error.
+    """Terminal Velocity Matching: both terms on every row, mean squared error.
 
     Args:
       total_steps: unused.

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flowjax import checks, distances, flowmap, losses, paths, times, typing
+from flowjax import checks, distances, flowmap, guidance, losses, paths, times, typing
 
 WHOLE = (0, 1, 1)  # every row
 NOISE = object()  # instead of a path: every term starts from noise, and no data is read
@@ -42,8 +42,7 @@ def method(parts: list[tuple[typing.Term, Callable]], *, path, label_drop, needs
         if "label" in batch:
             dropped = jax.random.bernoulli(label_key, label_drop, x0.shape[:1])
             rows["cond"]["label"] = jnp.where(dropped, -1, batch["label"])
-        if "guidance" in batch:
-            rows["cond"]["guidance"] = batch["guidance"]
+        rows["cond"] |= {name: batch[name] for name in ("guidance", "interval", "dropout") if name in batch}
         if "trajectory" in batch:
             rows["trajectory"], rows["times"] = batch["trajectory"], batch["times"]
         return {
@@ -77,11 +76,70 @@ def raw_errors(method, nets, drawn):
 
 
 def _score(term, found):
-    """(errors [rows], raw [rows]) of what a pair function returned: a Pair, a Pair with arguments of its distance, or errors."""
+    """(errors [rows], raw [rows]) of what a pair function returned, see flowjax.typing.Term; the raw error of two pairs is their mean."""
     if not isinstance(found, tuple):
         return found, found
+    if not isinstance(found, typing.Pair) and isinstance(found[1], typing.Pair):
+        (one, raw_one), (other, raw_other) = (_score(term, pair) for pair in found)
+        return one + other, (raw_one + raw_other) / 2
     pair, arguments = (found, {}) if isinstance(found, typing.Pair) else found
     return term.distance(*pair, **arguments), distances.squared(*pair, reduce="mean")
+
+
+def with_dropout(method):
+    """`method` with a key for every row in cond["dropout"]: every call of the network on a row drops the same units."""
+
+    def draw(key, batch, step):
+        own_key, mask_key = jax.random.split(key)
+        return method.draw(own_key, {**batch, "dropout": jax.random.split(mask_key, batch["x"].shape[0])}, step)
+
+    return method._replace(draw=draw)
+
+
+def guided(method, kind, scale, interval=(0.0, 1.0), whole_anchor=True, **constants):
+    """`method` with a guidance inside its target; see flowjax.methods.guided."""
+    target = guidance.TARGETS[kind]
+    guide = guidance.named(kind, interval=interval, **constants)
+    told = guidance.told(method, kind, scale, interval if target.told_interval else None)
+
+    def draw(key, batch, step):
+        if "label" not in batch:
+            raise typing.InputError(
+                "guidance inside the target needs labels, and the batch has none; expected a labelled dataset."
+            )
+        drawn = told.draw(key, batch, step)
+        return {name: point._replace(cond=condition(name, point.cond)) for name, point in drawn.items()}
+
+    def condition(name, cond):
+        """Rows without a label ask for no guidance; the anchor of a method that uses v off the diagonal too, for every time."""
+        plain = guidance.null(cond)
+        if target.told_interval and whole_anchor and name == "anchor":
+            cond = {**cond, "interval": plain["interval"]}
+        dropped = cond["label"] < 0
+        told = {name: cond[name] for name in ("guidance", "interval") if name in cond}
+        return cond | {name: jnp.where(times.expand(dropped, value), plain[name], value) for name, value in told.items()}
+
+    def teacher(nets):
+        """The teacher's velocity in the place of the data's."""
+
+        def ask(x, t, cond):
+            s = jnp.broadcast_to(jnp.asarray(t), x.shape[:1] + (1,) * (x.ndim - 1))
+            return guide(nets, typing.Point(x=x, s=s, v=nets.teacher(x, t, cond), cond=cond)).v
+
+        return ask
+
+    def of(pair):
+        if "teacher" in method.needs:
+            return lambda nets, point: pair(nets._replace(teacher=teacher(nets)), point)
+        return lambda nets, point: pair(nets._replace(guide=guide), point)
+
+    def weight(old):
+        if not target.weighted:
+            return old
+        return lambda point: (old(point) if callable(old) else old) / point.cond["guidance"] ** 2
+
+    terms = tuple(term._replace(pair=of(term.pair), weight=weight(term.weight)) for term in method.terms)
+    return method._replace(draw=draw, loss=functools.partial(loss, terms, tuple(method.needs)), terms=terms)
 
 
 # The rows of a term
@@ -212,9 +270,25 @@ def bind_velocity(net, point):
     return lambda x, t: net(x, t, point.cond)
 
 
+def velocity(nets, point, V_ss=None):
+    """The velocity that a loss is told, guided if `nets.guide` says so, as a Guided; `V_ss` is the network's own if it is known."""
+    return guidance.Guided(point.v, V_ss) if nets.guide is None else nets.guide(nets, point, V_ss)
+
+
 def anchor(nets, point):
-    """Flow matching on the conditional velocity: the anchor of methods that learn from data."""
-    return losses.flow_matching(bind(nets.V, point), point.x, point.s, point.v)
+    """Flow matching on the conditional velocity: the anchor of methods that learn from data.
+
+    Guidance may need V(x, s, s), which is the prediction itself: the network is asked once.
+    """
+    V_ss = nets.V(point.x, point.s, point.s, point.cond)
+    return losses.flow_matching(lambda x, s, t: V_ss, point.x, point.s, velocity(nets, point, V_ss).v)
+
+
+def both_anchors(nets, point):
+    """`anchor` of both heads of a network, from one pass."""
+    V_ss, u_ss = nets.both(point.x, point.s, point.s, point.cond)
+    v = velocity(nets, point, u_ss).v
+    return typing.Pair(V_ss, v), typing.Pair(u_ss, v)
 
 
 def teacher_anchor(nets, point):

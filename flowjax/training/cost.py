@@ -43,12 +43,15 @@ def program(method, net, *, shape=SHAPE, num_classes=CLASSES, batch, optimizer, 
     """
     mesh, key = sharding.data_mesh(devices or jax.devices()[:1]), jax.random.key(0)
     ask = lambda weights, x, s, t, cond: net.apply({"params": weights}, x, s, t, cond)
-    modules = networks.Networks(networks.trained(method, net), lambda w, x, t, cond: ask(w, x, t, t, cond), ask)
+    heads = networks.heads(method)
+    modules = networks.Networks(networks.trained(method, net), lambda w, x, t, cond: ask(w, x, t, t, cond), ask, heads=heads)
 
     optimizers = {name: state.Optimizer(optimizer, None) for name in modules.trained}
 
     def init():
-        initial = state.init(key, modules.trained, shape, optimizers, has_target="ema" in method.needs, decays=decays)
+        initial = state.init(
+            key, modules.trained, shape, optimizers, has_target="ema" in method.needs, decays=decays, heads=heads
+        )
         x, eps = jax.random.normal(key, (2, batch, *shape))
         rows = {"x": x, "eps": eps, "label": jax.random.randint(key, (batch,), 0, num_classes)}
         rows |= {"trajectory": jnp.stack([eps, x], 1), "times": jnp.tile(jnp.array([1.0, 0.0]), (batch, 1))}  # for cmt

@@ -13,7 +13,13 @@ from flowjax.training import sharding
 CHUNK = 512
 
 
-def make_sampler(net, shape, sampler="flow_map", guidance=None, *, grid="uniform", path="linear", mesh=None):
+def condition(labels, told):
+    """The cond of a network: labels [n] and, for every row, what it is told of the guidance, see flowjax.training.experiment.told."""
+    rows = lambda value: jnp.broadcast_to(jnp.asarray(value, jnp.float32), (len(labels), *np.shape(value)))
+    return {"label": jnp.asarray(labels), **{name: rows(value) for name, value in told.items()}}
+
+
+def make_sampler(net, shape, sampler="flow_map", told=None, *, grid="uniform", path="linear", mesh=None):
     """A function `(params, seed, labels, steps) -> samples [n, *shape]`, one compilation for each number of steps.
 
     Sample i starts from noise that depends on `seed` and i alone, so other steps, labels and chunks see the same noise. With
@@ -24,7 +30,7 @@ def make_sampler(net, shape, sampler="flow_map", guidance=None, *, grid="uniform
       net: a network, `net.apply(variables, x, s, t, cond)`.
       shape: of one row of data.
       sampler: name and options, see flowjax.samplers.named.
-      guidance: the scale that a student of a guided teacher is told; None for other networks.
+      told: what the network is told of the guidance, see flowjax.training.experiment.told; None: nothing.
       grid: name and options, or times, see flowjax.samplers.named_grid.
       path: that the network was trained on.
       mesh: whose devices share the rows; None: the default device alone.
@@ -40,7 +46,7 @@ def make_sampler(net, shape, sampler="flow_map", guidance=None, *, grid="uniform
     @functools.partial(jax.jit, static_argnames="times", out_shardings=rows)
     def chunk(params, key, index, labels, times, x):
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-        cond = {"label": labels} | ({} if guidance is None else {"guidance": jnp.full(labels.shape, guidance)})
+        cond = condition(labels, told or {})
         V = lambda x, s, t: net.apply({"params": params}, x, s, t, cond)
         x = jax.vmap(lambda key: jax.random.normal(key, shape))(keys) if x is None else x
         return chosen.run(V, x, np.array(times), keys)

@@ -70,6 +70,7 @@ def setup(config, devices=None):
         samplers.check(config.sampler, steps)
     load_split = lambda split: data.load(config.data.name, split=split, data_dir=config.data.dir or None)
     source = data.couple(load_split("train"), config.data.coupling)
+    _check_labels(config, source.num_classes)
     held_out = load_split("test") if config.eval_every else None
     data.check(source, batch_size=config.batch_size, seed=config.seed, flip=config.data.flip)
     _check_method(config)
@@ -120,6 +121,8 @@ def _check_method(config):
 
 def _method(config):
     method = methods.make(**_plain(config.method))
+    if config.model.get("dropout", 0.0):
+        method = methods.with_dropout(method)
     if not config.guidance.kind:
         for name, idle in (("scale", (1.0, 1.0)), ("interval", (0.0, 1.0)), ("weak", "")):
             if config.guidance[name] != idle:
@@ -128,13 +131,40 @@ def _method(config):
                     f" --config.guidance.kind={' or '.join(guidance.KINDS)}."
                 )
         return method
-    guidance.check(config.guidance.kind, config.guidance.scale, config.guidance.interval)
-    return guidance.told(method, *config.guidance.scale)
+    guidance.check(config.guidance)
+    kind, scale = config.guidance.kind, config.guidance.scale
+    if kind in guidance.TEACHERS:
+        return guidance.told(method, kind, scale)
+    constants = {name: config.guidance[name] for name in ("k", "mix", "decay")}
+    return methods.guided(config.method.name, method, kind, scale=scale, interval=config.guidance.interval, **constants)
+
+
+def _check_labels(config, num_classes):
+    """Raises InputError where guidance asks for the velocity without a label, and the network does not learn it."""
+    kind = config.guidance.kind
+    if kind not in guidance.TARGETS:
+        return
+    if not num_classes:
+        raise typing.InputError(
+            f"config.guidance.kind is {kind!r}, and {config.data.name} has no labels, so that there is nothing to guide towards:"
+            " --config.guidance.kind= clears it."
+        )
+    if not config.method.get("label_drop", 0.0):
+        raise typing.InputError(
+            f"config.guidance.kind is {kind!r}, and config.method.label_drop is 0: the network would not learn the velocity without a"
+            " label, away from which it is guided; --config.method.label_drop=0.1."
+        )
+
+
+def _inputs(config):
+    """Which parts of cond the network takes besides the label, as fields of its module."""
+    low, high = config.guidance.scale
+    target = guidance.TARGETS.get(config.guidance.kind)
+    return {"guidance": low < high, "interval": target is not None and target.told_interval}
 
 
 def _network(config, num_classes):
-    fields = _plain(config.model) | ({"guidance": True} if config.guidance.kind else {})
-    return models.make(num_classes=num_classes, **fields)
+    return models.make(num_classes=num_classes, **(_plain(config.model) | _inputs(config)))
 
 
 def _keys(config):
@@ -156,7 +186,16 @@ def _optimized(config, method, trained, shape):
         )
 
     def one(key, start):
-        return state.init(key, trained, shape, optimizers, has_target="ema" in method.needs, decays=decays, start=start)
+        return state.init(
+            key,
+            trained,
+            shape,
+            optimizers,
+            has_target="ema" in method.needs,
+            decays=decays,
+            start=start,
+            heads=networks.heads(method),
+        )
 
     side_by_side = one if config.seeds == 1 else jax.vmap(one, in_axes=(0, None), out_axes=state.SEEDS)
     return optimizers, lambda start=None: side_by_side(_keys(config)[0], start)
@@ -189,9 +228,9 @@ def _other_run(folder, flag, data_name, shape, num_classes):
             f"{flag}={folder} was trained on rows of shape {run.shape} with {run.num_classes} classes; {data_name} has"
             f" {tuple(shape)} with {num_classes}. It must know the student's data."
         )
-    if run.config.guidance.kind:
+    if any(_inputs(run.config).values()):
         raise typing.InputError(
-            f"{flag}={folder} is itself a student of a guided teacher and asks for a scale; give a run without config.guidance."
+            f"{flag}={folder} is itself guided and asks for a scale; give a run without config.guidance, or with a fixed scale."
         )
     return run
 
@@ -231,25 +270,58 @@ class Trained(NamedTuple):
     params: Any
     step: int
 
-    def scale(self, asked=None):
-        """The scale of the guidance to sample with, see `scale`."""
-        return scale(self.config, asked)
+    def told(self, scale=None, interval=()):
+        """What the network is told of the guidance when it is sampled, see `told`."""
+        return told(self.config, scale, interval, self.num_classes)
 
 
-def scale(config, asked=None):
-    """What the network of a run is told of the guidance: `asked`, or the middle of the scales that it learned; None if it knows none.
+def told(config, scale=None, interval=(), num_classes=1):
+    """What the network of a run is told of the guidance when it is sampled; {} of a run without guidance.
+
+    Args:
+      config: of the run.
+      scale: that is asked for; None: the median of the scales that it learned.
+      interval: times (low, high) between which to guide; (): those that it learned, or the widest of them.
+      num_classes: labels of its data, for the errors.
+
+    Returns:
+      {"guidance": scale} and, of a network that is told an interval, {"interval": (low, high)} besides.
 
     Raises:
-      InputError: if it was asked for a scale that it did not learn.
+      InputError: if it was asked for a scale or an interval that it did not learn; the sentence says which it knows.
     """
-    if not config.guidance.kind:
-        if asked is not None:
-            raise typing.InputError(f"--guidance={asked}: the run learned without guidance; leave the flag out.")
-        return None
-    low, high = config.guidance.scale
-    if asked is not None and not low <= asked <= high:
-        raise typing.InputError(f"--guidance={asked}: the run learned scales from {low} to {high}.")
-    return (low + high) / 2 if asked is None else asked
+    known = config.guidance
+    if not known.kind:
+        why = "the run learned without guidance, which is the scale 1"
+        why += "" if num_classes else f", and {config.data.name} has no labels"
+        for flag, asked in (("--guidance", scale), ("--guidance_interval", interval)):
+            if asked not in (None, ()):
+                raise typing.InputError(f"{flag}={_shown(asked)}: {why}; leave the flag out.")
+        return {}
+    low, high = known.scale
+    if scale is not None and not low <= scale <= high:
+        learned = f"scales from {low} to {high}" if low < high else f"the scale {low} alone"
+        raise typing.InputError(f"--guidance={scale}: the run learned {learned}.")
+    found = {"guidance": guidance.quantile(known.kind, 0.5, low, high) if scale is None else scale}
+    widest = tuple(known.interval)
+    if not _inputs(config)["interval"]:
+        if interval and tuple(interval) != widest:
+            raise typing.InputError(
+                f"--guidance_interval={_shown(interval)}: the run is guided at the times from {_shown(widest)} alone; leave the flag out."
+            )
+        return found
+    low, high = interval or widest
+    middle = sum(widest) / 2
+    if not widest[0] <= low <= middle <= high <= widest[1] or low == high:
+        raise typing.InputError(
+            f"--guidance_interval={_shown(interval)}: the run learned intervals that begin between {widest[0]} and {middle} and end"
+            f" between {middle} and {widest[1]}."
+        )
+    return {**found, "interval": (low, high)}
+
+
+def _shown(asked):
+    return ",".join(map(str, asked)) if isinstance(asked, tuple) else asked
 
 
 def load(workdir, average="", flag="--workdir", seed=0):

@@ -21,7 +21,7 @@ DTYPES = ("float32", "uint8")
 
 def write(
     workdir, folder, *, num=50_000, steps=1, seed=0, labels=(), average="", sampler="", grid="uniform", guidance=None,
-    shard=8_192, dtype="float32",
+    interval=(), shard=8_192, dtype="float32",
 ):  # fmt: skip
     """Draws samples of a run and writes them; a call that was killed goes on, and the files are the same.
 
@@ -38,7 +38,8 @@ def write(
       average: decay of the averaged weights, "none" for the raw ones, "" for the run's first average.
       sampler: name and options, "" for the run's own.
       grid: name and options, or times.
-      guidance: scale, of a student of a guided teacher; None for the middle of those it learned.
+      guidance: scale, of a run that learned several; None for the median of them.
+      interval: times (low, high) between which to guide, of a run that learned several; (): the widest.
       shard: samples in a file.
       dtype: "float32", or "uint8" for images, 0 to 255.
 
@@ -56,17 +57,15 @@ def write(
         raise typing.InputError(
             f"--dtype={dtype}: expected float32, or uint8 for images; rows of {run.config.data.name} have shape {run.shape}."
         )
-    sampler, scale = sampler or run.config.sampler, run.scale(guidance)
+    sampler, told = sampler or run.config.sampler, run.told(guidance, interval)
     mesh = sharding.data_mesh(jax.local_devices())
-    sample = evaluation.make_sampler(
-        run.net, run.shape, sampler, scale, grid=grid, path=networks.path_of(run.config), mesh=mesh
-    )
+    sample = evaluation.make_sampler(run.net, run.shape, sampler, told, grid=grid, path=networks.path_of(run.config), mesh=mesh)
     asked = evaluation.asked_labels(run, labels)
     facts = {
         "count": num, "shape": list(run.shape), "shard": shard, "dtype": dtype, "run": str(workdir), "run_step": run.step,
         "method": run.config.method.name, "data": run.config.data.name, "weights": int(jax.jit(checkpoint.fingerprint)(run.params)),
         "average": average or experiment.default_average(run.config), "sampler": sampler, "grid": grid, "steps": steps,
-        "guidance": scale, "labels": asked.tolist(), "seed": seed,
+        "guidance": told.get("guidance"), "interval": list(told.get("interval", ())), "labels": asked.tolist(), "seed": seed,
     }  # fmt: skip
     samplers.check(sampler, steps, grid)
     path = _claim(folder, facts)

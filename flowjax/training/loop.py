@@ -162,7 +162,7 @@ def _evaluator(run, workdir):
     labels = evaluation.labels_like(held_out.get("label"), run.source.num_classes, config.eval_samples)
     measure = evaluation.judge(config, held_out["x"])
     sample = evaluation.make_sampler(
-        run.net, run.source.shape, config.sampler, experiment.scale(config), path=networks.path_of(config)
+        run.net, run.source.shape, config.sampler, experiment.told(config), path=networks.path_of(config)
     )
 
     def evaluate(state, step):

@@ -1,5 +1,6 @@
 """The networks of a run: which modules are trained, which are only asked, and the Nets that a recipe sees."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -21,12 +22,14 @@ class Networks(NamedTuple):
       teacher_map: `(weights, x, s, t, cond) -> average velocity`, or None.
       fixed: the weights of the teacher and of its weaker guide, () without a teacher that has any; an argument of the step,
         never trained and never donated.
+      heads: 2 if V's network has a velocity head that is trained.
     """
 
     trained: Mapping[str, Any]
     teacher: Any = None
     teacher_map: Any = None
     fixed: Any = ()
+    heads: int = 1
 
 
 def make(config, method, net, load):
@@ -45,14 +48,20 @@ def make(config, method, net, load):
     """
     modules = trained(method, net)
     _check_auxiliary(config, modules)
+    if heads(method) == 2 and not models.two_headed(net):
+        raise typing.InputError(
+            f"config.method.heads is 2, and the network {config.model.name!r} that predicts {config.model.parameterisation!r} has one"
+            " head; expected --config.model.name=mit, or --config.method.heads=1."
+        )
     asked = [need for need in ("teacher", "teacher_map") if need in method.needs]
+    on_teacher = config.guidance.kind if config.guidance.kind in guidance.TEACHERS else ""
     if not asked:
-        for field, value in (("teacher", config.teacher), ("guidance.kind", config.guidance.kind)):
+        for field, value in (("teacher", config.teacher), ("guidance.kind", on_teacher)):
             if value:
                 raise typing.InputError(
                     f"config.{field} is {value!r}, and the method asks no teacher: --config.{field}= clears it."
                 )
-        return Networks(modules)
+        return Networks(modules, heads=heads(method))
     if not config.teacher:
         closed = asked == ["teacher"] and config.data.name in points.VELOCITIES
         raise typing.InputError(
@@ -71,12 +80,17 @@ def make(config, method, net, load):
         run = load(config.teacher, "--config.teacher")
         _check_knows(run, config, "--config.teacher", asked[0])
         weights, velocity = run.params, _velocity(run)
-    if config.guidance.kind:
+    if on_teacher:
         velocity, weights = _guided(config, asked, run, velocity, weights, load)
         ask = None
     else:
         ask = None if run is None else _map(run)
     return Networks(modules, velocity, ask, weights)
+
+
+def heads(method):
+    """How many heads of V's network a method trains: 2 if it needs the velocity head."""
+    return 2 if "both" in method.needs else 1
 
 
 def path_of(config):
@@ -195,6 +209,9 @@ def nets(networks, params, target, fixed):
     V = lambda weights: lambda x, s, t, cond=None: networks.trained["V"].apply({"params": weights}, x, s, t, cond)
     fixed = jax.lax.stop_gradient(fixed)
     supplied = {"V": V(params["V"]), "frozen": V(jax.lax.stop_gradient(params["V"]))}
+    if networks.heads == 2:
+        apply_both = functools.partial(networks.trained["V"].apply, {"params": params["V"]}, method="both")
+        supplied["both"] = lambda x, s, t, cond=None: apply_both(x, s, t, cond)
     if target is not None:
         supplied["ema"] = V(jax.lax.stop_gradient(target))
     if "velocity" in params:

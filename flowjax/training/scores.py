@@ -47,10 +47,8 @@ MEASURES = {
     "coverage": Measure(lambda x, y: evals.coverage(y, x)),
 }
 COPYING = ("nearest_distance", "copying")  # against the training rows
-FEATURES, PIXELS = (
-    "_features",
-    "_pixels",
-)  # of a measure in the features of a classifier; _pixels, or nothing, is the data as it is
+FEATURES = "_features"  # of a measure in the features of a classifier
+PIXELS = "_pixels"  # of the data as it is, as a measure without an ending
 POINTS = (
     "sliced_wasserstein",
     "wasserstein",
@@ -154,8 +152,8 @@ def _base(name):
 
 
 def evaluate(
-    workdir, steps=(), *, num=0, seed=0, averages=("",), chosen=("",), guidances=(None,), grid="uniform", samples="", measures=(),
-    resamples=16,
+    workdir, steps=(), *, num=0, seed=0, averages=("",), chosen=("",), guidances=(None,), interval=(), grid="uniform", samples="",
+    measures=(), resamples=16,
 ):  # fmt: skip
     """A table of what a run is worth: steps x averages x samplers x guidance, other real data, and noise, against real data.
 
@@ -166,7 +164,8 @@ def evaluate(
       seed: of the noise.
       averages: decays of averaged weights, "none" for the raw ones, "" for the run's first average.
       chosen: samplers, name and options; "" for the run's own.
-      guidances: scales, of a student of a guided teacher; None for the middle of those it learned.
+      guidances: scales, of a run that learned several; None for the median of them.
+      interval: times (low, high) between which to guide, of a run that learned several; (): the widest.
       grid: of times, name and options, or times.
       samples: a folder that flowjax.training.generation wrote, which is measured instead, however it was drawn.
       measures: names, see MEASURES; (): those that suit the data.
@@ -193,7 +192,8 @@ def evaluate(
     if samples:
         drawn, ways = _read(samples, facts, count, trained.config), 1
     else:
-        drawn = _draw(runs, steps, count, seed, chosen, guidances, grid, real)
+        ways_told = [trained.told(guidance, interval) for guidance in guidances]
+        drawn = _draw(runs, steps, count, seed, chosen, ways_told, grid, real)
         ways = len(steps) * len(averages) * len(chosen) * len(guidances)
 
     rows, empty = [], dict.fromkeys(("what", "steps", "sampler", "ema", "guidance", "evaluations"), "")
@@ -254,17 +254,17 @@ def _judges(config):
     return judge, floor, real, held_out
 
 
-def _draw(runs, steps, count, seed, chosen, guidances, grid, real):
+def _draw(runs, steps, count, seed, chosen, ways_told, grid, real):
     """Yields (what it is, samples, labels) of every combination; the noise is the same in all."""
     run = next(iter(runs.values()))
     labels = evaluation.labels_like(real.get("label"), run.num_classes, count)
-    for name, guidance in itertools.product(chosen, guidances):
-        name, scale, path = name or run.config.sampler, run.scale(guidance), networks.path_of(run.config)
+    for name, told in itertools.product(chosen, ways_told):
+        name, path = name or run.config.sampler, networks.path_of(run.config)
         evaluations = samplers.named(name).evaluations
-        sample = evaluation.make_sampler(run.net, run.shape, name, scale, grid=grid, path=path)
+        sample = evaluation.make_sampler(run.net, run.shape, name, told, grid=grid, path=path)
         for (average, own), n in itertools.product(runs.items(), steps):
             about = {
-                **_way(n, name, average or experiment.default_average(run.config), scale),
+                **_way(n, name, average or experiment.default_average(run.config), told.get("guidance")),
                 "evaluations": evaluations(samplers.named_grid(grid)(n)) if evaluations else "",
             }
             yield about, sample(own.params, seed, labels, n, progress=True), labels

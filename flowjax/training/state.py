@@ -45,7 +45,7 @@ class Optimizer(NamedTuple):
     every: int = 1
 
 
-def init(key, trained, shape, optimizers, *, has_target, decays, start=None):
+def init(key, trained, shape, optimizers, *, has_target, decays, start=None, heads=1):
     """The state at step 0, a pure function of the key; all averages start at the initial weights.
 
     Args:
@@ -56,16 +56,18 @@ def init(key, trained, shape, optimizers, *, has_target, decays, start=None):
       has_target: whether the method needs a target network.
       decays: names of the evaluation averages.
       start: weights from which V and an auxiliary velocity start, of the same network but for what it does not have; None: fresh.
+      heads: 2 if the velocity head of V is trained too.
 
     Raises:
       InputError: if `start` belongs to another network.
     """
     params = {}
     for name, module in trained.items():
-        inputs = (1.0, 0.0) if name == "log_variance" else (jnp.zeros((1, *shape)), 1.0, 0.0, {"guidance": jnp.ones(1)})
+        cond = {"guidance": jnp.ones(1), "interval": jnp.array([[0.0, 1.0]])}
+        inputs = (1.0, 0.0) if name == "log_variance" else (jnp.zeros((1, *shape)), 1.0, 0.0, cond)
         # V has the key itself, so that its weights do not depend on what else is trained.
         own_key = key if name == "V" else jax.random.fold_in(key, list(trained).index(name))
-        params[name] = module.init(own_key, *inputs)["params"]
+        params[name] = module.init(own_key, *inputs, method="both" if name == "V" and heads == 2 else None)["params"]
         if start is not None and name != "log_variance":
             params[name] = _started(params[name], start)
     copy = lambda: jax.tree.map(jnp.copy, params["V"])
@@ -78,15 +80,15 @@ def init(key, trained, shape, optimizers, *, has_target, decays, start=None):
     )
 
 
-# The embedding of a guidance scale, whose last layer starts at zero: a network without it is the same function.
-_OPTIONAL = "guidance"
+# The embeddings of a guidance scale and interval, whose last layer starts at zero: a network without them is the same function.
+_OPTIONAL = ("guidance", "interval")
 
 
 def _started(fresh, start, path=""):
-    """`start` in the place of `fresh`, which may have an embedding of the guidance besides."""
+    """`start` in the place of `fresh`, which may have embeddings of the guidance besides."""
     if not isinstance(fresh, dict):
         return jnp.asarray(start, fresh.dtype)
-    shapes = lambda tree: {name: getattr(leaf, "shape", "") for name, leaf in tree.items() if _OPTIONAL not in name}
+    shapes = lambda tree: {name: getattr(leaf, "shape", "") for name, leaf in tree.items() if not name.startswith(_OPTIONAL)}
     if shapes(fresh) != shapes(start):
         raise typing.InputError(
             f"the weights to start from are of another network: {path or 'it'} has {shapes(start)}, config.model"
