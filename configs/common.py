@@ -50,7 +50,8 @@ def base(preset, *, method):
         "kwargs": {"b1": 0.9, "b2": 0.95},
     }
     config.teacher = ""  # of a method that distils: "exact" (closed-form velocity of points) or the folder of a run
-    config.start = ""  # weights to start from: "" fresh ones, "teacher" the teacher's, or the folder of a run
+    # Weights to start from: "" fresh ones, "teacher" the teacher's, the folder of a run, or a file of published ones (.npz, .safetensors).
+    config.start = ""
     # kind "": none. Inside the training target: a key of flowjax.guidance.TARGETS, with its constants k, mix, decay. On the teacher:
     # "classifier_free" or "autoguidance" (away from the run in the folder weak). Scales and times of the interval are (low, high);
     # each row draws its scale, which the network is told if low < high.

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 
 from flowjax import data, guidance, methods, models, samplers, typing
-from flowjax.training import checkpoint, networks, sharding, state, step, workdir as folders
+from flowjax.training import checkpoint, networks, sharding, starting, state, step, workdir as folders
 
 
 class Experiment(NamedTuple):
@@ -77,7 +77,7 @@ def setup(config, devices=None):
     net = _network(config, source.num_classes)
     load_run = lambda folder, flag: _other_run(folder, flag, config.data.name, source.shape, source.num_classes)
     modules = networks.make(config, method, net, load_run)
-    start = _start(config, load_run)
+    start = starting.weights(config, load_run, _inputs)
     optimizers, init = _optimized(config, method, modules.trained, source.shape)
 
     pure_step = step.make_step(method, modules, optimizers, mesh, _keys(config)[1])
@@ -199,25 +199,6 @@ def _optimized(config, method, trained, shape):
 
     side_by_side = one if config.seeds == 1 else jax.vmap(one, in_axes=(0, None), out_axes=state.SEEDS)
     return optimizers, lambda start=None: side_by_side(_keys(config)[0], start)
-
-
-def _start(config, load_run):
-    """The weights that config.start asks for, or None."""
-    if not config.start:
-        return None
-    if config.start == "teacher" and config.teacher in ("", networks.EXACT):
-        raise typing.InputError(
-            f"config.start is 'teacher', and config.teacher is {config.teacher!r}, which has no weights; give the folder of a run:"
-            " --config.teacher=runs/NAME, or --config.start=runs/NAME."
-        )
-    folder, flag = (config.teacher, "teacher") if config.start == "teacher" else (config.start, "start")
-    run = load_run(folder, f"--config.{flag}")
-    if run.config.model.parameterisation != config.model.parameterisation:
-        raise typing.InputError(
-            f"config.start is {config.start!r}, whose network predicts {run.config.model.parameterisation!r}, and config.model"
-            f" {config.model.parameterisation!r}: --config.model.parameterisation={run.config.model.parameterisation}."
-        )
-    return run.params
 
 
 def _other_run(folder, flag, data_name, shape, num_classes):

@@ -1,0 +1,179 @@
+"""Weights to start from: published files, a decoupled network from a plain one, and networks that cannot learn more on top."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import common, imf, meanflow, method as method_config
+from flowjax import models, typing
+from flowjax.training import experiment
+
+ONE = jax.devices()[:1]
+SMALL = {"width": 16, "depth": 2, "heads": 2}
+
+
+def config_of(network, preset="digits", **changes):
+    config = meanflow.get_config(preset)
+    config.update({"eval_every": 0, "steps": 400, "batch_size": 32})
+    config.model = common.network(network, **SMALL, **changes)
+    return config
+
+
+def moved(config):
+    """The tree of a network's weights, off the zeros of its initialisation."""
+    run = experiment.setup(config, devices=ONE)
+    params = jax.device_get(run.init().params["V"])
+    return run, jax.tree.map(lambda p: p + 0.1 * np.random.default_rng(p.size).standard_normal(p.shape).astype(p.dtype), params)
+
+
+def published_names(params, depth):
+    """A plain DiT's weights under the names of the published MeanFlow code."""
+    leaves = {"y_embedder/embedding_table/_flax_embedding/embedding": params["label"]["Embed_0"]["embedding"]}
+    linear = lambda name, layer: leaves.update({f"{name}/{part}": value for part, value in layer.items()})
+    patch = params["patch_in"]["kernel"]
+    linear("x_embedder/proj", {"kernel": patch.reshape(2, 2, -1, patch.shape[-1]), "bias": params["patch_in"]["bias"]})
+    for ours, theirs in (("source", "t_embedder"), ("gap", "h_embedder")):
+        for number, layer in enumerate(("layers_0", "layers_2")):
+            linear(f"{theirs}/mlp/{layer}/_flax_linear", params[ours][f"Dense_{number}"])
+    linear("final_layer/linear/_flax_linear", params["patch_out"])
+    linear("final_layer/adaLN_modulation/layers_1/_flax_linear", params["modulation"])
+    names = {
+        "qkv": "attn/qkv",
+        "attention_out": "attn/proj",
+        "mlp_in": "mlp/fc1",
+        "mlp_out": "mlp/fc2",
+        "modulation": "adaLN_modulation/layers_1",
+    }
+    for block in range(depth):
+        for ours, theirs in names.items():
+            layer = {part: value[block] for part, value in params["blocks"][ours].items()}
+            linear(f"blocks/layers_{block}/{theirs}/_flax_linear", layer)
+    return leaves
+
+
+def test_a_run_starts_from_a_published_file(tmp_path):
+    config = config_of("dit")
+    _, params = moved(config)
+    np.savez(tmp_path / "published.npz", **published_names(params, SMALL["depth"]))
+    config.start = str(tmp_path / "published.npz")
+    started = experiment.setup(config, devices=ONE).init().params["V"]
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(started), params)
+    config.model.depth = 3
+    with pytest.raises(typing.InputError, match="the weights to start from are of another network"):
+        experiment.setup(config, devices=ONE)
+    config.model = common.network("mlp")
+    with pytest.raises(typing.InputError, match="published weights are of the networks dit and mit"):
+        experiment.setup(config, devices=ONE)
+
+
+def test_a_decoupled_network_starts_from_a_plain_run_with_the_same_velocity(saved_run, tmp_path):
+    plain = config_of("dit")
+    folder = saved_run(plain, tmp_path / "plain")
+    decoupled = config_of("decoupled_dit", source_depth=1)
+    decoupled.start = str(folder)
+    run = experiment.setup(decoupled, devices=ONE)
+    trained = experiment.load(folder)
+    x, label = jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.array([1, -1, 3, 9])
+    s = jnp.linspace(0.1, 0.9, 4).reshape(4, 1, 1, 1)
+    found = run.net.apply({"params": run.init().params["V"]}, x, s, s, {"label": label})
+    expected = trained.net.apply({"params": trained.params}, x, s, s, {"label": label})
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(expected).max() > 0.1
+
+
+def test_a_transformer_of_tokens_does_not_start_without_the_tokens_of_the_guidance(saved_run, tmp_path):
+    small = {"width": 16, "depth": 2, "heads": 2, "head_depth": 1}
+    plain = imf.get_config("digits")
+    plain.model = common.network("mit", **small)
+    folder = saved_run(plain, tmp_path / "plain")
+    guided = imf.get_config("guided")
+    guided.model = common.network("mit", **small)
+    guided.start = str(folder)
+    with pytest.raises(typing.InputError, match="is told nothing of the guidance, and this one guidance and interval"):
+        experiment.setup(guided, devices=ONE)
+
+
+def test_the_second_head_is_trained_where_the_method_needs_it():
+    config = imf.get_config("guided")
+    config.model = common.network("mit", width=16, depth=2, heads=2, head_depth=1)
+    one = experiment.setup(config, devices=ONE).like.params["V"]
+    config.method.heads = 2
+    two = experiment.setup(config, devices=ONE).like.params["V"]
+    assert set(two) - set(one) == {"velocity", "velocity_norm", "velocity_out"}
+    config.model = common.network("dit")
+    with pytest.raises(
+        typing.InputError, match="config.method.heads is 2, and the network 'dit' .* has one head; expected --config.model"
+    ):
+        experiment.setup(config, devices=ONE)
+    config.method.heads = 3
+    with pytest.raises(typing.InputError, match="heads is 3; expected 1, or 2"):
+        experiment.setup(config, devices=ONE)
+
+
+GUIDED = method_config.get_config("meanflow,guided").guidance.to_dict()
+REFUSED = {
+    "no labels": (
+        {"data.name": "checkerboard", "model": common.network("mlp")},
+        "checkerboard has no labels, so that there is nothing",
+    ),
+    "no dropped labels": (
+        {"method.label_drop": 0.0},
+        "config.method.label_drop is 0: the network would not learn the velocity",
+    ),
+    "an empty interval": ({"guidance.interval": (0.5, 0.5)}, r"config.guidance.interval is \(0.5, 0.5\), which is empty"),
+    "a share of all": ({"guidance.k": 1.0}, "config.guidance.k is 1.0; expected a share of at least 0 and below 1"),
+    "no mixture": ({"guidance.mix": 0.0}, "config.guidance.mix is 0.0; expected a share above 0"),
+    "a late decay": ({"guidance.decay": 1.5}, "config.guidance.decay is 1.5; expected a time above 0"),
+    "a scale below 1": ({"guidance.scale": (0.5, 2.0)}, r"config.guidance.scale is \(0.5, 2.0\); expected scales"),
+    "an unknown kind": ({"guidance.kind": "meanflo"}, "unknown config.guidance.kind 'meanflo'; did you mean meanflow"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_guidance_that_cannot_be_trained_in(what):
+    changes, said = REFUSED[what]
+    config = config_of("dit", preset="guided")
+    config.update_from_flattened_dict({key: value for key, value in changes.items() if key != "model"})
+    config.model = changes.get("model", config.model)
+    with pytest.raises(typing.InputError, match=said):
+        experiment.setup(config, devices=ONE)
+
+
+def test_what_a_run_is_told_when_it_is_sampled():
+    ranged = imf.get_config("guided")
+    told = lambda *asked, config=ranged: experiment.told(config, *asked)
+    assert told() == {"guidance": 2.0, "interval": (0.0, 1.0)}  # the median of density ~ 1/w on [1, 4]
+    assert told(3.0, (0.1, 0.8)) == {"guidance": 3.0, "interval": (0.1, 0.8)}
+    for interval in ((0.6, 0.8), (0.1, 0.4), (0.5, 0.5), (-0.1, 0.9)):
+        with pytest.raises(
+            typing.InputError, match="the run learned intervals that begin between 0.0 and 0.5 and end between 0.5 and 1.0"
+        ):
+            told(None, interval)
+    with pytest.raises(typing.InputError, match="--guidance=5.0: the run learned scales from 1.0 to 4.0"):
+        told(5.0)
+    fixed = meanflow.get_config("guided")
+    fixed.guidance.update({"scale": (2.0, 2.0), "interval": (0.0, 0.75)})
+    assert told(config=fixed) == told(2.0, (0.0, 0.75), config=fixed) == {"guidance": 2.0}
+    with pytest.raises(typing.InputError, match="--guidance=1.0: the run learned the scale 2.0 alone"):
+        told(1.0, config=fixed)
+    with pytest.raises(
+        typing.InputError, match="--guidance_interval=0.0,1.0: the run is guided at the times from 0.0,0.75 alone"
+    ):
+        told(2.0, (0.0, 1.0), config=fixed)
+    assert experiment._inputs(fixed) == {"guidance": False, "interval": False}  # its network has no such input
+    plain = meanflow.get_config("digits")
+    assert told(config=plain) == {}
+    with pytest.raises(
+        typing.InputError, match="--guidance_interval=0.1,0.9: the run learned without guidance, which is the scale 1;"
+    ):
+        told(None, (0.1, 0.9), config=plain)
+    with pytest.raises(typing.InputError, match="--guidance=2.0: .* and checkerboard has no labels; leave"):
+        experiment.told(meanflow.get_config("checkerboard"), 2.0, (), 0)
+
+
+def test_networks_are_told_what_the_config_says():
+    for config, fields in ((imf.get_config("guided"), (True, True)), (meanflow.get_config("guided"), (True, False))):
+        net = experiment._network(config, 10)
+        assert (net.guidance, net.interval) == fields
+    assert not any(field in common.network(name) for name in models.MODELS for field in models.TOLD)
