@@ -1,9 +1,10 @@
-"""Common settings of the tests: CPU with eight virtual devices, no silent broadcasting of ranks, names for doctests."""
+"""Common settings of the tests: CPU with eight virtual devices, programs compiled fast, no silent broadcasting of ranks, names for doctests."""
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Most of the time of the tests is compiling, and a program that runs once need not be fast: half the time for the same numbers.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0")
 
 import jax
 import jax.numpy as jnp

@@ -5,6 +5,7 @@ import ml_collections
 from flowjax import checks, guidance, methods, models
 
 GUIDED_SCALES = (1.0, 4.0)  # of the preset "guided"
+IMAGES = ("digits", "guided")
 PRESETS = ("checkerboard", "digits", "guided", "test")
 
 
@@ -55,14 +56,12 @@ def base(preset, *, method):
     # kind "": none. Inside the training target: a key of flowjax.guidance.TARGETS, with its constants k, mix, decay. On the teacher:
     # "classifier_free" or "autoguidance" (away from the run in the folder weak). Scales and times of the interval are (low, high);
     # each row draws its scale, which the network is told if low < high.
-    config.guidance = {
-        "kind": "", "scale": (1.0, 1.0), "interval": (0.0, 1.0), "weak": "", "k": 0.5, "mix": 0.25, "decay": 0.8,
-    }  # fmt: skip
+    config.guidance = dict(guidance.FIELDS)
     config.method = {"name": method, "total_steps": config.get_ref("steps"), **methods.constants(method)}
-    if preset in ("digits", "guided"):
+    if preset in IMAGES:
         _digits(config)
     if preset == "guided":  # the method's own guidance, or MeanFlow's; scales up to 4, which the network is told
-        config.guidance.kind = method if method in guidance.TARGETS else "meanflow"
+        config.guidance.kind = {"pmf": "imf"}.get(method, method if method in guidance.TARGETS else "meanflow")
         config.guidance.scale = GUIDED_SCALES
         config.method.label_drop = 0.1
     if preset == "test":

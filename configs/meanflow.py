@@ -24,6 +24,6 @@ def get_config(preset="digits"):
     ):  # the published constants are for images; on points they gain nothing over flow matching
         config.method.times = ("sorted_pair", ("uniform",))
         config.method.p = 0.5
-    if preset in ("digits", "guided"):
+    if preset in common.IMAGES:
         config.method.diagonal = "1/2"  # published: 3/4; on 1,500 digits more rows off the diagonal widen the recall
     return config

@@ -55,7 +55,7 @@ def get_config(choice="meanflow,checkerboard"):
     config.sampler = "consistency" if info.jumps == "to data" else "flow_map"
     if info.jumps in ("from noise", "grid"):  # other numbers of steps ask for jumps that are not learned
         config.eval_steps = (1,) if info.jumps == "from noise" else (config.method.steps,)
-    if preset not in ("digits", "guided"):
+    if preset not in common.IMAGES:
         config.method.update(POINTS.get(name, {}))
         if "log_variance" in info.needs:  # unbounded, the weight of the rule outgrows the anchor's, and the map diverges
             config.method.log_variance_bound = 0.5

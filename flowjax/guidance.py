@@ -9,13 +9,15 @@ map that is learned is guided and sampling costs nothing more. Each is of the fo
     v_g = (1 - k) (w v + (1 - w) V(x, s, s | null)) + k V(x, s, s | c)
 
 whose mean is reproduced by V(x, s, s | c) = v_null + w (v_c - v_null) whatever the share k < 1 is: they differ in k, in the times at
-which they guide, in the weights that are asked and in how w is drawn. Rows whose label was dropped keep their plain v.
+which they guide, in the weights that are asked and in how w is drawn. Rows whose label was dropped keep their plain v. The network's
+velocity is that of its second head where it has one (`nets.both`).
 
 The scale w of a row stands in `cond["guidance"]`, [B], the times between which it is guided, if the network is told them, in
 `cond["interval"]`, [B, 2]; the null label is -1.
 """
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -81,7 +83,7 @@ def autoguidance(velocity, weak, interval=(0.0, 1.0)):
 
 
 class Guided(NamedTuple):
-    """A guided velocity for a loss, and what was asked of the network for it; no gradient passes through either.
+    """A guided velocity for a loss, and what was asked of the network for it, through which no gradient passes.
 
     Attributes:
       v: guided velocity at (x, s), the shape of x.
@@ -118,8 +120,8 @@ def meanflow(nets, point, V_ss=None, *, k=0.5, interval=(0.0, 1.0)):
 
     Reference: Geng et al. 2025 (arXiv 2505.13447), equation 21 and appendix A.1 (improved guidance).
     """
-    V_ss, V_null = _own_and_null(nets.V, point, point.cond, V_ss, own=k > 0)
-    w, k = _between(point.s, interval, _scale(point), 1.0), _between(point.s, interval, k, 0.0)
+    V_ss, V_null = _own_and_null(_velocity(nets), point, point.cond, V_ss, own=k > 0)
+    w, k = within(point, interval=interval), _between(point.s, interval, k, 0.0)
     return _unless_dropped(point, _mixed(point.v, V_null, V_ss, w, k), V_ss)
 
 
@@ -128,16 +130,16 @@ def imf(nets, point, V_ss=None):
 
         v_g = v + (1 - 1/w) (V(x, s, s | c, w) - V(x, s, s | null)),     w = 1 where s is outside cond["interval"]
 
-    The velocity is that of the second head where the network has one (`nets.both`). It is asked for the interval (0, 1) and, for the
-    null label, for w = 1.
+    The network is asked for the interval (0, 1) at the scale that holds at s and, for the null label, at w = 1. Its value is also the
+    tangent of the method's derivative; of a row whose label was dropped that is V(x, s, s | null), where the published code keeps
+    the value for the label that the row had.
 
     Args:
       nets, point, V_ss: as in `meanflow`; cond has "interval" besides.
 
     Reference: Geng et al. 2025 (arXiv 2512.02012), section 4.2 and Algorithm 2; the inputs of the network from its code.
     """
-    low, high = (_column(bound, point.x) for bound in jnp.moveaxis(point.cond["interval"], -1, 0))
-    w = _between(point.s, (low, high), _scale(point), 1.0)
+    w = within_drawn(point)
     whole = jnp.broadcast_to(jnp.array([0.0, 1.0], w.dtype), point.cond["interval"].shape)
     asked = {**point.cond, "guidance": w.reshape(-1), "interval": whole}
     V_ss, V_null = _own_and_null(_velocity(nets), point, asked, V_ss, own=True)
@@ -156,8 +158,8 @@ def dmf(nets, point, V_ss=None, *, interval=(0.0, 0.7)):
 
     Reference: Lee, Yu and Shin 2025 (arXiv 2510.24474); Tang et al. 2025 (arXiv 2502.12154).
     """
-    V_ss, V_null = _own_and_null(nets.V, point, point.cond, V_ss, own=True)
-    w = _between(point.s, interval, _scale(point), 1.0)
+    V_ss, V_null = _own_and_null(_velocity(nets), point, point.cond, V_ss, own=True)
+    w = within(point, interval=interval)
     return _unless_dropped(point, _mixed(point.v, V_null, V_ss, w, 1 - 1 / w), V_ss)
 
 
@@ -173,9 +175,9 @@ def tvm(nets, point, V_ss=None):
 
     Reference: Zhou et al. 2025 (arXiv 2511.19797), section 4.3 (guidance with a scale as input).
     """
-    ask = nets.V if nets.ema is None else nets.ema
+    ask = _velocity(nets) if nets.ema is None else nets.ema
     _, V_null = _own_and_null(ask, point, point.cond, V_ss, own=False)
-    return _unless_dropped(point, guided(point.v, V_null, _scale(point)), V_ss)
+    return _unless_dropped(point, guided(point.v, V_null, everywhere(point)), V_ss)
 
 
 def guidance_free(nets, point, V_ss=None):
@@ -206,16 +208,55 @@ def soflow(nets, point, V_ss=None, *, mix=0.25, decay=0.8):
 
     Reference: Luo, Yuan and Liu 2025 (arXiv 2512.15657), section 4.4; the form of the decay from its code.
     """
-    V_ss, V_null = _own_and_null(nets.V, point, point.cond, V_ss, own=mix < 1)
-    w = 1 + _fading(point.s, decay) * (_scale(point) - 1)
+    V_ss, V_null = _own_and_null(_velocity(nets), point, point.cond, V_ss, own=mix < 1)
+    w = fading(point, decay=decay)
     return _unless_dropped(point, _mixed(point.v, V_null, V_ss, w, 1 - mix), V_ss)
 
 
-def _fading(s, decay):
+# The scale that holds at a point's time, from the scale w of its row
+
+
+def everywhere(point):
+    """w at all times."""
+    return _column(point.cond["guidance"], point.x)
+
+
+def within(point, *, interval=(0.0, 1.0)):
+    """w within an interval of times, 1 outside."""
+    return _between(point.s, interval, everywhere(point), 1.0)
+
+
+def within_drawn(point):
+    """w within the row's own interval, 1 outside."""
+    return within(point, interval=tuple(_column(end, point.x) for end in jnp.moveaxis(point.cond["interval"], -1, 0)))
+
+
+def fading(point, *, decay=0.8):
+    """w up to a time, from there falling smoothly to 1 at noise."""
     if decay >= 1:
-        return 1.0
-    r = jnp.clip((1 - s) / (1 - decay), 0.0, 1 - 1e-6)
-    return jnp.where(s <= decay, 1.0, -jnp.expm1(-0.025 * r / (1 - r)))
+        return everywhere(point)
+    r = jnp.clip((1 - point.s) / (1 - decay), 0.0, 1 - 1e-6)
+    d = jnp.where(point.s <= decay, 1.0, -jnp.expm1(-0.025 * r / (1 - r)))
+    return 1 + d * (everywhere(point) - 1)
+
+
+def of_teacher(teacher, scale):
+    """A teacher's velocity at the scale that a kind of guidance reaches, from its own answers to label and null label.
+
+    Args:
+      teacher: `(x, t, cond) -> velocity`, which knows the null label.
+      scale: `point -> w`, see `Target`.
+
+    Returns:
+      `(x, t, cond) -> velocity`.
+    """
+
+    def ask(x, t, cond):
+        s = jnp.broadcast_to(jnp.asarray(t), x.shape[:1] + (1,) * (x.ndim - 1))
+        v, v_null = _doubled(teacher, x, s, cond, null(cond))
+        return guided(v, v_null, scale(typing.Point(x=x, s=s, cond=cond)))
+
+    return ask
 
 
 def _mixed(v, V_null, V_ss, w, k):
@@ -224,7 +265,7 @@ def _mixed(v, V_null, V_ss, w, k):
 
 
 def _velocity(nets):
-    """The instantaneous velocity `(x, s, t, cond)` of a network: of its second head, or V on the diagonal."""
+    """The instantaneous velocity `(x, s, t, cond)` of a network: its second head's, or V on the diagonal."""
     return nets.V if nets.both is None else lambda x, s, t, cond: nets.both(x, s, t, cond)[1]
 
 
@@ -263,10 +304,6 @@ def _between(t, interval, inside, outside):
     return jnp.where((low <= t) & (t <= high), inside, outside)
 
 
-def _scale(point):
-    return _column(point.cond["guidance"], point.x)
-
-
 def _column(values, x):
     """[B] as a column that broadcasts against x; scales and times are never narrower than float32."""
     wide = jnp.promote_types(values.dtype, jnp.float32) if jnp.issubdtype(values.dtype, jnp.floating) else values.dtype
@@ -296,13 +333,15 @@ class Target(NamedTuple):
 
     Attributes:
       guide: the function `(nets, point, V_ss=None, **constants) -> Guided`.
+      scale: `(point, **constants) -> w`, the scale that it reaches at a point's time.
       quantile: of the scales that a row draws, `(u, low, high) -> w`.
-      constants: those of `guide` that config.guidance has.
+      constants: those of `guide` that config.guidance has; `scale` takes those of them that it knows.
       weighted: whether the errors of a row are weighted by 1 / w^2.
       told_interval: whether rows draw an interval of times, which the network is told.
     """
 
     guide: Callable
+    scale: Callable
     quantile: Callable = inverse
     constants: tuple[str, ...] = ()
     weighted: bool = False
@@ -310,22 +349,31 @@ class Target(NamedTuple):
 
 
 TARGETS = {
-    "meanflow": Target(meanflow, constants=("k", "interval")),
-    "imf": Target(imf, told_interval=True),
-    "dmf": Target(dmf, constants=("interval",)),
-    "tvm": Target(tvm, quantile=uniform, weighted=True),
-    "soflow": Target(soflow, constants=("mix", "decay")),
-    "guidance_free": Target(guidance_free, quantile=reciprocal, weighted=True),
+    "meanflow": Target(meanflow, within, constants=("k", "interval")),
+    "imf": Target(imf, within_drawn, told_interval=True),
+    "dmf": Target(dmf, within, constants=("interval",)),
+    "tvm": Target(tvm, everywhere, quantile=uniform, weighted=True),
+    "soflow": Target(soflow, fading, constants=("mix", "decay")),
+    "guidance_free": Target(guidance_free, everywhere, quantile=reciprocal, weighted=True),
 }
 TEACHERS = ("classifier_free", "autoguidance")
 KINDS = (*TARGETS, *TEACHERS)
 
 
+# All that config.guidance has, with its values for no guidance.
+FIELDS = {"kind": "", "scale": (1.0, 1.0), "interval": (0.0, 1.0), "weak": "", "k": 0.5, "mix": 0.25, "decay": 0.8}
+
+
 def named(kind, **constants):
-    """The guide of a kind with its constants bound, `(nets, point, V_ss=None) -> Guided`; what it has no use for is left out."""
+    """(guide, scale) of a kind with its constants bound: `(nets, point, V_ss=None) -> Guided` and `point -> w`.
+
+    Constants that it has no use for are left out.
+    """
     checks.member("guidance", kind, TARGETS)
-    own = {name: constants[name] for name in TARGETS[kind].constants if name in constants}
-    return functools.partial(TARGETS[kind].guide, **own)
+    bound = lambda f, names: functools.partial(f, **{name: constants[name] for name in names if name in constants})
+    target = TARGETS[kind]
+    known = [name for name in target.constants if name in inspect.signature(target.scale).parameters]
+    return bound(target.guide, target.constants), bound(target.scale, known)
 
 
 def quantile(kind, u, low, high):
@@ -336,25 +384,25 @@ def quantile(kind, u, low, high):
 WHOLE = 0.25  # share of the rows that are guided at all times, where rows draw an interval
 
 
-def told(method, kind, scale, interval=None):
-    """`method` with a scale, and an interval if one is given, for every row in the cond of all its terms.
+def drawing(method, kind, scale, interval=False):
+    """`method` with a scale, and an interval of times if asked, for every row in the cond of all its terms.
 
     Args:
       method: a flowjax.typing.Method.
       kind: one of KINDS, which says how scales are distributed.
       scale: (low, high), the lowest at least 1; equal for a fixed scale.
-      interval: (low, high): the ends of a row's interval are uniform below and above the middle, but for a share WHOLE of the rows,
-        which have all of it: it would be a corner of what is learned, where nothing teaches the map; None: no interval.
+      interval: whether a row draws an interval: its ends are uniform on [0, 1/2] and [1/2, 1], but for a share WHOLE of the rows, which
+        are guided at all times: (0, 1) would be a corner of what is learned, where nothing teaches the map.
     """
 
     def draw(key, batch, step):
         scale_key, interval_key, whole_key, own_key = jax.random.split(key, 4)
         rows = batch["x"].shape[:1]
         added = {"guidance": quantile(kind, jax.random.uniform(scale_key, rows), *scale)}
-        if interval is not None:
-            ends = jnp.array([[interval[0], sum(interval) / 2, interval[1]]])
-            drawn = jax.random.uniform(interval_key, (*rows, 2), minval=ends[:, :2], maxval=ends[:, 1:])
-            added["interval"] = jnp.where(jax.random.bernoulli(whole_key, WHOLE, (*rows, 1)), ends[:, ::2], drawn)
+        if interval:
+            ends = jax.random.uniform(interval_key, (*rows, 2)) / 2 + jnp.array([[0.0, 0.5]])
+            whole = jax.random.bernoulli(whole_key, WHOLE, (*rows, 1))
+            added["interval"] = jnp.where(whole, jnp.array([[0.0, 1.0]]), ends)
         return method.draw(own_key, {**batch, **added}, step)
 
     return method._replace(draw=draw)
@@ -363,18 +411,30 @@ def told(method, kind, scale, interval=None):
 def check(config):
     """Raises InputError unless the fields of a config.guidance with a kind make sense."""
     checks.member("config.guidance.kind", config.kind, KINDS)
+    known = {*TARGETS[config.kind].constants} if config.kind in TARGETS else {"interval"}
+    known |= {"kind", "scale", *(["weak"] if config.kind == "autoguidance" else [])}
+    for name, idle in FIELDS.items():
+        if name not in known and config.get(name, idle) != idle:
+            raise typing.InputError(
+                f"config.guidance.{name} is {config[name]!r}, and {config.kind!r} has no use for it: it takes"
+                f" {', '.join(sorted(known - {'kind'}))}; --config.guidance.{name}={idle if idle != '' else ''} clears it."
+            )
     expected = "scales (low, high) of at least 1, equal for a fixed one: (1.5, 1.5)"
     _ordered("config.guidance.scale", config.scale, 1.0, float("inf"), expected)
+    if tuple(config.scale) == (1.0, 1.0):
+        raise typing.InputError(
+            f"config.guidance.scale is (1.0, 1.0), no guidance, and the kind is {config.kind!r}; expected {expected}."
+        )
     _ordered("config.guidance.interval", config.interval, 0.0, 1.0, "times (low, high) between 0 and 1: (0.0, 1.0)")
     if config.interval[0] == config.interval[1]:
         raise typing.InputError(f"config.guidance.interval is {config.interval!r}, which is empty; expected low < high.")
-    for name, low, high, words in (
-        ("k", 0.0, 1.0, "a share of at least 0 and below 1"),
-        ("mix", 1.0, 0.0, "a share above 0 and up to 1"),
-        ("decay", 1.0, 0.0, "a time above 0 and up to 1"),
+    for name, allowed, words in (
+        ("k", lambda value: 0 <= value < 1, "a share of at least 0 and below 1"),
+        ("mix", lambda value: 0 < value <= 1, "a share above 0 and up to 1"),
+        ("decay", lambda value: 0 < value <= 1, "a time above 0 and up to 1"),
     ):
-        value = config.get(name, low)
-        if not isinstance(value, (int, float)) or not (value == low or min(low, high) < value < max(low, high)):
+        value = config.get(name, FIELDS[name])
+        if not isinstance(value, (int, float)) or not allowed(value):
             raise typing.InputError(f"config.guidance.{name} is {value!r}; expected {words}.")
 
 

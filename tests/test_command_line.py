@@ -18,7 +18,7 @@ from configs import meanflow, method
 from flowjax.training import checkpoint, experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
-ENV = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+ENV = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}  # one device; compiled fast
 SMALL = [
     "--config=configs/meanflow.py:test",
     "--config.eval_every=0",
@@ -358,3 +358,15 @@ def test_the_benchmark_of_training_rehearses_on_a_cpu(tmp_path):
     output, code = finish("benchmark_training", *flags)
     assert code == 0 and "| DiT-tiny/4 | flow_matching |" in output, output
     assert (tmp_path / "training_speed.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_guidance_trains_measures_and_draws(tmp_path):
+    output, status = finish(
+        "guidance", "--methods=meanflow", "--steps=20", "--scales=1,2", "--resamples=0", f"--workdir={tmp_path}"
+    )
+    assert status == 0, output
+    for end in (".csv", ".md", ".png", "_samples.png"):
+        assert (tmp_path / f"guidance_digits{end}").stat().st_size > 100
+    output, status = finish("guidance", "--scales=0.5", f"--workdir={tmp_path}")
+    assert status == 2 and "expected at least one method, and scales from 1.0 to 4.0" in output

@@ -16,7 +16,7 @@ from flowjax import training, typing
 from flowjax.training import evaluation, generation, sharding
 
 ROOT = pathlib.Path(__file__).parents[1]
-ENV = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+ENV = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
 @pytest.fixture(scope="module")

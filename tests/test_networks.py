@@ -278,7 +278,7 @@ def test_an_autoguided_teacher_is_extrapolated_and_its_scale_is_told(teacher, tm
         student.told(4.0)
     with pytest.raises(typing.InputError, match=r"--guidance=2.0: the run learned without guidance"):
         experiment.load(teacher).told(2.0)
-    with pytest.raises(typing.InputError, match="--config.teacher=.*student is itself guided and asks for a scale"):
+    with pytest.raises(typing.InputError, match="--config.teacher=.*student is itself guided and must be told guidance"):
         experiment.setup(small("ayf_emd", teacher=str(tmp_path / "student")), devices=ONE)
     samples = [
         evaluation.make_sampler(student.net, (2,), told={"guidance": w})(student.params, 0, np.full(16, -1), 1)

@@ -10,11 +10,12 @@ import shlex
 import sys
 
 import jax
+import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from configs import common, method
+from configs import common, method, network
 from experiments import landscape
 from flowjax import flowmap, losses, methods, samplers, typing
 from flowjax.data import reflow
@@ -125,6 +126,25 @@ def test_every_preset_builds_its_training_step(name, preset, teacher, monkeypatc
     run = experiment.setup(config, devices=jax.devices()[:1])  # traces the step
     assert run.config.method.name == name
     assert config.model.parameterisation == methods.METHODS[name].parametrisation
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "imf,mit",
+        "pmf,mit",
+        "dmf,decoupled_dit",
+        "tvm,semi_lipschitz_dit",
+        pytest.param("meanflow,unet", marks=pytest.mark.slow),
+    ],
+)
+def test_every_network_builds_a_guided_training_step(choice):
+    config = network.get_config(choice)
+    run = experiment.setup(config, devices=jax.devices()[:1])
+    assert ("velocity" in run.like.params["V"]) == ("mit" in choice) or "net" in run.like.params["V"]
+    cond = {"label": np.arange(4), "guidance": np.full(4, 2.0), "interval": np.tile([0.1, 0.9], (4, 1))}
+    V = jax.eval_shape(run.net.apply, {"params": run.like.params["V"]}, np.zeros((4, 8, 8, 1), np.float32), 1.0, 0.0, cond)
+    assert V.shape == (4, 8, 8, 1)
 
 
 @pytest.mark.parametrize("name", [name for name in methods.METHODS if name not in method.HEADLINE])

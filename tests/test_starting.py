@@ -63,7 +63,7 @@ def test_a_run_starts_from_a_published_file(tmp_path):
     with pytest.raises(typing.InputError, match="the weights to start from are of another network"):
         experiment.setup(config, devices=ONE)
     config.model = common.network("mlp")
-    with pytest.raises(typing.InputError, match="published weights are of the networks dit and mit"):
+    with pytest.raises(typing.InputError, match="published weights are of the networks dit, mit, decoupled_dit"):
         experiment.setup(config, devices=ONE)
 
 
@@ -103,7 +103,7 @@ def test_the_second_head_is_trained_where_the_method_needs_it():
     assert set(two) - set(one) == {"velocity", "velocity_norm", "velocity_out"}
     config.model = common.network("dit")
     with pytest.raises(
-        typing.InputError, match="config.method.heads is 2, and the network 'dit' .* has one head; expected --config.model"
+        typing.InputError, match="config.method.heads is 2, and a dit that predicts 'velocity' has one head; expected a mit"
     ):
         experiment.setup(config, devices=ONE)
     config.method.heads = 3
@@ -123,9 +123,18 @@ REFUSED = {
     ),
     "an empty interval": ({"guidance.interval": (0.5, 0.5)}, r"config.guidance.interval is \(0.5, 0.5\), which is empty"),
     "a share of all": ({"guidance.k": 1.0}, "config.guidance.k is 1.0; expected a share of at least 0 and below 1"),
-    "no mixture": ({"guidance.mix": 0.0}, "config.guidance.mix is 0.0; expected a share above 0"),
-    "a late decay": ({"guidance.decay": 1.5}, "config.guidance.decay is 1.5; expected a time above 0"),
+    "no mixture": ({"guidance.kind": "soflow", "guidance.mix": 0.0}, "config.guidance.mix is 0.0; expected a share above 0"),
+    "a late decay": (
+        {"guidance.kind": "soflow", "guidance.decay": 1.5},
+        "config.guidance.decay is 1.5; expected a time above 0",
+    ),
     "a scale below 1": ({"guidance.scale": (0.5, 2.0)}, r"config.guidance.scale is \(0.5, 2.0\); expected scales"),
+    "no guidance": ({"guidance.scale": (1.0, 1.0)}, r"config.guidance.scale is \(1.0, 1.0\), no guidance"),
+    "a field of another kind": (
+        {"guidance.decay": 0.5},
+        "config.guidance.decay is 0.5, and 'meanflow' has no use for it: it takes interval, k",
+    ),
+    "a weaker run": ({"guidance.weak": "runs/weak"}, "config.guidance.weak is 'runs/weak', and 'meanflow' has no use for it"),
     "an unknown kind": ({"guidance.kind": "meanflo"}, "unknown config.guidance.kind 'meanflo'; did you mean meanflow"),
 }
 
@@ -147,7 +156,7 @@ def test_what_a_run_is_told_when_it_is_sampled():
     assert told(3.0, (0.1, 0.8)) == {"guidance": 3.0, "interval": (0.1, 0.8)}
     for interval in ((0.6, 0.8), (0.1, 0.4), (0.5, 0.5), (-0.1, 0.9)):
         with pytest.raises(
-            typing.InputError, match="the run learned intervals that begin between 0.0 and 0.5 and end between 0.5 and 1.0"
+            typing.InputError, match="the run learned intervals that begin between 0 and 0.5 and end between 0.5 and 1"
         ):
             told(None, interval)
     with pytest.raises(typing.InputError, match="--guidance=5.0: the run learned scales from 1.0 to 4.0"):
@@ -158,9 +167,11 @@ def test_what_a_run_is_told_when_it_is_sampled():
     with pytest.raises(typing.InputError, match="--guidance=1.0: the run learned the scale 2.0 alone"):
         told(1.0, config=fixed)
     with pytest.raises(
-        typing.InputError, match="--guidance_interval=0.0,1.0: the run is guided at the times from 0.0,0.75 alone"
+        typing.InputError, match="--guidance_interval=0.0,1.0: the run is guided at the times from 0.0 to 0.75 alone"
     ):
         told(2.0, (0.0, 1.0), config=fixed)
+    ranged.guidance.scale = (2.0, 2.0)  # still told: outside the interval it is 1
+    assert experiment._inputs(ranged) == {"guidance": True, "interval": True}
     assert experiment._inputs(fixed) == {"guidance": False, "interval": False}  # its network has no such input
     plain = meanflow.get_config("digits")
     assert told(config=plain) == {}

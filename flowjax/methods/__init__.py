@@ -43,25 +43,29 @@ def make(name, *, total_steps=None, **hyper):
     return METHODS[name].recipe(total_steps=total_steps, **hyper)
 
 
-def guided(name, method, kind, *, scale, interval=(0.0, 1.0), **constants):
+# Methods that use the velocity of the data off the diagonal: there an interval is learned, and their anchor is told all times.
+OFF_DIAGONAL = ("meanflow", "imf", "pmf", "dmf", "alphaflow", "soflow", "rectified_meanflow")
+
+
+def guided(name, method, kind, *, scale, **constants):
     """A method with a guidance inside its training target: the map that it learns is guided, at no cost in sampling.
 
-    Wherever the recipe uses the conditional velocity of the data, or its teacher's velocity, the guided one stands. Rows draw their
-    scale, which is in the cond of all networks, with the interval of times for "imf".
+    Wherever the recipe uses the conditional velocity of the data, the guided one stands; a teacher's velocity is guided by the
+    teacher's own answers, at the scale that the kind reaches at each time. Rows draw their scale, which is in the cond of all
+    networks, with the interval of times for "imf".
 
     Args:
       name: the method's key of METHODS.
       method: the Method.
       kind: a key of flowjax.guidance.TARGETS.
       scale: (low, high) of the scales, at least 1; equal for a fixed one.
-      interval: times (low, high) between which guidance acts; for "imf" the range of the intervals that rows draw.
-      **constants: of the guidance, such as k.
+      **constants: of the guidance, such as k or interval; what the kind has no use for is left out.
 
     Returns:
       A Method with the same terms, whose batches need labels.
 
     Raises:
-      InputError: for an unknown kind, or a method that uses no velocity.
+      InputError: for an unknown kind, or a method that learns no velocity V(x, s, s) and has no teacher that does.
 
     Example:
       >>> from flowjax import typing
@@ -76,7 +80,12 @@ def guided(name, method, kind, *, scale, interval=(0.0, 1.0), **constants):
             f"guidance {kind!r} acts on a velocity, and {name!r} learns from the jumps of a teacher; guide what makes the jumps: train"
             " the teacher with config.guidance."
         )
-    return recipe.guided(method, kind, scale, interval, METHODS[name].setting == "M", **constants)
+    if "teacher" not in method.needs and METHODS[name].jumps not in ("any", "none"):
+        raise typing.InputError(
+            f"guidance {kind!r} needs the velocity without a label, and {name!r} learns jumps {METHODS[name].jumps} and no velocity; expected"
+            " a method that learns one (meanflow, psd, ...), or that distils it from a guided teacher (cd, facm, ...)."
+        )
+    return recipe.guided(method, kind, scale, name in OFF_DIAGONAL, constants)
 
 
 def constants(name):

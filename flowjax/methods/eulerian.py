@@ -416,7 +416,7 @@ def ayf_emd(
 ):
     """Align Your Flow, the Eulerian form: the derivative warms up, the tangent is normalised.
 
-    Without guidance of the teacher and without the adversarial stage of the paper.
+    Without the adversarial stage of the paper.
 
     Args:
       total_steps: unused.
@@ -455,7 +455,7 @@ def facm(
 ):
     """Flow-Anchored Consistency Models: consistency at t = 0 and, at the same point, an anchor with source time 2 - s.
 
-    Both parts share the teacher's velocity, so they are one term; its raw metric is the sum of their errors. Without guidance.
+    Both parts share the teacher's velocity, so they are one term; its raw metric is the sum of their errors.
 
     Args:
       total_steps: unused.

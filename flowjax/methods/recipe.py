@@ -96,41 +96,31 @@ def with_dropout(method):
     return method._replace(draw=draw)
 
 
-def guided(method, kind, scale, interval=(0.0, 1.0), whole_anchor=True, **constants):
+def guided(method, kind, scale, whole_anchor, constants):
     """`method` with a guidance inside its target; see flowjax.methods.guided."""
-    target = guidance.TARGETS[kind]
-    guide = guidance.named(kind, interval=interval, **constants)
-    told = guidance.told(method, kind, scale, interval if target.told_interval else None)
+    target, (guide, scale_at) = guidance.TARGETS[kind], guidance.named(kind, **constants)
+    drawing = guidance.drawing(method, kind, scale, target.told_interval)
 
     def draw(key, batch, step):
         if "label" not in batch:
             raise typing.InputError(
                 "guidance inside the target needs labels, and the batch has none; expected a labelled dataset."
             )
-        drawn = told.draw(key, batch, step)
+        drawn = drawing.draw(key, batch, step)
         return {name: point._replace(cond=condition(name, point.cond)) for name, point in drawn.items()}
 
     def condition(name, cond):
-        """Rows without a label ask for no guidance; the anchor of a method that uses v off the diagonal too, for every time."""
+        """Rows without a label ask for no guidance; the anchor, if `whole_anchor`, for guidance at all times."""
         plain = guidance.null(cond)
         if target.told_interval and whole_anchor and name == "anchor":
             cond = {**cond, "interval": plain["interval"]}
+        asked = {field: cond[field] for field in ("guidance", "interval") if field in cond}
         dropped = cond["label"] < 0
-        told = {name: cond[name] for name in ("guidance", "interval") if name in cond}
-        return cond | {name: jnp.where(times.expand(dropped, value), plain[name], value) for name, value in told.items()}
-
-    def teacher(nets):
-        """The teacher's velocity in the place of the data's."""
-
-        def ask(x, t, cond):
-            s = jnp.broadcast_to(jnp.asarray(t), x.shape[:1] + (1,) * (x.ndim - 1))
-            return guide(nets, typing.Point(x=x, s=s, v=nets.teacher(x, t, cond), cond=cond)).v
-
-        return ask
+        return cond | {field: jnp.where(times.expand(dropped, own), plain[field], own) for field, own in asked.items()}
 
     def of(pair):
-        if "teacher" in method.needs:
-            return lambda nets, point: pair(nets._replace(teacher=teacher(nets)), point)
+        if "teacher" in method.needs:  # its velocity is not the data's: guided at once, by its own answers
+            return lambda nets, point: pair(nets._replace(teacher=guidance.of_teacher(nets.teacher, scale_at)), point)
         return lambda nets, point: pair(nets._replace(guide=guide), point)
 
     def weight(old):

@@ -124,8 +124,8 @@ def _method(config):
     if config.model.get("dropout", 0.0):
         method = methods.with_dropout(method)
     if not config.guidance.kind:
-        for name, idle in (("scale", (1.0, 1.0)), ("interval", (0.0, 1.0)), ("weak", "")):
-            if config.guidance[name] != idle:
+        for name, idle in guidance.FIELDS.items():
+            if config.guidance.get(name, idle) != idle:
                 raise typing.InputError(
                     f"config.guidance.{name} is {config.guidance[name]!r}, and config.guidance.kind is ''; expected a kind:"
                     f" --config.guidance.kind={' or '.join(guidance.KINDS)}."
@@ -134,9 +134,9 @@ def _method(config):
     guidance.check(config.guidance)
     kind, scale = config.guidance.kind, config.guidance.scale
     if kind in guidance.TEACHERS:
-        return guidance.told(method, kind, scale)
-    constants = {name: config.guidance[name] for name in ("k", "mix", "decay")}
-    return methods.guided(config.method.name, method, kind, scale=scale, interval=config.guidance.interval, **constants)
+        return guidance.drawing(method, kind, scale)
+    constants = {name: config.guidance[name] for name in guidance.TARGETS[kind].constants}
+    return methods.guided(config.method.name, method, kind, scale=scale, **constants)
 
 
 def _check_labels(config, num_classes):
@@ -160,7 +160,8 @@ def _inputs(config):
     """Which parts of cond the network takes besides the label, as fields of its module."""
     low, high = config.guidance.scale
     target = guidance.TARGETS.get(config.guidance.kind)
-    return {"guidance": low < high, "interval": target is not None and target.told_interval}
+    interval = target is not None and target.told_interval
+    return {"guidance": low < high or interval, "interval": interval}  # outside its interval such a network must know w = 1
 
 
 def _network(config, num_classes):
@@ -209,9 +210,10 @@ def _other_run(folder, flag, data_name, shape, num_classes):
             f"{flag}={folder} was trained on rows of shape {run.shape} with {run.num_classes} classes; {data_name} has"
             f" {tuple(shape)} with {num_classes}. It must know the student's data."
         )
-    if any(_inputs(run.config).values()):
+    if flag != "--config.start" and any(_inputs(run.config).values()):
         raise typing.InputError(
-            f"{flag}={folder} is itself guided and asks for a scale; give a run without config.guidance, or with a fixed scale."
+            f"{flag}={folder} is itself guided and must be told {' and '.join(name for name, told in _inputs(run.config).items() if told)};"
+            " give a run without config.guidance, or with a fixed scale."
         )
     return run
 
@@ -284,19 +286,18 @@ def told(config, scale=None, interval=(), num_classes=1):
         learned = f"scales from {low} to {high}" if low < high else f"the scale {low} alone"
         raise typing.InputError(f"--guidance={scale}: the run learned {learned}.")
     found = {"guidance": guidance.quantile(known.kind, 0.5, low, high) if scale is None else scale}
-    widest = tuple(known.interval)
     if not _inputs(config)["interval"]:
-        if interval and tuple(interval) != widest:
+        if interval and tuple(interval) != tuple(known.interval):
             raise typing.InputError(
-                f"--guidance_interval={_shown(interval)}: the run is guided at the times from {_shown(widest)} alone; leave the flag out."
+                f"--guidance_interval={_shown(interval)}: the run is guided at the times from {known.interval[0]} to {known.interval[1]}"
+                " alone; leave the flag out."
             )
         return found
-    low, high = interval or widest
-    middle = sum(widest) / 2
-    if not widest[0] <= low <= middle <= high <= widest[1] or low == high:
+    low, high = interval or (0.0, 1.0)
+    if not 0 <= low <= 0.5 <= high <= 1 or low == high:
         raise typing.InputError(
-            f"--guidance_interval={_shown(interval)}: the run learned intervals that begin between {widest[0]} and {middle} and end"
-            f" between {middle} and {widest[1]}."
+            f"--guidance_interval={_shown(interval)}: the run learned intervals that begin between 0 and 0.5 and end between 0.5 and 1,"
+            " e.g. 0.1,0.8."
         )
     return {**found, "interval": (low, high)}
 
@@ -318,8 +319,11 @@ def load(workdir, average="", flag="--workdir", seed=0):
       InputError: if the folder holds no run, no readable checkpoint or no such average.
     """
     config = folders.load_config(workdir, flag)
-    if "seeds" not in config:
-        raise typing.InputError(f"{flag}={workdir} is a run of an earlier flowjax, whose config lacks 'seeds'; train it again.")
+    for field, has in (("seeds", "seeds" in config), ("guidance.k", "k" in config.get("guidance", {}))):
+        if not has:  # before the second, a DiT's positions were in another order
+            raise typing.InputError(
+                f"{flag}={workdir} is a run of an earlier flowjax, whose config lacks {field!r}; train it again."
+            )
     shape, num_classes = folders.load_data_facts(workdir)
     method, net = _method(config), _network(config, num_classes)
     _, init = _optimized(config, method, networks.trained(method, net), shape)

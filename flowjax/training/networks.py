@@ -50,8 +50,8 @@ def make(config, method, net, load):
     _check_auxiliary(config, modules)
     if heads(method) == 2 and not models.two_headed(net):
         raise typing.InputError(
-            f"config.method.heads is 2, and the network {config.model.name!r} that predicts {config.model.parameterisation!r} has one"
-            " head; expected --config.model.name=mit, or --config.method.heads=1."
+            f"config.method.heads is 2, and a {config.model.name} that predicts {config.model.parameterisation!r} has one head; expected a mit"
+            " that predicts 'velocity' or 'denoised_field', as in --config=configs/network.py:imf,mit, or --config.method.heads=1."
         )
     asked = [need for need in ("teacher", "teacher_map") if need in method.needs]
     on_teacher = config.guidance.kind if config.guidance.kind in guidance.TEACHERS else ""
@@ -80,6 +80,8 @@ def make(config, method, net, load):
         run = load(config.teacher, "--config.teacher")
         _check_knows(run, config, "--config.teacher", asked[0])
         weights, velocity = run.params, _velocity(run)
+    if config.guidance.kind in guidance.TARGETS and asked == ["teacher"]:
+        _check_unconditional(run, config)
     if on_teacher:
         velocity, weights = _guided(config, asked, run, velocity, weights, load)
         ask = None
@@ -140,11 +142,25 @@ def _check_auxiliary(config, modules):
 
 
 def _map(run):
-    return lambda weights, x, s, t, cond: run.net.apply({"params": weights}, x, s, t, cond)
+    def ask(weights, x, s, t, cond):
+        asked = {name: value for name, value in (cond or {}).items() if name != "dropout"}  # which is the student's
+        return run.net.apply({"params": weights}, x, s, t, asked)
+
+    return ask
 
 
 def _velocity(run):
-    return lambda weights, x, t, cond: run.net.apply({"params": weights}, x, t, t, cond)
+    ask = _map(run)
+    return lambda weights, x, t, cond: ask(weights, x, t, t, cond)
+
+
+def _check_unconditional(run, config):
+    """Raises InputError unless a teacher knows the velocity without a label."""
+    if run is None or not run.num_classes or not run.config.method.get("label_drop", 0.0):
+        raise typing.InputError(
+            f"config.guidance.kind is {config.guidance.kind!r}, and the teacher {config.teacher} has no unconditional velocity: it must be"
+            " a run on labelled data with method.label_drop above 0, e.g. 0.1."
+        )
 
 
 def _guided(config, asked, run, velocity, weights, load):
@@ -178,11 +194,7 @@ def _guided(config, asked, run, velocity, weights, load):
             f"config.guidance.weak is {config.guidance.weak!r}, and config.guidance.kind {kind!r} asks no weaker run:"
             " --config.guidance.weak= clears it."
         )
-    if run is None or not run.num_classes or not run.config.method.get("label_drop", 0.0):
-        raise typing.InputError(
-            f"config.guidance.kind is {kind!r}, and the teacher {config.teacher} has no unconditional velocity: it must be a run on"
-            " labelled data with method.label_drop above 0, e.g. 0.1."
-        )
+    _check_unconditional(run, config)
     return (
         lambda weights, x, t, cond: guidance.classifier_free(lambda x, t, cond: velocity(weights, x, t, cond), interval)(
             x, t, cond

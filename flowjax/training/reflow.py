@@ -6,7 +6,7 @@ import tqdm
 
 from flowjax import checks, data, methods, samplers, typing
 from flowjax.data import couplings
-from flowjax.training import experiment
+from flowjax.training import evaluation, experiment
 
 SOLVERS = {"euler": samplers.euler, "heun": samplers.heun}
 
@@ -38,8 +38,6 @@ def write(workdir, folder, *, num=65_536, steps=64, points=2, solver="heun", see
             f"--points={points}: expected 2 (both ends of a trajectory) or more, one less dividing --steps={steps}."
         )
     run = experiment.load(workdir)
-    if run.config.guidance.kind:
-        raise typing.InputError(f"--workdir={workdir} is a student of a guided teacher; give the teacher itself.")
     jumps = methods.METHODS[run.config.method.name].jumps
     if jumps not in ("any", "none"):
         raise typing.InputError(
@@ -78,7 +76,8 @@ def _carry(run, solver, steps, points):
     @jax.jit
     def carry(params, key, index, labels):
         noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), run.shape))(index)
-        v = lambda x, t: run.net.apply({"params": params}, x, t, t, {"label": labels})
+        cond = evaluation.condition(labels, run.told())  # of a guided run, the median of its scales
+        v = lambda x, t: run.net.apply({"params": params}, x, t, t, cond)
         return samplers.trajectory(solver, v, noise, samplers.grid(steps), points)
 
     return carry

@@ -212,6 +212,8 @@ def evaluate(
         f"{method}, {done} steps of training: {count} samples against {len(real['x'])} rows of {trained.config.data.name};"
         f" real rows: {len(held_out['x'])} held-out ones against {len(floor.reference)} of training. {SAID}"
     )
+    if asked := facts.get("interval") or interval:
+        about += f" Guided at times from {asked[0]} to {asked[1]}."
     return rows, about
 
 

@@ -4,7 +4,13 @@ from flowjax import typing
 from flowjax.models import decoupled_dit, published
 from flowjax.training import networks
 
-FILES = {"dit": published.meanflow_dit, "mit": published.mit}  # which networks published weights are of
+# Which networks published weights are of, `(tree, config.model) -> params`.
+FILES = {
+    "dit": lambda tree, model: published.meanflow_dit(tree),
+    "mit": lambda tree, model: published.mit(tree),
+    "decoupled_dit": lambda tree, model: decoupled_dit.from_plain(published.meanflow_dit(tree), model.source_depth),
+}
+VELOCITY_HEAD = ("velocity", "velocity_norm", "velocity_out")  # of a mit
 # Networks whose embeddings of the guidance start at zero: with them, a network without them is the same function.
 FROM_ZERO = ("mlp", "dit", "decoupled_dit", "unet")
 
@@ -38,15 +44,16 @@ def weights(config, load_run, inputs):
             f"config.start is {config.start!r}, whose network predicts {other.parameterisation!r}, and config.model"
             f" {own.parameterisation!r}: --config.model.parameterisation={other.parameterisation}."
         )
-    if own.name not in FROM_ZERO and inputs(config) != inputs(run.config):
+    have, want = inputs(run.config), inputs(config)
+    if any(have[name] and not want[name] for name in have) or (have != want and own.name not in FROM_ZERO):
         raise typing.InputError(
-            f"config.start is {config.start!r}, whose network is told {_told(inputs(run.config))} of the guidance, and this one"
-            f" {_told(inputs(config))}; the network {own.name!r} cannot learn more on top. Expected one of {', '.join(FROM_ZERO)}, or"
-            " --config.start= for fresh weights."
+            f"config.start is {config.start!r}, whose network is told {_told(have)} of the guidance, and this one {_told(want)};"
+            f" {', '.join(FROM_ZERO)} can learn more on top, none can do without. Make config.guidance fit, or --config.start= for fresh"
+            " weights."
         )
     if (own.name, other.name) == ("decoupled_dit", "dit"):
         return decoupled_dit.from_plain(run.params, own.source_depth)
-    return run.params
+    return _heads(config, run.params)
 
 
 def _told(fields):
@@ -56,11 +63,14 @@ def _told(fields):
 def _published(config):
     if config.model.name not in FILES or config.model.parameterisation != "velocity":
         raise typing.InputError(
-            f"config.start is {config.start!r}, and published weights are of the networks {' and '.join(FILES)} with parameterisation"
+            f"config.start is {config.start!r}, and published weights are of the networks {', '.join(FILES)} with parameterisation"
             f" 'velocity'; config.model is {config.model.name!r} with {config.model.parameterisation!r}."
         )
-    found = FILES[config.model.name](published.read(config.start))
-    heads = ("velocity", "velocity_norm", "velocity_out")
-    if config.method.get("heads", 1) == 1:  # a method of one head does not train the other
-        found = {name: value for name, value in found.items() if name not in heads}
-    return found
+    return _heads(config, FILES[config.model.name](published.read(config.start), config.model))
+
+
+def _heads(config, params):
+    """Without the velocity head where the method trains one head."""
+    if config.method.get("heads", 1) == 2:
+        return params
+    return {name: value for name, value in params.items() if name not in VELOCITY_HEAD}
