@@ -18,10 +18,7 @@ from configs import common
 def get_config(preset="digits"):
     """The config of a preset, one of common.PRESETS."""
     config = common.base(preset, method="imf")
-    if preset not in (
-        "digits",
-        "guided",
-    ):  # the published constants are for images; on points they gain nothing over flow matching
+    if preset not in common.IMAGES:  # the published constants are for images; on points they gain nothing over flow matching
         config.method.times = ("sorted_pair", ("uniform",))
         config.method.p = 0.5
     return config

@@ -6,8 +6,6 @@
 METHOD is a row of `python -m experiments.landscape --table`, NETWORK dit, mit, decoupled_dit, semi_lipschitz_dit or unet, small enough for
 two CPU cores; everything else is the preset "guided" of the method, `--config.guidance.kind= --config.guidance.scale="(1.0, 1.0)"` turns guidance
 off. improved MeanFlow and pixel MeanFlow train both heads of a mit. Published sizes: `--config.model.size=B`.
-
-4,500 steps: DURATIONS
 """
 
 from configs import common, method as method_config
