@@ -118,7 +118,7 @@ def meanflow(nets, point, V_ss=None, *, k=0.5, interval=(0.0, 1.0)):
       >>> meanflow(nets, point, k=0.0).v.tolist()
       [[5.0], [1.0]]
 
-    Reference: Geng et al. 2025 (arXiv 2505.13447), equation 21 and appendix A.1 (improved guidance).
+    Reference: Geng et al. 2025 (arXiv 2505.13447), the guided field with omega and kappa; the constants are its configuration table's.
     """
     V_ss, V_null = _own_and_null(_velocity(nets), point, point.cond, V_ss, own=k > 0)
     w, k = within(point, interval=interval), _between(point.s, interval, k, 0.0)
@@ -137,7 +137,7 @@ def imf(nets, point, V_ss=None):
     Args:
       nets, point, V_ss: as in `meanflow`; cond has "interval" besides.
 
-    Reference: Geng et al. 2025 (arXiv 2512.02012), section 4.2 and Algorithm 2; the inputs of the network from its code.
+    Reference: Geng et al. 2025 (arXiv 2512.02012), guidance as conditioning; what the network is asked for, from its code.
     """
     w = within_drawn(point)
     whole = jnp.broadcast_to(jnp.array([0.0, 1.0], w.dtype), point.cond["interval"].shape)
@@ -173,7 +173,7 @@ def tvm(nets, point, V_ss=None):
     Args:
       nets, point, V_ss: as in `meanflow`.
 
-    Reference: Zhou et al. 2025 (arXiv 2511.19797), section 4.3 (guidance with a scale as input).
+    Reference: Zhou et al. 2025 (arXiv 2511.19797), guidance with a scale as input; the weight from its code.
     """
     ask = _velocity(nets) if nets.ema is None else nets.ema
     _, V_null = _own_and_null(ask, point, point.cond, V_ss, own=False)
@@ -190,7 +190,7 @@ def guidance_free(nets, point, V_ss=None):
     Args:
       nets, point, V_ss: as in `meanflow`.
 
-    Reference: Chen et al. 2025, Visual Generation Without Guidance (arXiv 2501.15420), equation 8; its beta is 1/w.
+    Reference: Chen et al. 2025, Visual Generation Without Guidance (arXiv 2501.15420); its beta is 1/w.
     """
     return tvm(nets._replace(ema=None), point, V_ss)
 
@@ -206,7 +206,7 @@ def soflow(nets, point, V_ss=None, *, mix=0.25, decay=0.8):
       mix: share of the guided velocity, in (0, 1].
       decay: time from which the scale falls, in (0, 1]; 1: never.
 
-    Reference: Luo, Yuan and Liu 2025 (arXiv 2512.15657), section 4.4; the form of the decay from its code.
+    Reference: Luo, Yuan and Liu 2025 (arXiv 2512.15657), the mixed guided velocity; the form of the decay from its code.
     """
     V_ss, V_null = _own_and_null(_velocity(nets), point, point.cond, V_ss, own=mix < 1)
     w = fading(point, decay=decay)

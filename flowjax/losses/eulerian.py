@@ -118,7 +118,7 @@ def improved_meanflow_two_heads(both, x, s, t, v, *, v_tangent=None, jvp=jax.jvp
       >>> average.prediction[0].tolist(), head.prediction[0].tolist()
       ([4.0, 4.0], [2.0, 2.0])
 
-    Reference: Geng et al. 2025, Improved Mean Flows (arXiv 2512.02012), Algorithm 1 with the auxiliary head of section 4.1.
+    Reference: Geng et al. 2025, Improved Mean Flows (arXiv 2512.02012), Algorithm 1 with the auxiliary velocity head.
     """
     s, t = checks.times("improved_meanflow_two_heads", x, s=s, t=t)
     v = checks.velocity("improved_meanflow_two_heads", x, v)
