@@ -331,6 +331,80 @@ def test_both_heads_of_improved_meanflow_regress_on_the_guided_velocity():
     np.testing.assert_allclose(errors.reshape(-1, 2)[:, 1], sum(adaptive(residual) for residual in residuals), rtol=1e-5)
 
 
+def published_draws(name, drop):
+    """Draws as the published code makes them: all rows in one batch, the first part of them on the diagonal, null label 3."""
+    keys = jax.random.split(jax.random.key(5), 8)
+    x0, eps = jax.random.normal(keys[0], (2, 16, 3))
+    t, r = jnp.sort(jax.random.uniform(keys[1], (2, 16, 1)), axis=0)[::-1]
+    diagonal = jnp.arange(16)[:, None] < (12 if name == "meanflow" else 8)
+    label = jax.random.randint(keys[2], (16,), 0, 3)
+    dropped = (jnp.arange(16) % 5 == 1) & drop
+    omega = jnp.exp(jax.random.uniform(keys[3], (16, 1)) * jnp.log(8.0))
+    low, high = jax.random.uniform(keys[4], (16, 1)) / 2, 0.5 + jax.random.uniform(keys[5], (16, 1)) / 2
+    low, high = jnp.where(diagonal, 0.0, low), jnp.where(diagonal, 1.0, high)
+    return x0, eps, t, jnp.where(diagonal, t, r), label, dropped, omega, low, high
+
+
+def points_of(name, draws, guidance_of):
+    """The same draws as the points of our recipe: times s, t, null label -1, the terms' rows apart."""
+    x0, eps, t, r, label, dropped, omega, low, high = draws
+    label = jnp.where(dropped, -1, label)
+    cond = {"label": label, "guidance": guidance_of(omega)[:, 0], "interval": jnp.concatenate([low, high], 1)}
+    whole = typing.Point(x=(1 - t) * x0 + t * eps, s=t, t=r, v=eps - x0, x0=x0, eps=eps, cond=cond)
+    count = 12 if name == "meanflow" else 8
+    rows = lambda part: jax.tree.map(lambda leaf: leaf[part], whole)
+    return {"anchor": rows(slice(count)), "eulerian": rows(slice(count, None))}
+
+
+def test_meanflows_loss_is_the_published_one_on_the_published_draws():
+    """Its algorithm with omega and kappa, written out on all rows at once, dropped labels and all."""
+    draws, omega, kappa = published_draws("meanflow", drop=True), 0.6, 0.7
+    x0, eps, t, r, label, dropped, *_ = draws
+    net = lambda z, t, h, y: jnp.tanh(z * (1 + y[:, None]) + t - 0.5 * h)  # (z, t, t - r, y), null label 3
+    z, v = (1 - t) * x0 + t * eps, eps - x0
+    null = jnp.full(16, 3)
+    guided = omega * v + (1 - omega - kappa) * net(z, t, 0 * t, null) + kappa * net(z, t, 0 * t, label)
+    guided = jnp.where((t >= 0.1) & (t <= 0.8) & ~dropped[:, None], guided, v)
+    asked = jnp.where(dropped, 3, label)
+    u, slope = jax.jvp(lambda z, t, r: net(z, t, t - r, asked), (z, t, r), (guided, jnp.ones_like(t), jnp.zeros_like(r)))
+    error = ((u - (guided - (t - r) * slope)) ** 2).sum(1)
+    expected = (error / (error + 0.01)).mean()
+
+    method = methods.guided("meanflow", methods.make("meanflow"), "meanflow", scale=(2.0, 2.0), k=kappa, interval=(0.1, 0.8))
+    points = points_of("meanflow", draws, lambda w: jnp.full_like(w, omega / (1 - kappa)))
+    ours = lambda x, s, t, cond: net(x, s, s - t, jnp.where(cond["label"] < 0, 3, cond["label"]))
+    np.testing.assert_allclose(method.loss(typing.Nets(V=ours), points)[0].mean(), expected, rtol=1e-5)
+
+
+def test_improved_meanflows_loss_is_the_published_one_on_the_published_draws():
+    """Its algorithm with two heads, scales and intervals, on all rows at once; no dropped label, whose tangent is another there."""
+    draws = published_draws("imf", drop=False)
+    x0, eps, t, r, label, _, omega, low, high = draws
+
+    def net(z, h, w, low, high, y):  # -> (u, v): it is not told t
+        inner = z + y[:, None] - 0.5 * h + 0.3 / w + low * high
+        return jnp.tanh(inner), jnp.sin(inner + z)
+
+    z, v = (1 - t) * x0 + t * eps, eps - x0
+    zero, one = jnp.zeros_like(t), jnp.ones_like(t)
+    v_null = net(z, zero, one, zero, one, jnp.full(16, 3))[1]
+    w = jnp.where((t >= low) & (t <= high), omega, 1.0)
+    v_c = net(z, zero, w, zero, one, label)[1]
+    guided = v + (1 - 1 / w) * (v_c - v_null)
+    u, slope, head = jax.jvp(lambda z, t, r: net(z, t - r, omega, low, high, label), (z, t, r), (v_c, one, zero), has_aux=True)
+    error = lambda residual: (residual**2).sum(1) / ((residual**2).sum(1) + 0.01)
+    expected = (error(u + (t - r) * slope - guided) + error(head - guided)).mean()
+
+    method = methods.guided("imf", methods.make("imf", heads=2), "imf", scale=(1.0, 8.0))
+
+    def both(x, s, t, cond):
+        y = jnp.where(cond["label"] < 0, 3, cond["label"])
+        return net(x, s - t, cond["guidance"][:, None], cond["interval"][:, :1], cond["interval"][:, 1:], y)
+
+    nets = typing.Nets(V=lambda *args: both(*args)[0], both=both)
+    np.testing.assert_allclose(method.loss(nets, points_of("imf", draws, lambda w: w))[0].mean(), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["tvm", "guidance_free"])
 def test_errors_are_weighted_by_the_square_of_the_scale(kind):
     method = methods.guided("tvm", made("tvm"), kind, scale=(1.0, 4.0))

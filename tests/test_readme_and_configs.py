@@ -112,6 +112,28 @@ def test_the_caption_of_the_heat_maps_says_what_was_measured():
     assert trained["eulerian"] > 0.9 * trained["lagrangian"] and 0.28 < trained["compositional"] / trained["true error"] < 0.38
 
 
+def test_guidance_on_digits_keeps_what_is_said_of_it():
+    """At its best scale (agreement of 97% and the least Frechet distance) each method is as good as without guidance, and as diverse."""
+    table = list(csv.DictReader((ROOT / "docs" / "guidance_digits.csv").read_text().splitlines()))
+    number = lambda row, name: float(row[name])
+    caption = re.search(r"\*One-step digits of.*?\*\n", README, re.S)[0].replace("\n", " ")
+    for name in ("meanflow", "imf", "tvm", "soflow"):
+        rows = {number(row, "guidance"): row for row in table if row["method"] == name}
+        plain, able = rows[1.0], [row for row in rows.values() if number(row, "agreement") >= 0.97]
+        for distance in ("frechet_features", "frechet_pixels"):
+            best = min(able, key=lambda row: number(row, distance))
+            error = np.hypot(number(best, f"{distance} error"), number(plain, f"{distance} error"))
+            assert number(best, distance) <= number(plain, distance) + 2 * error, (name, distance)
+            assert number(best, "recall") >= 0.5 * number(plain, "recall"), name
+        best = min(able, key=lambda row: number(row, "frechet_features"))
+        said = f"w = {number(best, 'guidance'):g}: {number(best, 'agreement'):.3f}, {number(best, 'recall'):.2f}, {number(best, 'frechet_features'):.1f}"
+        assert said in caption, (name, said)
+        # Guidance trades diversity for agreement, all the way.
+        ordered = [rows[scale] for scale in sorted(rows)]
+        assert number(ordered[-1], "agreement") > number(ordered[0], "agreement")
+        assert number(ordered[-1], "recall") < 0.6 * number(ordered[0], "recall")
+
+
 PRESETS = [
     (name, preset) for name in methods.METHODS for preset in common.PRESETS if name in method.HEADLINE or preset == "test"
 ]
