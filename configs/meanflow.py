@@ -6,6 +6,7 @@ digits (default), what `make demo` runs, 4,500 steps, 4.3 minutes on idle cores:
 Frechet distance in pixels 0.38, agreement with the asked-for label 0.982, recall 0.84; four steps: 0.31, 0.993, 0.88.
 checkerboard, 3,000 steps at batch 1,024, about a minute: sliced W2 to held-out points 0.055 at one step, 0.057 at two, 0.068 at
 four; flow matching at one Euler step 1.135, other real points 0.024.
+guided: digits at scales 1 to 4, 8 minutes: one step at w = 1.1: Frechet distance in pixels 0.57, agreement 0.988, recall 0.74.
 test: 20 steps, seconds.
 
 Hardware: two CPU cores. We ran all of these; numbers of one seed. Published constants: arXiv 2505.13447, the ImageNet-256

@@ -181,7 +181,7 @@ def measure_curves(
     xlabel: str,
     title: str | None = None,
 ) -> None:
-    """Measures against the number of sampling steps: a panel a measure, at most four a row, error bars, one legend.
+    """Measures against the number of sampling steps, or a scale of at least 1: a panel a measure, at most four a row, one legend.
 
     Args:
       path: the PNG file.
@@ -204,6 +204,7 @@ def measure_curves(
     order = list(dict.fromkeys(of for series in panels.values() for of in series))
     lines = list(dict.fromkeys(of for own in references.values() for of in own))
     steps = np.unique(np.concatenate([[], *(own[:, 0] for own in drawn)]))
+    gap = min(np.diff(np.log2(steps)), default=1.0)
     across = min(len(panels), 4)
     down = math.ceil(len(panels) / across)
     width, entry = max(3.3 * across, canvas.room(title)), 0.6 + max((canvas.room(of, 9) for of in (*order, *lines)), default=0)
@@ -212,7 +213,7 @@ def measure_curves(
     fig = figure.Figure(size, dpi=canvas.DPI, layout="constrained")
     for index, (name, series) in enumerate(panels.items()):
         ax = fig.add_subplot(down, across, index + 1)
-        _draw_measure(ax, {of: series[of] for of in order if of in series}, order, references[name], lines)
+        _draw_measure(ax, {of: series[of] for of in order if of in series}, order, references[name], lines, gap)
         _number_steps(ax, steps)
         ax.set_title(name, fontsize=11, color=canvas.INK)
         if index + across >= len(panels):
@@ -226,11 +227,15 @@ def measure_curves(
     canvas.write(fig, path)
 
 
-def _draw_measure(ax, series, order, references, lines):
-    """Series with error bars, and lines to compare with, in the colours of their places in `order` and in `lines`."""
+def _draw_measure(ax, series, order, references, lines, gap):
+    """Series with error bars, and lines to compare with, in the colours of their places in `order` and in `lines`.
+
+    `gap` is the smallest distance of two numbers of steps, in powers of two.
+    """
     numbers, ends = [number for number in references.values() if math.isfinite(number)], []
     # Series stand side by side at one number of steps, so that their error bars do not cover each other.
-    shift = lambda of: 2 ** (min(0.06, 0.3 / len(order)) * (order.index(of) - (len(order) - 1) / 2))
+    apart = min(0.06, 0.3 / len(order), 0.5 * gap / len(order))
+    shift = lambda of: 2 ** (apart * (order.index(of) - (len(order) - 1) / 2))
     for of, points in series.items():
         points = points.reshape(-1, 3)[np.argsort(points.reshape(-1, 3)[:, 0], kind="stable")]
         x, y, error = points[np.isfinite(points[:, 1])].T
