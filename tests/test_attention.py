@@ -202,6 +202,7 @@ def test_auto_goes_by_device_and_tokens(backend, tokens, chosen, monkeypatch):
     assert jaxprs["auto"] == jaxprs[chosen] and jaxprs["chunked"] != jaxprs["xla"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_transformer_uses_it(remat, always_in_chunks):
     """In a scan over blocks, in chunks of 64 of its 81 tokens."""

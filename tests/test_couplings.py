@@ -423,6 +423,7 @@ def finish(module, *flags):
     return found.stdout, found.returncode
 
 
+@pytest.mark.slow
 def test_the_script_writes_a_coupling_that_a_method_trains_on(teacher, tmp_path):
     out = tmp_path / "pairs"
     output, code = finish("reflow", f"--workdir={teacher}", f"--output={out}", "--num=64", "--steps=4")

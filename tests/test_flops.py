@@ -63,7 +63,7 @@ def derived(name):
 
 
 # One of each kind; the others are counted by the slow test.
-KINDS = ("lmd", "lsd", "freeflow", "ctm", "facm", "meanflow", "imf", "fmm")
+KINDS = ("lsd", "ctm", "meanflow")
 
 
 @pytest.mark.parametrize("name", [n if n in KINDS else pytest.param(n, marks=pytest.mark.slow) for n in LANDSCAPE])
@@ -73,7 +73,7 @@ def test_a_step_with_every_term_on_every_row_costs_what_the_graph_says(name):
     assert counted == pytest.approx(float(recorded()[name]["FPE"]), abs=0.006)
 
 
-@pytest.mark.parametrize("name", ["meanflow", "imf", "shortcut"])
+@pytest.mark.parametrize("name", ["meanflow", *(pytest.param(name, marks=pytest.mark.slow) for name in ("imf", "shortcut"))])
 def test_a_step_as_split_costs_what_is_recorded(name):
     assert cost.forward_passes(name) == pytest.approx(float(recorded("as split")[name]["FPE"]), abs=0.006)
 
@@ -120,6 +120,7 @@ def test_the_recorded_costs_keep_their_bounds(name, how, bound):
 
 
 # Without remat, the recorded numbers are counted again above; with remat, here, the dearest, the others in the slow tests.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "how", "bound"),
     [case if order == 8 else pytest.param(*case, marks=pytest.mark.slow) for order, case in enumerate(BOUNDS)],

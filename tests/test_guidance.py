@@ -457,7 +457,7 @@ def test_one_step_of_a_guided_map_follows_the_guided_flow(name, kind):
 
 
 def test_one_step_of_guided_terminal_velocity_matching_follows_the_guided_flow():
-    follows_the_guided_flow("tvm", "tvm", steps=1_500, bound=0.4)
+    follows_the_guided_flow("tvm", "tvm", steps=700, bound=0.6, batch=256)
 
 
 def follows_the_guided_flow(name, kind, steps, bound, batch=512):

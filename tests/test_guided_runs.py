@@ -57,6 +57,7 @@ def test_a_guided_run_is_no_teacher_and_may_be_continued(guided):
         experiment.setup(config, devices=jax.devices()[:1])
 
 
+@pytest.mark.slow
 def test_eight_devices_and_two_seeds_train_a_guided_run_as_one_device_does():
     config = imf.get_config("guided")
     config.model = common.network("dit", width=16, depth=1, heads=2, patch=4)

@@ -54,6 +54,7 @@ def finished(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_method_has_its_row_and_a_failing_one_says_why(finished):
     found = rows(finished)
     assert list(found) == ["flow_matching", "freeflow", "ct", "soflow"]  # the teacher is trained though it was not asked for
@@ -78,6 +79,7 @@ def test_every_method_has_its_row_and_a_failing_one_says_why(finished):
     assert all(float(row["ms a step, all seeds"]) > 0 for row in times)
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_training_has_the_teachers_in_it(finished):
     found = rows(finished)
     number = lambda method, column: float(found[method][column])
@@ -94,6 +96,7 @@ def test_the_cost_of_a_training_has_the_teachers_in_it(finished):
     assert walked == {"flow_matching": 12e3, "psd": 12e3, "cmt": 24e3 + 2 * 64 * 64, "pfmm": 24e3}
 
 
+@pytest.mark.slow
 def test_a_second_call_trains_and_measures_nothing_anew(finished, monkeypatch):
     before, measured = (finished / "landscape.csv").read_bytes(), finished / "freeflow" / "measured.json"
     stamp = measured.stat().st_mtime_ns
@@ -104,6 +107,7 @@ def test_a_second_call_trains_and_measures_nothing_anew(finished, monkeypatch):
     ).read_bytes().splitlines()
 
 
+@pytest.mark.slow
 def test_a_teacher_that_cannot_be_measured_stops_no_student(finished, monkeypatch):
     whole = landscape.measured
 
@@ -127,13 +131,18 @@ def test_a_teacher_that_cannot_be_measured_stops_no_student(finished, monkeypatc
         ([], {}, "--methods= is empty"),
         (["meanflw"], {}, "unknown method 'meanflw'; did you mean meanflow"),
         (["meanflow"], {"data": "checkerbord"}, "checkerbord"),
-        (["ct"], {"steps": 5}, "ct belongs to a run with another config .*; steps: 4 there, 5 now"),
     ],
 )
-def test_what_cannot_work_is_said_before_anything_is_trained(finished, tmp_path, methods, changes, said):
+def test_what_cannot_work_is_said_before_anything_is_trained(tmp_path, methods, changes, said):
     with pytest.raises(typing.InputError, match=said):
-        run(finished if "steps" in changes else tmp_path, methods, **changes)
+        run(tmp_path, methods, **changes)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_other_steps_in_a_folder_that_is_begun(finished):
+    with pytest.raises(typing.InputError, match="ct belongs to a run with another config .*; steps: 4 there, 5 now"):
+        run(finished, ["ct"], steps=5)
 
 
 def command(folder):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from configs import method as method_config
-from flowjax import derivatives, distances, flowmap, losses, models, typing
+from flowjax import derivatives, distances, flowmap, guidance, losses, models, typing
 from flowjax.training import checkpoint, evaluation, experiment, loop, networks, reflow, sharding
 
 ONE = jax.devices()[:1]
-GUIDED = {"kind": "autoguidance", "scale": (1.0, 3.0), "interval": (0.1, 0.9), "weak": ""}
+GUIDED = {**guidance.FIELDS, "kind": "autoguidance", "scale": (1.0, 3.0), "interval": (0.1, 0.9)}
 
 
 def small(name, **changes):
@@ -76,6 +76,7 @@ def test_a_student_is_sampled_without_its_teacher(teacher, tmp_path):
     assert experiment.load(tmp_path / "student").step == 8
 
 
+@pytest.mark.slow
 def test_a_distilling_run_resumes_to_the_same_bits(teacher, tmp_path):
     whole = loop.train(small("freeflow", teacher=teacher), tmp_path / "whole", devices=ONE)
     config = small("freeflow", teacher=teacher)
@@ -170,6 +171,7 @@ def test_a_data_free_method_reads_no_data(name, reads):
         chex.assert_trees_all_equal(with_data[1], without[1])
 
 
+@pytest.mark.slow
 def test_each_network_has_its_own_rate_and_period():
     plain = {
         "optim": {**small("freeflow").optim.to_dict(), "name": "sgd", "kwargs": {}, "learning_rate": 0.1, "clip_norm": 0.0}

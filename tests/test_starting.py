@@ -67,6 +67,7 @@ def test_a_run_starts_from_a_published_file(tmp_path):
         experiment.setup(config, devices=ONE)
 
 
+@pytest.mark.slow
 def test_a_decoupled_network_starts_from_a_plain_run_with_the_same_velocity(saved_run, tmp_path):
     plain = config_of("dit")
     folder = saved_run(plain, tmp_path / "plain")
@@ -82,6 +83,7 @@ def test_a_decoupled_network_starts_from_a_plain_run_with_the_same_velocity(save
     assert np.abs(expected).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_transformer_of_tokens_does_not_start_without_the_tokens_of_the_guidance(saved_run, tmp_path):
     small = {"width": 16, "depth": 2, "heads": 2, "head_depth": 1}
     plain = imf.get_config("digits")

@@ -49,7 +49,8 @@ def run_steps(config, devices, count):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("alphaflow", "ctm", "dmf") else name for name in KINDS]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in ("alphaflow", "ctm", "dmf", "freeflow") else name for name in KINDS],
 )
 def test_eight_devices_train_as_one_does(name):
     config = small(name)
@@ -59,7 +60,7 @@ def test_eight_devices_train_as_one_does(name):
     eight, metrics_eight = run_steps(config, jax.devices()[:8], 5)
     # FreeFlow divides by the step of its finite difference, rounding and all.
     chex.assert_trees_all_close(one.params, eight.params, atol=2e-5 if name == "freeflow" else 1e-6, rtol=0)
-    chex.assert_trees_all_close(metrics_one, metrics_eight, rtol=1e-4)
+    chex.assert_trees_all_close(metrics_one, metrics_eight, rtol=3e-4 if name == "freeflow" else 1e-4)
     moved = max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (one.params, run_steps(config, None, 0)[0].params))))
     assert moved > 1e-3  # five steps did something
 
@@ -152,7 +153,7 @@ def test_evaluation_draws_and_measures(tmp_path):
     assert all(error is None or error > 0 for error in bins) and sum(error is not None for error in bins) > 15
 
 
-@pytest.mark.parametrize(("name", "seeds"), [("meanflow", 2), ("freeflow", 1)])
+@pytest.mark.parametrize(("name", "seeds"), [("meanflow", 2), pytest.param("freeflow", 1, marks=pytest.mark.slow)])
 def test_raw_errors_by_time_are_those_of_the_rows(name, seeds):
     """Sums over bins against the rows of a draw taken apart by hand: by s, or by t where all points are noise."""
     run = experiment.setup(small(name, seeds=seeds), devices=jax.devices()[:1])
@@ -185,7 +186,7 @@ def test_another_config_is_refused_and_nothing_is_written(tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
 
-@pytest.mark.parametrize("damage", [pytest.param("truncate", marks=pytest.mark.slow), "remove", "flip"])
+@pytest.mark.parametrize("damage", [*(pytest.param(how, marks=pytest.mark.slow) for how in ("truncate", "remove")), "flip"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage, capsys):
     config = small()
     loop.train(config, tmp_path / "run", devices=jax.devices()[:1])

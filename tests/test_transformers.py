@@ -106,7 +106,10 @@ def directions(x):
     return jnp.cos(jnp.arange(x.size)).reshape(x.shape), jnp.ones_like(S), -0.5 * jnp.ones_like(T)
 
 
-@every
+# The two classes of blocks; the others share them.
+@pytest.mark.parametrize(
+    "name", [n if n in ("mit", "semi_lipschitz") else pytest.param(n, marks=pytest.mark.slow) for n in NETS]
+)
 def test_jvp_and_gradients_through_it(name):
     net, params, x = case(name)
     along = directions(x)

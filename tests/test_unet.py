@@ -101,6 +101,7 @@ def test_jvp_agrees_with_finite_differences():
         np.testing.assert_allclose(exact, central, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_through_a_jvp_with_dropout_and_remat():
     net, x = SMALL.clone(dropout=0.3), images()
     params, cond = moved(net), {"dropout": jax.random.split(jax.random.key(5), 4)}
