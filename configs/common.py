@@ -55,7 +55,7 @@ def base(preset, *, method):
     config.start = ""
     # kind "": none. Inside the training target: a key of flowjax.guidance.TARGETS, with its constants k, mix, decay. On the teacher:
     # "classifier_free" or "autoguidance" (away from the run in the folder weak). Scales and times of the interval are (low, high);
-    # each row draws its scale, which the network is told if low < high.
+    # each row draws its scale, which the network is told if low < high (and for imf).
     config.guidance = dict(guidance.FIELDS)
     config.method = {"name": method, "total_steps": config.get_ref("steps"), **methods.constants(method)}
     if preset in IMAGES:

@@ -2,7 +2,7 @@
 
 Trains the guided preset of each of --methods, each in its own folder below the workdir, unless it is trained already; measures one-step
 samples at each of --scales, all from the same noise; and writes guidance_digits.csv, .md, .png and _samples.png. A killed
-command goes on where it was. On two CPU cores the four methods took about 40 minutes.
+command goes on where it was. On two CPU cores the four methods took an hour.
 """
 
 import datetime

@@ -113,7 +113,7 @@ def test_the_caption_of_the_heat_maps_says_what_was_measured():
 
 
 def test_guidance_on_digits_keeps_what_is_said_of_it():
-    """At its best scale (agreement of 97% and the least Frechet distance) each method is as good as without guidance, and as diverse."""
+    """At its best scale (agreement of 97% and the least Frechet distance) each method is as near as without guidance, half as diverse or more."""
     table = list(csv.DictReader((ROOT / "docs" / "guidance_digits.csv").read_text().splitlines()))
     number = lambda row, name: float(row[name])
     caption = re.search(r"\*One-step digits of.*?\*\n", README, re.S)[0].replace("\n", " ")

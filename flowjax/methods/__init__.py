@@ -83,7 +83,7 @@ def guided(name, method, kind, *, scale, **constants):
     if "teacher" not in method.needs and METHODS[name].jumps not in ("any", "none"):
         raise typing.InputError(
             f"guidance {kind!r} needs the velocity without a label, and {name!r} learns jumps {METHODS[name].jumps} and no velocity; expected"
-            " a method that learns one (meanflow, psd, ...), or that distils it from a guided teacher (cd, facm, ...)."
+            " a method that learns one (meanflow, psd, ...), or one that distils it from a teacher's (cd, facm, ...)."
         )
     return recipe.guided(method, kind, scale, name in OFF_DIAGONAL, constants)
 

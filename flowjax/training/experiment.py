@@ -213,7 +213,7 @@ def _other_run(folder, flag, data_name, shape, num_classes):
     if flag != "--config.start" and any(_inputs(run.config).values()):
         raise typing.InputError(
             f"{flag}={folder} is itself guided and must be told {' and '.join(name for name, told in _inputs(run.config).items() if told)};"
-            " give a run without config.guidance, or with a fixed scale."
+            " give a run without config.guidance, or with a fixed scale and not of the kind imf."
         )
     return run
 
