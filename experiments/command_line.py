@@ -12,7 +12,9 @@ SAMPLER_HELP = (
     " default: the run's own"
 )
 GUIDANCE_HELP = "scale of the guidance, of a run that learned several; default: the median of them"
-INTERVAL_HELP = "two times LOW,HIGH between which to guide, LOW up to 0.5 and HIGH from it, of a run of the kind imf; default: 0,1"
+INTERVAL_HELP = (
+    "two times LOW,HIGH between which to guide, LOW up to 0.5 and HIGH from it, of a run of the kind imf; default: 0,1"
+)
 GRID_HELP = "uniform, shifted:shift=3, karras:sigma_min=0.002,sigma_max=80,rho=7, or times such as 1,0.8,0.3,0"
 
 
