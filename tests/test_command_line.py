@@ -69,12 +69,13 @@ def logged(folder):
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def test_killed_three_times_a_run_ends_as_if_it_had_not_been(tmp_path):
+@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, times):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     output, code = finish("train", *SMALL, f"--workdir={undisturbed}")
     assert code == 0, output
     kills, hits = 0, 0
-    while kills < 3 or (not hits and kills < 6):  # the first at some step, the others during a save
+    while kills < times or (times > 1 and not hits and kills < 6):  # the first at some step, the others during a save
         process = start("train", *SMALL, f"--workdir={killed}")
         done, old = logged(killed), half_saved(killed / "checkpoints")
         wait_until(process, lambda done=done: logged(killed) >= done + 3)
@@ -84,7 +85,7 @@ def test_killed_three_times_a_run_ends_as_if_it_had_not_been(tmp_path):
         process.communicate()
         kills, hits = kills + 1, hits + bool(half_saved(killed / "checkpoints") - old)
         assert logged(killed) < 80  # it was killed before its end
-    assert hits
+    assert hits or times == 1
     output, code = finish("train", *SMALL, f"--workdir={killed}")
     assert code == 0, output
     jax.tree.map(np.testing.assert_array_equal, parameters(undisturbed), parameters(killed))
@@ -161,7 +162,8 @@ def trained_points(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("run", [pytest.param("trained", marks=pytest.mark.slow), "trained_points"])
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["trained", "trained_points"])
 def test_inspection_draws_everything_and_a_page_that_shows_it(run, request):
     folder = request.getfixturevalue(run)
     output, code = finish("inspect", f"--workdir={folder}", "--rows=4", "--cells=3", "--steps=1,2")
@@ -234,7 +236,8 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
+# Each is a process; two of the ways in which an error reaches the command line every time, the others in the slow tests.
+@pytest.mark.parametrize("case", [c if i % 4 == 0 else pytest.param(c, marks=pytest.mark.slow) for i, c in enumerate(BAD)])
 def test_bad_input_ends_in_one_sentence(case, tmp_path):
     module, flags, said = BAD[case]
     folder = tmp_path / "run"
@@ -319,6 +322,7 @@ def test_the_benchmark_of_derivatives_trains(tmp_path):
     assert "MeanFlow trained on checkerboard" in found["answer"]
 
 
+@pytest.mark.slow  # a process each
 @pytest.mark.parametrize(
     ("module", "flags", "said"),
     [

@@ -456,8 +456,9 @@ def test_one_step_of_a_guided_map_follows_the_guided_flow(name, kind):
     follows_the_guided_flow(name, kind, steps=6_000, bound=0.45)
 
 
+@pytest.mark.slow
 def test_one_step_of_guided_terminal_velocity_matching_follows_the_guided_flow():
-    follows_the_guided_flow("tvm", "tvm", steps=700, bound=0.6, batch=256)
+    follows_the_guided_flow("tvm", "tvm", steps=2_000, bound=0.4)
 
 
 def follows_the_guided_flow(name, kind, steps, bound, batch=512):

@@ -48,7 +48,7 @@ def gaussians(shift, scale):
 
 
 @pytest.mark.parametrize("name", MEASURES)
-@pytest.mark.parametrize("case", ["equal", "different"])
+@pytest.mark.parametrize("case", ["different", pytest.param("equal", marks=pytest.mark.slow)])
 def test_two_bars_cover_the_expectation(name, case):
     draws, resamples = (30, 16) if name == "sinkhorn" else (100, 32)
     draw = gaussians(0.0, 1.0) if case == "equal" else gaussians(0.8, 1.3)

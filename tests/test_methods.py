@@ -22,6 +22,11 @@ B = 24_000
 # These programs run once or twice: half the compilation is worth a slower program.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 every_method = pytest.mark.parametrize("name", methods.METHODS)
+# For tests that compile: one of each form every time, the others in the slow tests.
+FORMS = ("meanflow", "imf", "soflow", "tvm", "lsd", "psd", "cd", "ctm", "freeflow", "fmm", "scm", "cmt")
+each_form = pytest.mark.parametrize(
+    "name", [n if n in FORMS else pytest.param(n, marks=pytest.mark.slow) for n in methods.METHODS]
+)
 
 
 class Bound(NamedTuple):
@@ -503,7 +508,7 @@ def test_the_tables_of_this_file_are_complete():
     assert set(ROWS) == set(methods.METHODS)
 
 
-@every_method
+@each_form
 def test_what_a_method_learns_to_jump(name):
     own = [point for term, point in drawn_by(name).items() if term != "anchor"]
     if ROWS[name].noise:
@@ -568,7 +573,7 @@ def test_points_are_on_the_path(name):
         np.testing.assert_allclose(point.v, point.eps - point.x0, atol=1e-5)
 
 
-@every_method
+@each_form
 def test_rows_are_split_as_columns_says_and_keep_the_noise_of_the_batch(name):
     rows = jnp.arange(24, dtype=jnp.float32)[:, None]
     given = {"x": rows, "label": jnp.arange(24), "eps": -rows}
@@ -604,7 +609,7 @@ def test_loss_errors_and_metrics(name):
     np.testing.assert_allclose(errors, expected, rtol=FINITE.get(name, 1e-4), atol=FINITE.get(name, 1e-5))
 
 
-@every_method
+@each_form
 def test_one_trace_over_the_steps(name):
     method = make(name)
     chex.clear_trace_counter()
@@ -628,7 +633,7 @@ def test_one_trace_over_the_steps(name):
         assert all(abs(g) > 0 for g in jax.tree.leaves(grads))
 
 
-@every_method
+@each_form
 @pytest.mark.parametrize("wide", [False, True])
 def test_an_absent_label_and_bfloat16_data(name, wide):
     with jax.enable_x64(wide):

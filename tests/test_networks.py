@@ -155,7 +155,10 @@ def test_no_loss_moves_a_teacher(name, teacher, map_teacher):
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(own)) > 0
 
 
-@pytest.mark.parametrize(("name", "reads"), [("freeflow", False), ("pid", False), ("boot", False), ("emd", True)])
+@pytest.mark.parametrize(
+    ("name", "reads"),
+    [("freeflow", False), ("emd", True), *(pytest.param(name, False, marks=pytest.mark.slow) for name in ("pid", "boot"))],
+)
 def test_a_data_free_method_reads_no_data(name, reads):
     """One step on rows that are not a number: every term, gradient and weight as with real rows."""
     run = experiment.setup(small(name), devices=ONE)
@@ -357,6 +360,7 @@ def test_seeds_side_by_side_on_two_devices_from_a_teachers_weights(teacher):
     assert not np.allclose(*one["V"]["Dense_3"]["kernel"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_resume_to_the_same_bits(tmp_path):
     config = small("lsd", seeds=3)
     whole = loop.train(config, tmp_path / "whole", devices=ONE)
@@ -497,7 +501,7 @@ def test_a_teacher_without_a_checkpoint(teacher, tmp_path):
 
 
 @pytest.mark.parametrize("parameterisation", flowmap.PARAMETERISATIONS)
-@pytest.mark.parametrize("name", ["mlp", "dit"])
+@pytest.mark.parametrize("name", ["mlp", pytest.param("dit", marks=pytest.mark.slow)])
 def test_networks_of_any_parameterisation(name, parameterisation):
     shape, x = ((8, 8, 1), jnp.ones((3, 8, 8, 1))) if name == "dit" else ((2,), jnp.ones((3, 2)))
     net = models.make(name, num_classes=4, parameterisation=parameterisation, width=16, depth=1)

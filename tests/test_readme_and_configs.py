@@ -134,7 +134,7 @@ def test_guidance_on_digits_keeps_what_is_said_of_it():
         assert number(ordered[-1], "recall") < 0.6 * number(ordered[0], "recall")
 
 
-FAST = (*method.HEADLINE, "lsd", "cd", "dmf", "pmf", "pfmm", "rectified_meanflow", "freeflow")  # the others in the slow tests
+FAST = (*method.HEADLINE, "lsd", "cd", "pfmm", "rectified_meanflow")  # the others in the slow tests
 PRESETS = [
     (name, preset) if name in FAST else pytest.param(name, preset, marks=pytest.mark.slow)
     for name in methods.METHODS

@@ -77,6 +77,10 @@ def outputs(name):
 
 
 every = pytest.mark.parametrize("name", NETS)
+# The two classes of blocks; the others share them, and are slow tests.
+blocks = pytest.mark.parametrize(
+    "name", [n if n in ("mit", "semi_lipschitz") else pytest.param(n, marks=pytest.mark.slow) for n in NETS]
+)
 
 
 @every
@@ -106,10 +110,7 @@ def directions(x):
     return jnp.cos(jnp.arange(x.size)).reshape(x.shape), jnp.ones_like(S), -0.5 * jnp.ones_like(T)
 
 
-# The two classes of blocks; the others share them.
-@pytest.mark.parametrize(
-    "name", [n if n in ("mit", "semi_lipschitz") else pytest.param(n, marks=pytest.mark.slow) for n in NETS]
-)
+@blocks
 def test_jvp_and_gradients_through_it(name):
     net, params, x = case(name)
     along = directions(x)
@@ -128,7 +129,7 @@ def test_jvp_and_gradients_through_it(name):
         )
 
 
-@every
+@blocks
 def test_bfloat16_in_and_out(name):
     net, params, x = case(name)
     low = net.clone(dtype="bfloat16")
