@@ -71,7 +71,11 @@ FLOORS = {
 }
 
 
-@pytest.mark.parametrize("name", FLOORS)
+# The others are made of the same parts: slow tests.
+KINDS = ("jvp", "MeanFlow gradient, jvp on 1/4 of the rows", "gradient through the jvp")
+
+
+@pytest.mark.parametrize("name", [n if n in KINDS else pytest.param(n, marks=pytest.mark.slow) for n in FLOORS])
 def test_an_operation_needs_the_matmuls_of_its_floor(name):
     net = models.make("dit", width=64, depth=2, heads=2, patch=1)
     x, column = jax.ShapeDtypeStruct((8, 4, 4, 4), jnp.float32), jax.ShapeDtypeStruct((8, 1, 1, 1), jnp.float32)

@@ -318,7 +318,9 @@ def test_velocity_of_blobs_is_the_posterior_mean(t):
     np.testing.assert_allclose(exact.blobs(means[:1], deviation)(jnp.asarray(x), t), one.v(jnp.asarray(x), t), rtol=1e-9)
 
 
-@pytest.mark.parametrize("v", [exact.boxes([(-1, -1), (0, 0)]), exact.blobs([[-1.0, 0.0], [1.0, 0.0]], 0.1)])
+@pytest.mark.parametrize(
+    "v", [pytest.param(exact.boxes([(-1, -1), (0, 0)]), marks=pytest.mark.slow), exact.blobs([[-1.0, 0.0], [1.0, 0.0]], 0.1)]
+)
 def test_velocities_are_finite_far_out_and_have_the_dtype_of_x(v):
     x = jnp.array([[9.0, -7.0], [0.0, 0.5], [-30.0, 4.0]])
     for t in (0.0, 1e-3, 0.5, 1.0):

@@ -63,7 +63,7 @@ def derived(name):
 
 
 # One of each kind; the others are counted by the slow test.
-KINDS = ("lsd", "ctm", "meanflow")
+KINDS = ("lsd", "meanflow")
 
 
 @pytest.mark.parametrize("name", [n if n in KINDS else pytest.param(n, marks=pytest.mark.slow) for n in LANDSCAPE])

@@ -129,6 +129,7 @@ def test_published_sizes(size, millions):
     assert abs(count / 1e6 / millions - 1) < 0.03, count
 
 
+@pytest.mark.slow
 def test_guidance_scale_is_an_input_when_asked():
     net = models.make("dit", width=16, depth=1, heads=2, guidance=True)
     x = jnp.ones((2, 4, 4, 1))

@@ -75,7 +75,7 @@ def test_draws_do_not_depend_on_the_mesh():
     chex.assert_trees_all_equal(*drawn)
 
 
-@pytest.mark.parametrize("name", ["meanflow", "ctm", "freeflow"])
+@pytest.mark.parametrize("name", ["meanflow", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ctm", "freeflow"))])
 def test_one_all_reduce_a_step(name):
     run = experiment.setup(small(name), devices=jax.devices()[:8])
     batch = sharding.global_batch(run.mesh, rows())
