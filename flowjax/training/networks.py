@@ -87,7 +87,7 @@ def make(config, method, net, load):
         ask = None
     else:
         ask = None if run is None else _map(run)
-    return Networks(modules, velocity, ask, weights)
+    return Networks(modules, velocity, ask, weights, heads=heads(method))
 
 
 def heads(method):
