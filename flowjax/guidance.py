@@ -50,31 +50,31 @@ def guided(v, v_weak, w):
 # On a teacher: functions of velocities `(x, t, cond) -> velocity`
 
 
-def classifier_free(velocity, interval=(0.0, 1.0)):
+def classifier_free(velocity, scale):
     """`velocity` guided away from its own answer to the null label, both asked in one doubled batch.
 
     Args:
-      velocity: `(x, t, cond) -> velocity`, which knows the null label -1.
-      interval: times (low, high) in [0, 1] outside which the scale is 1.
+      velocity: `(x, t, cond) -> velocity`, which knows the null label -1; it is told neither scale nor interval.
+      scale: `point -> w`, the scale at a point's time, such as `within`.
 
     Returns:
-      `(x, t, cond) -> velocity`, at the scale cond["guidance"], [B].
+      `(x, t, cond) -> velocity`, at the scale cond["guidance"], [B], of each row.
     """
 
     def ask(x, t, cond):
-        label = {"label": cond["label"]}
-        v, v_null = _doubled(velocity, x, t, label, null(label))
-        return guided(v, v_null, _between(t, interval, _column(cond["guidance"], x), 1.0))
+        own = _untold(cond)
+        v, v_null = _doubled(velocity, x, t, own, null(own))
+        return guided(v, v_null, scale(typing.Point(x=x, s=t, cond=cond)))
 
     return ask
 
 
-def autoguidance(velocity, weak, interval=(0.0, 1.0)):
+def autoguidance(velocity, weak, scale):
     """`velocity` guided away from that of a weaker network, as `classifier_free`; labels are not needed."""
 
     def ask(x, t, cond):
-        own = {name: value for name, value in cond.items() if name != "guidance"}
-        return guided(velocity(x, t, own), weak(x, t, own), _between(t, interval, _column(cond["guidance"], x), 1.0))
+        own = _untold(cond)
+        return guided(velocity(x, t, own), weak(x, t, own), scale(typing.Point(x=x, s=t, cond=cond)))
 
     return ask
 
@@ -240,25 +240,6 @@ def fading(point, *, decay=0.8):
     return 1 + d * (everywhere(point) - 1)
 
 
-def of_teacher(teacher, scale):
-    """A teacher's velocity at the scale that a kind of guidance reaches, from its own answers to label and null label.
-
-    Args:
-      teacher: `(x, t, cond) -> velocity`, which knows the null label.
-      scale: `point -> w`, see `Target`.
-
-    Returns:
-      `(x, t, cond) -> velocity`.
-    """
-
-    def ask(x, t, cond):
-        s = jnp.broadcast_to(jnp.asarray(t), x.shape[:1] + (1,) * (x.ndim - 1))
-        v, v_null = _doubled(teacher, x, s, cond, null(cond))
-        return guided(v, v_null, scale(typing.Point(x=x, s=s, cond=cond)))
-
-    return ask
-
-
 def _mixed(v, V_null, V_ss, w, k):
     found = (1 - k) * guided(v, V_null, w)
     return found if V_ss is None else found + k * V_ss
@@ -292,6 +273,11 @@ def null(cond):
     if "interval" in cond:
         plain["interval"] = jnp.zeros_like(cond["interval"]).at[:, 1].set(1.0)
     return {**cond, **plain}
+
+
+def _untold(cond):
+    """The condition of a network that knows of no guidance."""
+    return {name: value for name, value in cond.items() if name not in ("guidance", "interval")}
 
 
 def _unless_dropped(point, v, V_ss):

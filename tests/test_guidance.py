@@ -95,7 +95,7 @@ def test_the_target_of_two_gaussian_classes_is_their_guided_velocity(kind, heads
     np.testing.assert_allclose(scale(point), scale_at(kind, point.s, SCALED[kind][:, None]), rtol=1e-6)
     # A teacher that knows both classes and no scale is guided to the same velocity by its own answers.
     teacher = lambda x, t, cond: guided_flow(x, t, cond["label"], 1.0)
-    np.testing.assert_allclose(guidance.of_teacher(teacher, scale)(point.x, point.s, point.cond), expected, atol=1e-9)
+    np.testing.assert_allclose(guidance.classifier_free(teacher, scale)(point.x, point.s, point.cond), expected, atol=1e-9)
     np.testing.assert_array_equal(own.v[3], point.v[3])  # a dropped label keeps its own
     assert np.abs(own.v - point.v)[LABELS >= 0].max() > 0.1
 

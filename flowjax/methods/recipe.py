@@ -120,7 +120,7 @@ def guided(method, kind, scale, whole_anchor, constants):
 
     def of(pair):
         if "teacher" in method.needs:  # its velocity is not the data's: guided at once, by its own answers
-            return lambda nets, point: pair(nets._replace(teacher=guidance.of_teacher(nets.teacher, scale_at)), point)
+            return lambda nets, point: pair(nets._replace(teacher=guidance.classifier_free(nets.teacher, scale_at)), point)
         return lambda nets, point: pair(nets._replace(guide=guide), point)
 
     def weight(old):

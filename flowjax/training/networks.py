@@ -165,7 +165,7 @@ def _check_unconditional(run, config):
 
 def _guided(config, asked, run, velocity, weights, load):
     """(velocity, weights) of the teacher under config.guidance."""
-    kind, interval = config.guidance.kind, config.guidance.interval
+    kind, scale = config.guidance.kind, functools.partial(guidance.within, interval=config.guidance.interval)
     if "teacher_map" in asked:
         raise typing.InputError(
             f"config.guidance.kind is {kind!r}, and the method asks its teacher for a flow map; only velocities are guided:"
@@ -182,11 +182,8 @@ def _guided(config, asked, run, velocity, weights, load):
         ask_weak = _velocity(weak)
 
         def autoguided(both, x, t, cond):
-            own, other = (
-                (lambda x, t, cond: velocity(both["teacher"], x, t, cond)),
-                (lambda x, t, cond: ask_weak(both["weak"], x, t, cond)),
-            )
-            return guidance.autoguidance(own, other, interval)(x, t, cond)
+            own, other = functools.partial(velocity, both["teacher"]), functools.partial(ask_weak, both["weak"])
+            return guidance.autoguidance(own, other, scale)(x, t, cond)
 
         return autoguided, {"teacher": weights, "weak": weak.params}
     if config.guidance.weak:
@@ -195,11 +192,11 @@ def _guided(config, asked, run, velocity, weights, load):
             " --config.guidance.weak= clears it."
         )
     _check_unconditional(run, config)
-    return (
-        lambda weights, x, t, cond: guidance.classifier_free(lambda x, t, cond: velocity(weights, x, t, cond), interval)(
-            x, t, cond
-        )
-    ), weights
+
+    def guided(weights, x, t, cond):
+        return guidance.classifier_free(functools.partial(velocity, weights), scale)(x, t, cond)
+
+    return guided, weights
 
 
 def _closed_form(data_name, asked):
