@@ -383,7 +383,7 @@ def grid_of_flags():
     """[(tokens, attention)], checked before anything is compiled."""
     for name in ATTENTION.value:
         checks.member("attention", name, attention.IMPLEMENTATIONS)
-    tokens = command_line.whole_numbers("tokens", TOKENS.value, 1)
+    tokens = command_line.whole_numbers("tokens", TOKENS.value, low=1, needed=True)
     if BATCH.value % 4:
         raise typing.InputError(f"--batch={BATCH.value}: expected a multiple of 4, because a quarter of the rows is split off.")
     for h in TRAINING_H.value if TRAIN.value else ():

@@ -235,7 +235,7 @@ def growth(case, width):
 
 
 def main():
-    counts = command_line.whole_numbers("rows", ROWS.value, 16)
+    counts = command_line.whole_numbers("rows", ROWS.value, low=16, needed=True)
     every = comparisons()
     cases = [(c, n, d) for n in counts for d in (2, 64) for c in every if n <= c.most_rows and d in c.widths]
     about = (

@@ -23,14 +23,17 @@ def run(main):
     app.run(lambda argv: _one_sentence(lambda: _no_arguments(argv) or main()), flags_parser=_parse)
 
 
-def whole_numbers(name, values, low):
-    """Flag values as ints, () for none; raises InputError unless each is a whole number of at least `low`."""
+def whole_numbers(name, values, low, needed=False):
+    """Flag values as ints, () for none; raises InputError unless each is at least `low` and, if `needed`, there is one."""
     try:
         found = tuple(int(value) for value in values)
     except ValueError:
         found = (low - 1,)
-    if found and min(found) < low:
-        raise typing.InputError(f"--{name}={','.join(values)}: expected whole numbers of at least {low}, e.g. --{name}=1,2,4.")
+    if (needed and not found) or any(number < low for number in found):
+        example = ",".join(str(max(low, 1) * number) for number in (1, 2, 4))
+        raise typing.InputError(
+            f"--{name}={','.join(values)}: expected whole numbers of at least {low}, e.g. --{name}={example}."
+        )
     return found
 
 

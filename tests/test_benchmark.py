@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +86,13 @@ def test_an_operation_needs_the_matmuls_of_its_floor(name):
     count = lambda operation: flops.matmul(operations[operation], params, x, column, column, x)
     # Each call also runs the conditioning, one token's worth, and the first layer needs no gradient of its input.
     assert count(name) / count("forward") == pytest.approx(FLOORS[name], rel=0.03)
+
+
+def test_a_benchmark_of_no_size_is_refused(monkeypatch):
+    for flag, values in (("ATTENTION", ["xla"]), ("TOKENS", [])):
+        monkeypatch.setattr(benchmark_jvp, flag, types.SimpleNamespace(value=values))
+    with pytest.raises(typing.InputError, match="--tokens=: expected whole numbers of at least 1, e.g. --tokens=1,2,4"):
+        benchmark_jvp.grid_of_flags()
 
 
 # The answer
