@@ -82,8 +82,7 @@ def ct(
 
 
 def _training_pair(nets, point):
-    v = recipe.velocity(nets, point).v
-    return losses.consistency_training(recipe.bind(nets.V, point), point.x, point.s, point.t, v, point.a)
+    return losses.consistency_training(recipe.bind(nets.V, point), point.x, point.s, point.t, point.v, point.a)
 
 
 def ict(
@@ -341,8 +340,7 @@ def scm(
 
     def pair(nets, point):
         s, r = point.s, jnp.sqrt(point.s**2 + (1 - point.s) ** 2)
-        v = recipe.velocity(nets, point).v
-        V, target = losses.continuous_consistency(recipe.bind(nets.V, point), point.x, s, v, warmup=point.a, jvp=jvp)
+        V, target = losses.continuous_consistency(recipe.bind(nets.V, point), point.x, s, point.v, warmup=point.a, jvp=jvp)
         g = jax.lax.stop_gradient((1 - s) * r * (V - target))
         norm = jnp.sqrt(jnp.mean(g**2, axis=tuple(range(1, g.ndim)), keepdims=True))
         return typing.Pair(r * V, jax.lax.stop_gradient(r * V) - g / (norm + c))
