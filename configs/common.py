@@ -79,8 +79,9 @@ def auxiliary(config):
 
 
 def network(name, **fields):
-    """All fields of a network, so that each can be overridden: those given, and the defaults of the others. What it is told of the
-    guidance follows from config.guidance.
+    """All fields of a network, those given and the defaults of the others, so that each can be overridden.
+
+    What it is told of the guidance follows from config.guidance.
     """
     own = {field: value for field, value in models.defaults(name).items() if field not in models.TOLD}
     return ml_collections.ConfigDict({"name": name, **own, **fields})

@@ -2,18 +2,19 @@
 
     python -m experiments.train --config=configs/method.py:psd,checkerboard --workdir=runs/psd
 
-NAME is a row of `python -m experiments.landscape --table`, PRESET is checkerboard, digits, guided or test. All start from the published
-constants of flowjax.methods and the published parametrisation. On points (checkerboard, test) times are uniform and powers 0.5,
-because the published ones are for images; learned log-variances are bounded (log_variance_bound 0.5), because unbounded they
-diverged there; and a method that distils gets the closed-form velocity of the points as its teacher; pfmm needs a flow map:
---config.teacher=runs/psd. "guided" is digits with guidance (docs/guidance.md): a teacher must have
-learned with method.label_drop above 0, and ct, ict, ect, scm, pfmm and cmt refuse. On digits each must be given a run: --config.teacher=runs/flow_matching; rectified_meanflow and cmt, which
-learn from a teacher's trajectories, what experiments.reflow wrote: --config.data.coupling=runs/pairs. Gradients are clipped at norm
-1, and warm-ups last a tenth of the steps: ours too. The methods with a file of their own (configs/NAME.py) are what that file says.
+NAME is a row of `python -m experiments.landscape --table`, PRESET is checkerboard, digits, guided or test. All start from the
+published constants of flowjax.methods and the published parametrisation. On points (checkerboard, test) times are uniform and
+powers 0.5, because the published ones are for images; learned log-variances are bounded (log_variance_bound 0.5), because
+unbounded they diverged there; and a method that distils gets the closed-form velocity of the points as its teacher; pfmm needs
+a flow map: --config.teacher=runs/psd. On digits each that distils must be given a run: --config.teacher=runs/flow_matching;
+rectified_meanflow and cmt, which learn from a teacher's trajectories, what experiments.reflow wrote:
+--config.data.coupling=runs/pairs. "guided" is digits with guidance (docs/guidance.md): a teacher must have learned with
+method.label_drop above 0, and ct, ict, ect, scm, pfmm and cmt refuse. Gradients are clipped at norm 1, and warm-ups last a
+tenth of the steps: ours too. The methods with a file of their own (configs/NAME.py) are what that file says.
 
-On two CPU cores checkerboard takes one to three minutes, digits 5 to 15. What checkerboard gives, three seeds, every method learning
-from a trained teacher: docs/landscape_checkerboard.md; digits after 500 steps, ten methods: docs/landscape_digits.md. Digits of the
-others, and digits at full length of those without a file of their own, we have not run.
+On two CPU cores checkerboard takes one to three minutes, digits 5 to 15. What checkerboard gives, three seeds, every method
+learning from a trained teacher: docs/landscape_checkerboard.md; digits after 500 steps, ten methods: docs/landscape_digits.md.
+Digits of the others, and digits at full length of those without a file of their own, we have not run.
 """
 
 import importlib
