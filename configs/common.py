@@ -35,6 +35,12 @@ def base(preset, *, method):
     config.sampler = "flow_map"
     config.save_every = 1_000
     config.keep = 2  # newest checkpoints that stay
+    # A number of the evaluations by which the best checkpoint stays besides, "1step/frechet_pixels"; "": none. Each evaluation saves.
+    config.best = ""
+    config.max_nonfinite_steps = 0  # so many steps whose loss or gradient is not finite are skipped; one more ends the training
+    config.accumulate = 1  # parts of the batch that go through the network one after the other
+    # Devices along which weights are repeated, and along which they are sliced; -1: as many as there are left.
+    config.mesh = {"data": -1, "fsdp": 1}
 
     # dir "": TFDS_DATA_DIR or the default of TFDS. coupling "": independent noise; "ot": minibatch optimal transport; or a folder
     # that experiments.reflow wrote.

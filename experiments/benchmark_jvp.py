@@ -54,7 +54,7 @@ def network(tokens, implementation, *, dtype="float32"):
     """A DiT on `tokens` pixels of four channels, and the shape of a row."""
     height = max(side for side in range(1, int(tokens**0.5) + 1) if tokens % side == 0)
     net = models.make(
-        "dit", width=WIDTH.value, depth=DEPTH.value, heads=HEADS.value, patch=1, remat=REMAT.value, dtype=dtype,
+        "dit", width=WIDTH.value, depth=DEPTH.value, heads=HEADS.value, patch=1, remat="nothing_saveable" if REMAT.value else "", dtype=dtype,
         attention=implementation,
     )  # fmt: skip
     return net, (height, tokens // height, 4)

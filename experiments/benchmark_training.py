@@ -46,7 +46,7 @@ def networks():
         if not patch.isdigit() or int(patch) < 1:
             raise typing.InputError(f"--sizes={name}: expected SIZE/PATCH, e.g. B/4; sizes: {', '.join(models.DIT_SIZES)}.")
         fields = {"patch": int(patch), "dtype": DTYPE.value, "num_classes": CLASSES}
-        found[name] = models.make("dit", size=size, remat=REMAT.value, **fields)
+        found[name] = models.make("dit", size=size, remat="nothing_saveable" if REMAT.value else "", **fields)
         jax.eval_shape(lambda net=found[name]: net.init(jax.random.key(0), jnp.zeros((1, *shape())), 1.0, 0.0))
     return found
 
@@ -73,7 +73,7 @@ def model_flops(name, net):
     """Matmul FLOPs of a step without recomputation, counted in the program as compiled for a CPU."""
     host = flops.host()
     with jax.default_device(host):
-        step, init = training_program(name, net.clone(remat=False, attention="xla"), devices=[host])
+        step, init = training_program(name, net.clone(remat="", attention="xla"), devices=[host])
         return flops.matmul(step, *jax.eval_shape(init))
 
 

@@ -1,11 +1,13 @@
 """What the scripts share: flags that fail in one sentence."""
 
+import os
 import sys
 
+import jax
 from absl import app, flags, logging
 
 from flowjax import typing
-from flowjax.training import NonFiniteError
+from flowjax.training import NonFiniteError, SaveError, hosts, meters
 
 SAMPLER_HELP = (
     "flow_map, consistency, gamma:gamma=0.5, restart:low=0.2,high=0.6,repeats=2, euler, heun, midpoint or adaptive:rtol=1e-5;"
@@ -18,9 +20,39 @@ INTERVAL_HELP = (
 GRID_HELP = "uniform, shifted:shift=3, karras:sigma_min=0.002,sigma_max=80,rho=7, or times such as 1,0.8,0.3,0"
 
 
-def run(main):
-    """Runs `main()` as a script: mistakes of a person end in one sentence on stderr and status 2, without a traceback."""
-    app.run(lambda argv: _one_sentence(lambda: _no_arguments(argv) or main()), flags_parser=_parse)
+CHECKPOINT_HELP = "step of the checkpoint, or best, by the run's config.best; default: the newest"
+
+
+def run(main, arguments=""):
+    """Runs `main()` as a script: mistakes of a person end in one sentence on stderr and status 2, without a traceback.
+
+    Args:
+      main: the script.
+      arguments: what it is given besides flags, in words; "": nothing.
+    """
+    app.run(lambda argv: _one_sentence(lambda: main(*_arguments(argv, arguments))), flags_parser=_parse)
+
+
+def define_processes():
+    """The flags of a script that may run as one of several processes, for `join`."""
+    return (
+        flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, the same for all processes"),
+        flags.DEFINE_integer("processes", 0, "how many processes there are; with --coordinator"),
+        flags.DEFINE_integer("process", -1, "which of them this is, from 0; with --coordinator"),
+        flags.DEFINE_bool("distributed", False, "join the other processes as JAX finds them, as on a TPU pod slice"),
+    )
+
+
+def join(processes):
+    """Joins the other processes of the flags of `define_processes`, or of the environment; alone, does nothing."""
+    coordinator, number, process, distributed = (flag.value for flag in processes)
+    hosts.initialize(coordinator, number, process, distributed=distributed)
+
+
+def say(text):
+    """Prints in the lead process."""
+    if hosts.lead():
+        print(text)
 
 
 def whole_numbers(name, values, low, needed=False):
@@ -68,9 +100,12 @@ def _parse(argv):
     return _one_sentence(parse, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError)
 
 
-def _no_arguments(argv):
-    if len(argv) > 1:
+def _arguments(argv, expected):
+    if len(argv) > 1 and not expected:
         raise typing.InputError(f"unexpected argument {argv[1]!r}; everything is a flag: --name=value.")
+    if len(argv) == 1 and expected:
+        raise typing.InputError(f"expected {expected}.")
+    return argv[1:]
 
 
 def _one_sentence(work, *expected):
@@ -79,9 +114,18 @@ def _one_sentence(work, *expected):
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is written.", file=sys.stderr)
         sys.exit(130)
-    except (typing.InputError, NonFiniteError, flags.Error, *expected) as error:
+    except (typing.InputError, NonFiniteError, SaveError, meters.RecompilationError, flags.Error, *expected) as error:
         print(f"error: {_sentence(error)}", file=sys.stderr)
         sys.exit(2)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        # Not sys.exit: at exit JAX waits for the others, one of which is gone.
+        print(
+            f"error: another process of this run died ({str(error).splitlines()[0][:120]}); start all of them again.",
+            file=sys.stderr,
+        )
+        os._exit(3)
 
 
 def _sentence(error):

@@ -80,7 +80,7 @@ def test_images_may_be_whole_numbers(digits, tmp_path):
 
 def test_eight_devices_draw_what_one_draws(points):
     run, labels = training.load(points), np.full(1_001, -1)
-    mesh = sharding.data_mesh(jax.devices())
+    mesh = sharding.make_mesh()
     assert mesh.devices.size == 8
     one = evaluation.make_sampler(run.net, run.shape, "restart")(run.params, 0, labels, 3, first=7)
     eight = evaluation.make_sampler(run.net, run.shape, "restart", mesh=mesh)(run.params, 0, labels, 3, first=7)

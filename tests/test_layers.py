@@ -9,7 +9,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = [
     {"typing"},
-    {"checks", "flops"},
+    {"checks", "collectives", "flops"},
     {"flowmap", "paths", "times", "derivatives", "distances", "benchmark"},
     {"losses", "guidance", "samplers", "exact"},
     {"methods"},

@@ -23,11 +23,13 @@ __all__ = [
     "MiT",
     "Parameterised",
     "SEMI_LIPSCHITZ_SIZES",
+    "SHARDING",
     "SIZES",
     "SemiLipschitzDiT",
     "TOLD",
     "UNet",
     "defaults",
+    "in_float32",
     "make",
     "two_headed",
 ]
@@ -45,6 +47,16 @@ SIZES = {
     "mit": MIT_SIZES,
     "decoupled_dit": DIT_SIZES,
     "semi_lipschitz_dit": SEMI_LIPSCHITZ_SIZES,
+}
+# Which dimensions of a weight are sliced along "fsdp", see flowjax.training.sharding.specs: (regular expression on its path, axes of
+# its last dimensions), the first match wins. Last layers have few columns, so they are sliced along their rows.
+SHARDING = {
+    "mlp": ((r"Dense_[1-9]\d*/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
+    "dit": ((r"patch_out/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
+    "mit": ((r"(mlp_gate|mlp_in|average_out|velocity_out)/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
+    "decoupled_dit": ((r"patch_out/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
+    "semi_lipschitz_dit": ((r"patch_out/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
+    "unet": ((r"last/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
 }
 TOLD = ("guidance", "interval")  # fields of networks: which parts of cond they take besides the label
 
@@ -73,6 +85,11 @@ def make(name, *, num_classes=0, parameterisation="velocity", **fields):
         checks.member(f"field of network {name!r}", field, defaults(name))
     net = MODELS[name](num_classes=num_classes, **fields)
     return net if parameterisation == "velocity" else Parameterised(net, parameterisation)
+
+
+def in_float32(net):
+    """The same network, computing in float32."""
+    return net.clone(net=in_float32(net.net)) if isinstance(net, Parameterised) else net.clone(dtype="float32")
 
 
 def defaults(name):

@@ -4,8 +4,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flowjax import typing
+from flowjax import checks, typing
 from flowjax.models import attention, embeddings
+
+# What jax.checkpoint_policies let a block keep for the backward pass: nothing (one more forward pass), its matmuls, or those of weights.
+REMAT = ("nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable")
 
 DIT_SIZES = {
     "tiny": {"width": 64, "depth": 3, "heads": 4},
@@ -28,10 +31,20 @@ def keep_matmuls(method):
     return nn.remat(method, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False)
 
 
+def rematerialised(block, policy, **options):
+    """A class of blocks that are recomputed in the backward pass, but for what a policy of REMAT keeps; "": the class itself.
+
+    Raises:
+      InputError: for an unknown policy.
+    """
+    checks.member("remat", policy, ("", *REMAT))
+    return nn.remat(block, policy=getattr(jax.checkpoint_policies, policy), **options) if policy else block
+
+
 def stack(block, depth, *, remat, unroll):
-    """`depth` blocks in a scan, a class: blocks are called `(h, *the same for all) -> (h, None)`."""
+    """`depth` blocks in a scan, a class: blocks are called `(h, *the same for all) -> (h, None)`; `remat`: see rematerialised."""
     return nn.scan(
-        nn.remat(block, prevent_cse=False) if remat else block,
+        rematerialised(block, remat, prevent_cse=False),
         variable_axes={"params": 0},
         split_rngs={"params": True},
         in_axes=nn.broadcast,
@@ -104,7 +117,8 @@ class DiT(nn.Module):
       time_scale: times are multiplied by it before the embedding.
       guidance: whether cond["guidance"] [B], scales of at least 1, is embedded as 1 - 1 / w; from zero, so that it changes nothing at first.
       interval: whether cond["interval"] [B, 2], the times between which the map is guided, is embedded; from zero likewise.
-      remat: recompute whole blocks in the backward pass, one more forward pass; otherwise matmuls are kept and what lies between them recomputed.
+      remat: what the backward pass finds of a block, the rest is computed again: "nothing_saveable" (one more forward pass), or another
+        of REMAT; "": matmuls and the attention's own choice.
       unroll: blocks unrolled in one iteration of the scan over blocks.
       dtype: "float32" or "bfloat16", of the computation; parameters are float32.
       attention: "auto", "chunked" or "xla", see flowjax.models.attention.
@@ -121,7 +135,7 @@ class DiT(nn.Module):
     time_scale: float = 1.0
     guidance: bool = False
     interval: bool = False
-    remat: bool = False
+    remat: str = ""
     unroll: int = 1
     dtype: str = "float32"
     attention: str = "auto"

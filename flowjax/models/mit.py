@@ -86,7 +86,8 @@ class MiT(nn.Module):
       bottleneck: channels between the two linear maps of a patch; 0 for one map. Published: 128, above width 1024 256.
       positions: "sequence" (rotary positions in the whole sequence) or "grid" (rotary rows and columns of the patches alone, a
         learned embedding of all positions, and the MLP's hidden width rounded up to a multiple of 8).
-      remat: recompute whole blocks in the backward pass, one more forward pass; otherwise matmuls are kept and what lies between them recomputed.
+      remat: what the backward pass finds of a block, the rest is computed again: "nothing_saveable" (one more forward pass), or another
+        of dit.REMAT; "": matmuls and the attention's own choice.
       unroll: blocks unrolled in one iteration of the scan over blocks.
       dtype: "float32" or "bfloat16", of the computation; parameters are float32.
       attention: "auto", "chunked" or "xla", see flowjax.models.attention.
@@ -105,7 +106,7 @@ class MiT(nn.Module):
     interval: bool = True
     bottleneck: int = 0
     positions: str = "sequence"
-    remat: bool = False
+    remat: str = ""
     unroll: int = 1
     dtype: str = "float32"
     attention: str = "auto"

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flowjax import typing
-from flowjax.models import attention, embeddings
+from flowjax.models import attention, dit, embeddings
 
 XAVIER = nn.initializers.xavier_uniform()
 MAX_PERIOD = 10_000.0
@@ -127,7 +127,8 @@ class UNet(nn.Module):
       time_scale: times are multiplied by it before the embedding.
       guidance: whether cond["guidance"] [B], scales of at least 1, is embedded as 1 - 1 / w; from zero, so that it changes nothing at first.
       interval: whether cond["interval"] [B, 2], times in [0, 1] between which guidance acts, is embedded; from zero too.
-      remat: recompute each block in the backward pass, one more forward pass.
+      remat: what the backward pass finds of a block, the rest is computed again: "nothing_saveable" (one more forward pass), or another
+        of dit.REMAT (which know matmuls, not convolutions); "": everything.
       dtype: "float32" or "bfloat16", of the computation; parameters, statistics of norms and the embedding are float32.
       attention: "auto", "chunked" or "xla", see flowjax.models.attention.
 
@@ -145,7 +146,7 @@ class UNet(nn.Module):
     time_scale: float = 1.0
     guidance: bool = False
     interval: bool = False
-    remat: bool = False
+    remat: str = ""
     dtype: str = "float32"
     attention: str = "auto"
 
@@ -169,7 +170,7 @@ class UNet(nn.Module):
         cond, dtype = cond or {}, jnp.dtype(self.dtype)
         self._check(x)
         c, keys = self._conditioning(x, s, t, cond), self._keys(cond, x)
-        kind, numbers = nn.remat(Block) if self.remat else Block, itertools.count()
+        kind, numbers = dit.rematerialised(Block, self.remat), itertools.count()
 
         def block(h, name, width, resample="", attend=False):
             made = kind(width, next(numbers), self.dropout, resample, attend, dtype, self.attention, name=name)

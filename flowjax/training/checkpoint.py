@@ -1,10 +1,11 @@
 """Checkpoints: a thin layer over orbax, the only module that knows it.
 
-A checkpoint is the State and a fingerprint of it. Orbax writes aside and renames, so a killed save leaves nothing that looks
-finished; the fingerprint finds what was damaged later.
+A checkpoint is the State, a fingerprint of it and what it measured. Orbax writes aside and renames, so a killed save leaves nothing
+that looks finished; the fingerprint finds what was damaged later. All processes of a run call everything here together.
 """
 
 import logging
+import math
 import pathlib
 import re
 import shutil
@@ -15,6 +16,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 
 from flowjax import typing
+from flowjax.training import hosts
 
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
@@ -24,50 +26,70 @@ class Checkpoints:
 
     Args:
       workdir: the folder; checkpoints go to its subfolder `checkpoints`.
-      keep: how many of the newest stay.
+      keep: how many of the newest stay; the best stays besides, if any was measured.
       read_only: never creates or deletes anything.
+      report: gets one sentence, in the lead process, for each save that failed and each checkpoint that cannot be read.
     """
 
-    def __init__(self, workdir, *, keep=2, read_only=False):
+    def __init__(self, workdir, *, keep=2, read_only=False, report=print):
         self.path = pathlib.Path(workdir).absolute() / "checkpoints"
+        policy = None if read_only else _NewestAndBest(keep, self.best)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep, create=not read_only, read_only=read_only, enable_async_checkpointing=True
+            preservation_policy=policy, create=not read_only, read_only=read_only, enable_async_checkpointing=True
         )
-        self._read_only = read_only
+        self._read_only, self._saving, self._measures = read_only, None, {}
+        self._report = report if hosts.lead() else lambda sentence: None
+        self.unsaved = None  # the last step whose save failed, None after one that did not
         self._manager = ocp.CheckpointManager(self.path, options=options)
+        self._measures = {step: self._measure(step) for step in self.steps()}
 
     def steps(self):
         """Steps of the finished checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step, state):
-        """Starts saving; returns before the files are complete. A step that is already saved is left alone."""
+    def best(self, steps=None):
+        """The step with the least measure among those given (None: all that are saved); None if none was measured."""
+        found = {step: self._measures.get(step) for step in (self.steps() if steps is None else steps)}
+        measured = {step: measure for step, measure in found.items() if measure is not None}
+        return min(measured, key=measured.get, default=None)
+
+    def save(self, step, state, measure=math.nan):
+        """Starts saving; returns before the files are complete. A step that is already saved is left alone.
+
+        A save that fails, now or while its files are written, is reported and leaves the older checkpoints as they are.
+
+        Args:
+          step: its number.
+          state: the State.
+          measure: what decides on the best, the least; nan: this one was not measured.
+        """
+        self.wait()
         if step in self._manager.all_steps():
             return
-        meta = {"fingerprint": int(fingerprint(state))}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave(meta)),
-            force=True,
-        )
+        meta = {"fingerprint": int(fingerprint(state)), "measure": measure if math.isfinite(measure) else None}
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave(meta))
+        self._saving, self._measures[step] = step, meta["measure"]
+        self._try(lambda: self._manager.save(step, args=args, force=True))
 
     def wait(self):
-        """Returns when everything is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when everything is on disk, or has been reported."""
+        if self._saving is not None and self._try(self._manager.wait_until_finished):
+            self._saving = self.unsaved = None
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
         """Waits and ends the threads."""
+        self.wait()
         self._manager.close()
 
-    def restore(self, like, report=print):
+    def restore(self, like, step=None):
         """The newest readable checkpoint.
 
         Args:
           like: the state that is expected, as jax.ShapeDtypeStructs with shardings.
-          report: gets one sentence for each unreadable checkpoint.
+          step: this one and no other.
 
         Returns:
           (state, step), or None if there is no checkpoint at all.
@@ -75,13 +97,13 @@ class Checkpoints:
         Raises:
           InputError: if there are checkpoints and none is readable.
         """
-        steps, unreadable, reason = self.steps(), [], ""
+        steps, unreadable, reason = self.steps() if step is None else [step], [], ""
         for step in reversed(steps):
             try:
                 state = self._read(step, like)
             except Exception as error:  # orbax and tensorstore raise many types for a damaged file
-                reason = re.split(r"[.:(\n]", str(error).strip())[0][:100] or type(error).__name__
-                report(f"checkpoint {self.path / str(step)} cannot be read ({reason}); trying the one before.")
+                reason = _short(error)
+                self._report(f"checkpoint {self.path / str(step)} cannot be read ({reason}); trying the one before.")
                 unreadable.append(step)
             else:
                 self._set_aside(unreadable)
@@ -96,26 +118,86 @@ class Checkpoints:
     def _set_aside(self, steps):
         """Renames unreadable checkpoints, so that training can save at their steps again."""
         if steps and not self._read_only:
-            for step in steps:
+            for step in steps if hosts.lead() else ():
                 aside = self.path / f"{step}.unreadable"
                 shutil.rmtree(aside, ignore_errors=True)  # of an earlier accident
                 (self.path / str(step)).rename(aside)
+            hosts.barrier("unreadable checkpoints are set aside")
             self._manager.reload()
 
+    def _try(self, work):
+        """Whether `work`, a part of the save that is going on, succeeded; if not, its remains are deleted and it is reported."""
+        try:
+            work()
+            return True
+        except Exception as error:  # many types: of the file system, tensorstore, orbax
+            step, self._saving = self._saving, None
+            self.unsaved = step
+            if hosts.lead():
+                for remains in self.path.glob(f"{step}.*-tmp*"):  # they would fill the disk
+                    shutil.rmtree(remains, ignore_errors=True)
+            self._manager.reload()
+            saved = self.steps()
+            self._report(
+                f"the checkpoint of step {step} could not be saved in {self.path} ({_short(error)}); training goes on, and the last good"
+                f" one is {f'that of step {saved[-1]}' if saved else 'missing: none was saved yet'}."
+            )
+            return False
+
+    def _measure(self, step):
+        try:
+            found = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+            return found["meta"].get("measure")
+        except Exception:  # damaged: whoever wants to read it will hear of it
+            return None
+
     def _read(self, step, like):
-        # Decode everything once, in this thread: orbax meets a damaged file in threads of its own, which print tracebacks.
-        base = {"driver": "ocdbt", "base": f"file://{self.path / str(step) / 'state'}/"}
-        for key in tensorstore.KvStore.open(base).result().list().result():
-            name, _, file = key.decode().rpartition("/")
-            if file == ".zarray":
-                spec = {"driver": "zarr", "kvstore": {**base, "path": name}, "fill_missing_data_reads": False}
-                tensorstore.open(spec).result().read().result()
+        # Decode everything once, in one process and this thread: orbax meets a damaged file in threads of its own, which print tracebacks.
+        damage = _damage(self.path / str(step) / "state") if hosts.lead() else None
+        if hosts.from_lead(damage is not None):
+            raise damage or ValueError("process 0 cannot read it")
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like._asdict()), meta=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=args)
         state = type(like)(**restored["state"])
         if int(fingerprint(state)) != restored["meta"]["fingerprint"]:
             raise ValueError("its content is not what was saved")
         return state
+
+
+class _NewestAndBest:
+    """Which checkpoints stay, in the form that orbax asks for.
+
+    Args:
+      keep: how many of the newest.
+      best: steps -> the best of them or None.
+    """
+
+    def __init__(self, keep, best):
+        self._keep, self._best = keep, best
+
+    def should_preserve(self, checkpoints, *, context):
+        """One bool for each checkpoint."""
+        steps = sorted(info.step for info in checkpoints)
+        stay = {*steps[-self._keep :], self._best(steps)}
+        return [info.step in stay for info in checkpoints]
+
+
+def _short(error):
+    return re.split(r"[.:(\n]", str(error).strip())[0][:100] or type(error).__name__
+
+
+def _damage(folder):
+    """What is wrong with the arrays of a checkpoint, an exception or None."""
+    base = {"driver": "ocdbt", "base": f"file://{folder}/"}
+    try:
+        for key in tensorstore.KvStore.open(base).result().list().result():
+            name, _, file = key.decode().rpartition("/")
+            if file == ".zarray":
+                spec = {"driver": "zarr", "kvstore": {**base, "path": name}, "fill_missing_data_reads": False}
+                tensorstore.open(spec).result().read().result()
+    except Exception as error:  # tensorstore raises many types
+        return error
+    return None
 
 
 @jax.jit

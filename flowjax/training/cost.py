@@ -20,7 +20,7 @@ def rho(tokens=64, width=NETWORK["width"]):
 
 def network(remat=False):
     """The DiT whose forward pass is the unit."""
-    return models.make("dit", num_classes=CLASSES, remat=remat, **NETWORK)
+    return models.make("dit", num_classes=CLASSES, remat="nothing_saveable" if remat else "", **NETWORK)
 
 
 def program(method, net, *, shape=SHAPE, num_classes=CLASSES, batch, optimizer, decays=(), devices=None):
@@ -41,7 +41,7 @@ def program(method, net, *, shape=SHAPE, num_classes=CLASSES, batch, optimizer, 
     Returns:
       `(step, init)`: the pure step of (state, batch, weights of a teacher), and `init()`, which makes these three.
     """
-    mesh, key = sharding.data_mesh(devices or jax.devices()[:1]), jax.random.key(0)
+    mesh, key = sharding.make_mesh(devices=devices or jax.devices()[:1]), jax.random.key(0)
     ask = lambda weights, x, s, t, cond: net.apply({"params": weights}, x, s, t, cond)
     heads = networks.heads(method)
     modules = networks.Networks(networks.trained(method, net), lambda w, x, t, cond: ask(w, x, t, t, cond), ask, heads=heads)

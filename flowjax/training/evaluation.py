@@ -6,11 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
+from jax.experimental import multihost_utils
 
 from flowjax import data, evals, plots, samplers, typing
 from flowjax.training import sharding
 
 CHUNK = 512
+# What is measured during training: of points, of images, and of images with a classifier besides.
+POINTS, IMAGES, CLASSIFIED = (
+    ("sliced_wasserstein", "energy_distance"),
+    ("frechet_pixels", "recall", "precision"),
+    ("frechet_features", "agreement"),
+)
+HIGHER_IS_BETTER = ("recall", "precision", "agreement")
 
 
 def condition(labels, told):
@@ -66,10 +74,15 @@ def make_sampler(net, shape, sampler="flow_map", told=None, *, grid="uniform", p
             index, label, begun = jax.device_put(
                 (first + np.arange(len(padded))[part], padded[part], None if x is None else x[part]), rows
             )
-            parts.append(np.asarray(chunk(params, key, index, label, times, begun)))
+            parts.append(_on_host(chunk(params, key, index, label, times, begun)))
         return np.concatenate(parts)[:n]
 
     return sample
+
+
+def _on_host(x):
+    """An array whole, in every process that holds a part of it."""
+    return np.asarray(x) if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
 
 
 def measures(reference, classifier=None):
@@ -101,6 +114,27 @@ def measures(reference, classifier=None):
         return found
 
     return measure
+
+
+def check_best(config, shape):
+    """Raises InputError unless config.best is "" or one of the numbers that an evaluation during training finds on rows of a shape."""
+    names = POINTS if len(shape) == 1 else IMAGES + CLASSIFIED * (config.data.name == "digits")
+    known = [f"{steps}step/{name}" for steps in config.eval_steps for name in names] if config.eval_every else []
+    if config.best and config.best not in known:
+        raise typing.InputError(
+            f"config.best is {config.best!r}; expected the measure by which the best checkpoint is kept, "
+            + (
+                f"one of {', '.join(known)}, or '' for none."
+                if known
+                else "and config.eval_every is 0, so that nothing is measured: --config.best=."
+            )
+        )
+
+
+def lower_is_better(best, measured):
+    """The measure named `best` of an evaluation, turned round where more is better; nan if there is none."""
+    value = measured.get(best, float("nan"))
+    return -value if best.rpartition("/")[2] in HIGHER_IS_BETTER else value
 
 
 def judge(config, reference):

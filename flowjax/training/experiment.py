@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 
 from flowjax import data, guidance, methods, models, samplers, typing
-from flowjax.training import checkpoint, networks, sharding, starting, state, step, workdir as folders
+from flowjax.training import checkpoint, evaluation, networks, sharding, starting, state, step, workdir as folders
 
 
 class Experiment(NamedTuple):
@@ -24,7 +24,7 @@ class Experiment(NamedTuple):
       init: `() -> State`, jitted, placed on the mesh.
       like: the state as ShapeDtypeStructs with shardings, for restoring and compiling.
       batch_like: a global batch likewise.
-      step: the pure training step, `(state, batch, fixed)`; of all seeds together if there are several.
+      step_on: mesh -> the pure training step, `(state, batch, fixed)`; of all seeds together if there are several.
       binned: raw errors by time bin of the first seed, jitted, see flowjax.training.step.make_binned.
       schedule: step -> learning rate of V.
     """
@@ -38,9 +38,14 @@ class Experiment(NamedTuple):
     init: Any
     like: state.State
     batch_like: dict
-    step: Any
+    step_on: Any
     binned: Any
     schedule: Any
+
+    @property
+    def step(self):
+        """The pure training step on the mesh."""
+        return self.step_on(self.mesh)
 
     @property
     def net(self):
@@ -64,15 +69,16 @@ def setup(config, devices=None):
       InputError: for whatever in the config cannot work, before anything is compiled or written.
     """
     _check_numbers(config)
-    method, mesh = _method(config), sharding.data_mesh(devices)
-    sharding.check_batch(mesh, config.batch_size, method)
+    method, mesh = _method(config), sharding.make_mesh(config.mesh, devices)
+    sharding.check_batch(mesh, config.batch_size, method, config.accumulate)
     for steps in config.eval_steps:
         samplers.check(config.sampler, steps)
     load_split = lambda split: data.load(config.data.name, split=split, data_dir=config.data.dir or None)
     source = data.couple(load_split("train"), config.data.coupling)
     _check_labels(config, source.num_classes)
     held_out = load_split("test") if config.eval_every else None
-    data.check(source, batch_size=config.batch_size, seed=config.seed, flip=config.data.flip)
+    data.check(source, batch_size=config.batch_size, seed=config.seed, flip=config.data.flip, processes=jax.process_count())
+    evaluation.check_best(config, source.shape)
     _check_method(config)
     net = _network(config, source.num_classes)
     load_run = lambda folder, flag: _other_run(folder, flag, config.data.name, source.shape, source.num_classes)
@@ -80,7 +86,9 @@ def setup(config, devices=None):
     start = starting.weights(config, load_run, _inputs)
     optimizers, init = _optimized(config, method, modules.trained, source.shape)
 
-    pure_step = step.make_step(method, modules, optimizers, mesh, _keys(config)[1])
+    rules, lead = models.SHARDING[config.model.name], int(config.seeds > 1)
+    options = {"key": _keys(config)[1], "rules": rules, "accumulate": config.accumulate}
+    step_on = lambda mesh: step.make_step(method, modules, optimizers, mesh, **options)
     binned = step.make_binned(method, modules, _keys(config)[1], config.seeds)
     whole, rows = sharding.whole(mesh), sharding.rows(mesh, config.seeds)
     row = data.arrays(source, limit=1) | ({"eps": np.zeros((1, *source.shape), np.float32)} if source.coupling else {})
@@ -88,10 +96,13 @@ def setup(config, devices=None):
     batch = {
         name: jax.ShapeDtypeStruct((*leading, *value.shape[1:]), value.dtype, sharding=rows) for name, value in row.items()
     }
-    like = _like(_traced(config, init, start), whole)
-    _traced(config, pure_step, like, batch, modules.fixed)
+    like = sharding.placed(_traced(config, init, start), rules, mesh, lead)
+    _traced(config, step_on(mesh), like, batch, modules.fixed)
     _traced(config, checkpoint.fingerprint, like)
-    placed = functools.partial(jax.jit(init, out_shardings=whole), jax.device_put(jax.device_get(start), whole))
+    # Slices from the start: no device ever holds the whole state.
+    begin = jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like))
+    slices = jax.tree.map(lambda leaf: leaf.sharding, sharding.placed(start, rules, mesh))
+    placed = functools.partial(begin, jax.device_put(jax.device_get(start), slices))
     # By way of the host: they were read onto one device of this process.
     modules = modules._replace(fixed=jax.device_put(jax.device_get(modules.fixed), whole))
     return Experiment(
@@ -104,8 +115,8 @@ def setup(config, devices=None):
         placed,
         like,
         batch,
-        pure_step,
-        jax.jit(binned),
+        step_on,
+        jax.jit(binned, out_shardings=whole),
         optimizers["V"].schedule,
     )
 
@@ -306,34 +317,51 @@ def _shown(asked):
     return ",".join(map(str, asked)) if isinstance(asked, tuple) else asked
 
 
-def load(workdir, average="", flag="--workdir", seed=0):
-    """The network of the newest readable checkpoint of a run; needs neither the data nor the devices of the training.
+def load(workdir, average="", flag="--workdir", seed=0, step=""):
+    """The network of a checkpoint of a run; needs neither the data nor the devices of the training.
 
     Args:
       workdir: the folder of a run.
       average: decay of the average to sample with, "none" for the raw weights, "" for the run's first average.
       flag: what the folder was given as, for the errors.
       seed: which of the seeds that were trained side by side, from 0.
+      step: of the checkpoint, or "best", by config.best; "": the newest that is readable.
 
     Raises:
-      InputError: if the folder holds no run, no readable checkpoint or no such average.
+      InputError: if the folder holds no run, no readable checkpoint, no such checkpoint or no such average.
     """
     config = folders.load_config(workdir, flag)
-    for field, has in (("seeds", "seeds" in config), ("guidance.k", "k" in config.get("guidance", {}))):
-        if not has:  # before the second, a DiT's positions were in another order
+    for field, has in (("guidance.k", "k" in config.get("guidance", {})), ("mesh", "mesh" in config)):
+        if not has:  # before the first, a DiT's positions were in another order; before the second, the state held less
             raise typing.InputError(
                 f"{flag}={workdir} is a run of an earlier flowjax, whose config lacks {field!r}; train it again."
             )
     shape, num_classes = folders.load_data_facts(workdir)
     method, net = _method(config), _network(config, num_classes)
     _, init = _optimized(config, method, networks.trained(method, net), shape)
-    like = _like(jax.eval_shape(init), sharding.whole(sharding.data_mesh(jax.local_devices()[:1])))
+    alone = jax.process_count() == 1  # several processes restore together, each of them everything
+    like = _like(jax.eval_shape(init), sharding.whole(sharding.make_mesh(devices=jax.devices()[:1] if alone else None)))
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
-        found = checkpoints.restore(like)
+        found = checkpoints.restore(like, _asked(checkpoints, step, config, f"{flag}={workdir}"))
     if found is None:
         raise typing.InputError(f"{flag}={workdir} holds no checkpoint yet; train until the first is saved.")
     params = weights(config, found[0], average or default_average(config), seed)
     return Trained(config, shape, num_classes, net, params, found[1])
+
+
+def _asked(checkpoints, step, config, where):
+    """The step that was asked for, None for the newest; raises InputError if it is not there."""
+    steps = checkpoints.steps()
+    if not step or not steps:
+        return None
+    if step == "best" and checkpoints.best() is not None:
+        return checkpoints.best()
+    if step.isdigit() and int(step) in steps:
+        return int(step)
+    why = f"config.best is {config.best!r}, and nothing was measured by it" if step == "best" else "it is not there"
+    raise typing.InputError(
+        f"--checkpoint={step}: {where} has the checkpoints {', '.join(map(str, steps))}; {why}. Leave the flag out for the newest."
+    )
 
 
 def _like(shapes, placement):
@@ -361,6 +389,8 @@ def _check_numbers(config):
         "eval_every": 0,
         "save_every": 1,
         "keep": 1,
+        "accumulate": 1,
+        "max_nonfinite_steps": 0,
         "eval_samples": 8,
         "seed": 0,
         "seeds": 1,

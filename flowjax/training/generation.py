@@ -58,7 +58,7 @@ def write(
             f"--dtype={dtype}: expected float32, or uint8 for images; rows of {run.config.data.name} have shape {run.shape}."
         )
     sampler, told = sampler or run.config.sampler, run.told(guidance, interval)
-    mesh = sharding.data_mesh(jax.local_devices())
+    mesh = sharding.make_mesh(devices=jax.local_devices())
     sample = evaluation.make_sampler(run.net, run.shape, sampler, told, grid=grid, path=networks.path_of(run.config), mesh=mesh)
     asked = evaluation.asked_labels(run, labels)
     facts = {

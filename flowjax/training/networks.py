@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from flowjax import guidance, methods, models, typing
+from flowjax import derivatives, guidance, methods, models, typing
 from flowjax.data import points
 
 EXACT = "exact"
@@ -144,7 +144,7 @@ def _check_auxiliary(config, modules):
 def _map(run):
     def ask(weights, x, s, t, cond):
         asked = {name: value for name, value in (cond or {}).items() if name != "dropout"}  # which is the student's
-        return run.net.apply({"params": weights}, x, s, t, asked)
+        return _apply(run.net, weights, x, s, t, asked)
 
     return ask
 
@@ -213,19 +213,25 @@ def _closed_form(data_name, asked):
     return lambda weights, x, t, cond: velocity(x, t)
 
 
+def _apply(net, weights, *inputs, **options):
+    """What a network answers, in float32 where flowjax.derivatives.float32 asks for a tangent."""
+    net = models.in_float32(net) if derivatives.in_float32() else net
+    return net.apply({"params": weights}, *inputs, **options)
+
+
 def nets(networks, params, target, fixed):
     """The Nets of a recipe, from the trained weights, the target's and the teacher's; the last two get no gradient."""
-    V = lambda weights: lambda x, s, t, cond=None: networks.trained["V"].apply({"params": weights}, x, s, t, cond)
+    V = lambda weights: lambda x, s, t, cond=None: _apply(networks.trained["V"], weights, x, s, t, cond)
     fixed = jax.lax.stop_gradient(fixed)
     supplied = {"V": V(params["V"]), "frozen": V(jax.lax.stop_gradient(params["V"]))}
     if networks.heads == 2:
-        apply_both = functools.partial(networks.trained["V"].apply, {"params": params["V"]}, method="both")
+        apply_both = functools.partial(_apply, networks.trained["V"], params["V"], method="both")
         supplied["both"] = lambda x, s, t, cond=None: apply_both(x, s, t, cond)
     if target is not None:
         supplied["ema"] = V(jax.lax.stop_gradient(target))
     if "velocity" in params:
-        auxiliary = networks.trained["velocity"].apply
-        supplied["velocity"] = lambda x, t, cond=None: auxiliary({"params": params["velocity"]}, x, t, t, cond)
+        auxiliary = functools.partial(_apply, networks.trained["velocity"], params["velocity"])
+        supplied["velocity"] = lambda x, t, cond=None: auxiliary(x, t, t, cond)
     if "log_variance" in params:
         apply = networks.trained["log_variance"].apply
         supplied["log_variance"] = lambda s, t: apply({"params": params["log_variance"]}, s, t)

@@ -15,6 +15,7 @@ class State(NamedTuple):
 
     Attributes:
       step: steps done, int32.
+      skipped: of them, those that changed nothing because loss, gradient or new weights were not finite, int32.
       params: of the trained networks, {"V": ..., "velocity": ..., "log_variance": ...} as far as the method has them.
       opt_state: of the optimizers, by the same names.
       target: average of V's weights with the method's own decay; None if the method needs none.
@@ -22,13 +23,14 @@ class State(NamedTuple):
     """
 
     step: jax.Array
+    skipped: jax.Array
     params: Any
     opt_state: Any
     target: Any
     averages: dict[str, Any]
 
 
-SEEDS = State(step=None, params=0, opt_state=0, target=0, averages=0)  # the axis of the seeds, for jax.vmap
+SEEDS = State(step=None, skipped=0, params=0, opt_state=0, target=0, averages=0)  # the axis of the seeds, for jax.vmap
 
 
 class Optimizer(NamedTuple):
@@ -73,6 +75,7 @@ def init(key, trained, shape, optimizers, *, has_target, decays, start=None, hea
     copy = lambda: jax.tree.map(jnp.copy, params["V"])
     return State(
         step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
         params=params,
         opt_state={name: optimizer.transform.init(params[name]) for name, optimizer in optimizers.items()},
         target=copy() if has_target else None,

@@ -1,5 +1,6 @@
 """The folder of a run: its config, its metrics, its pictures. Sampling and evaluation need nothing else."""
 
+import contextlib
 import json
 import math
 import os
@@ -11,10 +12,14 @@ import tensorboardX
 from flowjax import typing
 
 CONFIG, DATA, METRICS = "config.json", "data.json", "metrics.jsonl"
+MAY_CHANGE = ("mesh.", "max_nonfinite_steps")  # fields of the config with which a run may go on otherwise than it began
 
 
 def check(workdir, config):
-    """Raises InputError if `workdir` belongs to a run with another config; names the fields that differ. Writes nothing."""
+    """Raises InputError if `workdir` belongs to a run with another config; names the fields that differ. Writes nothing.
+
+    The mesh, and how many steps may be skipped, are free to change from one call to the next.
+    """
     path = pathlib.Path(workdir)
     if path.exists() and not path.is_dir():
         raise typing.InputError(f"--workdir={path} is a file; expected a folder, which need not exist.")
@@ -24,7 +29,8 @@ def check(workdir, config):
             raise typing.InputError(f"--workdir={path} is not empty and holds no {CONFIG}; give a new or empty folder.")
         return
     old, new = _flat(_read(path)), _flat(json.loads(config.to_json()))
-    differ = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    names = [name for name in old.keys() | new.keys() if not name.startswith(MAY_CHANGE)]
+    differ = sorted(name for name in names if old.get(name) != new.get(name))
     if differ:
         fields = "; ".join(f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in differ)
         raise typing.InputError(f"--workdir={path} belongs to a run with another config ({fields}); give another folder.")
@@ -82,33 +88,59 @@ def write_text(path, text):
     os.replace(aside, path)
 
 
+def metrics(workdir, step, *, report=print, lead=True):
+    """A context with the metrics of a run: a Metrics in the lead process, and in the others one that writes nothing."""
+    return Metrics(workdir, step, report) if lead else _Nowhere()
+
+
 class Metrics:
-    """Metrics as JSON lines and TensorBoard events.
+    """Metrics as JSON lines and TensorBoard events. What a full disk does not take is written as soon as it can be.
 
     Args:
       workdir: the folder.
       step: the step from which training goes on; later lines, of a run that was killed, are dropped.
+      report: gets one sentence when a line cannot be written.
     """
 
-    def __init__(self, workdir, step):
+    def __init__(self, workdir, step, report=print):
         path = pathlib.Path(workdir)
         kept = [record for record in read_metrics(path) if record["step"] <= step]
         write_text(path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
-        self._lines = open(path / METRICS, "a", buffering=1)
+        self._lines, self._waiting, self._report = open(path / METRICS, "ab", buffering=0), b"", report
         self._events = tensorboardX.SummaryWriter(str(path), purge_step=step + 1)
 
     def write(self, step, values):
         """Appends one line: `values` maps names to floats; what is not finite becomes null."""
         values = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        late = bool(self._waiting)
+        self._waiting += (json.dumps({"step": step, **values}) + "\n").encode()
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._lines.write(self._waiting) :]
+        except OSError as error:
+            if not late:
+                self._report(
+                    f"{self._lines.name} cannot be written ({error.strerror}); training goes on, the lines follow later."
+                )
         for name, value in values.items():
             if value is not None:
                 self._events.add_scalar(name, value, step)
 
-    def close(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
         """Flushes and closes both files."""
         self._lines.close()
         self._events.close()
+
+
+class _Nowhere(contextlib.nullcontext):
+    def __enter__(self):
+        return self
+
+    def write(self, step, values):
+        """Another process writes them."""
 
 
 def _read(path):

@@ -1,0 +1,69 @@
+"""Several processes of a script on this machine: python -m experiments.launch --processes=2 -- train --config=configs/meanflow.py:digits --workdir=runs/digits
+
+Each process joins the others through JAX's own runtime; what stands behind -- is the script and its flags. --devices=1 gives every
+process one GPU of its own. SIGTERM or Ctrl-C stops and saves all of them. When one dies the others are ended within seconds, with
+one sentence, and the same command goes on from the last checkpoint. For several machines see docs/pods.md: one process on each.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from absl import flags
+
+from experiments import command_line
+
+NUMBER = flags.DEFINE_integer("processes", 2, "how many", lower_bound=1)
+DEVICES = flags.DEFINE_integer("devices", 0, "accelerators of each process, in order; 0: each sees all", lower_bound=0)
+GRACE = 5.0  # seconds that the others have to end by themselves
+
+
+def main(script, *given):
+    # -------------------------------------------------------------------------------------------------------- start
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    children = []
+    for number in range(NUMBER.value):
+        variables = {
+            "JAX_COORDINATOR_ADDRESS": coordinator,
+            "JAX_NUM_PROCESSES": str(NUMBER.value),
+            "JAX_PROCESS_ID": str(number),
+        }
+        if DEVICES.value:
+            own = range(number * DEVICES.value, (number + 1) * DEVICES.value)
+            variables["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, own))
+        command = [sys.executable, "-m", f"experiments.{script}", *given]
+        # A session of its own, so that Ctrl-C in the terminal reaches it once, from here.
+        children.append(subprocess.Popen(command, env=os.environ | variables, start_new_session=True))
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, lambda stop, frame: [child.send_signal(stop) for child in children if child.poll() is None])
+
+    # --------------------------------------------------------------------------------------------------------- wait
+    while any(child.poll() is None for child in children) and not any(child.poll() for child in children):
+        time.sleep(0.1)
+    died = [(number, child.returncode) for number, child in enumerate(children) if child.returncode]
+    if not died:
+        return
+    deadline = time.monotonic() + GRACE
+    while any(child.poll() is None for child in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    ended = [child for child in children if child.poll() is None]
+    for child in ended:
+        child.kill()
+        child.wait()
+    number, status = died[0]
+    how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    others = f"; the other {len(ended)} could not go on without it and were ended" if ended else ""
+    print(
+        f"error: process {number} of {len(children)} {how}{others}. The same command goes on from the last checkpoint.",
+        file=sys.stderr,
+    )
+    sys.exit(status if status > 0 else 128 - status)
+
+
+if __name__ == "__main__":
+    command_line.run(main, arguments="the script behind --, as in -- train --config=configs/meanflow.py:digits")

@@ -1,0 +1,111 @@
+"""Several processes, one training: joining them, who speaks, and what all must agree on. One process needs none of it.
+
+JAX's own runtime does the work; the workdir must be on a disk that all processes see.
+"""
+
+import collections
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from flowjax import typing
+from flowjax.training import sharding
+
+HEARTBEAT = 20  # seconds of silence after which a process counts as dead, which ends the others
+LAG = 2  # steps after which all know what one was told, so that no step waits for it
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+def initialize(coordinator="", processes=0, process=-1, *, distributed=False):
+    """Joins this process to the others of a run, before any device is used; alone, does nothing.
+
+    Args:
+      coordinator: HOST:PORT of process 0; "": the environment's JAX_COORDINATOR_ADDRESS, with JAX_NUM_PROCESSES and JAX_PROCESS_ID, or
+        what JAX finds in a Slurm step, under mpirun or in the environment of a TPU slice with several workers.
+      processes: how many there are, at least 1; with a coordinator only.
+      process: which one this is, from 0; with a coordinator only.
+      distributed: let JAX find the others even if no variable says that there are any, as on a TPU VM.
+
+    Raises:
+      InputError: if the three do not fit together, or the others cannot be found.
+    """
+    given = (coordinator, processes, process)
+    if given == ("", 0, -1) and VARIABLES[0] in os.environ:
+        given = tuple(os.environ.get(name, "") for name in VARIABLES)
+    if given == ("", 0, -1):
+        if not (distributed or _several(os.environ)):
+            return
+        found = {}
+    else:
+        found = dict(zip(("coordinator_address", "num_processes", "process_id"), _checked(*given)))
+    jax.config.update("jax_enable_preemption_service", False)  # its handler of SIGTERM would take the place of the loop's
+    try:
+        jax.distributed.initialize(**found, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=HEARTBEAT)
+    except (RuntimeError, ValueError) as error:
+        where = f"the coordinator {found['coordinator_address']}" if found else "other processes in the environment"
+        raise typing.InputError(
+            f"this process could not join {where} ({str(error).splitlines()[0][:200]}); give --coordinator=HOST:PORT --processes=N"
+            " --process=I to each, the same HOST:PORT to all."
+        ) from error
+
+
+def _several(environment):
+    """Whether the variables of a launcher say that there are several processes."""
+    counts = [environment.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")]
+    return any(count.isdigit() and int(count) > 1 for count in counts) or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def _checked(coordinator, processes, process):
+    try:
+        numbers = int(processes), int(process)
+    except ValueError:
+        numbers = (0, -1)
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 <= numbers[1] < numbers[0]:
+        raise typing.InputError(
+            f"the coordinator is {coordinator!r}, processes {processes!r} and process {process!r}; expected HOST:PORT, a number of"
+            " processes, and which of them this is, from 0: --coordinator=10.0.0.1:8476 --processes=2 --process=0"
+            f" (or the variables {', '.join(VARIABLES)})."
+        )
+    return coordinator, *numbers
+
+
+def lead():
+    """Whether this is the process that logs, draws and reports."""
+    return jax.process_index() == 0
+
+
+def barrier(name):
+    """Returns when all processes have come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def from_lead(value):
+    """A number of the lead, in all processes, as a float32."""
+    return (
+        float(multihost_utils.broadcast_one_to_all(np.float32(value))) if jax.process_count() > 1 else float(np.float32(value))
+    )
+
+
+class Agreement:
+    """Whether any process has raised its flag, known to all at the same call: in one process at once, else LAG calls later.
+
+    Args:
+      mesh: all devices of all processes.
+    """
+
+    def __init__(self, mesh):
+        self._mesh, self._pending = mesh, collections.deque()
+        self._any = jax.jit(jnp.max, out_shardings=sharding.whole(mesh))
+
+    def __call__(self, flag):
+        """All processes call it equally often."""
+        if jax.process_count() == 1:
+            return flag
+        flags = np.full(len(self._mesh.local_devices), flag, np.int32)
+        self._pending.append(self._any(sharding.global_batch(self._mesh, {"flag": flags})["flag"]))
+        return len(self._pending) > LAG and bool(self._pending.popleft())
