@@ -20,6 +20,7 @@ INTERVAL_HELP = (
 GRID_HELP = "uniform, shifted:shift=3, karras:sigma_min=0.002,sigma_max=80,rho=7, or times such as 1,0.8,0.3,0"
 
 
+BEREFT = 3  # exit status of a process that has lost another
 CHECKPOINT_HELP = "step of the checkpoint, or best, by the run's config.best; default: the newest"
 
 
@@ -125,7 +126,7 @@ def _one_sentence(work, *expected):
             f"error: another process of this run died ({str(error).splitlines()[0][:120]}); start all of them again.",
             file=sys.stderr,
         )
-        os._exit(3)
+        os._exit(BEREFT)
 
 
 def _sentence(error):

@@ -1,7 +1,7 @@
 """Writes many samples of a run: python -m experiments.generate --workdir=runs/demo --output=runs/demo/samples_50k --num=50000
 
 Shards of --shard samples appear in --output one after the other, shard_00000.npz with the arrays x and label and so on, in bounded
-memory and on all devices of this machine. A killed command goes on where it was, and the files are the same. Measure them with
+memory and on all devices of this machine, or of all processes (docs/pods.md). A killed command goes on where it was, and the files are the same. Measure them with
 python -m experiments.evaluate --workdir=runs/demo --samples=runs/demo/samples_50k. On two CPU cores 100,000 one-step digits take
 about a minute.
 """
@@ -19,19 +19,22 @@ SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper
 EMA = flags.DEFINE_string(
     "ema", "", "decay of the averaged weights, or none for the raw ones; default: the run's first average"
 )
+CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
 SAMPLER = flags.DEFINE_string("sampler", "", command_line.SAMPLER_HELP)
 GRID = flags.DEFINE_string("grid", "uniform", command_line.GRID_HELP)
 GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
 INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP)
 SHARD = flags.DEFINE_integer("shard", 8_192, "samples in a file")
 DTYPE = flags.DEFINE_string("dtype", "float32", "float32, or uint8 for images, 0 to 255")
+PROCESSES = command_line.define_processes()
 flags.mark_flags_as_required(["workdir", "output"])
 
 
 def main():
+    command_line.join(PROCESSES)
     from flowjax.training import generation
 
-    files = generation.write(
+    generation.write(
         WORKDIR.value,
         OUTPUT.value,
         num=NUM.value,
@@ -39,6 +42,7 @@ def main():
         seed=SEED.value,
         labels=command_line.whole_numbers("labels", LABELS.value, low=0),
         average=EMA.value,
+        checkpoint=CHECKPOINT.value,
         sampler=SAMPLER.value,
         grid=GRID.value,
         guidance=GUIDANCE.value,
@@ -46,7 +50,7 @@ def main():
         shard=SHARD.value,
         dtype=DTYPE.value,
     )
-    print(f"{NUM.value} samples in {OUTPUT.value}, {files[0].name} to {files[-1].name}")
+    command_line.say(f"{NUM.value} samples in {OUTPUT.value}, {-(-NUM.value // SHARD.value)} file(s)")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 EMA = flags.DEFINE_string(
     "ema", "", "decay of the averaged weights, or none for the raw ones; default: the run's first average"
 )
+CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
 GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
 INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP)
 STEPS = flags.DEFINE_list(
@@ -37,7 +38,7 @@ def main():
     from flowjax import training
 
     asked = command_line.whole_numbers("steps", STEPS.value, low=1)
-    trained = training.load(WORKDIR.value, EMA.value)
+    trained = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
     interval = command_line.numbers("guidance_interval", INTERVAL.value, count=2)
     run = Run(trained, trained.told(GUIDANCE.value, interval))
     steps = asked or ((1, 2, 4, 8, 64) if run.jumps in ("any", "none", "to data") else trained.config.eval_steps)

@@ -19,6 +19,7 @@ from experiments import command_line
 NUMBER = flags.DEFINE_integer("processes", 2, "how many", lower_bound=1)
 DEVICES = flags.DEFINE_integer("devices", 0, "accelerators of each process, in order; 0: each sees all", lower_bound=0)
 GRACE = 5.0  # seconds that the others have to end by themselves
+BEREFT = (command_line.BEREFT, -signal.SIGABRT)  # how a process ends that has lost another
 
 
 def main(script, *given):
@@ -51,13 +52,12 @@ def main(script, *given):
     deadline = time.monotonic() + GRACE
     while any(child.poll() is None for child in children) and time.monotonic() < deadline:
         time.sleep(0.1)
-    ended = [child for child in children if child.poll() is None]
-    for child in ended:
-        child.kill()
+    for child in children:
+        child.kill()  # what has ended does not mind
         child.wait()
-    number, status = died[0]
+    number, status = min(died, key=lambda each: each[1] in BEREFT)
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-    others = f"; the other {len(ended)} could not go on without it and were ended" if ended else ""
+    others = "" if len(children) == 1 else "; the others cannot go on without it and were ended"
     print(
         f"error: process {number} of {len(children)} {how}{others}. The same command goes on from the last checkpoint.",
         file=sys.stderr,

@@ -21,6 +21,7 @@ NUM = flags.DEFINE_integer("num", 64, "number of samples", lower_bound=1)
 EMA = flags.DEFINE_string(
     "ema", "", "decay of the averaged weights, or none for the raw ones; default: the run's first average"
 )
+CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
 SAMPLER = flags.DEFINE_string("sampler", "", command_line.SAMPLER_HELP)
 GRID = flags.DEFINE_string("grid", "uniform", command_line.GRID_HELP)
 GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
@@ -35,7 +36,7 @@ def main():
     from flowjax.training import evaluation, networks
 
     given = command_line.whole_numbers("steps", STEPS.value, low=1)
-    trained = training.load(WORKDIR.value, EMA.value)
+    trained = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
     steps = given or ((32,) if INVERT.value else trained.config.eval_steps)
     asked = command_line.whole_numbers("labels", LABELS.value, low=0)
     labels = np.resize(evaluation.asked_labels(trained, asked), NUM.value)

@@ -66,10 +66,11 @@ class Checkpoints:
         self.wait()
         if step in self._manager.all_steps():
             return
+        self._sweep()
         meta = {"fingerprint": int(fingerprint(state)), "measure": measure if math.isfinite(measure) else None}
         args = ocp.args.Composite(state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave(meta))
         self._saving, self._measures[step] = step, meta["measure"]
-        self._try(lambda: self._manager.save(step, args=args, force=True))
+        self._try(lambda: self._check_room(state) or self._manager.save(step, args=args, force=True))
 
     def wait(self):
         """Returns when everything is on disk, or has been reported."""
@@ -133,9 +134,7 @@ class Checkpoints:
         except Exception as error:  # many types: of the file system, tensorstore, orbax
             step, self._saving = self._saving, None
             self.unsaved = step
-            if hosts.lead():
-                for remains in self.path.glob(f"{step}.*-tmp*"):  # they would fill the disk
-                    shutil.rmtree(remains, ignore_errors=True)
+            self._sweep()
             self._manager.reload()
             saved = self.steps()
             self._report(
@@ -143,6 +142,19 @@ class Checkpoints:
                 f" one is {f'that of step {saved[-1]}' if saved else 'missing: none was saved yet'}."
             )
             return False
+
+    def _sweep(self):
+        """Deletes what is left of saves that were killed or failed, which would fill the disk; none is going on."""
+        if hosts.lead():
+            for remains in self.path.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(remains, ignore_errors=True)
+
+    def _check_room(self, state):
+        """Raises OSError if the disk is too full: orbax would meet that in threads of its own, which print tracebacks."""
+        needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        room = shutil.disk_usage(self.path).free if hosts.lead() else 0
+        if hosts.from_lead(room < needed):
+            raise OSError(f"the disk has {room / 2**20:.1f} MiB left, and it takes {needed / 2**20:.1f}")
 
     def _measure(self, step):
         try:
@@ -183,7 +195,7 @@ class _NewestAndBest:
 
 
 def _short(error):
-    return re.split(r"[.:(\n]", str(error).strip())[0][:100] or type(error).__name__
+    return re.split(r"\.\s|[:(\n]", str(error).strip())[0][:100] or type(error).__name__
 
 
 def _damage(folder):

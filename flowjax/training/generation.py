@@ -13,15 +13,15 @@ import numpy as np
 import tqdm
 
 from flowjax import samplers, typing
-from flowjax.training import checkpoint, evaluation, experiment, networks, sharding, workdir as folders
+from flowjax.training import checkpoint as checkpoints, evaluation, experiment, hosts, networks, sharding, workdir as folders
 
 ABOUT = "about.json"
 DTYPES = ("float32", "uint8")
 
 
 def write(
-    workdir, folder, *, num=50_000, steps=1, seed=0, labels=(), average="", sampler="", grid="uniform", guidance=None,
-    interval=(), shard=8_192, dtype="float32",
+    workdir, folder, *, num=50_000, steps=1, seed=0, labels=(), average="", checkpoint="", sampler="", grid="uniform",
+    guidance=None, interval=(), shard=8_192, dtype="float32",
 ):  # fmt: skip
     """Draws samples of a run and writes them; a call that was killed goes on, and the files are the same.
 
@@ -36,6 +36,7 @@ def write(
       seed: of the noise.
       labels: classes in turn; (): all of them in turn.
       average: decay of the averaged weights, "none" for the raw ones, "" for the run's first average.
+      checkpoint: its step, or "best", by the run's config.best; "": the newest.
       sampler: name and options, "" for the run's own.
       grid: name and options, or times.
       guidance: scale, of a run that learned several; None for the median of them.
@@ -52,7 +53,7 @@ def write(
     for name, value in (("num", num), ("shard", shard)):
         if value < 1:
             raise typing.InputError(f"--{name}={value}: expected at least 1.")
-    run = experiment.load(workdir, average)
+    run = experiment.load(workdir, average, step=checkpoint)
     if dtype not in DTYPES or (dtype == "uint8" and len(run.shape) != 3):
         raise typing.InputError(
             f"--dtype={dtype}: expected float32, or uint8 for images; rows of {run.config.data.name} have shape {run.shape}."
@@ -63,22 +64,29 @@ def write(
     asked = evaluation.asked_labels(run, labels)
     facts = {
         "count": num, "shape": list(run.shape), "shard": shard, "dtype": dtype, "run": str(workdir), "run_step": run.step,
-        "method": run.config.method.name, "data": run.config.data.name, "weights": int(jax.jit(checkpoint.fingerprint)(run.params)),
+        "method": run.config.method.name, "data": run.config.data.name, "weights": int(jax.jit(checkpoints.fingerprint)(run.params)),
         "average": average or experiment.default_average(run.config), "sampler": sampler, "grid": grid, "steps": steps,
         "guidance": told.get("guidance"), "interval": list(told.get("interval", ())), "labels": asked.tolist(), "seed": seed,
     }  # fmt: skip
     samplers.check(sampler, steps, grid)
-    path = _claim(folder, facts)
+    path = pathlib.Path(folder)
+    if hosts.lead():
+        _claim(path, facts)
+    hosts.barrier("the folder of the samples is claimed")
+    params = jax.device_get(run.params)  # of several processes, they lie on the devices of all
 
     starts = range(jax.process_index() * shard, num, jax.process_count() * shard)
     files = [path / f"shard_{start // shard:05d}.npz" for start in starts]
-    with tqdm.tqdm(total=sum(min(shard, num - start) for start in starts), desc="samples", unit="row") as bar:
+    with tqdm.tqdm(
+        total=sum(min(shard, num - start) for start in starts), desc="samples", unit="row", disable=not hosts.lead()
+    ) as bar:
         for start, file in zip(starts, files):
             rows = min(shard, num - start)
             if not file.exists():
                 own = np.resize(np.roll(asked, -(start % len(asked))), rows)
-                _save(file, sample(run.params, seed, own, steps, first=start), own, dtype)
+                _save(file, sample(params, seed, own, steps, first=start), own, dtype)
             bar.update(rows)
+    hosts.barrier("all samples are written")
     return files
 
 
@@ -112,22 +120,20 @@ def about(folder):
     return json.loads((path / ABOUT).read_text())
 
 
-def _claim(folder, facts):
+def _claim(path, facts):
     """Makes the folder and says in it what it holds; raises InputError if it holds something else."""
-    path = pathlib.Path(folder)
     if (path / ABOUT).exists():
         old = json.loads((path / ABOUT).read_text())
         differ = [name for name in facts if name != "run" and old.get(name) != facts[name]]  # a folder has many names
         if differ:
             said = "; ".join(f"{name}: {old.get(name)} there, {facts[name]} now" for name in differ)
             raise typing.InputError(f"--output={path} holds other samples ({said}); give another folder.")
-        return path
+        return
     # Hidden files are what a kill leaves of a file that was being written.
     if path.exists() and (not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir())):
         raise typing.InputError(f"--output={path} is not empty and holds no {ABOUT}; give a new or empty folder.")
     path.mkdir(parents=True, exist_ok=True)
     folders.write_text(path / ABOUT, json.dumps(facts, indent=2) + "\n")
-    return path
 
 
 def _save(file, x, label, dtype):

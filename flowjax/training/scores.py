@@ -152,8 +152,8 @@ def _base(name):
 
 
 def evaluate(
-    workdir, steps=(), *, num=0, seed=0, averages=("",), chosen=("",), guidances=(None,), interval=(), grid="uniform", samples="",
-    measures=(), resamples=16,
+    workdir, steps=(), *, num=0, seed=0, averages=("",), checkpoint="", chosen=("",), guidances=(None,), interval=(), grid="uniform",
+    samples="", measures=(), resamples=16,
 ):  # fmt: skip
     """A table of what a run is worth: steps x averages x samplers x guidance, other real data, and noise, against real data.
 
@@ -163,6 +163,7 @@ def evaluate(
       num: number of samples; 0: as many as there are real rows.
       seed: of the noise.
       averages: decays of averaged weights, "none" for the raw ones, "" for the run's first average.
+      checkpoint: its step, or "best", by the run's config.best; "": the newest.
       chosen: samplers, name and options; "" for the run's own.
       guidances: scales, of a run that learned several; None for the median of them.
       interval: times (low, high) between which to guide, of a run that learned several; (): the widest.
@@ -179,7 +180,7 @@ def evaluate(
     Raises:
       InputError: for whatever cannot be drawn or measured, before anything is drawn.
     """
-    runs = {average: experiment.load(workdir, average) for average in averages}
+    runs = {average: experiment.load(workdir, average, step=checkpoint) for average in averages}
     trained = runs[averages[0]]
     steps = steps or trained.config.eval_steps
     for asked, n in itertools.product(chosen, steps):

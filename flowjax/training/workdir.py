@@ -5,9 +5,12 @@ import json
 import math
 import os
 import pathlib
+import time
 
 import ml_collections
-import tensorboardX
+import tensorboardX.summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
 
 from flowjax import typing
 
@@ -107,7 +110,7 @@ class Metrics:
         kept = [record for record in read_metrics(path) if record["step"] <= step]
         write_text(path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
         self._lines, self._waiting, self._report = open(path / METRICS, "ab", buffering=0), b"", report
-        self._events = tensorboardX.SummaryWriter(str(path), purge_step=step + 1)
+        self._events = _Events(path, step)
 
     def write(self, step, values):
         """Appends one line: `values` maps names to floats; what is not finite becomes null."""
@@ -122,9 +125,7 @@ class Metrics:
                 self._report(
                     f"{self._lines.name} cannot be written ({error.strerror}); training goes on, the lines follow later."
                 )
-        for name, value in values.items():
-            if value is not None:
-                self._events.add_scalar(name, value, step)
+        self._events.write(step, {name: value for name, value in values.items() if value is not None})
 
     def __enter__(self):
         return self
@@ -133,6 +134,47 @@ class Metrics:
         """Flushes and closes both files."""
         self._lines.close()
         self._events.close()
+
+
+class _Events:
+    """TensorBoard events, written by this thread: the writer thread of tensorboardX dies of a full disk, and then its queue blocks.
+
+    What a full disk does not take is lost here, and a new file goes on.
+    """
+
+    FLUSH = 30.0  # seconds
+
+    def __init__(self, folder, step):
+        self._folder, self._files, self._writer, self._flushed = folder, 0, None, time.monotonic()
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # readers forget later steps, of a run that was killed
+        self._add(event_pb2.Event(step=step + 1, session_log=start))
+
+    def write(self, step, values):
+        """Adds {name: float}."""
+        for name, value in values.items():
+            if not self._add(event_pb2.Event(step=step, summary=tensorboardX.summary.scalar(name, value))):
+                return
+
+    def _add(self, event):
+        """Whether the event could be written."""
+        event.wall_time = time.time()
+        try:
+            if self._writer is None:
+                self._files += 1
+                self._writer = EventsWriter(str(self._folder / "events"), f".{os.getpid()}.{self._files}")
+            self._writer.write_event(event)
+            if time.monotonic() > self._flushed + self.FLUSH:
+                self._writer.flush()
+                self._flushed = time.monotonic()
+        except OSError:
+            self._writer = None
+        return self._writer is not None
+
+    def close(self):
+        """Flushes and closes the file."""
+        if self._writer is not None:
+            with contextlib.suppress(OSError):
+                self._writer.close()
 
 
 class _Nowhere(contextlib.nullcontext):

@@ -1,0 +1,218 @@
+"""Real processes on loopback: two train as one, stop together, outlive each other's death, and go on from each other's checkpoints."""
+
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from configs import meanflow
+from flowjax import typing
+from flowjax.training import checkpoint, experiment, hosts, loop, workdir
+
+ROOT = pathlib.Path(__file__).parents[1]
+STEPS = 60
+FLAGS = [
+    "--config=configs/meanflow.py:test", "--config.eval_every=0", "--config.save_every=10", "--config.log_every=5",
+    "--config.batch_size=32", "--config.optim.name=sgd", "--config.optim.kwargs={}", "--config.optim.learning_rate=0.1",
+]  # fmt: skip
+
+
+def environment(devices):
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+
+
+def start(command, log, devices):
+    """A process that writes into a file."""
+    with log.open("w") as out:
+        return subprocess.Popen(command, cwd=ROOT, env=environment(devices), stdout=out, stderr=subprocess.STDOUT)
+
+
+def config(**changes):
+    config = meanflow.get_config("test")
+    config.update({"eval_every": 0, "save_every": 10, "log_every": 5, "batch_size": 32, "steps": STEPS, **changes})
+    config.optim.update({"name": "sgd", "learning_rate": 0.1})
+    config.optim.kwargs = {}
+    return config
+
+
+class Pair:
+    """Two processes of one training, with four devices each, as a context that leaves none behind."""
+
+    def __init__(self, folder, *flags):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            where = [f"--coordinator=127.0.0.1:{free.getsockname()[1]}", "--processes=2"]
+        self.logs = [folder.with_name(f"{folder.name}_{number}.log") for number in (0, 1)]
+        command = [sys.executable, "-m", "experiments.train", *FLAGS, *flags, *where, f"--workdir={folder}"]
+        self.processes = [start([*command, f"--process={number}"], log, 4) for number, log in enumerate(self.logs)]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def finish(self, seconds=180):
+        """Exit statuses and outputs of both."""
+        statuses = [process.wait(timeout=seconds) for process in self.processes]
+        return statuses, [log.read_text().replace("\r", "\n") for log in self.logs]
+
+    def until(self, folder, lines):
+        """Waits until so many lines are logged."""
+        path, deadline = folder / "metrics.jsonl", time.monotonic() + 120
+        while not path.exists() or len(path.read_text().splitlines()) < lines:
+            assert time.monotonic() < deadline and all(p.poll() is None for p in self.processes), self.logs[0].read_text()
+            time.sleep(0.02)
+
+
+def last(folder, steps=STEPS):
+    run = experiment.setup(config(), devices=jax.devices()[:1])
+    state, step = checkpoint.Checkpoints(folder, read_only=True).restore(run.like)
+    assert step == steps
+    return jax.device_get(state)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of a run of two processes, and what they said."""
+    folder = tmp_path_factory.mktemp("hosts") / "undisturbed"
+    with Pair(folder, f"--config.steps={STEPS}", "--config.mesh.data=4", "--config.mesh.fsdp=2") as pair:
+        statuses, outputs = pair.finish()
+    assert statuses == [0, 0], outputs
+    return folder, outputs
+
+
+def test_two_processes_train_as_one(undisturbed, tmp_path):
+    folder, outputs = undisturbed
+    one = jax.device_get(loop.train(config(), tmp_path / "one", devices=jax.devices()[:8]))
+    chex.assert_trees_all_close(one, last(folder), atol=1e-6, rtol=0)
+    assert f"{STEPS} of {STEPS} steps done" in outputs[0]
+    assert "steps done" not in outputs[1] and "step/s" not in outputs[1]  # process 0 alone speaks
+    records = workdir.read_metrics(folder)
+    assert [record["step"] for record in records] == list(range(5, STEPS + 1, 5))
+
+
+def test_a_signal_to_one_stops_all(undisturbed, tmp_path):
+    """After 10,000 steps and not before, but for SIGTERM to the process that does not speak; one process goes on."""
+    folder = tmp_path / "stopped"
+    with Pair(folder, "--config.steps=10000") as pair:
+        pair.until(folder, 3)
+        pair.processes[1].send_signal(signal.SIGTERM)
+        statuses, outputs = pair.finish(60)
+    assert statuses == [0, 0], outputs
+    (stopped,) = {int(step) for output in outputs for step in re.findall(r"after step (\d+); saved", output)}
+    assert "stopped by SIGTERM" in outputs[1] and "stopped together with another process" in outputs[0]
+    assert max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()) == stopped
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_death_ends_the_other_and_both_go_on(undisturbed, tmp_path, victim):
+    folder = tmp_path / "killed"
+    flags = [f"--config.steps={STEPS}", "--config.mesh.data=4", "--config.mesh.fsdp=2"]
+    with Pair(folder, *flags) as pair:
+        pair.until(folder, 5)
+        pair.processes[victim].kill()
+        killed = time.monotonic()
+        status = pair.processes[1 - victim].wait(timeout=60)
+        assert status != 0 and time.monotonic() - killed < 60
+    assert max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()) < STEPS
+    with Pair(folder, *flags) as pair:
+        statuses, outputs = pair.finish()
+    assert statuses == [0, 0], outputs
+    chex.assert_trees_all_equal(last(folder), last(undisturbed[0]))
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_where_two_were_and_the_other_way_round(undisturbed, tmp_path):
+    """The same examples and draws in the same order, or the parameters would differ."""
+    folder = tmp_path / "moved"
+    with Pair(folder, f"--config.steps={STEPS}") as pair:
+        pair.until(folder, 4)
+        pair.processes[0].send_signal(signal.SIGINT)
+        pair.finish(60)
+    loop.train(config(), folder, devices=jax.devices()[:4])
+    chex.assert_trees_all_close(last(folder), last(undisturbed[0]), atol=1e-6, rtol=0)
+
+    other = tmp_path / "other"
+    begun = loop.train(config(save_every=20), other, devices=jax.devices()[:2])
+    assert int(begun.step) == STEPS
+    for path in (other / "checkpoints").iterdir():
+        if path.name != "40":
+            path.rename(path.with_name(f"{path.name}.gone"))
+    with Pair(other, f"--config.steps={STEPS}", "--config.save_every=20") as pair:
+        statuses, outputs = pair.finish()
+    assert statuses == [0, 0], outputs
+    chex.assert_trees_all_close(last(other), last(undisturbed[0]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.slow
+def test_the_launcher_says_who_died(tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    command = [sys.executable, "-m", "experiments.launch", "--processes=2", "--", "train", *FLAGS, "--config.steps=10000"]
+    launcher = start([*command, f"--workdir={folder}"], log, 1)
+    try:
+        metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 120
+        while not metrics.exists() or not metrics.read_text():
+            assert time.monotonic() < deadline and launcher.poll() is None, log.read_text()
+            time.sleep(0.05)
+        children = pathlib.Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        os.kill(int(children[1]), signal.SIGKILL)
+        assert launcher.wait(timeout=30) == 128 + signal.SIGKILL
+    finally:
+        launcher.kill()
+    said = log.read_text().strip().splitlines()[-1]
+    assert said.startswith("error: process 1 of 2 was killed by SIGKILL; the others cannot go on without it")
+    assert all(not pathlib.Path(f"/proc/{child}").exists() for child in children)
+
+
+@pytest.mark.parametrize(
+    "given", [("10.0.0.1", 2, 0), ("10.0.0.1:8476", 2, 2), ("10.0.0.1:8476", 0, -1), ("10.0.0.1:port", 2, 0), ("", 2, 0)]
+)
+def test_processes_that_do_not_fit_together(given):
+    with pytest.raises(typing.InputError, match="--coordinator=10.0.0.1:8476 --processes=2 --process=0"):
+        hosts.initialize(*given)
+
+
+def test_the_environment_says_how_many_there_are(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **given: asked.append(given))
+    monkeypatch.setattr(jax.config, "update", lambda *setting: None)
+    hosts.initialize()
+    assert not asked  # a laptop
+    timeouts = {"heartbeat_timeout_seconds": hosts.HEARTBEAT, "shutdown_timeout_seconds": hosts.HEARTBEAT}
+    several = {
+        "SLURM_STEP_NUM_TASKS": "4",
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "TPU_WORKER_HOSTNAMES": "a,b",
+        "MEGASCALE_NUM_SLICES": "2",
+    }
+    for name, value in several.items():
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            hosts.initialize()
+        assert asked.pop() == timeouts  # JAX finds the rest
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "1" if value.isdigit() else "a")
+            hosts.initialize()
+        assert not asked
+    with monkeypatch.context() as patch:
+        for name, value in zip(hosts.VARIABLES, ("10.0.0.1:8476", "4", "3")):
+            patch.setenv(name, value)
+        hosts.initialize()
+    assert asked.pop() == {"coordinator_address": "10.0.0.1:8476", "num_processes": 4, "process_id": 3, **timeouts}
+    hosts.initialize(distributed=True)
+    assert asked.pop() == timeouts
+    assert np.isclose(hosts.from_lead(0.25), 0.25) and hosts.lead()  # alone, one agrees with oneself
