@@ -1,6 +1,7 @@
 """What the README says runs, and every preset builds its training step."""
 
 import csv
+import functools
 import importlib
 import inspect
 import json
@@ -65,15 +66,21 @@ def test_the_training_commands_of_the_readme_set_the_fields_that_they_name(comma
     assert named <= changed <= named.union(*(follows.get(name, set()) for name in named))
 
 
-def test_files_and_flags_of_the_readme_exist():
-    for path in re.findall(r"`((?:flowjax|configs|tests|experiments|docs)/[\w./]+)`", README):
+@pytest.mark.parametrize("text", ["README.md", "docs/pods.md"])
+def test_files_flags_and_fields_of_a_text_exist(text):
+    said = (ROOT / text).read_text()
+    for path in re.findall(r"`((?:flowjax|configs|tests|experiments|docs)/[\w./]+)`", said):
         assert (ROOT / path).exists() or path == "configs/NAME.py", path
-    for path in re.findall(r"\]\((\w[\w./]+)\)", README):
+    for path in re.findall(r"\]\((\w[\w./]+)\)", said):
         assert (ROOT / path).exists(), path
-    for module, given in re.findall(r"python -m experiments\.(\w+)((?: --[\w.]+=\S+)*)", README):
-        code = (ROOT / "experiments" / f"{module}.py").read_text()
+    shared = (ROOT / "experiments" / "command_line.py").read_text()
+    for module, given in re.findall(r"python -m experiments\.(\w+)((?: --[\w.]+(?:=\S+)?)*)", said):
+        code = (ROOT / "experiments" / f"{module}.py").read_text() + shared
         for flag in re.findall(r"--(\w+)", given):
             assert f'("{flag}"' in code, (module, flag)
+    config = method.get_config("meanflow,digits")
+    for field in re.findall(r"--config\.((?:mesh|max_nonfinite_steps|accumulate|keep|best|model\.remat)[\w.]*)", said):
+        assert functools.reduce(lambda node, name: node[name], field.split("."), config) is not None
 
 
 def test_the_table_of_the_readme_is_current():

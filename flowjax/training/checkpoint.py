@@ -9,6 +9,7 @@ import math
 import pathlib
 import re
 import shutil
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -150,11 +151,11 @@ class Checkpoints:
                 shutil.rmtree(remains, ignore_errors=True)
 
     def _check_room(self, state):
-        """Raises OSError if the disk is too full: orbax would meet that in threads of its own, which print tracebacks."""
+        """Raises OSError if the disk is full or takes nothing: orbax would meet that in threads of its own, which print and linger."""
         needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-        room = shutil.disk_usage(self.path).free if hosts.lead() else 0
-        if hosts.from_lead(room < needed):
-            raise OSError(f"the disk has {room / 2**20:.1f} MiB left, and it takes {needed / 2**20:.1f}")
+        why = _closed(self.path, needed) if hosts.lead() else ""
+        if hosts.from_lead(bool(why)):
+            raise OSError(why or "process 0 says why")
 
     def _measure(self, step):
         try:
@@ -196,6 +197,18 @@ class _NewestAndBest:
 
 def _short(error):
     return re.split(r"\.\s|[:(\n]", str(error).strip())[0][:100] or type(error).__name__
+
+
+def _closed(folder, needed):
+    """Why so many bytes cannot be written into a folder, "" if they can."""
+    try:
+        room = shutil.disk_usage(folder).free
+        if room < needed:
+            return f"the disk has {room / 2**20:.1f} MiB left, and it takes {needed / 2**20:.1f}"
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return error.strerror
 
 
 def _damage(folder):

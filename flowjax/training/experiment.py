@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 
 from flowjax import data, guidance, methods, models, samplers, typing
-from flowjax.training import checkpoint, evaluation, networks, sharding, starting, state, step, workdir as folders
+from flowjax.training import checkpoint, evaluation, hosts, networks, sharding, starting, state, step, workdir as folders
 
 
 class Experiment(NamedTuple):
@@ -74,9 +74,10 @@ def setup(config, devices=None):
     for steps in config.eval_steps:
         samplers.check(config.sampler, steps)
     load_split = lambda split: data.load(config.data.name, split=split, data_dir=config.data.dir or None)
-    source = data.couple(load_split("train"), config.data.coupling)
+    with hosts.lead_first("the dataset is prepared"):
+        source = data.couple(load_split("train"), config.data.coupling)
+        held_out = load_split("test") if config.eval_every else None
     _check_labels(config, source.num_classes)
-    held_out = load_split("test") if config.eval_every else None
     data.check(source, batch_size=config.batch_size, seed=config.seed, flip=config.data.flip, processes=jax.process_count())
     evaluation.check_best(config, source.shape)
     _check_method(config)

@@ -4,6 +4,7 @@ JAX's own runtime does the work; the workdir must be on a disk that all processe
 """
 
 import collections
+import contextlib
 import os
 
 import jax
@@ -82,6 +83,16 @@ def barrier(name):
     """Returns when all processes have come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def lead_first(name):
+    """Work that the lead does before the others, for files that only one should make."""
+    if not lead():
+        barrier(name)
+    yield
+    if lead():
+        barrier(name)
 
 
 def from_lead(value):

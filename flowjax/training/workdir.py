@@ -5,12 +5,13 @@ import json
 import math
 import os
 import pathlib
+import socket
 import time
 
 import ml_collections
 import tensorboardX.summary
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import RecordWriter
 
 from flowjax import typing
 
@@ -161,13 +162,15 @@ class _Events:
         try:
             if self._writer is None:
                 self._files += 1
-                self._writer = EventsWriter(str(self._folder / "events"), f".{os.getpid()}.{self._files}")
-            self._writer.write_event(event)
+                name = f"events.out.tfevents.{int(event.wall_time)}.{socket.gethostname()}.{os.getpid()}.{self._files}"
+                self._writer = RecordWriter(str(self._folder / name))
+                self._writer.write(event_pb2.Event(wall_time=event.wall_time, file_version="brain.Event:2").SerializeToString())
+            self._writer.write(event.SerializeToString())
             if time.monotonic() > self._flushed + self.FLUSH:
                 self._writer.flush()
                 self._flushed = time.monotonic()
         except OSError:
-            self._writer = None
+            self.close()
         return self._writer is not None
 
     def close(self):
@@ -175,6 +178,7 @@ class _Events:
         if self._writer is not None:
             with contextlib.suppress(OSError):
                 self._writer.close()
+            self._writer = None
 
 
 class _Nowhere(contextlib.nullcontext):

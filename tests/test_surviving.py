@@ -1,0 +1,284 @@
+"""What a training survives, and how it ends when it does not: full disks, broken numbers, recompilation; and what it says of itself."""
+
+import math
+import pathlib
+import shutil
+import subprocess
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import method as method_config
+from flowjax import data, flops, typing
+from flowjax.training import checkpoint, evaluation, experiment, hosts, log, loop, meters, program, sharding, workdir
+
+ONE = jax.devices()[:1]
+
+
+def small(**changes):
+    config = method_config.get_config("meanflow,test")
+    config.update({"eval_every": 0, "steps": 8, "save_every": 4, "batch_size": 32, "log_every": 2, **changes})
+    return config
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 3 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def disturbed(monkeypatch, before):
+    """Calls `before(step)` ahead of each save."""
+    save = checkpoint.Checkpoints.save
+
+    def disturbed_save(self, step, *given):
+        self.wait()
+        before(step)
+        save(self, step, *given)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", disturbed_save)
+
+
+def fill(folder):
+    with open(folder / "filler", "wb", buffering=0) as file:
+        while True:
+            try:
+                file.write(bytes(4096))
+            except OSError:
+                return
+
+
+# What orbax's own threads meet, they print.
+ORBAX = (pytest.mark.slow, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
+
+
+@pytest.mark.parametrize("noticed", ["before", pytest.param("while writing", marks=ORBAX)])
+def test_a_full_disk_costs_checkpoints_and_nothing_else(small_disk, tmp_path, monkeypatch, capsys, noticed):
+    config = small(steps=20)
+    folder = small_disk / "run"
+    if noticed == "while writing":
+        config.update({"eval_every": 4, "eval_samples": 16, "eval_steps": (1,)})
+        monkeypatch.setattr(checkpoint.Checkpoints, "_check_room", lambda self, state: None)
+    change = {8: lambda: fill(small_disk), 16: (small_disk / "filler").unlink}
+    disturbed(monkeypatch, lambda step: change.get(step, int)())
+    state = loop.train(config, folder, devices=ONE)
+    said = capsys.readouterr().out
+    for step in (8, 12):
+        assert f"the checkpoint of step {step} could not be saved" in said
+    assert said.count("the last good one is that of step 4") == 2 and said.count("could not be saved") == 2
+    assert "lines follow later" in said and ("step_0000012.png could not be written" in said) == (noticed == "while writing")
+    assert checkpoint.Checkpoints(folder, read_only=True).steps() == [16, 20]
+    assert not list((folder / "checkpoints").glob("*tmp*"))
+    assert [line["step"] for line in workdir.read_metrics(folder) if "loss" in line] == list(range(2, 21, 2))  # none is lost
+    monkeypatch.undo()
+    chex.assert_trees_all_equal(jax.device_get(state), jax.device_get(loop.train(config, tmp_path / "other", devices=ONE)))
+
+
+def test_a_disk_that_can_only_be_read_ends_in_one_sentence(small_disk, monkeypatch, capsys):
+    folder = small_disk / "run"
+    remount = lambda how: subprocess.run(["mount", "-o", f"remount,{how}", small_disk], check=True)
+    monkeypatch.setattr(workdir, "metrics", lambda folder, step, **_: workdir.Metrics(small_disk.parent, step))
+    disturbed(monkeypatch, lambda step: remount("ro") if step == 8 else None)
+    with pytest.raises(loop.SaveError, match=r"step 8, the last, could not be saved in .*; make room there"):
+        loop.train(small(), folder, devices=ONE)
+    said = capsys.readouterr().out
+    assert said.count("could not be saved") == 1 and "the last good one is that of step 4" in said
+    remount("rw")
+    monkeypatch.undo()
+    assert int(loop.train(small(), folder, devices=ONE).step) == 8  # goes on from 4
+    assert checkpoint.Checkpoints(folder, read_only=True).steps() == [4, 8]
+
+
+# Steps that are not finite
+
+
+def broken_source(source, steps, batch_size=32):
+    """A source in which some of its batches hold a NaN; the order of seed 0 is not shuffled."""
+    order = data.pipeline._order(source.size, 0)
+    bad = np.concatenate([order(step * batch_size, 1)[0] for step in steps])
+    rows = lambda ids: {"x": np.where(np.isin(ids, bad)[:, None], np.nan, source.rows(ids)["x"]).astype(np.float32)}
+    return source._replace(rows=rows)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monkeypatch):
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda name, **how: broken_source(load(name, **how), [2, 5]))
+    config = small(max_nonfinite_steps=2)
+    run = experiment.setup(config, devices=ONE)
+    step, state = jax.jit(run.step), run.init()
+    batches = loop._batches(run, 0)
+    for number in range(4):
+        before = state
+        state, found = step(state, sharding.global_batch(run.mesh, next(batches)))
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), before.params, state.params)
+        assert all(jax.tree.leaves(same)) == (number == 2)
+    assert int(state.step) == 4 and int(state.skipped) == int(found["nonfinite_steps"]) == 1
+    final = loop.train(config, tmp_path, devices=ONE)
+    assert int(final.skipped) == 2 and int(final.step) == 8
+    chex.assert_tree_all_finite(final.params)
+    records = workdir.read_metrics(tmp_path)
+    assert [record["nonfinite_steps"] for record in records] == [0, 1, 2, 2]
+    assert all(record["loss"] is not None for record in records)  # means over the steps that were taken
+
+
+def test_one_more_step_that_is_not_finite_ends_the_training(tmp_path, monkeypatch):
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda name, **how: broken_source(load(name, **how), [1, 5]))
+    with pytest.raises(log.NonFiniteError, match=r"term (anchor|eulerian) is not finite at step 6, after 1 skipped .*/4\.$"):
+        loop.train(small(max_nonfinite_steps=1), tmp_path, devices=ONE)
+    assert checkpoint.Checkpoints(tmp_path, read_only=True).steps() == [4]
+    with pytest.raises(log.NonFiniteError):  # no way around by starting again
+        loop.train(small(max_nonfinite_steps=1), tmp_path, devices=ONE)
+    assert int(loop.train(small(max_nonfinite_steps=2), tmp_path, devices=ONE).step) == 8  # but by allowing more
+
+
+# The best checkpoint
+
+
+def test_the_best_checkpoint_stays_and_can_be_asked_for(tmp_path, monkeypatch):
+    worth = iter([0.5, 0.1, 0.9, 0.8])
+    monkeypatch.setattr(evaluation, "judge", lambda *_: lambda x, labels: {"sliced_wasserstein": next(worth)})
+    config = small(
+        steps=16, eval_every=4, save_every=100, keep=1, eval_steps=(2,), eval_samples=8, best="2step/sliced_wasserstein"
+    )
+    loop.train(config, tmp_path, devices=ONE)
+    kept = checkpoint.Checkpoints(tmp_path, read_only=True)
+    assert kept.steps() == [8, 16] and kept.best() == 8
+    assert experiment.load(tmp_path).step == 16
+    assert experiment.load(tmp_path, step="best").step == experiment.load(tmp_path, step="8").step == 8
+    with pytest.raises(typing.InputError, match="--checkpoint=9: .* has the checkpoints 8, 16; it is not there"):
+        experiment.load(tmp_path, step="9")
+
+
+def test_more_is_better_for_some_measures():
+    assert evaluation.lower_is_better("1step/recall", {"1step/recall": 0.7}) == -0.7
+    assert evaluation.lower_is_better("4step/frechet_pixels", {"4step/frechet_pixels": 0.7}) == 0.7
+    assert math.isnan(evaluation.lower_is_better("", {"1step/recall": 0.7}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"best": "1step/frechet", "eval_every": 4}, "one of 1step/sliced_wasserstein, 1step/energy_distance"),
+        ({"best": "1step/sliced_wasserstein"}, "eval_every is 0"),
+        ({"max_nonfinite_steps": -1}, "config.max_nonfinite_steps is -1"),
+        ({"accumulate": 0}, "config.accumulate is 0"),
+    ],
+)
+def test_fields_that_do_not_fit_are_refused(changes, said):
+    with pytest.raises(typing.InputError, match=said):
+        experiment.setup(small(**changes), devices=ONE)
+
+
+def test_asking_for_the_best_of_a_run_without_a_measure(tmp_path):
+    loop.train(small(), tmp_path, devices=ONE)
+    with pytest.raises(typing.InputError, match="config.best is '', and nothing was measured by it"):
+        experiment.load(tmp_path, step="best")
+
+
+# What it knows of itself
+
+
+def test_the_log_says_where_the_time_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(meters, "PEAK_TFLOPS", {"cpu": 0.1})
+    loop.train(small(), tmp_path, devices=ONE)
+    records = workdir.read_metrics(tmp_path)
+    run = experiment.setup(small(), devices=ONE)
+    counted = flops.matmul(run.step, run.like, run.batch_like)
+    for record in records:
+        assert record["step_ms"] == pytest.approx(record["data_ms"] + record["compute_ms"] + record["host_ms"])
+        assert min(record[f"{what}_ms"] for what in ("data", "compute", "host")) >= 0
+        assert record["examples_per_s"] == pytest.approx(32 / (1e-3 * record["step_ms"]))
+        assert record["utilisation"] == pytest.approx(counted / (1e-3 * record["step_ms"] * 1e11))
+    assert records[0]["compile_s"] > 0 and "compile_s" not in records[1]
+    assert records[0]["program_gib"] == program.device_bytes(program.compiled(run)) / 2**30
+    assert "memory_gib" not in records[0]  # a CPU does not say
+
+
+def test_memory_is_that_of_the_fullest_device(monkeypatch):
+    class Device:
+        def __init__(self, **stats):
+            self.memory_stats = lambda: stats
+
+    monkeypatch.setattr(
+        jax, "local_devices", lambda: [Device(peak_bytes_in_use=2**30), Device(peak_bytes_in_use=2**31), Device()]
+    )
+    assert meters.memory_gib() == 2.0
+
+
+def test_peaks_are_those_of_the_longest_name():
+    kind = lambda name: type("Device", (), {"device_kind": name})()
+    assert meters.peak_flops(kind("TPU v5 lite")) == 197e12 and meters.peak_flops(kind("TPU v5p")) == 459e12
+    assert meters.peak_flops(kind("NVIDIA H100 80GB HBM3")) == 989e12 and meters.peak_flops(kind("cpu")) is None
+
+
+def test_a_program_that_compiles_anew_is_an_error(tmp_path, monkeypatch):
+    place = sharding.global_batch
+    again = lambda *given: jax.tree.map(jax.jit(lambda x: x + 0), place(*given))
+    monkeypatch.setattr(sharding, "global_batch", again)
+    with pytest.raises(meters.RecompilationError, match="step 3 compiled 1 program"):
+        loop.train(small(), tmp_path, devices=ONE)
+
+
+def test_nothing_is_sent_to_the_device_in_a_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(sharding, "global_batch", lambda mesh, local, seeds=1: local)  # rows that are still on the host
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        loop.train(small(), tmp_path, devices=ONE)
+
+
+def test_the_step_compiles_once(tmp_path):
+    with meters.Compilations() as seen:
+        run = experiment.setup(small(), devices=ONE)
+        state, before = run.init(), seen.count
+        step = program.compiled(run)
+        assert seen.count == before + 1 and seen.seconds > 0
+        for _ in range(3):
+            batch = sharding.global_batch(run.mesh, {"x": np.zeros((32, 2), np.float32)})
+            with jax.transfer_guard("disallow"):
+                state, _ = step(state, batch, run.fixed)
+        assert seen.count == before + 1
+
+
+@pytest.mark.slow
+def test_a_profile_is_written(tmp_path, capsys):
+    loop.train(small(), tmp_path, devices=ONE, profile=(3, 5))
+    traces = list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert traces and "trace written to" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_what_each_device_holds(tmp_path):
+    config = small(mesh={"data": 2, "fsdp": 4})
+    run = experiment.setup(config, devices=jax.devices()[:8])
+    said = program.report(run)
+    assert "mesh: data 2, fsdp 4; 8 cpu device(s) of 1 process(es)" in said
+    assert "V/Dense_1/kernel  32 x 32" in said and "8 x 32" in said
+    held = sharding.device_bytes(run.like.opt_state)
+    assert f"opt_state: {held:,} of " in said
+    for kind in ("all-gather", "reduce-scatter", "all-reduce"):
+        assert f"{kind}: " in said
+
+
+def test_other_processes_are_waited_for_no_longer_than_needed():
+    """Alone, agreement is at once."""
+    agreed = hosts.Agreement(sharding.make_mesh(devices=ONE))
+    assert agreed(True) is True and agreed(False) is False
+
+
+def test_a_run_goes_on_with_another_mesh_but_not_with_another_rate(tmp_path):
+    loop.train(small(), tmp_path, devices=ONE)
+    shutil.rmtree(tmp_path / "checkpoints" / "8")
+    state = loop.train(small(mesh={"data": 1, "fsdp": 8}, max_nonfinite_steps=3), tmp_path, devices=jax.devices()[:8])
+    assert int(state.step) == 8
+    changed = small()
+    changed.optim.learning_rate = 2e-3
+    with pytest.raises(typing.InputError, match="optim.learning_rate"):
+        loop.train(changed, tmp_path, devices=ONE)
+    assert pathlib.Path(tmp_path / "config.json").exists() and jnp.isfinite(jax.tree.leaves(state.params)[0]).all()
