@@ -1,6 +1,7 @@
 """What the scripts share: flags that fail in one sentence."""
 
 import os
+import re
 import sys
 
 import jax
@@ -21,6 +22,7 @@ GRID_HELP = "uniform, shifted:shift=3, karras:sigma_min=0.002,sigma_max=80,rho=7
 
 
 BEREFT = 3  # exit status of a process that has lost another
+LOST = "gloo|nccl|connection|coordination|heartbeat|peer|unavailable|deadline"  # in what JAX says of it
 CHECKPOINT_HELP = "step of the checkpoint, or best, by the run's config.best; default: the newest"
 
 
@@ -48,12 +50,6 @@ def join(processes):
     """Joins the other processes of the flags of `define_processes`, or of the environment; alone, does nothing."""
     coordinator, number, process, distributed = (flag.value for flag in processes)
     hosts.initialize(coordinator, number, process, distributed=distributed)
-
-
-def say(text):
-    """Prints in the lead process."""
-    if hosts.lead():
-        print(text)
 
 
 def whole_numbers(name, values, low, needed=False):
@@ -117,16 +113,22 @@ def _one_sentence(work, *expected):
         sys.exit(130)
     except (typing.InputError, NonFiniteError, SaveError, meters.RecompilationError, flags.Error, *expected) as error:
         print(f"error: {_sentence(error)}", file=sys.stderr)
-        sys.exit(2)
+        _leave(2)
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if not jax.distributed.is_initialized() or not re.search(LOST, str(error), re.I):
             raise
-        # Not sys.exit: at exit JAX waits for the others, one of which is gone.
-        print(
-            f"error: another process of this run died ({str(error).splitlines()[0][:120]}); start all of them again.",
-            file=sys.stderr,
-        )
-        os._exit(BEREFT)
+        said = f"error: another process of this run died ({str(error).splitlines()[0][:120]}); start all of them again."
+        print(said, file=sys.stderr)
+        _leave(BEREFT)
+
+
+def _leave(status):
+    """Ends the process; one of several at once, because at exit JAX would wait for the others, which wait for this one."""
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _sentence(error):

@@ -32,7 +32,7 @@ flags.mark_flags_as_required(["workdir", "output"])
 
 def main():
     command_line.join(PROCESSES)
-    from flowjax.training import generation
+    from flowjax.training import generation, hosts
 
     generation.write(
         WORKDIR.value,
@@ -50,7 +50,7 @@ def main():
         shard=SHARD.value,
         dtype=DTYPE.value,
     )
-    command_line.say(f"{NUM.value} samples in {OUTPUT.value}, {-(-NUM.value // SHARD.value)} file(s)")
+    hosts.say(f"{NUM.value} samples in {OUTPUT.value}, {-(-NUM.value // SHARD.value)} file(s)")
 
 
 if __name__ == "__main__":

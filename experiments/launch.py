@@ -1,7 +1,7 @@
 """Several processes of a script on this machine: python -m experiments.launch --processes=2 -- train --config=configs/meanflow.py:digits --workdir=runs/digits
 
-Each process joins the others through JAX's own runtime; what stands behind -- is the script and its flags. --devices=1 gives every
-process one GPU of its own. SIGTERM or Ctrl-C stops and saves all of them. When one dies the others are ended within seconds, with
+Each process joins the others through JAX's own runtime; what stands behind -- is the script and its flags. Each has --devices
+GPUs of its own. SIGTERM or Ctrl-C stops and saves all of them. When one dies the others are ended within seconds, with
 one sentence, and the same command goes on from the last checkpoint. For several machines see docs/pods.md: one process on each.
 """
 
@@ -17,7 +17,7 @@ from absl import flags
 from experiments import command_line
 
 NUMBER = flags.DEFINE_integer("processes", 2, "how many", lower_bound=1)
-DEVICES = flags.DEFINE_integer("devices", 0, "accelerators of each process, in order; 0: each sees all", lower_bound=0)
+DEVICES = flags.DEFINE_integer("devices", 1, "GPUs of each process, in order; on a CPU it means nothing", lower_bound=1)
 GRACE = 5.0  # seconds that the others have to end by themselves
 BEREFT = (command_line.BEREFT, -signal.SIGABRT)  # how a process ends that has lost another
 
@@ -28,40 +28,45 @@ def main(script, *given):
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
     children = []
+
+    def pass_on(stop, frame):
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM if stop == signal.SIGHUP else stop)  # of a closed terminal
+
+    for stop in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(stop, pass_on)
     for number in range(NUMBER.value):
         variables = {
             "JAX_COORDINATOR_ADDRESS": coordinator,
             "JAX_NUM_PROCESSES": str(NUMBER.value),
             "JAX_PROCESS_ID": str(number),
         }
-        if DEVICES.value:
-            own = range(number * DEVICES.value, (number + 1) * DEVICES.value)
-            variables["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, own))
+        own = range(number * DEVICES.value, (number + 1) * DEVICES.value)
+        variables["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, own))
         command = [sys.executable, "-m", f"experiments.{script}", *given]
         # A session of its own, so that Ctrl-C in the terminal reaches it once, from here.
         children.append(subprocess.Popen(command, env=os.environ | variables, start_new_session=True))
-    for stop in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(stop, lambda stop, frame: [child.send_signal(stop) for child in children if child.poll() is None])
 
     # --------------------------------------------------------------------------------------------------------- wait
     while any(child.poll() is None for child in children) and not any(child.poll() for child in children):
         time.sleep(0.1)
-    died = [(number, child.returncode) for number, child in enumerate(children) if child.returncode]
-    if not died:
+    first, deadline = [number for number, child in enumerate(children) if child.returncode], time.monotonic() + GRACE
+    if not first:
         return
-    deadline = time.monotonic() + GRACE
     while any(child.poll() is None for child in children) and time.monotonic() < deadline:
         time.sleep(0.1)
+    died = sorted(
+        ((n, child.returncode) for n, child in enumerate(children) if child.returncode), key=lambda each: each[0] not in first
+    )
     for child in children:
         child.kill()  # what has ended does not mind
         child.wait()
     number, status = min(died, key=lambda each: each[1] in BEREFT)
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     others = "" if len(children) == 1 else "; the others cannot go on without it and were ended"
-    print(
-        f"error: process {number} of {len(children)} {how}{others}. The same command goes on from the last checkpoint.",
-        file=sys.stderr,
-    )
+    goes_on = "" if status == 2 else " The same command goes on from the last checkpoint."
+    print(f"error: process {number} of {len(children)} {how}{others}.{goes_on}", file=sys.stderr)
     sys.exit(status if status > 0 else 128 - status)
 
 

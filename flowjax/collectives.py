@@ -4,11 +4,13 @@ import math
 import re
 from typing import NamedTuple
 
-KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_COLLECTIVE = re.compile(rf" = (.*?) ({'|'.join(KINDS)})(?:-start)?\(")
-_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+KINDS = (
+    "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute", "collective-broadcast"
+)  # fmt: skip
+_COLLECTIVE = re.compile(rf" = (.*?) ({'|'.join(KINDS)})(-start)?\(")
+_ARRAY = re.compile(r"\b([a-z]+\d*[a-z\d]*)\[([\d,]*)\]")
 _GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\])")
-_BITS = {"pred": 8, "bf16": 16}
+_DEVICES = re.compile(r"num_partitions=(\d+)")
 
 
 class Collective(NamedTuple):
@@ -31,23 +33,34 @@ def listed(hlo):
     Args:
       hlo: optimised HLO text of a compiled program, `jitted.lower(...).compile().as_text()`.
 
+    Raises:
+      ValueError: for an array of a dtype that it cannot read.
+
     Example:
       >>> listed("  %all-reduce.1 = f32[4,2]{1,0} all-reduce(%x), replica_groups={{0,1}}")
       [Collective(kind='all-reduce', bytes=32, group=2)]
     """
+    everyone = _DEVICES.search(hlo)
     found = []
     for line in hlo.splitlines():
         if match := _COLLECTIVE.search(line):
-            shapes, kind = match.groups()
+            shapes, kind, starts = match.groups()
             groups = _GROUPS.search(line)
-            group = 0 if groups is None else len(groups[1].split(",")) if groups[1] is not None else int(groups[2])
-            arrays = _ARRAY.findall(shapes)
-            if f"{kind}-start(" in line and kind != "all-reduce":  # operands, then results
+            if groups is None:  # replica_groups={} means all
+                group = int(everyone[1]) if everyone else 1
+            else:
+                group = len(groups[1].split(",")) if groups[1] is not None else int(groups[2])
+            arrays = [_bytes(*array) for array in _ARRAY.findall(shapes)]
+            if starts and kind == "collective-permute":  # operand, result and two counters
+                arrays = arrays[1:2]
+            elif starts and kind != "all-reduce":  # operands, then results
                 arrays = arrays[len(arrays) // 2 :]
-            size = sum(_bits(dtype) // 8 * math.prod(int(d) for d in dims.split(",") if d) for dtype, dims in arrays)
-            found.append(Collective(kind, size * (group if kind == "reduce-scatter" else 1), group))
+            found.append(Collective(kind, sum(arrays) * (group if kind == "reduce-scatter" else 1), group))
     return found
 
 
-def _bits(dtype):
-    return _BITS.get(dtype) or int(re.search(r"\d+", dtype)[0])
+def _bytes(dtype, dimensions):
+    bits = 8 if dtype == "pred" else re.match(r"[a-z]+(\d+)", dtype)
+    if bits is None:
+        raise ValueError(f"a collective of arrays of dtype {dtype!r} cannot be read")
+    return -(-(bits if bits == 8 else int(bits[1])) * math.prod(int(d) for d in dimensions.split(",") if d) // 8)

@@ -332,6 +332,7 @@ def test_velocities_are_finite_far_out_and_have_the_dtype_of_x(v):
         v(x, jnp.zeros(3))
 
 
+@pytest.mark.slow
 def test_the_velocity_of_boxes_has_a_derivative_in_time_where_its_two_forms_meet():
     v, x, h = exact.boxes([[-1.0, 0.0], [0.0, -1.0]]), jnp.array([[0.3, -0.7], [1.5, 0.2]]), 1e-5
     along = lambda t: jax.jvp(lambda t: v(x, t), (jnp.float64(t),), (jnp.float64(1.0),))[1]

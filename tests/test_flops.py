@@ -62,8 +62,8 @@ def derived(name):
     return methods.METHODS[name].derived_fpe + methods.METHODS[name].rho * cost.rho()
 
 
-# One of each kind; the others are counted by the slow test.
-KINDS = ("lsd", "meanflow")
+# The others are counted by the slow test.
+KINDS = ("meanflow",)
 
 
 @pytest.mark.parametrize("name", [n if n in KINDS else pytest.param(n, marks=pytest.mark.slow) for n in LANDSCAPE])

@@ -164,7 +164,9 @@ def test_other_weights_are_other_samples(points, tmp_path, monkeypatch):
     generation.write(points, tmp_path / "out", num=10)
     load = generation.experiment.load
     monkeypatch.setattr(
-        generation.experiment, "load", lambda *a: (run := load(*a))._replace(params=jax.tree.map(lambda w: w + 1, run.params))
+        generation.experiment,
+        "load",
+        lambda *a, **k: (run := load(*a, **k))._replace(params=jax.tree.map(lambda w: w + 1, run.params)),
     )
     with pytest.raises(typing.InputError, match="weights: .* there, .* now"):
         generation.write(points, tmp_path / "out", num=10)

@@ -418,6 +418,7 @@ def test_errors_are_weighted_by_the_square_of_the_scale(kind):
 # Costs
 
 
+@pytest.mark.slow
 def test_a_guided_meanflow_step_costs_what_its_formula_needs():
     """Diagonal rows: forward, backward and the null label, 4. The others: both labels, jvp, backward, 6 + rho. A quarter of these."""
     method = methods.guided("meanflow", methods.make("meanflow"), "meanflow", scale=(2.0, 2.0), k=0.5)

@@ -16,12 +16,12 @@ import pytest
 
 from configs import meanflow
 from flowjax import typing
-from flowjax.training import checkpoint, experiment, hosts, loop, workdir
+from flowjax.training import checkpoint, experiment, generation, hosts, loop, sharding, workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 60
 FLAGS = [
-    "--config=configs/meanflow.py:test", "--config.eval_every=0", "--config.save_every=10", "--config.log_every=5",
+    "--config.eval_every=0", "--config.save_every=10", "--config.log_every=5",
     "--config.batch_size=32", "--config.optim.name=sgd", "--config.optim.kwargs={}", "--config.optim.learning_rate=0.1",
 ]  # fmt: skip
 
@@ -48,13 +48,23 @@ def config(**changes):
 class Pair:
     """Two processes of one training, with four devices each, as a context that leaves none behind."""
 
-    def __init__(self, folder, *flags):
+    def __init__(self, folder, *flags, of_each=((), ()), config="configs/meanflow.py:test", script="train"):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             where = [f"--coordinator=127.0.0.1:{free.getsockname()[1]}", "--processes=2"]
         self.logs = [folder.with_name(f"{folder.name}_{number}.log") for number in (0, 1)]
-        command = [sys.executable, "-m", "experiments.train", *FLAGS, *flags, *where, f"--workdir={folder}"]
-        self.processes = [start([*command, f"--process={number}"], log, 4) for number, log in enumerate(self.logs)]
+        command = [
+            sys.executable,
+            "-m",
+            f"experiments.{script}",
+            f"--config={config}",
+            *FLAGS,
+            *flags,
+            *where,
+            f"--workdir={folder}",
+        ]
+        own = [[*command, *flags, f"--process={number}"] for number, flags in enumerate(of_each)]
+        self.processes = [start(words, log, 4) for words, log in zip(own, self.logs)]
 
     def __enter__(self):
         return self
@@ -105,7 +115,7 @@ def test_two_processes_train_as_one(undisturbed, tmp_path):
 
 
 def test_a_signal_to_one_stops_all(undisturbed, tmp_path):
-    """After 10,000 steps and not before, but for SIGTERM to the process that does not speak; one process goes on."""
+    """SIGTERM to the process that does not speak; without it they would take 10,000 steps."""
     folder = tmp_path / "stopped"
     with Pair(folder, "--config.steps=10000") as pair:
         pair.until(folder, 3)
@@ -113,7 +123,7 @@ def test_a_signal_to_one_stops_all(undisturbed, tmp_path):
         statuses, outputs = pair.finish(60)
     assert statuses == [0, 0], outputs
     (stopped,) = {int(step) for output in outputs for step in re.findall(r"after step (\d+); saved", output)}
-    assert "stopped by SIGTERM" in outputs[1] and "stopped together with another process" in outputs[0]
+    assert "stopped by a signal to another process" in outputs[0] and "stopped" not in outputs[1]
     assert max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()) == stopped
 
 
@@ -159,10 +169,54 @@ def test_one_process_goes_on_where_two_were_and_the_other_way_round(undisturbed,
 
 
 @pytest.mark.slow
+def test_two_processes_measure_keep_the_best_and_generate(tmp_path):
+    folder, more = tmp_path / "run", tmp_path / "more"
+    best = "1step/sliced_wasserstein"
+    flags = ["--config.eval_every=20", f"--config.best={best}", "--config.keep=1", "--config.eval_samples=64"]
+    with Pair(folder, *flags, "--config.steps=60", "--config.mesh.fsdp=4") as pair:
+        statuses, outputs = pair.finish()
+    assert statuses == [0, 0], outputs
+    measured = {record["step"]: record[best] for record in workdir.read_metrics(folder) if best in record}
+    assert set(measured) == {20, 40, 60}
+    kept = checkpoint.Checkpoints(folder, read_only=True)
+    assert kept.best() == min(measured, key=measured.get) and set(kept.steps()) == {60, kept.best()}
+    # A student that starts from it and asks it, in two processes.
+    student = [f"--config.teacher={folder}", "--config.start=teacher", "--config.method.name=emd", "--config.steps=5"]
+    with Pair(more, *student, script="train", config="configs/method.py:emd,test") as pair:
+        statuses, outputs = pair.finish()
+    assert statuses == [0, 0], outputs
+    for number, out in ((1, tmp_path / "alone"), (2, tmp_path / "together")):
+        launch = ["-m", "experiments.launch", f"--processes={number}", "--", "generate"]
+        command = [sys.executable, *launch, f"--workdir={folder}", "--num=50", "--shard=16", f"--output={out}"]
+        assert start(command, tmp_path / "log", 1).wait(timeout=120) == 0, (tmp_path / "log").read_text()
+    for one, other in zip(generation.read(tmp_path / "alone"), generation.read(tmp_path / "together"), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_mistake_in_one_process_ends_all(tmp_path):
+    """One sentence and status 2 from the one that made it; the launcher names it."""
+    with Pair(tmp_path / "run", "--config.steps=20", of_each=(["--config.batch_size=32"], ["--config.batch_size=33"])) as pair:
+        assert pair.processes[1].wait(timeout=60) == 2
+        assert pair.processes[0].wait(timeout=60) != 0
+    assert pair.logs[1].read_text().strip().splitlines()[-1].startswith("error: batch_size is 33")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_agreement_of_several_comes_later(monkeypatch):
+    """As if there were two processes: what one was told is known to all LAG calls later, at the same call."""
+    agreed = hosts.Agreement(sharding.make_mesh(), block=True)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    flags = [False, True, False, False, False, False]
+    answers = [agreed(flag) for flag in flags]
+    assert answers == [False] * hosts.LAG + flags[: len(flags) - hosts.LAG]
+
+
+@pytest.mark.slow
 def test_the_launcher_says_who_died(tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log"
-    command = [sys.executable, "-m", "experiments.launch", "--processes=2", "--", "train", *FLAGS, "--config.steps=10000"]
-    launcher = start([*command, f"--workdir={folder}"], log, 1)
+    command = [sys.executable, "-m", "experiments.launch", "--processes=2", "--", "train", "--config=configs/meanflow.py:test"]
+    launcher = start([*command, *FLAGS, "--config.steps=10000", f"--workdir={folder}"], log, 1)
     try:
         metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 120
         while not metrics.exists() or not metrics.read_text():

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import method as method_config
+from configs import meanflow, method as method_config
 from flowjax import collectives, models, typing
 from flowjax.training import experiment, loop, program, sharding
 
@@ -67,11 +67,14 @@ def test_every_mesh_trains_as_one_device_does(name, mesh, alone):
     assert int(other.step) == 20 and int(other.skipped) == 0
 
 
-def test_adam_on_a_mesh_in_float64(x64):
+@pytest.mark.parametrize(
+    "name", ["meanflow", *(pytest.param(name, marks=pytest.mark.slow) for name in ("imf", "tvm", "soflow"))]
+)
+def test_adam_on_a_mesh_in_float64(name, x64):
     """Adam divides by what it averages, so that rounding shows; in float64 it does not."""
 
     def adam(mesh):
-        config = config_of("meanflow", mesh)
+        config = config_of(name, mesh)
         config.model.dtype = "float64"
         run = experiment.setup(config, devices=jax.devices()[: np.prod(mesh)])
         wide = lambda leaf: leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf
@@ -86,8 +89,16 @@ def test_adam_on_a_mesh_in_float64(x64):
     chex.assert_trees_all_close(one, eight, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("mesh", [(1, 1), pytest.param((2, 4), marks=pytest.mark.slow)])
+def test_parts_of_a_batch_have_the_gradient_of_the_whole(mesh, alone):
+    state, metrics = trained(with_sgd(config_of("tvm", mesh, accumulate=2)), 20)
+    whole, metrics_whole = alone("tvm")
+    chex.assert_trees_all_close(state, whole, atol=1e-6, rtol=0)
+    chex.assert_trees_all_close(metrics, metrics_whole, rtol=1e-4)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{"seeds": 2}, {"accumulate": 4}, {"optim.clip_norm": 0.05}, {"optim.every": 2}])
+@pytest.mark.parametrize("changes", [{"seeds": 2}, {"optim.name": "muon"}, {"optim.clip_norm": 0.05}, {"optim.every": 2}])
 def test_options_of_the_step_on_a_mesh(changes):
     states = []
     for mesh in ((1, 1), (2, 4)):
@@ -163,9 +174,9 @@ def test_a_batch_must_divide_into_the_parts_of_all_devices():
         experiment.setup(config_of("meanflow", (2, 4), accumulate=4), devices=jax.devices()[:8])
 
 
-def spoken(name, mesh, **changes):
+def spoken(config):
     """{kind: bytes} of a step, and the bytes of the leaves of the parameters that are sliced, and of the others."""
-    run = experiment.setup(config_of(name, mesh, **changes), devices=jax.devices()[: np.prod(mesh)])
+    run = experiment.setup(config, devices=jax.devices()[: np.prod(list(config.mesh.values()))])
     found = collections.Counter()
     for collective in collectives.listed(program.compiled(run).as_text()):
         found[collective.kind] += collective.bytes
@@ -177,11 +188,18 @@ def spoken(name, mesh, **changes):
 SCALARS = 200  # bytes: the metrics, the norms
 
 
-@pytest.mark.parametrize("name", ["meanflow", pytest.param("tvm", marks=pytest.mark.slow)])
+def digits(mesh):
+    """A DiT with labels, some of them dropped, and scales of guidance: nothing of that leaves its device."""
+    config = meanflow.get_config("guided")
+    config.update({"batch_size": 64, "mesh": {"data": mesh[0], "fsdp": mesh[1]}})
+    return config
+
+
+@pytest.mark.parametrize("name", ["meanflow", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tvm", "digits"))])
 @pytest.mark.parametrize("mesh", [(8, 1), (1, 8), (2, 4)])
 def test_a_step_says_what_the_docs_say(name, mesh):
     """The table of docs/pods.md. XLA may say equal gradients once, so that the bytes are a little less."""
-    found, sliced, whole = spoken(name, mesh)
+    found, sliced, whole = spoken(config_of(name, mesh) if name != "digits" else digits(mesh))
     data, fsdp = mesh
     weights = 2 if name == "tvm" else 1  # its target network is gathered too
     expected = {
@@ -196,10 +214,30 @@ def test_a_step_says_what_the_docs_say(name, mesh):
 
 @pytest.mark.slow
 def test_parts_of_a_batch_say_nothing_more_and_need_less_memory():
-    assert spoken("meanflow", (2, 4), batch_size=256) == spoken("meanflow", (2, 4), batch_size=256, accumulate=8)
+    one, eight = (spoken(config_of("meanflow", (2, 4), batch_size=256, accumulate=parts)) for parts in (1, 8))
+    assert one == eight
     run = lambda parts: experiment.setup(config_of("meanflow", batch_size=4096, accumulate=parts), devices=jax.devices()[:1])
     one, eight = (program.device_bytes(program.compiled(run(parts))) for parts in (1, 8))
     assert eight < 0.5 * one
+
+
+def test_collectives_in_their_forms():
+    lines = """HloModule step, num_partitions=8
+  %a = (f32[4]{0}, f32[2,2]{1,0}) all-reduce(%x, %y), replica_groups={{0,1},{2,3}}, to_apply=%sum
+  %b = bf16[16,2]{1,0} all-gather(%x), replica_groups=[2,4]<=[8], dimensions={0}
+  ROOT %c = f32[2]{0} reduce-scatter(%x), replica_groups={}, dimensions={0}
+  %d = (f32[2], f32[16]) all-gather-start(%x), replica_groups={{0,1,2,3,4,5,6,7}}
+  %e = (f32[4], f32[4], u32[], u32[]) collective-permute-start(%x), source_target_pairs={{0,1}}
+  %f = f32[16] all-gather-done(%d)
+  %g = f8e4m3fn[4] all-to-all(%x), replica_groups={{0,1}}
+  %h = pred[6] collective-broadcast(%x), replica_groups={{0,1}}"""
+    found = [tuple(collective) for collective in collectives.listed(lines)]
+    assert found == [
+        ("all-reduce", 32, 2), ("all-gather", 64, 4), ("reduce-scatter", 64, 8), ("all-gather", 64, 8), ("collective-permute", 16, 8),
+        ("all-to-all", 4, 2), ("collective-broadcast", 6, 2),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="dtype 'token'"):
+        collectives.listed("%a = token[4] all-gather(%x), replica_groups={{0,1}}")
 
 
 # Examples

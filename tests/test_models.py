@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flowjax import flops, models, typing
-from flowjax.models import embeddings
+from flowjax.models import dit, embeddings
 
 NETS = {
     "mlp": (models.make("mlp", num_classes=3, width=16), (2,)),
@@ -84,8 +84,10 @@ def test_remat_and_unroll_change_nothing():
     params, x = randomised(net, shape), jax.random.normal(jax.random.key(2), (5, *shape))
     gradient = lambda net: jax.jit(jax.grad(lambda p: jnp.sum(net.apply(p, x, 0.8, 0.3) ** 2)))(params)
     reference = gradient(net)
-    for other in (net.clone(remat="nothing_saveable"), net.clone(unroll=2)):
+    for other in (*(net.clone(remat=policy) for policy in dit.REMAT), net.clone(unroll=2)):
         chex.assert_trees_all_close(gradient(other), reference, rtol=2e-4, atol=2e-4)
+    with pytest.raises(typing.InputError, match="unknown remat 'everything'"):
+        gradient(net.clone(remat="everything"))
 
 
 def test_between_matmuls_a_block_recomputes(monkeypatch):

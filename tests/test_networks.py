@@ -12,7 +12,7 @@ import pytest
 
 from configs import method as method_config
 from flowjax import derivatives, distances, flowmap, guidance, losses, models, typing
-from flowjax.training import checkpoint, evaluation, experiment, loop, networks, reflow, sharding
+from flowjax.training import checkpoint, evaluation, experiment, log, loop, networks, reflow, sharding
 
 ONE = jax.devices()[:1]
 GUIDED = {**guidance.FIELDS, "kind": "autoguidance", "scale": (1.0, 3.0), "interval": (0.1, 0.9)}
@@ -378,7 +378,7 @@ def test_a_seed_that_diverges_is_named(tmp_path, monkeypatch):
             yield {**batch, "x": batch["x"] * (np.nan if seed == 1 else 1)}
 
     monkeypatch.setattr(loop.data, "batches", spoiled)
-    with pytest.raises(loop.NonFiniteError, match=r"not finite at step 1 \(seed 1\); training stopped"):
+    with pytest.raises(log.NonFiniteError, match=r"not finite at step 1 \(seed 1\); training stopped"):
         loop.train(small("soflow", seeds=2), tmp_path, devices=ONE)
 
 
@@ -518,3 +518,30 @@ def test_networks_of_any_parameterisation(name, parameterisation):
 def test_an_unknown_parameterisation():
     with pytest.raises(typing.InputError, match="unknown parameterisation 'edn'; did you mean edm"):
         models.make("mlp", parameterisation="edn")
+
+
+@pytest.mark.parametrize("parameterisation", ["velocity", "denoised_field"])
+def test_a_tangent_in_float32_of_a_network_in_bfloat16(parameterisation):
+    """`jvp=float32`: what is differentiated along the path computes in float32, what is scored in bfloat16."""
+    fields = {"width": 32, "depth": 2, "harmonics": 1}
+    half, full = (models.make("mlp", parameterisation=parameterisation, dtype=d, **fields) for d in ("bfloat16", "float32"))
+    x, u = jax.random.normal(jax.random.key(0), (2, 8, 2))
+    s = jnp.full((8, 1), 0.7)
+    params = full.init(jax.random.key(1), x, s, 0.2)["params"]
+    of = lambda net: networks.nets(networks.Networks({"V": net}), {"V": params}, None, ()).V
+    along = lambda V, jvp: jvp(lambda x, s: V(x, s, 0.2), (x, s), (u, jnp.ones_like(s)))
+    primal, tangent = along(of(half), derivatives.named("float32"))
+    np.testing.assert_array_equal(primal, of(half)(x, s, 0.2))
+    np.testing.assert_allclose(tangent, along(of(full), jax.jvp)[1], atol=1e-5)
+    assert np.abs(along(of(half), jax.jvp)[1] - tangent).max() > 1e-3  # which the plain derivative is not
+    assert not derivatives.in_float32()
+
+
+def test_a_run_with_a_tangent_in_float32():
+    config = small("meanflow")
+    config.method.jvp = "float32"
+    config.model.dtype = "bfloat16"
+    run = experiment.setup(config, devices=ONE)
+    state, metrics = jax.jit(run.step)(run.init(), sharding.global_batch(run.mesh, rows()), run.fixed)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    assert np.isfinite(metrics["loss"])

@@ -49,13 +49,14 @@ COMMANDS = re.findall(r"^python -m experiments\.train (--config=.*)$", README, r
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split("--workdir=")[1])
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split("--")[-1])
 def test_the_training_commands_of_the_readme_set_the_fields_that_they_name(command, monkeypatch):
     words = shlex.split(command)
     monkeypatch.setattr(sys, "argv", ["train", *words])  # where ml_collections looks for the fields
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "", flag_values=values)
     values(["train", *words])
     file, preset = re.fullmatch(r"--config=configs/(\w+).py:(\S+)", words[0]).groups()
     flat = lambda config: folders._flat(json.loads(config.to_json()))

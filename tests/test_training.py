@@ -13,7 +13,7 @@ import pytest
 
 from configs import method as method_config
 from flowjax import data, methods, typing
-from flowjax.training import checkpoint, experiment, loop, networks, sharding, state, step, workdir
+from flowjax.training import checkpoint, experiment, log, loop, networks, sharding, state, step, workdir
 
 # One of each kind: derivative, target network, learned log-variance, teacher in a loop, auxiliary network, conditional.
 KINDS = ("meanflow", "tvm", "dmf", "ctm", "freeflow", "alphaflow")
@@ -50,7 +50,7 @@ def run_steps(config, devices, count):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name in ("alphaflow", "ctm", "dmf", "freeflow") else name for name in KINDS],
+    [pytest.param(name, marks=pytest.mark.slow) for name in KINDS],  # tests/test_meshes.py has meanflow and tvm
 )
 def test_eight_devices_train_as_one_does(name):
     config = small(name)
@@ -75,7 +75,8 @@ def test_draws_do_not_depend_on_the_mesh():
     chex.assert_trees_all_equal(*drawn)
 
 
-@pytest.mark.parametrize("name", ["meanflow", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ctm", "freeflow"))])
+@pytest.mark.slow  # tests/test_meshes.py has meanflow
+@pytest.mark.parametrize("name", ["meanflow", "ctm", "freeflow"])
 def test_one_all_reduce_a_step(name):
     run = experiment.setup(small(name), devices=jax.devices()[:8])
     batch = sharding.global_batch(run.mesh, rows())
@@ -233,7 +234,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_term_and_checkpoint(tmp_path)
     config = small(log_every=3)
     config.optim.update({"name": "sgd", "learning_rate": 1e30})
     config.optim.kwargs = {}
-    with pytest.raises(loop.NonFiniteError, match=r"param_norm is not finite at step 1; .*none was saved"):
+    with pytest.raises(log.NonFiniteError, match=r"param_norm is not finite at step 1; .*none was saved"):
         loop.train(config, tmp_path, devices=jax.devices()[:1])
     assert not checkpoint.Checkpoints(tmp_path, read_only=True).steps()
 
@@ -246,7 +247,7 @@ def test_the_last_good_checkpoint_is_named_and_kept(tmp_path, monkeypatch):
     loop.train(small(steps=6, save_every=2, log_every=100), tmp_path, devices=jax.devices()[:1])
     shutil.rmtree(tmp_path / "checkpoints" / "6")
     monkeypatch.setattr(data, "load", lambda name, **kwargs: broken)
-    with pytest.raises(loop.NonFiniteError, match=r"eulerian.*step 5; .*checkpoints/4\.$"):
+    with pytest.raises(log.NonFiniteError, match=r"eulerian.*step 5; .*checkpoints/4\.$"):
         loop.train(config, tmp_path, devices=jax.devices()[:1])
     assert checkpoint.Checkpoints(tmp_path, read_only=True).steps() == [4]
 

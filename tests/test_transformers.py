@@ -78,9 +78,7 @@ def outputs(name):
 
 every = pytest.mark.parametrize("name", NETS)
 # The two classes of blocks; the others share them, and are slow tests.
-blocks = pytest.mark.parametrize(
-    "name", [n if n in ("mit", "semi_lipschitz") else pytest.param(n, marks=pytest.mark.slow) for n in NETS]
-)
+blocks = pytest.mark.parametrize("name", [n if n == "mit" else pytest.param(n, marks=pytest.mark.slow) for n in NETS])
 
 
 @every

@@ -22,6 +22,14 @@ from flowjax.training import hosts
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 
+# Of another process or of the memory, not of a file.
+PASS_ON = (jax.errors.JaxRuntimeError, MemoryError)
+
+
+class SaveError(RuntimeError):
+    """Training is over and its last state could not be saved."""
+
+
 class Checkpoints:
     """The checkpoints of a workdir.
 
@@ -29,17 +37,15 @@ class Checkpoints:
       workdir: the folder; checkpoints go to its subfolder `checkpoints`.
       keep: how many of the newest stay; the best stays besides, if any was measured.
       read_only: never creates or deletes anything.
-      report: gets one sentence, in the lead process, for each save that failed and each checkpoint that cannot be read.
     """
 
-    def __init__(self, workdir, *, keep=2, read_only=False, report=print):
+    def __init__(self, workdir, *, keep=2, read_only=False):
         self.path = pathlib.Path(workdir).absolute() / "checkpoints"
         policy = None if read_only else _NewestAndBest(keep, self.best)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy, create=not read_only, read_only=read_only, enable_async_checkpointing=True
         )
         self._read_only, self._saving, self._measures = read_only, None, {}
-        self._report = report if hosts.lead() else lambda sentence: None
         self.unsaved = None  # the last step whose save failed, None after one that did not
         self._manager = ocp.CheckpointManager(self.path, options=options)
         self._measures = {step: self._measure(step) for step in self.steps()}
@@ -103,9 +109,11 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 state = self._read(step, like)
+            except PASS_ON:
+                raise
             except Exception as error:  # orbax and tensorstore raise many types for a damaged file
                 reason = _short(error)
-                self._report(f"checkpoint {self.path / str(step)} cannot be read ({reason}); trying the one before.")
+                hosts.say(f"checkpoint {self.path / str(step)} cannot be read ({reason}); trying the one before.")
                 unreadable.append(step)
             else:
                 self._set_aside(unreadable)
@@ -129,20 +137,19 @@ class Checkpoints:
 
     def _try(self, work):
         """Whether `work`, a part of the save that is going on, succeeded; if not, its remains are deleted and it is reported."""
-        try:
-            work()
+        why = _failure(work)
+        if not hosts.any_of(why is not None):
             return True
-        except Exception as error:  # many types: of the file system, tensorstore, orbax
-            step, self._saving = self._saving, None
-            self.unsaved = step
-            self._sweep()
-            self._manager.reload()
-            saved = self.steps()
-            self._report(
-                f"the checkpoint of step {step} could not be saved in {self.path} ({_short(error)}); training goes on, and the last good"
-                f" one is {f'that of step {saved[-1]}' if saved else 'missing: none was saved yet'}."
-            )
-            return False
+        step, self._saving = self._saving, None
+        self.unsaved = step
+        self._sweep()
+        self._manager.reload()
+        saved = self.steps()
+        hosts.say(
+            f"the checkpoint of step {step} could not be saved in {self.path} ({why or 'another process says why'}); training goes on,"
+            f" and the last good one is {f'that of step {saved[-1]}' if saved else 'missing: none was saved yet'}."
+        )
+        return False
 
     def _sweep(self):
         """Deletes what is left of saves that were killed or failed, which would fill the disk; none is going on."""
@@ -170,7 +177,10 @@ class Checkpoints:
         if hosts.from_lead(damage is not None):
             raise damage or ValueError("process 0 cannot read it")
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like._asdict()), meta=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=args)
+        restored = {}
+        why = _failure(lambda: restored.update(self._manager.restore(step, args=args)))
+        if hosts.any_of(why is not None):
+            raise ValueError(why or "another process cannot read it")
         state = type(like)(**restored["state"])
         if int(fingerprint(state)) != restored["meta"]["fingerprint"]:
             raise ValueError("its content is not what was saved")
@@ -193,6 +203,17 @@ class _NewestAndBest:
         steps = sorted(info.step for info in checkpoints)
         stay = {*steps[-self._keep :], self._best(steps)}
         return [info.step in stay for info in checkpoints]
+
+
+def _failure(work):
+    """Why a piece of work failed, in a few words; None if it did not."""
+    try:
+        work()
+    except PASS_ON:
+        raise
+    except Exception as error:  # many types: of the file system, tensorstore, orbax
+        return _short(error)
+    return None
 
 
 def _short(error):

@@ -1,6 +1,5 @@
 """From a config to everything that training needs, with every check that can be made before anything is written."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -103,7 +102,7 @@ def setup(config, devices=None):
     # Slices from the start: no device ever holds the whole state.
     begin = jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like))
     slices = jax.tree.map(lambda leaf: leaf.sharding, sharding.placed(start, rules, mesh))
-    placed = functools.partial(begin, jax.device_put(jax.device_get(start), slices))
+    start = jax.device_get(start)
     # By way of the host: they were read onto one device of this process.
     modules = modules._replace(fixed=jax.device_put(jax.device_get(modules.fixed), whole))
     return Experiment(
@@ -113,7 +112,7 @@ def setup(config, devices=None):
         method,
         modules,
         mesh,
-        placed,
+        lambda: begin(jax.device_put(start, slices)),
         like,
         batch,
         step_on,
@@ -340,13 +339,14 @@ def load(workdir, average="", flag="--workdir", seed=0, step=""):
     shape, num_classes = folders.load_data_facts(workdir)
     method, net = _method(config), _network(config, num_classes)
     _, init = _optimized(config, method, networks.trained(method, net), shape)
-    alone = jax.process_count() == 1  # several processes restore together, each of them everything
-    like = _like(jax.eval_shape(init), sharding.whole(sharding.make_mesh(devices=jax.devices()[:1] if alone else None)))
+    mesh = sharding.make_mesh({"data": 1, "fsdp": -1})  # a run that was trained in slices may not fit one device
+    like = sharding.placed(jax.eval_shape(init), models.SHARDING[config.model.name], mesh, int(config.seeds > 1))
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         found = checkpoints.restore(like, _asked(checkpoints, step, config, f"{flag}={workdir}"))
     if found is None:
         raise typing.InputError(f"{flag}={workdir} holds no checkpoint yet; train until the first is saved.")
-    params = weights(config, found[0], average or default_average(config), seed)
+    params = sharding.replicated(mesh, weights(config, found[0], average or default_average(config), seed))
+    params = jax.device_put(jax.device_get(params), jax.local_devices()[0])
     return Trained(config, shape, num_classes, net, params, found[1])
 
 
@@ -363,10 +363,6 @@ def _asked(checkpoints, step, config, where):
     raise typing.InputError(
         f"--checkpoint={step}: {where} has the checkpoints {', '.join(map(str, steps))}; {why}. Leave the flag out for the newest."
     )
-
-
-def _like(shapes, placement):
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement), shapes)
 
 
 def _traced(config, function, *args):

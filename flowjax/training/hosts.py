@@ -10,6 +10,7 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 from jax.experimental import multihost_utils
 
 from flowjax import typing
@@ -79,6 +80,12 @@ def lead():
     return jax.process_index() == 0
 
 
+def say(text):
+    """Prints in the lead process, above its progress bar."""
+    if lead():
+        tqdm.tqdm.write(text)
+
+
 def barrier(name):
     """Returns when all processes have come here."""
     if jax.process_count() > 1:
@@ -102,15 +109,21 @@ def from_lead(value):
     )
 
 
+def any_of(flag):
+    """Whether the flag is raised in any process; all wait for each other."""
+    return bool(np.max(multihost_utils.process_allgather(np.int32(flag)))) if jax.process_count() > 1 else bool(flag)
+
+
 class Agreement:
     """Whether any process has raised its flag, known to all at the same call: in one process at once, else LAG calls later.
 
     Args:
       mesh: all devices of all processes.
+      block: wait for each answer, where programs must not queue up.
     """
 
-    def __init__(self, mesh):
-        self._mesh, self._pending = mesh, collections.deque()
+    def __init__(self, mesh, block=False):
+        self._mesh, self._block, self._pending = mesh, block, collections.deque()
         self._any = jax.jit(jnp.max, out_shardings=sharding.whole(mesh))
 
     def __call__(self, flag):
@@ -119,4 +132,6 @@ class Agreement:
             return flag
         flags = np.full(len(self._mesh.local_devices), flag, np.int32)
         self._pending.append(self._any(sharding.global_batch(self._mesh, {"flag": flags})["flag"]))
+        if self._block:
+            self._pending[-1].block_until_ready()
         return len(self._pending) > LAG and bool(self._pending.popleft())

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from flowjax.training import hosts, meters
+from flowjax.training import meters
 
 
 class NonFiniteError(RuntimeError):
@@ -19,16 +19,13 @@ class Log:
       checkpoints: a flowjax.training.checkpoint.Checkpoints, for the last good one.
       start: steps that were done before.
       flops: matmul FLOPs of a step, for the utilisation; None: not logged.
+      once: what only the first line has besides.
     """
 
-    def __init__(self, run, metrics, checkpoints, start, flops=None):
+    def __init__(self, run, metrics, checkpoints, start, flops=None, once=()):
         self._run, self._metrics, self._checkpoints, self._flops = run, metrics, checkpoints, flops
-        self._pending, self._flushed, self._once = [], start, {}
+        self._pending, self._flushed, self._once = [], start, dict(once)
         self.clock = meters.Clock()
-
-    def once(self, **values):
-        """Values that go into the next line only."""
-        self._once |= values
 
     def add(self, step, found):
         """The metrics of a step, still on the device."""
@@ -82,12 +79,3 @@ def _finite_mean(values):
     values = np.asarray(values, np.float64)
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if finite.size else float("nan")
-
-
-def silent(*_):
-    """In place of what the lead process says."""
-
-
-def said(say):
-    """`say` in the lead process, silence in the others."""
-    return say if hosts.lead() else silent

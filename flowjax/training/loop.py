@@ -8,18 +8,12 @@ import jax
 import numpy as np
 import tqdm
 
-from flowjax import data
+from flowjax import data, typing
 from flowjax.training import checkpoint, evaluation, experiment, hosts, meters, networks, program, sharding, workdir as folders
-from flowjax.training.log import Log, NonFiniteError, said
-
-__all__ = ["NonFiniteError", "train"]
+from flowjax.training.log import Log
 
 BINNED_DRAWS = 8  # of a batch, for raw errors by time
 WARM_UP = 2  # steps after which nothing may be compiled within a step
-
-
-class SaveError(RuntimeError):
-    """Training is over and its last state could not be saved."""
 
 
 def train(config, workdir, devices=None, profile=()):
@@ -47,20 +41,22 @@ def train(config, workdir, devices=None, profile=()):
         if hosts.lead():
             folders.claim(workdir, config, run.source)
         hosts.barrier("the workdir is claimed")
-        with checkpoint.Checkpoints(workdir, keep=config.keep, report=tqdm.tqdm.write) as checkpoints:
+        folders.check_shared(workdir, config)
+        with checkpoint.Checkpoints(workdir, keep=config.keep) as checkpoints:
             state, start = checkpoints.restore(run.like) or (run.init(), 0)
+            _check_skipped(config, state)
             if start == config.steps:
                 if stop:  # nobody else will hear of it
                     raise KeyboardInterrupt
                 return state
             with contextlib.ExitStack() as stack:
-                metrics = stack.enter_context(folders.metrics(workdir, start, report=tqdm.tqdm.write, lead=hosts.lead()))
+                metrics = stack.enter_context(folders.metrics(workdir, start))
                 compilations = stack.enter_context(meters.Compilations())
                 tracing = stack.enter_context(_Tracing(pathlib.Path(workdir) / "profile", profile))
                 state = _loop(run, workdir, state, start, checkpoints, metrics, stop, compilations, tracing)
             checkpoints.wait()
             if checkpoints.unsaved is not None:
-                raise SaveError(
+                raise checkpoint.SaveError(
                     f"step {checkpoints.unsaved}, the last, could not be saved in {checkpoints.path}; make room there, and the same"
                     " command goes on from the last good checkpoint."
                 )
@@ -68,31 +64,42 @@ def train(config, workdir, devices=None, profile=()):
     return state
 
 
+def _check_skipped(config, state):
+    """Raises InputError if the run has skipped more steps than are allowed now."""
+    skipped = int(np.max(jax.device_get(state.skipped)))
+    if skipped > config.max_nonfinite_steps:
+        raise typing.InputError(
+            f"config.max_nonfinite_steps is {config.max_nonfinite_steps}, and the run has skipped {skipped} steps that were not finite:"
+            f" --config.max_nonfinite_steps={skipped} goes on."
+        )
+
+
 def _loop(run, workdir, state, start, checkpoints, metrics, stop, compilations, tracing):
     config, bar_off = run.config, not hosts.lead()
     step_fn = program.compiled(run)
-    log = Log(run, metrics, checkpoints, start, flops=program.utilisation_flops(run))
-    log.once(compile_s=compilations.seconds, program_gib=program.device_bytes(step_fn) / 2**30)
-    batches, agreed = _batches(run, start), hosts.Agreement(run.mesh)
-    evaluate = _evaluator(run, workdir) if config.eval_every else None
-    # Steps that queue up on several CPU devices deadlock in the all-reduce.
+    once = {"compile_s": compilations.seconds, "program_gib": program.device_bytes(step_fn) / 2**30}
+    # Programs that queue up on several CPU devices deadlock in the all-reduce.
     block = run.mesh.devices.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
+    batches, agreed = _batches(run, start), hosts.Agreement(run.mesh, block)
+    evaluate = _evaluator(run, workdir) if config.eval_every else None
+    log = Log(run, metrics, checkpoints, start, flops=program.utilisation_flops(run), once=once)
 
     with tqdm.tqdm(
         total=config.steps, initial=start, desc=config.method.name, unit="step", smoothing=0.05, disable=bar_off
     ) as bar:
         for step in range(start, config.steps):
-            tracing.at(step)
+            tracing.at(step, state)
             with log.clock.waiting("data"):
                 local = next(batches)
             with compilations.none(step + 1) if step >= start + WARM_UP else contextlib.nullcontext():
                 batch = sharding.global_batch(run.mesh, local, config.seeds)
                 with jax.transfer_guard("disallow"):  # what is not on the devices by now would be sent there at every step
                     state, found = step_fn(state, batch, run.fixed)
-                stopping = agreed(bool(stop))  # read once: a signal may come at any moment, and what it stops must be saved
-            if block:
                 with log.clock.waiting("compute"):
-                    jax.block_until_ready(state)
+                    if block:
+                        jax.block_until_ready(state)
+                    # Read once: a signal may come at any moment, and what it stops must be saved.
+                    stopping = agreed(bool(stop))
             log.add(step + 1, found)
             bar.update()
             last = step + 1 == config.steps
@@ -109,8 +116,8 @@ def _loop(run, workdir, state, start, checkpoints, metrics, stop, compilations, 
                 with log.clock.paused():
                     checkpoints.save(step + 1, state, hosts.from_lead(evaluation.lower_is_better(config.best, measured)))
             if stopping:
-                by = f"by {stop[0]}" if stop else "together with another process"
-                tqdm.tqdm.write(f"stopped {by} after step {step + 1}; saved. The same command goes on from here.")
+                by = stop[0] if stop else "a signal to another process"
+                hosts.say(f"stopped by {by} after step {step + 1}; saved. The same command goes on from here.")
                 break
     return state
 
@@ -157,7 +164,7 @@ def _evaluator(run, workdir):
         try:
             evaluation.draw_samples(path, samples, labels, run.source.num_classes, real=held_out, title=title)
         except OSError as error:
-            tqdm.tqdm.write(f"{path} could not be written ({error.strerror or error}); training goes on.")
+            hosts.say(f"{path} could not be written ({error.strerror or error}); training goes on.")
         return {f"{steps}step/{name}": value for steps, x in samples.items() for name, value in measure(x, labels).items()}
 
     return evaluate
@@ -174,29 +181,33 @@ def _binned(run, state, batch):
 
 
 class _Tracing:
-    """A trace of the steps from `start` to `stop`, as a context in which `at` is called before each step."""
+    """A trace of the steps from `start` to `stop` in the lead process, as a context in which `at` is called before each step."""
 
     def __init__(self, folder, steps):
-        self._folder, self._steps, self._on = folder, tuple(steps), False
+        self._folder, self._steps, self._on, self._written = folder, steps if hosts.lead() else (), False, False
 
-    def at(self, step):
+    def at(self, step, state):
+        """Begins or ends the trace, once the steps before are through."""
+        if self._steps and step in self._steps:
+            jax.block_until_ready(state)
+            self._stop()
         if self._steps and step == self._steps[0]:
             jax.profiler.start_trace(self._folder)
-            self._on = True
-        elif self._on and step == self._steps[1]:
-            self._stop()
+            self._on = self._written = True
 
     def _stop(self):
-        jax.profiler.stop_trace()
-        self._on = False
-        said(tqdm.tqdm.write)(f"trace written to {self._folder}; look at it with xprof or https://ui.perfetto.dev.")
+        if self._on:
+            jax.profiler.stop_trace()
+            self._on = False
+            hosts.say(f"trace written to {self._folder}; look at it with xprof or https://ui.perfetto.dev.")
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        if self._on:
-            self._stop()
+        self._stop()
+        if self._steps and not self._written:
+            hosts.say(f"no trace was written: step {self._steps[0]} was not among those of this call.")
 
 
 @contextlib.contextmanager

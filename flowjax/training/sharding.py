@@ -4,6 +4,7 @@ Two axes. Along "data" weights are repeated, along "fsdp" every device holds a s
 The rows of a batch are divided over both. One device is the mesh of ones.
 """
 
+import functools
 import math
 import re
 
@@ -109,15 +110,18 @@ def mean(gradient, metrics, partition, mesh):
       (gradient, metrics).
     """
     leaves, tree = jax.tree.flatten(gradient)
-    sliced = ["fsdp" in spec for spec in tree.flatten_up_to(partition)]
-    scatter = lambda leaf, spec: jax.lax.psum_scatter(leaf, "fsdp", scatter_dimension=tuple(spec).index("fsdp"), tiled=True)
-    slices = [
-        scatter(leaf, spec) / mesh.shape["fsdp"] for leaf, spec in zip(leaves, tree.flatten_up_to(partition)) if "fsdp" in spec
-    ]
-    slices = iter(jax.lax.pmean(slices, "data") if mesh.shape["data"] > 1 else slices)
-    rest, metrics = jax.lax.pmean(([leaf for leaf, cut in zip(leaves, sliced) if not cut], metrics), AXES)
-    rest = iter(rest)
-    return tree.unflatten([next(slices if cut else rest) for cut in sliced]), metrics
+    partition = tree.flatten_up_to(partition)
+    slices, rest = {}, {}
+    for number, (leaf, spec) in enumerate(zip(leaves, partition)):
+        if "fsdp" in spec:
+            dimension = tuple(spec).index("fsdp")
+            slices[number] = jax.lax.psum_scatter(leaf, "fsdp", scatter_dimension=dimension, tiled=True) / mesh.shape["fsdp"]
+        else:
+            rest[number] = leaf
+    if mesh.shape["data"] > 1:
+        slices = jax.lax.pmean(slices, "data")
+    rest, metrics = jax.lax.pmean((rest, metrics), AXES)
+    return tree.unflatten([(slices | rest)[number] for number in range(len(leaves))]), metrics
 
 
 def check_batch(mesh, batch_size, method, accumulate=1):
@@ -141,7 +145,12 @@ def global_batch(mesh, local, seeds=1):
 
 def replicated(mesh, tree):
     """`tree` whole on every device, by a program of its own; all processes must call it."""
-    return jax.jit(lambda tree: tree, out_shardings=whole(mesh))(tree)
+    return tree if mesh.devices.size == 1 else _replicate(mesh)(tree)
+
+
+@functools.cache
+def _replicate(mesh):
+    return jax.jit(lambda tree: tree, out_shardings=whole(mesh))
 
 
 def device_bytes(tree):

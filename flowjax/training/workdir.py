@@ -8,12 +8,14 @@ import pathlib
 import socket
 import time
 
+import jax
 import ml_collections
 import tensorboardX.summary
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 
 from flowjax import typing
+from flowjax.training import hosts
 
 CONFIG, DATA, METRICS = "config.json", "data.json", "metrics.jsonl"
 MAY_CHANGE = ("mesh.", "max_nonfinite_steps")  # fields of the config with which a run may go on otherwise than it began
@@ -38,6 +40,17 @@ def check(workdir, config):
     if differ:
         fields = "; ".join(f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in differ)
         raise typing.InputError(f"--workdir={path} belongs to a run with another config ({fields}); give another folder.")
+
+
+def check_shared(workdir, config):
+    """Raises InputError unless this process sees what `claim` of the lead process wrote."""
+    path = pathlib.Path(workdir)
+    if not (path / CONFIG).exists():
+        raise typing.InputError(
+            f"--workdir={path}: process 0 made it, and process {jax.process_index()} does not see it; it must be a folder that all processes"
+            " share."
+        )
+    check(workdir, config)
 
 
 def claim(workdir, config, source):
@@ -88,13 +101,17 @@ def read_metrics(workdir):
 def write_text(path, text):
     """Writes a file whole or not at all."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text)
-    os.replace(aside, path)
+    try:
+        aside.write_text(text)
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
-def metrics(workdir, step, *, report=print, lead=True):
+def metrics(workdir, step):
     """A context with the metrics of a run: a Metrics in the lead process, and in the others one that writes nothing."""
-    return Metrics(workdir, step, report) if lead else _Nowhere()
+    return Metrics(workdir, step) if hosts.lead() else _Nowhere()
 
 
 class Metrics:
@@ -103,14 +120,19 @@ class Metrics:
     Args:
       workdir: the folder.
       step: the step from which training goes on; later lines, of a run that was killed, are dropped.
-      report: gets one sentence when a line cannot be written.
+
+    Raises:
+      InputError: if the folder cannot be written.
     """
 
-    def __init__(self, workdir, step, report=print):
+    def __init__(self, workdir, step):
         path = pathlib.Path(workdir)
         kept = [record for record in read_metrics(path) if record["step"] <= step]
-        write_text(path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
-        self._lines, self._waiting, self._report = open(path / METRICS, "ab", buffering=0), b"", report
+        try:
+            write_text(path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+            self._lines, self._waiting = open(path / METRICS, "ab", buffering=0), b""
+        except OSError as error:
+            raise typing.InputError(f"--workdir={path} cannot be written: {error.strerror}; make room there.") from error
         self._events = _Events(path, step)
 
     def write(self, step, values):
@@ -118,14 +140,9 @@ class Metrics:
         values = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
         late = bool(self._waiting)
         self._waiting += (json.dumps({"step": step, **values}) + "\n").encode()
-        try:
-            while self._waiting:
-                self._waiting = self._waiting[self._lines.write(self._waiting) :]
-        except OSError as error:
-            if not late:
-                self._report(
-                    f"{self._lines.name} cannot be written ({error.strerror}); training goes on, the lines follow later."
-                )
+        why = self._flush()
+        if why and not late:
+            hosts.say(f"{self._lines.name} cannot be written ({why}); training goes on, the lines follow later.")
         self._events.write(step, {name: value for name, value in values.items() if value is not None})
 
     def __enter__(self):
@@ -133,8 +150,19 @@ class Metrics:
 
     def __exit__(self, *error):
         """Flushes and closes both files."""
+        if why := self._flush():
+            hosts.say(f"{self._lines.name} lacks its last lines ({why}).")
         self._lines.close()
         self._events.close()
+
+    def _flush(self):
+        """Writes what waits; why that was not possible, "" if it was."""
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._lines.write(self._waiting) :]
+        except OSError as error:
+            return error.strerror
+        return ""
 
 
 class _Events:
