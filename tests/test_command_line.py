@@ -29,7 +29,7 @@ SMALL = [
     "--config.batch_size=32",
 ]
 
-LONG = 15_000  # steps
+LONG = 6_000  # steps
 
 
 def start(module, *flags):
@@ -97,13 +97,18 @@ def test_fifty_kills_change_nothing(tmp_path, monkeypatch):
     """kill -9, SIGTERM and SIGINT at random, in and out of saves; ten to twenty minutes."""
     monkeypatch.setitem(ENV, "JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    flags = [*SMALL, f"--config.steps={LONG}", "--config.save_every=20", "--config.log_every=20"]
-    output, code = finish("train", *flags, f"--workdir={undisturbed}")
+    flags = [*SMALL, f"--config.steps={LONG}", "--config.log_every=20", "--config.save_every=20"]
+    output, code = finish("train", *flags, "--config.save_every=2000", f"--workdir={undisturbed}")
     assert code == 0, output
     rng, how, hits, clean = random.Random(0), {}, 0, 0
     for _ in range(50):
         process = start("train", *flags, f"--workdir={killed}")
         done, old = saved(killed), half_saved(killed / "checkpoints")
+        if rng.random() < 0.2:  # while it starts or reads its checkpoint
+            time.sleep(10 * rng.random())
+            process.kill()
+            process.communicate()
+            continue
         wait_until(process, lambda done=done: saved(killed) > done)
         number = rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
         if rng.random() < 0.5:

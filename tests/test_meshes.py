@@ -111,7 +111,8 @@ def test_options_of_the_step_on_a_mesh(changes):
             batch = sharding.global_batch(run.mesh, {"x": x if config.seeds > 1 else x[0]}, config.seeds)
             state, _ = jax.block_until_ready(step(state, batch, run.fixed))
         states.append(jax.device_get(state))
-    chex.assert_trees_all_close(*states, atol=1e-6, rtol=0)
+    # Muon iterates on whole matrices, which makes more of rounding.
+    chex.assert_trees_all_close(*states, atol=1e-5 if "optim.name" in changes else 1e-6, rtol=0)
 
 
 # Slices and what is said
@@ -185,7 +186,7 @@ def spoken(config):
     return found, size(True), size(False)
 
 
-SCALARS = 200  # bytes: the metrics, the norms
+SCALARS = 1_000  # bytes: the metrics, the norm of each leaf
 
 
 def digits(mesh):

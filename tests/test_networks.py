@@ -528,6 +528,9 @@ def test_a_tangent_in_float32_of_a_network_in_bfloat16(parameterisation):
     x, u = jax.random.normal(jax.random.key(0), (2, 8, 2))
     s = jnp.full((8, 1), 0.7)
     params = full.init(jax.random.key(1), x, s, 0.2)["params"]
+    params = jax.tree.map(
+        lambda w: w + 0.2 * jax.random.normal(jax.random.key(2), w.shape), params
+    )  # the last layer starts at zero
     of = lambda net: networks.nets(networks.Networks({"V": net}), {"V": params}, None, ()).V
     along = lambda V, jvp: jvp(lambda x, s: V(x, s, 0.2), (x, s), (u, jnp.ones_like(s)))
     primal, tangent = along(of(half), derivatives.named("float32"))
