@@ -110,7 +110,7 @@ def _one_sentence(work, *expected):
         return work()
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is written.", file=sys.stderr)
-        sys.exit(130)
+        _leave(130)
     except (typing.InputError, NonFiniteError, SaveError, meters.RecompilationError, flags.Error, *expected) as error:
         print(f"error: {_sentence(error)}", file=sys.stderr)
         _leave(2)

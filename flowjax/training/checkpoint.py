@@ -87,10 +87,11 @@ class Checkpoints:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
-        """Waits and ends the threads."""
-        self.wait()
-        self._manager.close()
+    def __exit__(self, kind, *error):
+        """Waits and ends the threads; after an error in one of several processes not, because the others may not come here."""
+        if kind is None or jax.process_count() == 1:
+            self.wait()
+            self._manager.close()
 
     def restore(self, like, step=None):
         """The newest readable checkpoint.

@@ -49,11 +49,9 @@ def train(config, workdir, devices=None, profile=()):
                 if stop:  # nobody else will hear of it
                     raise KeyboardInterrupt
                 return state
-            with contextlib.ExitStack() as stack:
-                metrics = stack.enter_context(folders.metrics(workdir, start))
-                compilations = stack.enter_context(meters.Compilations())
-                tracing = stack.enter_context(_Tracing(pathlib.Path(workdir) / "profile", profile))
-                state = _loop(run, workdir, state, start, checkpoints, metrics, stop, compilations, tracing)
+            tracing = _Tracing(pathlib.Path(workdir) / "profile", profile)
+            with folders.metrics(workdir, start) as metrics, tracing:
+                state = _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop)
             checkpoints.wait()
             if checkpoints.unsaved is not None:
                 raise checkpoint.SaveError(
@@ -74,9 +72,10 @@ def _check_skipped(config, state):
         )
 
 
-def _loop(run, workdir, state, start, checkpoints, metrics, stop, compilations, tracing):
-    config, bar_off = run.config, not hosts.lead()
-    step_fn = program.compiled(run)
+def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
+    config, compilations = run.config, meters.Compilations()
+    with compilations:
+        step_fn = program.compiled(run)
     once = {"compile_s": compilations.seconds, "program_gib": program.device_bytes(step_fn) / 2**30}
     # Programs that queue up on several CPU devices deadlock in the all-reduce.
     block = run.mesh.devices.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
@@ -84,9 +83,8 @@ def _loop(run, workdir, state, start, checkpoints, metrics, stop, compilations, 
     evaluate = _evaluator(run, workdir) if config.eval_every else None
     log = Log(run, metrics, checkpoints, start, flops=program.utilisation_flops(run), once=once)
 
-    with tqdm.tqdm(
-        total=config.steps, initial=start, desc=config.method.name, unit="step", smoothing=0.05, disable=bar_off
-    ) as bar:
+    progress = {"total": config.steps, "initial": start, "desc": config.method.name, "unit": "step", "smoothing": 0.05}
+    with compilations, tqdm.tqdm(**progress, disable=not hosts.lead()) as bar:
         for step in range(start, config.steps):
             tracing.at(step, state)
             with log.clock.waiting("data"):
@@ -116,8 +114,12 @@ def _loop(run, workdir, state, start, checkpoints, metrics, stop, compilations, 
                 with log.clock.paused():
                     checkpoints.save(step + 1, state, hosts.from_lead(evaluation.lower_is_better(config.best, measured)))
             if stopping:
-                by = stop[0] if stop else "a signal to another process"
-                hosts.say(f"stopped by {by} after step {step + 1}; saved. The same command goes on from here.")
+                checkpoints.wait()
+                by, saved = stop[0] if stop else "a signal to another process", checkpoints.unsaved is None
+                hosts.say(
+                    f"stopped by {by} after step {step + 1}"
+                    + ("; saved. The same command goes on from here." if saved else ".")
+                )
                 break
     return state
 
