@@ -1,6 +1,7 @@
 """Common settings of the tests: CPU with eight virtual devices, programs compiled fast, no silent broadcasting of ranks, names for doctests."""
 
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the time of the tests is compiling, and a program that runs once need not be fast: half the time for the same numbers.
@@ -11,6 +12,10 @@ import jax.numpy as jnp
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Many tests compile the same programs. One folder a process, which dies with it: no other may read what it is writing.
+_COMPILED = tempfile.TemporaryDirectory(prefix="flowjax_compiled_")
+jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from flowjax.training import meters
+from flowjax.training import hosts, meters
 
 
 class NonFiniteError(RuntimeError):
@@ -28,8 +28,11 @@ class Log:
         self.clock = meters.Clock()
 
     def add(self, step, found):
-        """The metrics of a step, still on the device."""
+        """The metrics of a step, still on the device; waits until few steps are under way."""
         self._pending.append((step, found))
+        if len(self._pending) > hosts.LAG:
+            with self.clock.waiting("compute"):
+                jax.block_until_ready(self._pending[-1 - hosts.LAG][1])
 
     def flush(self):
         """Writes the means since the last flush and returns a line for the progress bar; raises NonFiniteError."""
@@ -69,8 +72,9 @@ class Log:
         good = self._checkpoints.path / str(saved[-1]) if saved else "none was saved yet"
         which = f" (seed {', '.join(str(config.seed + i) for i in seeds)})" if config.seeds > 1 else ""
         before = f", after {config.max_nonfinite_steps} skipped steps" if config.max_nonfinite_steps else ""
+        more = f"--config.max_nonfinite_steps={config.max_nonfinite_steps + 1}"
         raise NonFiniteError(
-            f"{what} not finite at step {step}{which}{before}; training stopped. Last good checkpoint: {good}."
+            f"{what} not finite at step {step}{which}{before}; training stopped ({more} goes past it). Last good checkpoint: {good}."
         )
 
 

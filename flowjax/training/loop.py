@@ -13,6 +13,7 @@ from flowjax.training import checkpoint, evaluation, experiment, hosts, meters, 
 from flowjax.training.log import Log
 
 BINNED_DRAWS = 8  # of a batch, for raw errors by time
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 WARM_UP = 2  # steps after which nothing may be compiled within a step
 
 
@@ -76,6 +77,7 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
     config, compilations = run.config, meters.Compilations()
     with compilations:
         step_fn = program.compiled(run)
+    hosts.say(program.mesh_line(run.mesh))
     once = {"compile_s": compilations.seconds, "program_gib": program.device_bytes(step_fn) / 2**30}
     # Programs that queue up on several CPU devices deadlock in the all-reduce.
     block = run.mesh.devices.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
@@ -214,7 +216,7 @@ class _Tracing:
 
 @contextlib.contextmanager
 def _stop_signals():
-    """A list that is empty until SIGTERM or Ctrl-C arrives, then holds the signal's name; a second signal ends at once."""
+    """A list that is empty until one of STOPS arrives, then holds the signal's name; a second signal ends at once."""
     stop = []
 
     def handle(number, frame):
@@ -224,7 +226,8 @@ def _stop_signals():
 
     previous = {}
     with contextlib.suppress(ValueError):  # signals belong to the main thread; elsewhere nothing is caught
-        previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        heard = [number for number in STOPS if signal.getsignal(number) != signal.SIG_IGN]  # nohup
+        previous = {number: signal.signal(number, handle) for number in heard}
     try:
         yield stop
     finally:

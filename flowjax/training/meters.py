@@ -44,14 +44,14 @@ class Clock:
     """Splits the time of the host between data, device and everything else.
 
     JAX works ahead: the device may compute while the host waits for data. So "compute" is the time that is left to wait for the
-    device, and a step whose data_ms is not near 0 is slowed by its data only if compute_ms is.
+    device, and as long as there is some, the device is what a step waits for.
     """
 
     def __init__(self):
         self._start()
 
     def _start(self):
-        self._since, self._spent = time.perf_counter(), {"data": 0.0, "compute": 0.0}
+        self._since, self._spent, self._paused = time.perf_counter(), {"data": 0.0, "compute": 0.0}, 0.0
 
     @contextlib.contextmanager
     def waiting(self, what):
@@ -65,15 +65,18 @@ class Clock:
         """Work whose time is not the steps'."""
         before = time.perf_counter()
         yield
-        self._since += time.perf_counter() - before
+        self._paused += time.perf_counter() - before
 
     def take(self, steps, rows):
-        """Means over the steps since the last call, of so many rows each: milliseconds by what they went to, and examples a second."""
-        total = time.perf_counter() - self._since
+        """Means over the steps since the last call, of so many rows each: milliseconds by what they went to, and examples a second.
+
+        Besides, the seconds since the last call that were no steps: evaluations and saves.
+        """
+        paused, total = self._paused, time.perf_counter() - self._since - self._paused
         split = {**self._spent, "host": total - sum(self._spent.values())}
         self._start()
         means = {f"{name}_ms": 1e3 * seconds / steps for name, seconds in {"step": total, **split}.items()}
-        return means | {"examples_per_s": steps * rows / total}
+        return means | {"examples_per_s": steps * rows / total, "paused_s": paused}
 
 
 class Compilations:

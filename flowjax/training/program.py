@@ -39,9 +39,17 @@ def utilisation_flops(run):
         return None
 
 
+def mesh_line(mesh):
+    """The mesh in words."""
+    sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    return (
+        f"mesh: {sizes}; {mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s) of {jax.process_count()} process(es)"
+    )
+
+
 def report(run):
     """What `--dry_run` prints: every leaf of the state with its slices, bytes of a device, and what the devices say to each other."""
-    lines = [f"mesh: {', '.join(f'{name} {size}' for name, size in run.mesh.shape.items())}; {_what(run.mesh)}", ""]
+    lines = [mesh_line(run.mesh), ""]
     leaves = jax.tree_util.tree_flatten_with_path(run.like.params)[0]
     rows = [("parameter", "shape", "of a device", "bytes of a device")]
     for path, leaf in leaves:
@@ -70,10 +78,6 @@ def _spoken(program):
         return ["communication of a step: none"]
     lines = [f"{kind}: {len(sizes)} instruction(s), {sum(sizes):,} bytes" for kind, sizes in found.items()]
     return ["communication of a step, as compiled here:", *lines]
-
-
-def _what(mesh):
-    return f"{mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s) of {jax.process_count()} process(es)"
 
 
 def _shape(shape):

@@ -18,13 +18,14 @@ from flowjax import typing
 from flowjax.training import hosts
 
 CONFIG, DATA, METRICS = "config.json", "data.json", "metrics.jsonl"
-MAY_CHANGE = ("mesh.", "max_nonfinite_steps")  # fields of the config with which a run may go on otherwise than it began
+# Fields of the config with which a run may go on otherwise than it began: they change no draw and no formula.
+MAY_CHANGE = ("mesh.", "max_nonfinite_steps", "accumulate", "model.remat", "keep", "save_every", "log_every")
 
 
 def check(workdir, config):
     """Raises InputError if `workdir` belongs to a run with another config; names the fields that differ. Writes nothing.
 
-    The mesh, and how many steps may be skipped, are free to change from one call to the next.
+    The fields of MAY_CHANGE are free to change from one call to the next.
     """
     path = pathlib.Path(workdir)
     if path.exists() and not path.is_dir():
