@@ -75,9 +75,9 @@ def _check_skipped(config, state):
 
 def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
     config, compilations = run.config, meters.Compilations()
+    hosts.say(program.mesh_line(run.mesh))
     with compilations:
         step_fn = program.compiled(run)
-    hosts.say(program.mesh_line(run.mesh))
     once = {"compile_s": compilations.seconds, "program_gib": program.device_bytes(step_fn) / 2**30}
     # Programs that queue up on several CPU devices deadlock in the all-reduce.
     block = run.mesh.devices.size > 1 and run.mesh.devices.flat[0].platform == "cpu"

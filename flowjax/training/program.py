@@ -53,7 +53,7 @@ def report(run):
     leaves = jax.tree_util.tree_flatten_with_path(run.like.params)[0]
     rows = [("parameter", "shape", "of a device", "bytes of a device")]
     for path, leaf in leaves:
-        name = "/".join(str(key.key) for key in path)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
         rows.append(
             (name, _shape(leaf.shape), _shape(leaf.sharding.shard_shape(leaf.shape)), f"{sharding.device_bytes(leaf):,}")
         )

@@ -72,7 +72,7 @@ def specs(tree, rules, mesh, lead=0):
 
     def of(path, leaf):
         own = leaf.shape[min(lead, len(leaf.shape)) :]
-        name = "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
         axes = next((axes for pattern, axes in rules if re.search(pattern, name)), ())
         if len(axes) > len(own):
             return WHOLE
@@ -121,7 +121,8 @@ def mean(gradient, metrics, partition, mesh):
     if mesh.shape["data"] > 1:
         slices = jax.lax.pmean(slices, "data")
     rest, metrics = jax.lax.pmean((rest, metrics), AXES)
-    return tree.unflatten([(slices | rest)[number] for number in range(len(leaves))]), metrics
+    found = slices | rest
+    return tree.unflatten([found[number] for number in range(len(leaves))]), metrics
 
 
 def check_batch(mesh, batch_size, method, accumulate=1):
