@@ -18,6 +18,7 @@ def guided(tmp_path_factory, saved_run):
     return saved_run(config, tmp_path_factory.mktemp("guided") / "run")
 
 
+@pytest.mark.slow
 def test_scale_and_interval_reach_samples_and_tables(guided, tmp_path):
     run = experiment.load(guided)
     # Embeddings of the guidance start from zero, and the run was not trained: the random weights of saved_run tell them apart.

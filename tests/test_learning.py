@@ -24,7 +24,7 @@ FEW_STEPS = {"flow_matching": 4, "fmm": 4, "pd": 4, "cd": 8}
 
 
 # One of each kind every time; the others in the slow tests.
-KINDS = ("meanflow", "tvm", "psd")
+KINDS = ("meanflow", "tvm")
 
 
 @pytest.mark.parametrize("name", [n if n in KINDS else pytest.param(n, marks=pytest.mark.slow) for n in methods.METHODS])

@@ -47,7 +47,7 @@ def gaussians(shift, scale):
     return lambda rng: (scale * rng.normal(size=(ROWS, 2)) + shift, rng.normal(size=(ROWS, 2)))
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "sinkhorn" else n for n in MEASURES])
 @pytest.mark.parametrize("case", ["different", pytest.param("equal", marks=pytest.mark.slow)])
 def test_two_bars_cover_the_expectation(name, case):
     draws, resamples = (30, 16) if name == "sinkhorn" else (100, 32)
