@@ -15,6 +15,7 @@ import time
 from absl import flags
 
 from experiments import command_line
+from flowjax.training import hosts
 
 NUMBER = flags.DEFINE_integer("processes", 2, "how many", lower_bound=1)
 DEVICES = flags.DEFINE_integer("devices", 1, "GPUs of each process, in order; on a CPU it means nothing", lower_bound=1)
@@ -37,11 +38,7 @@ def main(script, *given):
     for stop in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(stop, pass_on)
     for number in range(NUMBER.value):
-        variables = {
-            "JAX_COORDINATOR_ADDRESS": coordinator,
-            "JAX_NUM_PROCESSES": str(NUMBER.value),
-            "JAX_PROCESS_ID": str(number),
-        }
+        variables = dict(zip(hosts.VARIABLES, (coordinator, str(NUMBER.value), str(number))))
         own = range(number * DEVICES.value, (number + 1) * DEVICES.value)
         variables["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, own))
         command = [sys.executable, "-m", f"experiments.{script}", *given]

@@ -60,7 +60,7 @@ def listed(hlo):
 
 
 def _bytes(dtype, dimensions):
-    bits = 8 if dtype == "pred" else re.match(r"[a-z]+(\d+)", dtype)
+    bits = re.match(r"[a-z]+(\d+)", {"pred": "u8"}.get(dtype, dtype))
     if bits is None:
         raise ValueError(f"a collective of arrays of dtype {dtype!r} cannot be read")
-    return -(-(bits if bits == 8 else int(bits[1])) * math.prod(int(d) for d in dimensions.split(",") if d) // 8)
+    return -(-int(bits[1]) * math.prod(int(d) for d in dimensions.split(",") if d) // 8)

@@ -48,14 +48,15 @@ SIZES = {
     "decoupled_dit": DIT_SIZES,
     "semi_lipschitz_dit": SEMI_LIPSCHITZ_SIZES,
 }
+_DIT = ((r"patch_out/kernel$", ("fsdp", None)), (".*", ("fsdp",)))
 # Which dimensions of a weight are sliced along "fsdp", see flowjax.training.sharding.specs: (regular expression on its path, axes of
 # its last dimensions), the first match wins. Last layers have few columns, so they are sliced along their rows.
 SHARDING = {
     "mlp": ((r"Dense_[1-9]\d*/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
-    "dit": ((r"patch_out/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
+    "dit": _DIT,
     "mit": ((r"(mlp_gate|mlp_in|average_out|velocity_out)/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
-    "decoupled_dit": ((r"patch_out/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
-    "semi_lipschitz_dit": ((r"patch_out/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
+    "decoupled_dit": _DIT,
+    "semi_lipschitz_dit": _DIT,
     "unet": ((r"last/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
 }
 TOLD = ("guidance", "interval")  # fields of networks: which parts of cond they take besides the label

@@ -48,7 +48,8 @@ class Checkpoints:
         self._read_only, self._saving, self._measures = read_only, None, {}
         self.unsaved = None  # the last step whose save failed, None after one that did not
         self._manager = ocp.CheckpointManager(self.path, options=options)
-        self._measures = {step: self._measure(step) for step in self.steps()}
+        if not read_only:  # before anything is deleted; a reader may not ask at all
+            self._measures = {step: self._measure(step) for step in self.steps()}
 
     def steps(self):
         """Steps of the finished checkpoints, ascending."""
@@ -56,7 +57,10 @@ class Checkpoints:
 
     def best(self, steps=None):
         """The step with the least measure among those given (None: all that are saved); None if none was measured."""
-        found = {step: self._measures.get(step) for step in (self.steps() if steps is None else steps)}
+        known = self._measures
+        found = {
+            step: known[step] if step in known else self._measure(step) for step in (self.steps() if steps is None else steps)
+        }
         measured = {step: measure for step, measure in found.items() if measure is not None}
         return min(measured, key=measured.get, default=None)
 

@@ -100,8 +100,8 @@ def setup(config, devices=None):
     _traced(config, step_on(mesh), like, batch, modules.fixed)
     _traced(config, checkpoint.fingerprint, like)
     # Slices from the start: no device ever holds the whole state.
-    begin = jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like))
-    slices = jax.tree.map(lambda leaf: leaf.sharding, sharding.placed(start, rules, mesh))
+    begin = jax.jit(init, out_shardings=sharding.places(like))
+    slices = sharding.places(sharding.placed(start, rules, mesh))
     start = jax.device_get(start)
     # By way of the host: they were read onto one device of this process.
     modules = modules._replace(fixed=jax.device_put(jax.device_get(modules.fixed), whole))

@@ -31,14 +31,14 @@ class Log:
         """The metrics of a step, still on the device; waits until few steps are under way."""
         self._pending.append((step, found))
         if len(self._pending) > hosts.LAG:
-            with self.clock.waiting("compute"):
+            with self.clock.spending("compute"):
                 jax.block_until_ready(self._pending[-1 - hosts.LAG][1])
 
     def flush(self):
         """Writes the means since the last flush and returns a line for the progress bar; raises NonFiniteError."""
         if not self._pending:
             return ""
-        with self.clock.waiting("compute"):
+        with self.clock.spending("compute"):
             rows = jax.device_get([found for _, found in self._pending])
         for (step, _), row in zip(self._pending, rows):
             self._check(step, row)

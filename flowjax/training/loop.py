@@ -89,13 +89,13 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
     with compilations, tqdm.tqdm(**progress, disable=not hosts.lead()) as bar:
         for step in range(start, config.steps):
             tracing.at(step, state)
-            with log.clock.waiting("data"):
+            with log.clock.spending("data"):
                 local = next(batches)
             with compilations.none(step + 1) if step >= start + WARM_UP else contextlib.nullcontext():
                 batch = sharding.global_batch(run.mesh, local, config.seeds)
                 with jax.transfer_guard("disallow"):  # what is not on the devices by now would be sent there at every step
                     state, found = step_fn(state, batch, run.fixed)
-                with log.clock.waiting("compute"):
+                with log.clock.spending("compute"):
                     if block:
                         jax.block_until_ready(state)
                     # Read once: a signal may come at any moment, and what it stops must be saved.
@@ -109,11 +109,11 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
             if evaluates or saves or (step + 1) % config.log_every == 0:
                 bar.set_postfix_str(log.flush())
             if evaluates:
-                with log.clock.paused():
+                with log.clock.spending("paused"):
                     measured = evaluate(state, step + 1) | _binned(run, state, batch)
                     metrics.write(step + 1, measured)
             if saves:
-                with log.clock.paused():
+                with log.clock.spending("paused"):
                     checkpoints.save(step + 1, state, hosts.from_lead(evaluation.lower_is_better(config.best, measured)))
             if stopping:
                 checkpoints.wait()

@@ -51,28 +51,22 @@ class Clock:
         self._start()
 
     def _start(self):
-        self._since, self._spent, self._paused = time.perf_counter(), {"data": 0.0, "compute": 0.0}, 0.0
+        self._since, self._spent = time.perf_counter(), {"data": 0.0, "compute": 0.0, "paused": 0.0}
 
     @contextlib.contextmanager
-    def waiting(self, what):
-        """Time spent waiting for "data" or, "compute", for the device."""
+    def spending(self, what):
+        """Time spent waiting for "data" or, "compute", for the device; "paused": work whose time is not the steps'."""
         before = time.perf_counter()
         yield
         self._spent[what] += time.perf_counter() - before
-
-    @contextlib.contextmanager
-    def paused(self):
-        """Work whose time is not the steps'."""
-        before = time.perf_counter()
-        yield
-        self._paused += time.perf_counter() - before
 
     def take(self, steps, rows):
         """Means over the steps since the last call, of so many rows each: milliseconds by what they went to, and examples a second.
 
         Besides, the seconds since the last call that were no steps: evaluations and saves.
         """
-        paused, total = self._paused, time.perf_counter() - self._since - self._paused
+        paused = self._spent.pop("paused")
+        total = time.perf_counter() - self._since - paused
         split = {**self._spent, "host": total - sum(self._spent.values())}
         self._start()
         means = {f"{name}_ms": 1e3 * seconds / steps for name, seconds in {"step": total, **split}.items()}

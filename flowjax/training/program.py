@@ -11,8 +11,7 @@ from flowjax.training import hosts, meters, sharding
 
 def compiled(run):
     """The step of an Experiment, compiled ahead, so that nothing can compile it twice; its first argument is donated."""
-    places = jax.tree.map(lambda leaf: leaf.sharding, run.like)
-    jitted = jax.jit(run.step_on(run.mesh), donate_argnums=0, out_shardings=(places, sharding.whole(run.mesh)))
+    jitted = jax.jit(run.step, donate_argnums=0, out_shardings=(sharding.places(run.like), sharding.whole(run.mesh)))
     return jitted.lower(run.like, run.batch_like, run.fixed).compile()
 
 

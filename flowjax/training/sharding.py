@@ -91,6 +91,11 @@ def placed(tree, rules, mesh, lead=0):
     return jax.tree.map(place, tree, specs(tree, rules, mesh, lead))
 
 
+def places(tree):
+    """The sharding of every leaf."""
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
 def gathered(tree, partition):
     """Inside of shard_map: whole leaves from the slices of each device, one all-gather along "fsdp"; without slices, nothing."""
 
