@@ -21,6 +21,8 @@ def base(preset, *, method):
     """
     checks.member("preset", preset, PRESETS)
     config = ml_collections.ConfigDict()
+    # Modules to import, which register methods of one's own (flowjax.methods.register): ("my_method",), found on PYTHONPATH.
+    config.modules = ()
     config.seed = 0
     config.seeds = 1  # trained side by side in one program, with seeds seed, seed + 1, ...
     config.steps = 3_000

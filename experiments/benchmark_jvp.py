@@ -268,7 +268,7 @@ def draw_costs(path, found):
             f"{row[WALL]:.2f}, {row['temp MiB']:.0f} MiB",
         )
     title = "What a derivative costs: time in forward passes, quartiles, and temporary memory"
-    plots.grouped_bars(path, panels, xlabel="forward passes", mark="matmul FLOPs", title=title)
+    return plots.grouped_bars(path, panels, xlabel="forward passes", mark="matmul FLOPs", title=title)
 
 
 def draw_accuracy(path, found, tokens):
@@ -280,7 +280,7 @@ def draw_accuracy(path, found, tokens):
         else:
             panel.setdefault(f"{row['derivative']} difference", []).append((row["h"], row["relative error"]))
     title = f"Error of dV/ds at {tokens} tokens: rounding on the left, truncation on the right"
-    plots.log_curves(path, panels, xlabel="step h", ylabel="relative error against float64", title=title)
+    return plots.log_curves(path, panels, xlabel="step h", ylabel="relative error against float64", title=title)
 
 
 def draw_training(path, found):
@@ -288,7 +288,7 @@ def draw_training(path, found):
     for row in found[1:]:
         panel.setdefault(f"{row['derivative']} difference", []).append((row["h"], row[DISTANCE]))
     title = f"MeanFlow on checkerboard, {TRAINING_STEPS.value} steps"
-    plots.log_curves(path, {title: panel}, xlabel="step h", ylabel="sliced W2 to held-out data, one step")
+    return plots.log_curves(path, {title: panel}, xlabel="step h", ylabel="sliced W2 to held-out data, one step")
 
 
 # -------------------------------------------------------------------------------------------------------------- answer

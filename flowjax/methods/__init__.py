@@ -12,7 +12,7 @@ from flowjax.methods import recipe
 from flowjax.methods.landscape import METHODS, MethodInfo
 from flowjax.methods.recipe import raw_errors, rows_multiple, with_dropout
 
-__all__ = ["METHODS", "MethodInfo", "constants", "guided", "make", "raw_errors", "rows_multiple", "with_dropout"]
+__all__ = ["METHODS", "MethodInfo", "constants", "guided", "make", "raw_errors", "register", "rows_multiple", "with_dropout"]
 
 
 def make(name, *, total_steps=None, **hyper):
@@ -41,6 +41,39 @@ def make(name, *, total_steps=None, **hyper):
     for key in hyper:
         checks.member(f"constant of method {name!r}", key, constants(name))
     return METHODS[name].recipe(total_steps=total_steps, **hyper)
+
+
+def register(name, recipe, *, needs=(), parametrisation="velocity", jumps="any"):
+    """Adds a recipe of one's own to METHODS, so that `make`, configs and the trainer know it by its name in this process.
+
+    A module that calls this and is named in config.modules is imported wherever a run of it is trained, sampled or measured.
+
+    Args:
+      name: a key that no published method has. One registered before is replaced, so that a notebook cell may run again.
+      recipe: a function of keyword arguments, `total_steps` among them, that returns a Method.
+      needs: fields of Nets that the trainer must supply, such as ("ema",) or ("teacher",).
+      parametrisation: a key of flowjax.flowmap.PARAMETERISATIONS.
+      jumps: which it learns, see MethodInfo.
+
+    Raises:
+      InputError: if a published method has the name, or the recipe takes no total_steps.
+
+    Example:
+      >>> from flowjax import typing
+      >>> register("plain", lambda *, total_steps=None, diagonal="1/2": make("meanflow", diagonal=diagonal))
+      >>> make("plain", diagonal="3/4").terms[0].columns
+      (0, 3, 4)
+      >>> del METHODS["plain"]
+    """
+    if name in METHODS and METHODS[name].paper:
+        raise typing.InputError(f"register: {name!r} is {METHODS[name].paper}, a published method; expected another name.")
+    if "total_steps" not in inspect.signature(recipe).parameters:
+        raise typing.InputError(
+            f"register: the recipe of {name!r} takes no total_steps; type def {name}(*, total_steps=None, ...)."
+        )
+    METHODS[name] = MethodInfo(
+        recipe, (), "own", "", "", tuple(needs), parametrisation, jumps, None, float("nan"), 0, {}, paper="", arxiv=""
+    )  # fmt: skip
 
 
 # Methods that use the velocity of the data off the diagonal: there an interval is learned, and their anchor is told all times.

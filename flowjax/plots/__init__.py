@@ -1,12 +1,14 @@
 """Pictures of samples, of maps and of training runs, written as PNG files.
 
 The only package that imports matplotlib. Figures are objects of their own on the Agg canvas, without pyplot's global state, so
-these functions may run in threads and need no display. A file appears whole or not at all.
+these functions may run in threads and need no display. A file appears whole or not at all. Each returns its picture, which a notebook
+shows; with None instead of a path that is all it does.
 """
 
 from flowjax.plots.charts import Bar, bars, grouped_bars
 from flowjax.plots.curves import Labelled, labelled_points, log_curves, measure_curves, training_curves
 from flowjax.plots.images import image_grid
+from flowjax.plots.lines import flow_lines
 from flowjax.plots.maps import heat_maps, time_bins
 from flowjax.plots.points import point_grid, trajectories, velocity_field
 
@@ -14,6 +16,7 @@ __all__ = [
     "Bar",
     "Labelled",
     "bars",
+    "flow_lines",
     "grouped_bars",
     "heat_maps",
     "image_grid",

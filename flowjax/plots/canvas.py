@@ -1,5 +1,6 @@
 """What all pictures share: colours, plain axes, and a file that appears whole or not at all."""
 
+import io
 import os
 import pathlib
 import uuid
@@ -28,7 +29,19 @@ def plain(ax: axes.Axes, grid: str = "y") -> None:
     ax.set_axisbelow(True)
 
 
-def write(fig: figure.Figure, path: str | os.PathLike) -> None:
+class Picture(figure.Figure):
+    """A figure that a notebook shows as it is written, whatever the notebook does with matplotlib's own."""
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        backend_agg.FigureCanvasAgg(self).print_png(png)
+        return png.getvalue()
+
+
+def write(fig: Picture, path: str | os.PathLike | None) -> Picture:
+    """Writes the picture, unless there is no path, and returns it."""
+    if path is None:
+        return fig
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -37,3 +50,4 @@ def write(fig: figure.Figure, path: str | os.PathLike) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    return fig

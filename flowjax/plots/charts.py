@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib import figure
 
 from flowjax import typing
 from flowjax.plots import canvas
 
 
 def bars(
-    path: str | os.PathLike,
+    path: str | os.PathLike | None,
     names: Sequence[str],
     values: Sequence[float],
     *,
@@ -21,11 +20,11 @@ def bars(
     reference: tuple[str, float] | None = None,
     ylabel: str,
     title: str,
-) -> None:
+) -> canvas.Picture:
     """Horizontal bars, the first on top, each with its value.
 
     Args:
-      path: the PNG file.
+      path: the PNG file; None: none, the picture is only returned.
       names: one name a bar.
       values: lengths of the bars; one that is not finite has no bar, and says so.
       errors: half-lengths of the error bars.
@@ -38,7 +37,7 @@ def bars(
     if not len(names) == len(values) == len(spread) or not len(names):
         raise typing.InputError(f"bars: got {len(names)} names, {len(values)} values, {len(spread)} errors; expected as many.")
     lengths = np.where(np.isfinite(values), values, 0.0)
-    fig = figure.Figure((8, 1.5 + 0.34 * len(names)), dpi=canvas.DPI, layout="constrained")
+    fig = canvas.Picture((8, 1.5 + 0.34 * len(names)), dpi=canvas.DPI, layout="constrained")
     ax = fig.add_subplot()
     places = np.arange(len(names))
     xerr = None if errors is None else spread
@@ -66,7 +65,7 @@ def bars(
     ax.set_title(title, fontsize=12, color=canvas.INK)
     canvas.plain(ax, grid="x")
     ax.tick_params(axis="y", length=0)
-    canvas.write(fig, path)
+    return canvas.write(fig, path)
 
 
 class Bar(NamedTuple):
@@ -80,17 +79,17 @@ class Bar(NamedTuple):
 
 
 def grouped_bars(
-    path: str | os.PathLike,
+    path: str | os.PathLike | None,
     panels: Mapping[str, Mapping[str, Mapping[str, Bar]]],
     *,
     xlabel: str,
     mark: str = "",
     title: str | None = None,
-) -> None:
+) -> canvas.Picture:
     """Panels of horizontal bars, one group a name and one colour a series, the first on top.
 
     Args:
-      path: the PNG file.
+      path: the PNG file; None: none, the picture is only returned.
       panels: heading -> series -> name -> Bar; the same series and names in every panel.
       xlabel: what the lengths are, with the unit.
       mark: what the marks are, for the legend.
@@ -105,7 +104,7 @@ def grouped_bars(
     first = next(iter(panels.values()))
     names = list(next(iter(first.values())))
     tall, thick = len(first) * len(names), 0.8 / len(first)
-    fig = figure.Figure((3.4 + 4.2 * len(panels), 1.9 + 0.24 * tall + 0.1 * len(names)), dpi=canvas.DPI, layout="constrained")
+    fig = canvas.Picture((3.4 + 4.2 * len(panels), 1.9 + 0.24 * tall + 0.1 * len(names)), dpi=canvas.DPI, layout="constrained")
     for ax, (heading, groups) in zip(fig.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels.items(), strict=True):
         for order, (series, bars) in enumerate(groups.items()):
             places = np.arange(len(names)) + (order - (len(groups) - 1) / 2) * thick
@@ -123,7 +122,7 @@ def grouped_bars(
     fig.legend(handles.values(), handles, loc="outside lower right", ncols=len(handles), frameon=False, fontsize=9)
     if title:
         fig.suptitle(title, fontsize=12, color=canvas.INK)
-    canvas.write(fig, path)
+    return canvas.write(fig, path)
 
 
 def _draw_bars(ax, places, bars, thick, colour, series, mark):

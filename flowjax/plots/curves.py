@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import axes, figure
+from matplotlib import axes
 
 from flowjax import typing
 from flowjax.plots import canvas
@@ -15,23 +15,23 @@ _MANY = (*canvas.SERIES, "#17889b", "#b5577a", "#7d7d2b", "#6b6b6b")
 
 
 def training_curves(
-    path: str | os.PathLike,
+    path: str | os.PathLike | None,
     records: Sequence[Mapping[str, Any]],
     *,
     raw: Sequence[str],
     distances: Sequence[str],
     title: str | None = None,
-) -> None:
+) -> canvas.Picture:
     """Three panels against the step: raw errors and one-step distances (log scales), time of a step.
 
     Args:
-      path: the PNG file.
+      path: the PNG file; None: none, the picture is only returned.
       records: the lines of a metrics.jsonl, each with "step"; any other key may be missing from any line.
       raw: keys of the raw errors. Zeros and numbers that are not finite are left out.
       distances: keys of the distances.
       title: the line above everything.
     """
-    fig = figure.Figure((12, 3.4), dpi=canvas.DPI, layout="constrained")
+    fig = canvas.Picture((12, 3.4), dpi=canvas.DPI, layout="constrained")
     errors, quality, speed = fig.subplots(1, 3)
     drawn = _draw_curves(errors, records, raw, positive=True)
     if len(drawn):
@@ -52,21 +52,21 @@ def training_curves(
         canvas.plain(ax)
     if title:
         fig.suptitle(title, fontsize=12, color=canvas.INK)
-    canvas.write(fig, path)
+    return canvas.write(fig, path)
 
 
 def log_curves(
-    path: str | os.PathLike,
+    path: str | os.PathLike | None,
     panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]] | float]],
     *,
     xlabel: str,
     ylabel: str,
     title: str | None = None,
-) -> None:
+) -> canvas.Picture:
     """Curves on two logarithmic axes, each with its lowest point ringed and in the legend, and horizontal lines to compare with.
 
     Args:
-      path: the PNG file.
+      path: the PNG file; None: none, the picture is only returned.
       panels: heading -> name -> points (x, y), a curve, or one y, a dashed line. What is not positive and finite is left out.
       xlabel: what x is.
       ylabel: what y is.
@@ -77,7 +77,7 @@ def log_curves(
     """
     if not panels:
         raise typing.InputError("log_curves: expected at least one panel.")
-    fig = figure.Figure((1.2 + 4.8 * len(panels), 4.2), dpi=canvas.DPI, layout="constrained")
+    fig = canvas.Picture((1.2 + 4.8 * len(panels), 4.2), dpi=canvas.DPI, layout="constrained")
     for ax, (heading, curves) in zip(fig.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels.items(), strict=True):
         for order, (name, points) in enumerate(curves.items()):
             colour = canvas.SERIES[order % len(canvas.SERIES)]
@@ -100,7 +100,7 @@ def log_curves(
     fig.axes[0].set_ylabel(ylabel)
     if title:
         fig.suptitle(title, fontsize=12, color=canvas.INK)
-    canvas.write(fig, path)
+    return canvas.write(fig, path)
 
 
 class Labelled(NamedTuple):
@@ -112,18 +112,18 @@ class Labelled(NamedTuple):
 
 
 def labelled_points(
-    path: str | os.PathLike,
+    path: str | os.PathLike | None,
     points: Mapping[str, Labelled],
     *,
     reference: tuple[str, float] | None = None,
     xlabel: str,
     ylabel: str,
     title: str,
-) -> None:
+) -> canvas.Picture:
     """Named points on two logarithmic axes; the names stand in a column at the right, in the order of the values, with lines to them.
 
     Args:
-      path: the PNG file.
+      path: the PNG file; None: none, the picture is only returned.
       points: name -> Labelled, values above 0.
       reference: name and value of a dashed horizontal line to compare with.
       xlabel: what x is, with the unit.
@@ -136,7 +136,7 @@ def labelled_points(
     mean = {name: float(np.mean(point.values)) for name, point in points.items()}
     groups = list(dict.fromkeys(point.group for point in points.values()))
     colours = dict(zip(groups, (*canvas.SERIES, canvas.RED, canvas.INK) * len(groups)))
-    fig = figure.Figure((10, max(5, 0.22 * len(points))), dpi=canvas.DPI, layout="constrained")
+    fig = canvas.Picture((10, max(5, 0.22 * len(points))), dpi=canvas.DPI, layout="constrained")
     ax = fig.add_subplot()
     for group in groups:
         own = {name: point for name, point in points.items() if point.group == group}
@@ -170,21 +170,21 @@ def labelled_points(
     ax.set_ylabel(ylabel, color=canvas.INK)
     ax.set_title(title, color=canvas.INK)
     fig.legend(fontsize=8, loc="outside lower left", ncols=5, frameon=False)  # inside it would hide points
-    canvas.write(fig, path)
+    return canvas.write(fig, path)
 
 
 def measure_curves(
-    path: str | os.PathLike,
+    path: str | os.PathLike | None,
     panels: Mapping[str, Mapping[str, Sequence[tuple[int, float, float]]]],
     *,
     references: Mapping[str, Mapping[str, float]] | None = None,
     xlabel: str,
     title: str | None = None,
-) -> None:
+) -> canvas.Picture:
     """Measures against the number of sampling steps, or a scale of at least 1: a panel a measure, at most four a row, one legend.
 
     Args:
-      path: the PNG file.
+      path: the PNG file; None: none, the picture is only returned.
       panels: measure -> series -> points (steps, value, half-length of the error bar). A value that is not finite is left out, an
         error that is not finite has no bar.
       references: measure -> name -> value of a dashed horizontal line to compare with: other real rows, noise.
@@ -210,7 +210,7 @@ def measure_curves(
     width, entry = max(3.3 * across, canvas.room(title)), 0.6 + max((canvas.room(of, 9) for of in (*order, *lines)), default=0)
     beside = max(1, min(len(order) + len(lines), int(width / entry)))
     size = (width, 2.9 * down + 0.2 * math.ceil((len(order) + len(lines)) / beside) + canvas.head(title))
-    fig = figure.Figure(size, dpi=canvas.DPI, layout="constrained")
+    fig = canvas.Picture(size, dpi=canvas.DPI, layout="constrained")
     for index, (name, series) in enumerate(panels.items()):
         ax = fig.add_subplot(down, across, index + 1)
         _draw_measure(ax, {of: series[of] for of in order if of in series}, order, references[name], lines, gap)
@@ -224,7 +224,7 @@ def measure_curves(
         fig.legend(handles.values(), handles, loc="outside lower center", ncols=beside, frameon=False, fontsize=9)
     if title:
         fig.suptitle(title, fontsize=12, color=canvas.INK)
-    canvas.write(fig, path)
+    return canvas.write(fig, path)
 
 
 def _draw_measure(ax, series, order, references, lines, gap):

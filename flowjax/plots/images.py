@@ -4,22 +4,21 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import figure
 
 from flowjax import typing
 from flowjax.plots import canvas
 
 
 def image_grid(
-    path: str | os.PathLike,
+    path: str | os.PathLike | None,
     columns: Mapping[str, np.ndarray],
     row_names: Sequence[str] | None = None,
     title: str | None = None,
-) -> None:
+) -> canvas.Picture:
     """Blocks of images side by side, enlarged pixel by pixel: `{"real": ..., "1 step": ..., "2 steps": ...}`.
 
     Args:
-      path: the PNG file.
+      path: the PNG file; None: none, the picture is only returned.
       columns: heading -> images [rows, per_column, H, W, C] in [-1, 1], C = 1 or 3; all with as many rows, of one size.
         Values outside are clipped; pixels that are not finite are magenta.
       row_names: one name a row, say its class.
@@ -40,7 +39,7 @@ def image_grid(
     full_width = max(left + sum(widths) + 24 * len(widths), 48 + 9 * _longest(title or ""))
     left += (full_width - left - sum(widths) - 24 * len(widths)) // 2
     full_height = head + pictures[0].shape[0] + 20
-    fig = figure.Figure((full_width / canvas.DPI, full_height / canvas.DPI), dpi=canvas.DPI)
+    fig = canvas.Picture((full_width / canvas.DPI, full_height / canvas.DPI), dpi=canvas.DPI)
     for name, picture, block_width in zip(blocks, pictures, widths, strict=True):
         h, w = picture.shape[:2]
         box = (left + (block_width - w) // 2, 20, w, h)
@@ -56,7 +55,7 @@ def image_grid(
         left += block_width + 24
     if title:
         fig.text(0.5, 1 - 10 / full_height, title, ha="center", va="top", fontsize=13, color=canvas.INK)
-    canvas.write(fig, path)
+    return canvas.write(fig, path)
 
 
 def _check_blocks(blocks: Mapping[str, np.ndarray], row_names: Sequence[str] | None) -> None:

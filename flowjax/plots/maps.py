@@ -13,7 +13,7 @@ _DECADES = 4
 
 
 def heat_maps(
-    path: str | os.PathLike,
+    path: str | os.PathLike | None,
     panels: Mapping[str, np.ndarray] | Mapping[str, Mapping[str, np.ndarray]],
     *,
     xlabel: str,
@@ -22,11 +22,11 @@ def heat_maps(
     extent: tuple[float, float, float, float] = (0, 1, 0, 1),
     log: bool = True,
     title: str | None = None,
-) -> None:
+) -> canvas.Picture:
     """Heat maps on one scale of colours, each with its root mean square in the heading.
 
     Args:
-      path: the PNG file.
+      path: the PNG file; None: none, the picture is only returned.
       panels: heading -> values [rows, columns], four panels a row; or name of a row of panels -> heading -> values. Row 0 of the
         values is at the bottom. nan, not defined, is grey and left out of the root mean square; inf is magenta.
       xlabel: what changes from column to column.
@@ -51,7 +51,7 @@ def heat_maps(
     lines = 2 + max(heading.count("\n") for _, heading, _ in places.values())
     width, height = max(2.5 * across + 1.8, canvas.room(title)), (2.3 + 0.2 * lines) * down + 0.3
     size = (width, max(height, canvas.room(label, 10)) + canvas.head(title))
-    fig = figure.Figure(size, dpi=canvas.DPI, layout="constrained")
+    fig = canvas.Picture(size, dpi=canvas.DPI, layout="constrained")
     for (row, column), (name, heading, own) in places.items():
         ax = fig.add_subplot(down, across, row * across + column + 1)
         style = {"norm": scale.norm, "cmap": scale.cmap, "origin": "lower", "extent": extent, "interpolation": "nearest"}
@@ -68,20 +68,20 @@ def heat_maps(
     _bar(fig, fig.axes, scale, extend).set_label(label)
     if title:
         fig.suptitle(title, fontsize=12, color=canvas.INK)
-    canvas.write(fig, path)
+    return canvas.write(fig, path)
 
 
 def time_bins(
-    path: str | os.PathLike,
+    path: str | os.PathLike | None,
     steps: Sequence[int],
     errors: Mapping[str, np.ndarray],
     edges: Sequence[float],
     title: str | None = None,
-) -> None:
+) -> canvas.Picture:
     """Raw errors by training step and time bin: one heat map a term, each with its own logarithmic colours.
 
     Args:
-      path: the PNG file.
+      path: the PNG file; None: none, the picture is only returned.
       steps: training steps, rising, not necessarily evenly. A column of colours reaches half way to its neighbours.
       errors: name of a term -> raw errors [len(steps), bins]. nan, no row in the bin, is grey; inf is magenta.
       edges: of the bins, rising, [bins + 1].
@@ -102,7 +102,7 @@ def time_bins(
         raise typing.InputError("time_bins: the errors must not be negative.")
     sides = _sides(steps)
     size = (max(0.4 + 4.4 * len(errors), canvas.room(title)), 3.2 + canvas.head(title))
-    fig = figure.Figure(size, dpi=canvas.DPI, layout="constrained")
+    fig = canvas.Picture(size, dpi=canvas.DPI, layout="constrained")
     for ax, (name, own) in zip(fig.subplots(1, len(errors), squeeze=False)[0], errors.items(), strict=True):
         scale, extend = _colours(own, log=True)
         ax.pcolormesh(sides, edges, _kept(own, scale).T, norm=scale.norm, cmap=scale.cmap)
@@ -115,7 +115,7 @@ def time_bins(
             ax.text(0.5, 0.5, "nothing recorded", transform=ax.transAxes, ha="center", va="center", color="#888888")
     if title:
         fig.suptitle(title, fontsize=12, color=canvas.INK)
-    canvas.write(fig, path)
+    return canvas.write(fig, path)
 
 
 def _places(panels):

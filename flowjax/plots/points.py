@@ -5,19 +5,22 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import axes, colors, figure, quiver
+from matplotlib import axes, colors, quiver
 
 from flowjax import typing
 from flowjax.plots import canvas
 
 
 def point_grid(
-    path: str | os.PathLike, panels: Mapping[str, np.ndarray], title: str | None = None, reference: np.ndarray | None = None
-) -> None:
+    path: str | os.PathLike | None,
+    panels: Mapping[str, np.ndarray],
+    title: str | None = None,
+    reference: np.ndarray | None = None,
+) -> canvas.Picture:
     """Densities of 2-D points side by side, on the same axes, bins and colours; at most six panels a row.
 
     Args:
-      path: the PNG file.
+      path: the PNG file; None: none, the picture is only returned.
       panels: heading, which may hold newlines -> points [n, 2].
       title: the line above everything.
       reference: points [n, 2] that fix the axes and the colours; without it the panel "data", without that all panels.
@@ -32,16 +35,16 @@ def point_grid(
     for ax, points in zip(boxes, panels.values(), strict=True):
         _draw_density(ax, points, edges, "magma", brightest)
         _note_lost(ax, points, edges, "not shown", "white")
-    canvas.write(fig, path)
+    return canvas.write(fig, path)
 
 
 def trajectories(
-    path: str | os.PathLike, ways: Mapping[str, np.ndarray], reference: np.ndarray, title: str | None = None
-) -> None:
+    path: str | os.PathLike | None, ways: Mapping[str, np.ndarray], reference: np.ndarray, title: str | None = None
+) -> canvas.Picture:
     """The ways of points from noise to data, over the density of the data; on the same axes, at most six panels a row.
 
     Args:
-      path: the PNG file.
+      path: the PNG file; None: none, the picture is only returned.
       ways: heading -> points [n, K + 1, 2]: n starts and where each of K steps led. Up to K = 8 every step has a mark.
       reference: points [m, 2] of the data. The axes hold them and all starts.
       title: the line above everything.
@@ -69,19 +72,19 @@ def trajectories(
         _note_lost(ax, way[:, -1], edges, "of the ends not shown", canvas.INK)
     handles = {label: handle for ax in boxes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     fig.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9, markerscale=1.6)
-    canvas.write(fig, path)
+    return canvas.write(fig, path)
 
 
 def velocity_field(
-    path: str | os.PathLike,
+    path: str | os.PathLike | None,
     fields: Mapping[str, tuple[np.ndarray, np.ndarray]],
     reference: np.ndarray,
     title: str | None = None,
-) -> None:
+) -> canvas.Picture:
     """Arrows along velocities, coloured by speed, over the density of the data; on the same axes, at most six panels a row.
 
     Args:
-      path: the PNG file.
+      path: the PNG file; None: none, the picture is only returned.
       fields: heading -> (points [g, 2], velocities [g, 2]), best on a grid. What is not finite has no arrow.
       reference: points [m, 2] of the data. The axes hold them and all points.
       title: the line above everything.
@@ -113,7 +116,7 @@ def velocity_field(
         _draw_density(ax, reference, edges, "Greys", brightest / 0.4)
         arrows = _draw_arrows(ax, points, velocities, fastest, longest)
     fig.colorbar(arrows, ax=boxes, label="speed", extend="max" if (speeds > fastest).any() else "neither", aspect=25)
-    canvas.write(fig, path)
+    return canvas.write(fig, path)
 
 
 def _plane(function: str, name: str, points: np.ndarray) -> np.ndarray:
@@ -125,14 +128,14 @@ def _plane(function: str, name: str, points: np.ndarray) -> np.ndarray:
 
 def _squares(
     headings: Sequence[str], title: str | None, side: float = 2.7, below: float = 0.0, beside: float = 0.0, least: float = 0.0
-) -> tuple[figure.Figure, list[axes.Axes]]:
+) -> tuple[canvas.Picture, list[axes.Axes]]:
     """A figure of square panels, at most six a row, at least as wide as told, with room for what stands below and beside; inches."""
     across = min(len(headings), 6)
     down = math.ceil(len(headings) / across)
     lines = max(heading.count("\n") + 1 for heading in headings)
     width = max(side * across + beside, least, canvas.room(title))
     size = (width, (side - 0.1 + 0.2 * lines) * down + canvas.head(title) + below)
-    fig = figure.Figure(size, dpi=canvas.DPI, layout="constrained")
+    fig = canvas.Picture(size, dpi=canvas.DPI, layout="constrained")
     boxes = [fig.add_subplot(down, across, index + 1) for index in range(len(headings))]
     for ax, heading in zip(boxes, headings, strict=True):
         ax.set_title(heading, fontsize=10, color=canvas.INK)

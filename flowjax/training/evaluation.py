@@ -175,7 +175,7 @@ def draw_samples(path, samples, labels, num_classes, *, real=None, title=None, p
     """Samples from the same noise at each number of steps, beside real rows; images one row a class.
 
     Args:
-      path: the PNG file.
+      path: the PNG file; None: none, the picture is only returned.
       samples: number of steps -> samples [n, ...].
       labels: asked-for labels [n], -1 for none.
       num_classes: labels of the data, 0 for none.
@@ -187,8 +187,7 @@ def draw_samples(path, samples, labels, num_classes, *, real=None, title=None, p
     if real is not None:
         columns = {"data" if real["x"].ndim == 2 else "real": (real["x"], real.get("label"))} | columns
     if next(iter(samples.values())).ndim == 2:
-        plots.point_grid(path, {name: x for name, (x, _) in columns.items()}, title=title)
-        return
+        return plots.point_grid(path, {name: x for name, (x, _) in columns.items()}, title=title)
     classes = [c for c in range(num_classes) if all((of == c).any() for _, of in columns.values())][:20]
     if classes:
         per_class = min(per_class, *(int((of == c).sum()) for _, of in columns.values() for c in classes))
@@ -196,4 +195,4 @@ def draw_samples(path, samples, labels, num_classes, *, real=None, title=None, p
     else:
         per_class = min(8 * per_class, *(len(x) for x, _ in columns.values())) // 8 * 8 or 1
         blocks = {n: x[:per_class].reshape(min(8, per_class), -1, *x.shape[1:]) for n, (x, _) in columns.items()}
-    plots.image_grid(path, blocks, row_names=[str(c) for c in classes] or None, title=title)
+    return plots.image_grid(path, blocks, row_names=[str(c) for c in classes] or None, title=title)

@@ -1,5 +1,6 @@
 """From a config to everything that training needs, with every check that can be made before anything is written."""
 
+import importlib
 from typing import Any, NamedTuple
 
 import jax
@@ -67,6 +68,7 @@ def setup(config, devices=None):
     Raises:
       InputError: for whatever in the config cannot work, before anything is compiled or written.
     """
+    _import_modules(config)
     _check_numbers(config)
     method, mesh = _method(config), sharding.make_mesh(config.mesh, devices)
     sharding.check_batch(mesh, config.batch_size, method, config.accumulate)
@@ -119,6 +121,17 @@ def setup(config, devices=None):
         jax.jit(binned, out_shardings=whole),
         optimizers["V"].schedule,
     )
+
+
+def _import_modules(config):
+    """Imports what registers methods of one's own; raises InputError for a module that is not found."""
+    for name in config.get("modules", ()):
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise typing.InputError(
+                f"config.modules names {name!r}, and {error.name!r} is not found; put the folder that holds it on PYTHONPATH."
+            ) from error
 
 
 def _check_method(config):
@@ -336,6 +349,7 @@ def load(workdir, average="", flag="--workdir", seed=0, step=""):
             raise typing.InputError(
                 f"{flag}={workdir} is a run of an earlier flowjax, whose config lacks {field!r}; train it again."
             )
+    _import_modules(config)
     shape, num_classes = folders.load_data_facts(workdir)
     method, net = _method(config), _network(config, num_classes)
     _, init = _optimized(config, method, networks.trained(method, net), shape)

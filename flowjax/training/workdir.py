@@ -19,7 +19,7 @@ from flowjax.training import hosts
 
 CONFIG, DATA, METRICS = "config.json", "data.json", "metrics.jsonl"
 # Fields of the config with which a run may go on otherwise than it began: they change no draw and no formula.
-MAY_CHANGE = ("mesh.", "max_nonfinite_steps", "accumulate", "model.remat", "keep", "save_every", "log_every")
+MAY_CHANGE = ("mesh.", "max_nonfinite_steps", "accumulate", "model.remat", "keep", "save_every", "log_every", "modules")
 
 
 def check(workdir, config):

@@ -1,0 +1,83 @@
+"""Runs the notebooks and stores what they show: python -m experiments.notebooks --only=flow_maps
+
+Of each notebook, or of those named, runs the text, notebooks/NUMBER_NAME.py, in a kernel of its own and writes the .ipynb beside it, with
+outputs and the seconds that it took, and docs/notebook_NAME.png, the picture of the cell tagged "picture". Nothing is written of a
+notebook that fails. All six take about ten minutes on two CPU cores, five of them with the run of `make demo` at hand.
+"""
+
+import base64
+import datetime
+import pathlib
+import sys
+import time
+
+import jupytext
+import nbclient
+import nbformat
+import tqdm
+from absl import flags
+from traitlets import config
+
+from experiments import command_line
+from flowjax import checks, typing
+
+ONLY = flags.DEFINE_list("only", [], "names of the notebooks to run; default: all")
+ENCRYPTED = config.Config({"KernelManager": {"transport_encryption": "auto"}})  # or the kernel complains
+ROOT = pathlib.Path(__file__).parents[1]
+TEXTS = sorted((ROOT / "notebooks").glob("[0-9]*_*.py"))
+NAMES = {text.stem.partition("_")[2]: text for text in TEXTS}
+
+
+def executed(text, settings="", before=""):
+    """A notebook with outputs, as nbformat has it.
+
+    Args:
+      text: the .py file.
+      settings: code that stands after the cell tagged "parameters" and may set them otherwise.
+      before: code that stands before everything.
+
+    Raises:
+      nbclient.exceptions.CellExecutionError: if a cell does.
+    """
+    notebook = jupytext.read(text)
+    at = 1 + next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
+    for place, code in ((at, settings), (0, before)):
+        if code:
+            notebook.cells.insert(place, nbformat.v4.new_code_cell(code))
+    where = {"metadata": {"path": str(text.parent)}}  # as Jupyter does
+    with tqdm.tqdm(total=sum(cell.cell_type == "code" for cell in notebook.cells), desc=text.stem, unit="cell") as bar:
+        options = {"coalesce_streams": True, "record_timing": False, "timeout": None}
+        client = nbclient.NotebookClient(notebook, kernel_name="python3", resources=where, config=ENCRYPTED, **options)
+        client.on_cell_complete = lambda **_: bar.update()
+        client.execute()
+    return notebook
+
+
+def picture(notebook):
+    """The PNG in the outputs of the cell tagged "picture"; raises InputError if there is none."""
+    for cell in notebook.cells:
+        if "picture" in cell.metadata.get("tags", ()):
+            for output in cell.outputs:
+                if png := output.get("data", {}).get("image/png"):
+                    return base64.b64decode(png)
+    raise typing.InputError('the notebook has no picture for the README: tag a cell that shows one, # %% tags=["picture"].')
+
+
+def main():
+    for name in ONLY.value:
+        checks.member("notebook", name, NAMES)
+    for name in ONLY.value or NAMES:
+        text, start = NAMES[name], time.perf_counter()
+        notebook = executed(text)
+        seconds = time.perf_counter() - start
+        for number, cell in enumerate(notebook.cells):
+            cell.id = f"cell-{number}"
+        notebook.metadata["flowjax"] = {"seconds": round(seconds), "date": str(datetime.date.today())}
+        png = picture(notebook)
+        text.with_suffix(".ipynb").write_text(nbformat.writes(notebook) + "\n")
+        (ROOT / "docs" / f"notebook_{name}.png").write_bytes(png)
+        print(f"{text.with_suffix('.ipynb')}: {seconds:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,209 @@
+# %% [markdown]
+# # Every loss on one page
+#
+# Takes about 40 s on two CPU cores. Nothing is trained.
+#
+# A loss of flowjax is a **pair**, `(prediction, target)`: two arrays of the shape of `x` that are equal on every true flow map. How
+# far apart they are is scored by a distance, which is not part of it. Below, all twenty-nine of them on a flow that is known in
+# closed form, so that every pair can be asked the same: is it zero on the truth, and which way does it pull?
+
+# %% tags=["parameters"]
+rows = 256
+
+# %%
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+from flowjax import derivatives, exact, losses, plots
+
+jax.config.update("jax_enable_x64", True)  # to tell zero from rounding
+
+# %% [markdown]
+# Points `x` at source times `s`, target times `t`, and the exact velocity `v` there. `a` is how far the middle time `m` lies on the
+# way from `s` to `t`. The true map is `flow.V`; `wrong` is off by a wave everywhere.
+
+# %%
+flow = exact.gaussian(mean=jnp.array([1.0, -0.5]), covariance=jnp.array([[1.5, 0.6], [0.6, 0.5]]))
+keys = jax.random.split(jax.random.key(0), 4)
+x = jax.random.normal(keys[0], (rows, 2))
+s = jax.random.uniform(keys[1], (rows, 1), minval=0.4, maxval=0.9)
+t = s * jax.random.uniform(keys[2], (rows, 1), minval=0.1, maxval=0.7)
+eps, a, v = jax.random.normal(keys[3], (rows, 2)), jnp.full((rows, 1), 0.05), flow.v(x, s)
+m = s + a * (t - s)
+x_m, x_t = flow.F(x, s, m), flow.F(x, s, t)
+truth, teacher = jax.jit(flow.V), jax.jit(flow.v)
+phi = lambda x, s, t: jnp.sin(2 * x[..., ::-1] + s - 2 * t)
+wrong = jax.jit(lambda x, s, t: truth(x, s, t) + 0.3 * phi(x, s, t))
+
+# %% [markdown]
+# ## The page
+#
+# Each line is how a training step calls it. What stands beside `V` is what the method needs: `v` is a velocity from data (here the
+# exact one), `teacher` a known velocity, `truth` a known map.
+#
+# **Diagonal and Eulerian: the source moves.** `s` and `x` go along the velocity, the landing must not change.
+
+# %%
+eulerian = {
+    "flow_matching": lambda V: losses.flow_matching(V, x, s, v),
+    "meanflow": lambda V: losses.meanflow(V, x, s, t, v),
+    "improved_meanflow": lambda V: losses.improved_meanflow(V, x, s, t, v),
+    "improved_meanflow_two_heads": lambda V: losses.improved_meanflow_two_heads(
+        lambda x, s, t: (V(x, s, t), V(x, s, s)), x, s, t, v
+    )[0],
+    "alphaflow": lambda V: losses.alphaflow(V, x, s, t, v, a),
+    "soflow": lambda V: losses.soflow(V, x, s, t, v, a),
+    "consistency_training": lambda V: losses.consistency_training(V, x, s, t, v, a),
+    "consistency_distillation": lambda V: losses.consistency_distillation(V, V, x, s, t, v, a),
+    "consistency_trajectory": lambda V: losses.consistency_trajectory(V, V, x, s, t, x_m, m),
+    "continuous_consistency": lambda V: losses.continuous_consistency(V, x, s, v),
+    "eulerian_distillation": lambda V: losses.eulerian_distillation(V, x, s, t, v),
+    "eulerian_self_distillation": lambda V: losses.eulerian_self_distillation(V, x, s, t),
+    "align_your_flow_emd": lambda V: losses.align_your_flow_emd(V, x, s, t, v),
+    "flow_anchored": lambda V: losses.flow_anchored(V, x, s, v),
+}
+
+# %% [markdown]
+# **Lagrangian: the target moves.** The landing must run along the velocity that is found there.
+
+# %%
+lagrangian = {
+    "lagrangian_distillation": lambda V: losses.lagrangian_distillation(V, teacher, x, s, t),
+    "lagrangian_self_distillation": lambda V: losses.lagrangian_self_distillation(V, x, s, t),
+    "align_your_flow_lmd": lambda V: losses.align_your_flow_lmd(V, teacher, x, s, t),
+    "terminal_velocity": lambda V: losses.terminal_velocity(V, V, x, s, t),
+    "freeflow_prediction": lambda V: losses.freeflow_prediction(V, teacher, x, t),
+    "freeflow_correction": lambda V: losses.freeflow_correction(V, lambda x, t: V(x, t, t), teacher, x, t, eps),
+    "physics_informed": lambda V: losses.physics_informed(V, teacher, x, t),
+    "boot": lambda V: losses.boot(V, teacher, x, t, t + a * (1 - t)),
+    "consistency_mid_training": lambda V: losses.consistency_mid_training(V, x, s, t, x_t),
+}
+
+# %% [markdown]
+# **Compositional: two jumps are one.**
+
+# %%
+compositional = {
+    "shortcut": lambda V: losses.shortcut(V, V, x, s, t),
+    "split_meanflow": lambda V: losses.split_meanflow(V, x, s, t, a),
+    "progressive_self_distillation": lambda V: losses.progressive_self_distillation(V, x, s, t, a),
+    "flow_map_matching": lambda V: losses.flow_map_matching(V, x, s, t, v)[1],
+    "progressive_flow_map_matching": lambda V: losses.progressive_flow_map_matching(V, truth, x, s, t, a),
+    "progressive_distillation": lambda V: losses.progressive_distillation(V, teacher, x, s, s + a * (t - s)),
+}
+pairs = eulerian | lagrangian | compositional
+print(f"{len(pairs)} pairs; missing: {set(losses.__all__) - set(pairs) or 'none'}")
+
+# %% [markdown]
+# ## On the truth, and on a wrong map
+#
+# The root mean square of `prediction - target`. Blue is the truth: rounding, or the error of one short step (`a` is a twentieth of
+# the way) in the few pairs that take one. Orange is the wrong map: every pair sees it.
+
+# %%
+size = lambda z: float(jnp.sqrt(jnp.mean(z**2)))
+off = {name: [size(jnp.subtract(*pair(V))) for V in (truth, wrong)] for name, pair in pairs.items()}
+fig, ax = plt.subplots(figsize=(9, 8), layout="constrained")
+for column, label in enumerate(["on the truth", "on a wrong map"]):
+    ax.plot([max(both[column], 1e-18) for both in off.values()], list(off), "o", label=label)
+ax.set(xscale="log", xlabel="root mean square of prediction - target (exact zeros stand at 1e-18)")
+_ = ax.legend(), ax.invert_yaxis(), ax.grid(alpha=0.3)
+
+# %%
+short_step = [name for name, (right, _) in off.items() if right > 1e-8]
+print("a short step:", ", ".join(short_step))
+print(f"largest of the others on the truth: {max(right for name, (right, _) in off.items() if name not in short_step):.0e}")
+
+# %% [markdown]
+# ## Where the gradient stops
+#
+# Give the map a weight: `V + theta phi`. The weight moves both sides of a pair (rings). What training sees is the derivative in
+# `theta` (dots), which a `stop_gradient` in the loss cuts. A dot in its ring: the gradient flows. A dot at zero under a ring further
+# right: it is stopped there.
+#
+# On the right nearly all dots are at zero: methods stop the whole target. On the left, a dot elsewhere than its ring is a prediction
+# that is stopped in part. The lines below the picture name them.
+
+
+# %% tags=["picture"]
+def moved_and_seen(pair, h=1e-4):
+    at = lambda theta: pair(lambda x, s, t: wrong(x, s, t) + theta * phi(x, s, t))
+    moved = [size(up - down) / (2 * h) for up, down in zip(at(h), at(-h))]
+    return moved, [size(tangent) for tangent in jax.jvp(at, (0.0,), (1.0,))[1]]
+
+
+found = {name: moved_and_seen(pair) for name, pair in pairs.items()}
+fig, boxes = plt.subplots(1, 2, figsize=(11, 8), sharey=True, layout="constrained")
+for side, ax in enumerate(boxes):
+    ax.plot([moved[side] for moved, _ in found.values()], list(found), "o", fillstyle="none", label="how much it moves")
+    ax.plot([seen[side] for _, seen in found.values()], list(found), ".", label="how much the gradient sees")
+    ax.set_title(["prediction", "target"][side]), ax.grid(alpha=0.3)
+_ = boxes[1].legend(loc="lower right"), boxes[0].invert_yaxis()
+
+# %%
+stopped = [name for name, (moved, seen) in found.items() if moved[1] > 1e-6 and seen[1] == 0]
+partly = [name for name, (moved, seen) in found.items() if seen[0] > 0 and abs(moved[0] / seen[0] - 1) > 1e-3]
+free = [name for name, (_, seen) in found.items() if seen[1] > 0]
+print(f"{len(stopped)} targets move and are stopped.")
+print("prediction stopped in part:", ", ".join(partly))
+print("gradient through the target:", ", ".join(free))
+
+# %% [markdown]
+# ## One family: the methods as limits of each other
+#
+# For any smooth map, right or wrong, residuals of one method tend to those of another. Straight lines on these axes are powers of the
+# step; the slope is printed below.
+
+# %%
+residual = lambda pair: jnp.subtract(*pair)
+steps = 10.0 ** np.arange(-4, -0.4, 0.5)
+limits = {
+    "soflow / a -> meanflow": (lambda h: losses.soflow(wrong, x, s, t, v, h), losses.meanflow(wrong, x, s, t, v)),
+    "psd / (1 - a) -> lsd": (
+        lambda h: losses.progressive_self_distillation(wrong, x, s, t, 1 - h),
+        losses.lagrangian_self_distillation(wrong, x, s, t),
+    ),
+    "boot / a -> lmd from noise": (
+        lambda h: losses.boot(wrong, teacher, x, t, t + h * (1 - t)),
+        losses.lagrangian_distillation(wrong, teacher, x, 1.0, t),
+    ),
+}
+curves = {name: [(h, size(residual(pair(h)) / h - residual(limit))) for h in steps] for name, (pair, limit) in limits.items()}
+differences = {}
+for scheme in ("backward", "central"):
+    of = lambda h: losses.meanflow(wrong, x, s, t, v, jvp=derivatives.finite_difference(h, scheme))
+    differences[f"{scheme} -> exact"] = [
+        (h, size(residual(of(h)) - residual(losses.meanflow(wrong, x, s, t, v)))) for h in steps
+    ]
+panels = {"a step that shrinks": curves, "meanflow by finite differences": differences}
+plots.log_curves(None, panels, xlabel="a or h", ylabel="difference of the residuals")
+
+# %%
+for name, curve in (curves | differences).items():
+    h, value = np.transpose(curve)
+    print(f"{name:28} slope {np.polyfit(np.log(h[2:6]), np.log(value[2:6]), 1)[0]:.2f}")
+
+# %% [markdown]
+# And some are the same for every step: these differences are zero up to rounding.
+
+# %%
+same = {
+    "alphaflow = soflow": residual(losses.alphaflow(wrong, x, s, t, v, a)) - residual(losses.soflow(wrong, x, s, t, v, a)),
+    "shortcut = psd at a = 1/2": residual(losses.shortcut(wrong, wrong, x, s, t))
+    - residual(losses.progressive_self_distillation(wrong, x, s, t, 0.5)),
+    "sCM = ayf_emd at t = 0": residual(losses.continuous_consistency(wrong, x, s, v))
+    - residual(losses.align_your_flow_emd(wrong, x, s, 0.0, v)),
+    "emd = -meanflow": residual(losses.eulerian_distillation(wrong, x, s, t, v)) + residual(losses.meanflow(wrong, x, s, t, v)),
+    "meanflow = flow matching at t = s": residual(losses.meanflow(wrong, x, s, s, v))
+    - residual(losses.flow_matching(wrong, x, s, v)),
+    "ct = (t - s) soflow": residual(losses.consistency_training(wrong, x, s, t, v, a))
+    - (t - s) * residual(losses.soflow(wrong, x, s, t, v, a)),
+}
+for name, difference in same.items():
+    print(f"{name:36} {size(difference):.0e}")
+
+# %% [markdown]
+# So a method is a choice: which rule, how long a step, whose velocity, where the gradient stops, on which times, scored by which
+# distance. The [next notebook](3_compose_your_own.ipynb) chooses anew.
