@@ -5,10 +5,15 @@ READY = .venv/installed
 # Fails where there is no GPU instead of falling back; matmuls are counted in programs for the CPU.
 ON_GPU = JAX_PLATFORMS=cuda,cpu $(BIN)/python
 
-.PHONY: demo test test-slow lint benchmark-gpu
+.PHONY: demo notebooks test test-slow lint benchmark-gpu
 
 demo: $(READY)
 	$(BIN)/python -m experiments.demo --workdir=runs/demo
+
+# Opens the notebooks in JupyterLab, which it installs.
+notebooks: $(READY)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[notebooks]"
+	$(BIN)/python -m jupyterlab notebooks
 
 test: $(READY) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Every loss on one page
 #
-# Takes about 40 s on two CPU cores. Nothing is trained.
+# Takes about 20 s on two CPU cores. Nothing is trained.
 #
 # A loss of flowjax is a **pair**, `(prediction, target)`: two arrays of the shape of `x` that are equal on every true flow map. How
-# far apart they are is scored by a distance, which is not part of it. Below, all twenty-nine of them on a flow that is known in
+# far apart they are is scored by a distance, which is not part of it. Below, all of them on a flow that is known in
 # closed form, so that every pair can be asked the same: is it zero on the truth, and which way does it pull?
 
 # %% tags=["parameters"]

@@ -442,9 +442,40 @@ def test_measure_curves_of_many_series_and_steps_or_none(tmp_path, figures):
     assert (picture(tmp_path / "many.png")[:, [0, -1]] == 1).all()
 
 
+FLOW = np.linspace(0, 1, 11), RNG.normal(size=(5, 1)) * np.ones(11)
+
+
+def test_flow_lines_show_every_jump(tmp_path, figures):
+    path = tmp_path / "lines.png"
+    jumps = {"two": ([1.0, 0.5, 0.0], [[0.0, 1.0, 2.0], [1.0, 1.0, 1.0]]), "one": ([[1.0, 0.0], [0.5, 0.0]], [[0.0, -1.0]])}
+    panels = {"1 to\n0": jumps, **{str(number): {} for number in range(3)}}
+    plots.flow_lines(path, panels, FLOW, "Jumps")
+    assert_panels(picture(path)[: picture(path).shape[0] // 2], 3)
+    first, *others = figures[0].axes
+    assert len(others) == 3 and all(len(ax.lines) == 5 for ax in others)  # the flow alone, and no axes where there is no panel
+    assert [text.get_text() for text in first.get_legend().get_texts()] == ["two", "one"]
+    starts = [line.get_xydata().tolist() for line in first.lines if line.get_fillstyle() == "none"]
+    assert starts == [[[1, 0], [1, 1]], [[1, 0], [0.5, 0]]]
+    landed = [line.get_xydata().tolist() for line in first.lines if line.get_marker() == "o" and line.get_fillstyle() == "full"]
+    assert landed == [[[0.5, 1], [0, 2], [0.5, 1], [0, 1]], [[0, -1], [0, -1]]]
+
+
+def test_a_picture_is_returned_and_shows_itself(tmp_path):
+    draw = lambda path: plots.bars(path, ["a", "b"], [1.0, 2.0], ylabel="length", title="Two bars")
+    shown, written = draw(None), draw(tmp_path / "bars.png")
+    assert (tmp_path / "bars.png").read_bytes() == shown._repr_png_() == written._repr_png_()
+    assert [file.name for file in tmp_path.iterdir()] == ["bars.png"]
+
+
 @pytest.mark.parametrize(
     "draw, message",
     [
+        (lambda path: plots.flow_lines(path, {}, FLOW), "at least one panel"),
+        (
+            lambda path: plots.flow_lines(path, {"a": {"V": ([1, 0, 1], [[1, 0]])}}, FLOW),
+            r"'V' have shape \(1, 2\); expected \[n, jumps",
+        ),
+        (lambda path: plots.flow_lines(path, {"a": {}}, ([1.0], [[1.0]])), "'flow' have shape"),
         (lambda path: plots.trajectories(path, {}, GRID), "expected at least one"),
         (lambda path: plots.trajectories(path, {"1 step": WAYS[:, :1]}, GRID), r"\[n, steps \+ 1, 2\]"),
         (lambda path: plots.trajectories(path, {"1 step": WAYS[:0]}, GRID), r"\[n, steps \+ 1, 2\]"),

@@ -1,12 +1,14 @@
 """Weights to start from: published files, a decoupled network from a plain one, and networks that cannot learn more on top."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import common, imf, meanflow, method as method_config
-from flowjax import models, typing
+from flowjax import methods, models, typing
 from flowjax.training import experiment
 
 ONE = jax.devices()[:1]
@@ -190,3 +192,39 @@ def test_networks_are_told_what_the_config_says():
         net = experiment._network(config, 10)
         assert (net.guidance, net.interval) == fields
     assert not any(field in common.network(name) for name in models.MODELS for field in models.TOLD)
+
+
+MODULE = """
+from flowjax import methods
+
+methods.register("mine_alone", lambda *, total_steps=None, diagonal="1/2": methods.make("meanflow", diagonal=diagonal))
+"""
+
+
+def test_a_method_of_ones_own_is_known_where_its_module_is_named(saved_run, tmp_path, monkeypatch):
+    (tmp_path / "mine_in_a_module.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = meanflow.get_config("test")
+    config.method = {"name": "mine_alone", "total_steps": 20, "diagonal": "3/4"}
+    with pytest.raises(typing.InputError, match="unknown method 'mine_alone'"):
+        experiment.setup(config, devices=ONE)
+    config.modules = ("mine_in_a_modul",)
+    with pytest.raises(
+        typing.InputError, match="config.modules names 'mine_in_a_modul', and .* not found; put .* on PYTHONPATH"
+    ):
+        experiment.setup(config, devices=ONE)
+    config.modules = ("mine_in_a_module",)
+    try:
+        folder = saved_run(config, tmp_path / "run")
+        del methods.METHODS["mine_alone"], sys.modules["mine_in_a_module"]  # as in another process
+        trained = experiment.load(folder)
+        assert trained.config.method.name in methods.METHODS and trained.step == 1
+    finally:
+        methods.METHODS.pop("mine_alone", None)
+
+
+def test_a_name_that_is_taken_is_not_registered():
+    with pytest.raises(typing.InputError, match="'imf' is Improved Mean Flows, a published method"):
+        methods.register("imf", lambda *, total_steps=None: None)
+    with pytest.raises(typing.InputError, match="takes no total_steps; type def mine"):
+        methods.register("mine", lambda: None)

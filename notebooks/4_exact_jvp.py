@@ -1,0 +1,102 @@
+# %% [markdown]
+# # Exact JVP or finite differences
+#
+# Takes about 100 s on two CPU cores.
+#
+# Most flow-map losses hold a derivative of the network along a direction: `jax.jvp` gives it exactly, for the price of a second forward
+# pass. Or is a finite difference as good and cheaper? Here both are measured, by the functions of `experiments/benchmark_jvp.py`, on
+# one small transformer. A machine of your own may answer otherwise: run it there.
+
+# %% tags=["parameters"]
+options = ["--tokens=512", "--batch=4", "--depth=1", "--rounds=3"]
+
+# %%
+import json
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+import flowjax
+
+os.chdir(pathlib.Path(flowjax.__file__).parents[1])  # where configs/ and experiments/ are
+
+from experiments import benchmark_jvp as benchmark, tables
+from flowjax import derivatives, losses
+
+flags.FLAGS(["benchmark_jvp", *options])
+grid = benchmark.grid_of_flags()
+
+# %% [markdown]
+# ## One derivative, three ways
+#
+# `derivatives.finite_difference` returns a function with the signature of `jax.jvp`, so every loss takes either: `jvp=...`.
+
+# %%
+V = lambda x, s, t: jnp.sin(3 * x) * s + t**2
+x, s, t, v = jnp.array([[0.3, -0.2]]), jnp.array([[0.8]]), jnp.array([[0.1]]), jnp.array([[1.0, 2.0]])
+for name, jvp in {"exact": jax.jvp, "one-sided": derivatives.finite_difference(0.01, "backward")}.items():
+    _, dV_ds = benchmark.directional(jvp, V, x, s, t, v)
+    residual = jnp.subtract(*losses.meanflow(V, x, s, t, v, jvp=jvp))
+    print(f"{name:10} dV/ds along (v, 1) {dV_ds[0].round(3)}, MeanFlow's residual {residual[0].round(3)}")
+
+# %% [markdown]
+# ## What it costs
+#
+# Each program is compiled, its matmuls are counted, and it runs in turns with the others. Everything is over one forward pass of the
+# same network. Look at the pair `MeanFlow gradient` and `MeanFlow gradient, finite difference`: that is what a difference saves in a
+# training step. Below them, the exact derivative on a quarter of the rows, which is all that MeanFlow's recipe needs. And at the numbers
+# of MiB: `chunked` attention does not store what `xla` stores.
+
+# %% tags=["picture"]
+costs = benchmark.costs(grid)
+benchmark.draw_costs(None, costs)
+
+# %%
+named = {
+    "operation": "operation",
+    "attention": "attention",
+    benchmark.MATMULS: "matmuls",
+    benchmark.WALL: "wall time",
+    "temp MiB": "MiB",
+}
+short = lambda value: f"{value:.2f}" if isinstance(value, float) else value
+print(tables.markdown([{head: short(row[name]) for name, head in named.items()} for row in costs]))
+
+# %% [markdown]
+# ## What it gets wrong
+#
+# The relative error against float64, over the step `h` of the difference. On the right of each valley the difference is a bad tangent; on
+# the left it is the rounding of two nearly equal numbers, divided by a small one. The best step moves with the dtype, the network and
+# the data, and nothing in a training run tells you where it is. The exact derivative has no step: it is the dashed line.
+
+# %%
+errors = benchmark.accuracy(tokens=64)
+benchmark.draw_accuracy(None, errors, tokens=64)
+
+# %% [markdown]
+# ## The answer
+#
+# Written from the numbers above, and no others:
+
+# %%
+print(benchmark.answer(costs, errors).replace(". ", ".\n"))
+
+# %% [markdown]
+# ## Does the error matter?
+#
+# A training forgives a lot. This was measured before, by the command in the first line: MeanFlow on a checkerboard, trained with the exact
+# derivative (dashed) and with differences of several steps. On points, in float32, nearly any step will do; the accuracy above says
+# how little of that carries over to bfloat16.
+
+# %%
+measured = json.loads(pathlib.Path("docs/jvp.json").read_text())
+print(measured["about"])
+print("steps of training:", benchmark.TRAINING_STEPS.value)
+benchmark.draw_training(None, measured["training"])
+
+# %% [markdown]
+# Where the exact derivative is not to be had (a kernel without a forward rule), `--config.method.jvp=central:0.01` is the switch. Where it
+# is, the [next notebook](5_one_step_digits.ipynb) shows what comes of it.

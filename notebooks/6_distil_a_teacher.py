@@ -1,0 +1,132 @@
+# %% [markdown]
+# # Distil a teacher
+#
+# Takes about 110 s on two CPU cores.
+#
+# One diffusion model, the teacher, and four students that jump: one for each rule, and one that never sees data.
+
+# %% tags=["parameters"]
+folder, teacher_steps, steps, rows, cells = "runs/distil", 4000, 1000, 8192, 9
+
+# %%
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import flowjax
+
+os.chdir(pathlib.Path(flowjax.__file__).parents[1])  # where configs/ and experiments/ are
+
+from configs import method as configs
+from flowjax import evals, methods, paths, plots, rules, samplers, training, typing
+from flowjax.data import points
+
+# %% [markdown]
+# ## The teacher
+#
+# Flow matching on a checkerboard: it learns the velocity, and needs many small steps. `config_of` is all that the runs below share;
+# the rest of each config is its method's.
+
+
+# %%
+def config_of(name, **fields):
+    config = configs.get_config(f"{name},checkerboard")
+    config.update({"steps": steps, "batch_size": 512, "eval_every": 0, **fields})
+    config.model.width = 192
+    return config
+
+
+training.train(config_of("flow_matching", steps=teacher_steps), f"{folder}/teacher")
+trained = training.load(f"{folder}/teacher")
+map_of = lambda run: lambda x, s, t: run.net.apply({"params": run.params}, x, s, t)
+teacher = lambda x, t: map_of(trained)(x, t, t)
+
+# %%
+board = points.checkerboard(np.random.default_rng(0), rows)
+noise = jax.random.normal(jax.random.key(0), (rows, 2))
+sampled = jax.jit(samplers.euler, static_argnums=0)
+walked = {n: np.asarray(sampled(teacher, noise, samplers.grid(n))) for n in (1, 2, 4, 8, 64)}
+plots.point_grid(None, {"data": board} | {f"teacher, {n} step{'s' * (n > 1)}": x for n, x in walked.items()})
+
+# %% [markdown]
+# ## Three students, one for each rule
+#
+# * `lmd`, Lagrangian: where a jump lands, it must move on as the teacher says there.
+# * `emd`, Eulerian: where the source moves as the teacher says, the landing must stay.
+# * `split_meanflow`, compositional: two jumps are one; the teacher's velocity is on the diagonal only.
+#
+# They start from the teacher's weights.
+
+# %%
+students = {}
+for name in ("lmd", "emd", "split_meanflow"):
+    training.train(config_of(name, teacher=f"{folder}/teacher", start="teacher"), f"{folder}/{name}")
+    students[name] = map_of(training.load(f"{folder}/{name}"))
+
+# %% [markdown]
+# ## A student without data
+#
+# `freeflow` starts from noise and trains where its own jumps land, so it needs no data set: the batch is only asked for its shape. To see
+# it, its loss for a batch of which every number is `nan`:
+
+# %%
+method = methods.make("freeflow")
+drawn = method.draw(jax.random.key(1), {"x": jnp.full((64, 2), jnp.nan)}, 0)
+start = map_of(trained)
+nets = typing.Nets(
+    V=lambda x, s, t, cond=None: start(x, s, t),
+    velocity=lambda x, t, cond=None: teacher(x, t),
+    teacher=lambda x, t, cond=None: teacher(x, t),
+)
+errors, _ = method.loss(nets, drawn)
+print(f"freeflow, a batch of nan: mean error {errors.mean():.2f}")
+meanflow = methods.make("meanflow")
+errors, _ = meanflow.loss(nets, meanflow.draw(jax.random.key(1), {"x": jnp.full((64, 2), jnp.nan)}, 0))
+print(f"meanflow, the same batch: mean error {errors.mean():.2f}")
+
+# %%
+training.train(config_of("freeflow", teacher=f"{folder}/teacher", start="teacher"), f"{folder}/freeflow")
+students["freeflow"] = map_of(training.load(f"{folder}/freeflow"))
+
+# %% [markdown]
+# ## One step
+#
+# The teacher's 64 steps, its own single step, and one jump of each student, all from the same noise.
+
+# %% tags=["picture"]
+jumped = {
+    name: np.asarray(jax.jit(samplers.flow_map, static_argnums=0)(V, noise, samplers.grid(1))) for name, V in students.items()
+}
+headings = {"teacher, 64 steps": walked[64], "teacher, 1 step": walked[1]}
+plots.point_grid(None, headings | {f"{name}, 1 step": x for name, x in jumped.items()}, reference=board)
+
+# %%
+for name, x in {"teacher, 64 steps": walked[64], "teacher, 8 steps": walked[8], "teacher, 1 step": walked[1], **jumped}.items():
+    off = np.sqrt(np.mean((x - walked[64]) ** 2))
+    print(f"{name:17} distance to the data {evals.sliced_wasserstein(x, board):.3f}; off the teacher's way by {off:.2f}")
+
+# %% [markdown]
+# Two numbers, because a student can be right in two ways: its samples may be like the data, or each may be where the teacher's own
+# way from that noise ends.
+#
+# ## Which rule did each learn?
+#
+# Errors over all pairs of times, and the true error against the teacher's flow, of the three that learned all jumps (`freeflow` learned
+# those from noise alone). Compare along a column: does the student of a rule keep it best?
+
+# %%
+exact, grid = rules.along(teacher), (np.arange(cells) + 0.5) / cells
+error_maps = lambda name: rules.error_maps(students[name], board[:128], paths.linear, grid, exact)
+maps = {name: error_maps(name) for name in ("lmd", "emd", "split_meanflow")}
+plots.heat_maps(None, maps, xlabel="source s", ylabel="target t", label="data per unit of time")
+
+# %%
+for name, own in maps.items():
+    print(f"{name:15}", ", ".join(f"{rule} {rules.root_mean_square(found):.2f}" for rule, found in own.items()))
+
+# %% [markdown]
+# The same for images, from the command line, is in the README under *Teachers, networks trained along, couplings*; guidance is
+# distilled the same way.
