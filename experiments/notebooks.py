@@ -2,7 +2,7 @@
 
 Of each notebook, or of those named, runs the text, notebooks/NUMBER_NAME.py, in a kernel of its own and writes the .ipynb beside it, with
 outputs and the seconds that it took, and docs/notebook_NAME.png, the picture of the cell tagged "picture". Nothing is written of a
-notebook that fails. All six take about ten minutes on two CPU cores, five of them with the run of `make demo` at hand.
+notebook that fails. All six take about ten minutes on two CPU cores, with the run of `make demo` at hand for the fifth.
 """
 
 import base64
@@ -37,11 +37,14 @@ def executed(text, settings="", before=""):
       before: code that stands before everything.
 
     Raises:
+      InputError: unless one cell is tagged so.
       nbclient.exceptions.CellExecutionError: if a cell does.
     """
     notebook = jupytext.read(text)
-    at = 1 + next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
-    for place, code in ((at, settings), (0, before)):
+    tagged = [number for number, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ())]
+    if len(tagged) != 1:
+        raise typing.InputError(f'{text} has {len(tagged)} cells of parameters; expected one: # %% tags=["parameters"].')
+    for place, code in ((tagged[0] + 1, settings), (0, before)):
         if code:
             notebook.cells.insert(place, nbformat.v4.new_code_cell(code))
     where = {"metadata": {"path": str(text.parent)}}  # as Jupyter does
@@ -72,6 +75,7 @@ def main():
         seconds = time.perf_counter() - start
         for number, cell in enumerate(notebook.cells):
             cell.id = f"cell-{number}"
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
         notebook.metadata["flowjax"] = {"seconds": round(seconds), "date": str(datetime.date.today())}
         png = picture(notebook)
         text.with_suffix(".ipynb").write_text(nbformat.writes(notebook) + "\n")

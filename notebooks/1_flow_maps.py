@@ -26,16 +26,17 @@ from flowjax.data import points
 # closed form: the point at a quantile of the noise goes to the same quantile of the data.
 
 # %%
-flow = exact.mixture(weights=[0.35, 0.65], means=[-1.5, 1.0], deviations=[0.25, 0.35])
+weights, means = np.array([0.35, 0.65]), np.array([-1.5, 1.0])
+flow = exact.mixture(weights, means, deviations=[0.25, 0.35])
 times = jnp.linspace(0.0, 1.0, 61)
 noise = jnp.asarray(stats.norm.ppf(np.linspace(0.01, 0.99, lines)), jnp.float32)
 flow_lines = flow.F(jnp.broadcast_to(noise[:, None], (lines, 61)), 1.0, times[None])
-plots.flow_lines(None, {"between neighbouring lines there are always as many points": {}}, (times, flow_lines))
+plots.flow_lines(None, {"as many points between any two neighbouring lines, at all times": {}}, (times, flow_lines))
 
 # %% [markdown]
 # ## One step of a diffusion sampler, one jump of a flow map
 #
-# Eight points of noise, on their way to data (right to left). Euler's method follows the tangent of the line it stands on; a jump
+# Some points of noise, on their way to data (right to left). Euler's method follows the tangent of the line it stands on; a jump
 # goes along the chord. Look at where the dots land at time `0`, beside the ends of the grey lines.
 
 # %% tags=["picture"]
@@ -50,14 +51,14 @@ plots.flow_lines(None, panels, (times, flow_lines), title="The tangent needs man
 x1 = jax.random.normal(jax.random.key(0), (rows, 1))
 data = flow.F(x1, 1.0, 0.0)
 one = samplers.euler(flow.v, x1, samplers.grid(1))
-print(f"mean of the data {data.mean():.2f}; one Euler step lands at {one.min():.2f} to {one.max():.2f}")
+print(f"mean of the data {weights @ means:.3f}; one Euler step lands at {one.min():.3f} to {one.max():.3f}")
 for n in (1, 4, 16, 64, 256, 1024):
     off = samplers.euler(flow.v, x1, samplers.grid(n)) - data
     print(f"{n:4} Euler steps: off by {jnp.sqrt(jnp.mean(off**2)):.4f} from where one jump lands")
 
 # %% [markdown]
-# From pure noise, every tangent points at the mean of the data: a single Euler step puts all points there. The more steps, the nearer
-# Euler's method comes to where a single jump of the flow map lands.
+# From pure noise, every tangent points at the mean of the data, 0.125: a single Euler step puts all points there. The more steps, the
+# nearer Euler's method comes to where a single jump of the flow map lands.
 #
 # ## The three rules
 #
@@ -97,9 +98,9 @@ plots.flow_lines(None, panels, (times, flow_lines))
 # %% [markdown]
 # ## Where a map breaks them
 #
-# The same as numbers, for the tangent: by how much it breaks each rule, for every pair of times, over many points. It obeys them only
-# at `s = t`, on the diagonal, where chord and tangent are one. The longer the jump, the worse; the last panel is how wrong the map
-# really is. On the exact map all four are zero, as the next notebook shows.
+# The same as numbers: by how much the tangent breaks each rule, for every pair of times, over many points. It obeys them only on the
+# diagonal, `s = t`, where chord and tangent are one. The last panel is how wrong the map really is: it grows with the length of the
+# jump.
 
 # %%
 grid = (np.arange(cells) + 0.5) / cells
@@ -121,7 +122,7 @@ found = {
     f"Euler, {n} step{'s' * (n > 1)}": jax.jit(samplers.euler, static_argnums=0)(v, eps, samplers.grid(n)) for n in (1, 2, 8)
 }
 found["flow map, 1 jump"] = jax.jit(samplers.flow_map, static_argnums=0)(V, eps, samplers.grid(1))
-plots.point_grid(None, {"data": board} | found, title="From the same noise")
+plots.point_grid(None, {"data": board} | found, title="Data, and samples from the same noise")
 
 # %%
 few = {name: np.stack([eps[:48], x[:48]], axis=1) for name, x in found.items() if name != "Euler, 8 steps"}

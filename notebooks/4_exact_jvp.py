@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Exact JVP or finite differences
 #
-# Takes about 100 s on two CPU cores.
+# Takes about 110 s on two CPU cores.
 #
-# Most flow-map losses hold a derivative of the network along a direction: `jax.jvp` gives it exactly, for the price of a second forward
-# pass. Or is a finite difference as good and cheaper? Here both are measured, by the functions of `experiments/benchmark_jvp.py`, on
+# Most flow-map losses hold a derivative of the network along a direction: `jax.jvp` gives it exactly, for somewhat more than the price of
+# a second forward pass. A one-sided finite difference costs exactly a second one. Is it as good? Here both are measured, by the functions of `experiments/benchmark_jvp.py`, on
 # one small transformer. A machine of your own may answer otherwise: run it there.
 
 # %% tags=["parameters"]
@@ -40,15 +40,18 @@ x, s, t, v = jnp.array([[0.3, -0.2]]), jnp.array([[0.8]]), jnp.array([[0.1]]), j
 for name, jvp in {"exact": jax.jvp, "one-sided": derivatives.finite_difference(0.01, "backward")}.items():
     _, dV_ds = benchmark.directional(jvp, V, x, s, t, v)
     residual = jnp.subtract(*losses.meanflow(V, x, s, t, v, jvp=jvp))
-    print(f"{name:10} dV/ds along (v, 1) {dV_ds[0].round(3)}, MeanFlow's residual {residual[0].round(3)}")
+    print(
+        f"{name:10} dV/ds along (v, 1) {dV_ds[0, 0]:.3f}, {dV_ds[0, 1]:.3f}; MeanFlow's residual {residual[0, 0]:.3f}, {residual[0, 1]:.3f}"
+    )
 
 # %% [markdown]
 # ## What it costs
 #
-# Each program is compiled, its matmuls are counted, and it runs in turns with the others. Everything is over one forward pass of the
-# same network. Look at the pair `MeanFlow gradient` and `MeanFlow gradient, finite difference`: that is what a difference saves in a
-# training step. Below them, the exact derivative on a quarter of the rows, which is all that MeanFlow's recipe needs. And at the numbers
-# of MiB: `chunked` attention does not store what `xla` stores.
+# Each program is compiled, its matmuls are counted (diamonds), and it runs in turns with the others (bars, with their quartiles).
+# Everything is over one forward pass of the same network. Look at the pair `MeanFlow gradient` and `MeanFlow gradient, finite
+# difference`: that is what a difference saves in a training step. Below them, the exact derivative on the rows that need it, as MeanFlow's
+# recipe has it. And at the numbers of MiB: `chunked` attention does not store what `xla` stores. There are few rounds here: where
+# quartiles overlap, believe the diamonds.
 
 # %% tags=["picture"]
 costs = benchmark.costs(grid)
@@ -69,8 +72,9 @@ print(tables.markdown([{head: short(row[name]) for name, head in named.items()} 
 # ## What it gets wrong
 #
 # The relative error against float64, over the step `h` of the difference. On the right of each valley the difference is a bad tangent; on
-# the left it is the rounding of two nearly equal numbers, divided by a small one. The best step moves with the dtype, the network and
-# the data, and nothing in a training run tells you where it is. The exact derivative has no step: it is the dashed line.
+# the left it is the rounding of two nearly equal numbers, divided by a small one (and where `s - h` rounds to `s`, the difference is zero,
+# an error of all there is). The best step moves with the dtype and the scheme, and nothing in a training run tells you where it is.
+# The exact derivative has no step: it is the dashed line.
 
 # %%
 errors = benchmark.accuracy(tokens=64)
@@ -87,14 +91,13 @@ print(benchmark.answer(costs, errors).replace(". ", ".\n"))
 # %% [markdown]
 # ## Does the error matter?
 #
-# A training forgives a lot. This was measured before, by the command in the first line: MeanFlow on a checkerboard, trained with the exact
-# derivative (dashed) and with differences of several steps. On points, in float32, nearly any step will do; the accuracy above says
-# how little of that carries over to bfloat16.
+# A training may forgive it. This was measured before, by the command that is printed: MeanFlow on a checkerboard in float32, trained with
+# the exact derivative (dashed) and with differences of several steps. Look at the large steps of the one-sided difference. In bfloat16,
+# where differences are worst, we have not trained.
 
 # %%
 measured = json.loads(pathlib.Path("docs/jvp.json").read_text())
-print(measured["about"])
-print("steps of training:", benchmark.TRAINING_STEPS.value)
+print(measured["about"].split("DiT")[0])
 benchmark.draw_training(None, measured["training"])
 
 # %% [markdown]

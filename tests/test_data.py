@@ -107,6 +107,7 @@ digits.source(data_dir=sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_concurrent_and_killed_preparations(tmp_path):
     def start(script):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}

@@ -36,6 +36,7 @@ def test_scale_and_interval_reach_samples_and_tables(guided, tmp_path):
         generation.write(guided, tmp_path / "out", num=8, guidance=3.0, shard=8, labels=range(8))
 
 
+@pytest.mark.slow
 def test_a_guided_run_walks_at_the_median_of_its_scales(guided, tmp_path):
     reflow.write(guided, tmp_path / "pairs", num=8, steps=2, solver="euler")
     source = data.couple(data.load("digits"), str(tmp_path / "pairs"))

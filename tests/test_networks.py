@@ -251,6 +251,7 @@ def test_weights_of_another_network_are_refused(teacher):
         experiment.setup(small("ect", start=teacher), devices=ONE)
 
 
+@pytest.mark.slow
 def test_an_autoguided_teacher_is_extrapolated_and_its_scale_is_told(teacher, tmp_path):
     weak = small("flow_matching", steps=2)
     loop.train(weak, tmp_path / "weak", devices=ONE)

@@ -28,24 +28,36 @@ import warnings
 
 import numpy
 from IPython import get_ipython
-from matplotlib import figure
+from matplotlib import figure, pyplot
 
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", module="ipykernel")  # its own shutdown
 
 
-def shows_something(ax):
+def _drawn(image):
+    # flowjax.plots paints magenta what is not finite.
+    values = numpy.ma.masked_invalid(image.get_array())
+    magenta = values.ndim == 3 and (values == [1.0, 0.0, 1.0]).all(axis=-1).mean() > 0.05
+    return (values.compressed() != 0).any() and not magenta
+
+
+def _shows_something(ax):
+    drawn_lines = [numpy.isfinite(numpy.asarray(line.get_xydata(), float)).all(axis=1) for line in ax.lines]
     finite = ax.has_data() and numpy.isfinite(ax.dataLim.get_points()).all()
-    return finite and all(numpy.ma.masked_invalid(shown.get_array()).compressed().size for shown in ax.images)
+    return finite and all(own.any() or not own.size for own in drawn_lines) and all(_drawn(image) for image in ax.images)
 
 
-def describe(fig, pretty, cycle):
-    pretty.text(f"{sum(not shows_something(ax) for ax in fig.axes)} of {len(fig.axes)} axes are empty")
+def _describe(fig, pretty, cycle):
+    pretty.text(f"{sum(not _shows_something(ax) for ax in fig.axes)} of {len(fig.axes)} axes are empty")
 
 
-get_ipython().display_formatter.formatters["text/plain"].for_type(figure.Figure, describe)
+pyplot.close(pyplot.figure())  # the first of them throws away how figures are formatted
+get_ipython().display_formatter.formatters["text/plain"].for_type(figure.Figure, _describe)
 """
-BAR = re.compile(r"\d+%\||^$|\d+(it|step|cell|run|h)(/s)?")
+BAR = re.compile(r"[^\r\n]*?\d+%\|[^|\r\n]*\|[^\]\r\n]*\]")
+WORDS = (
+    "quarter third half dozen hundred thousand".split()
+)  # numbers that prose might hide; two jumps and one jump are not claims
 every_notebook = pytest.mark.parametrize("name", notebooks.NAMES)
 
 
@@ -62,14 +74,15 @@ def pictures(notebook):
 
 def complaints(notebook):
     """What stands on stderr besides progress bars."""
-    said = "".join(output.text for output in outputs(notebook) if output.get("name") == "stderr")
-    return [line for line in said.replace("\r", "\n").splitlines() if not BAR.search(line)]
+    said = "\n".join(output.text for output in outputs(notebook) if output.get("name") == "stderr")
+    return [line.strip() for line in re.split(r"[\r\n]", BAR.sub("", said)) if line.strip()]
 
 
 def empty_pictures(notebook):
     """Pictures of one colour, and of a watched notebook those with axes that show nothing."""
     blank = lambda pixels: pixels.reshape(-1, 3).std(axis=0).max() < 1e-3
-    return [text for pixels, text in pictures(notebook) if blank(pixels) or not text.startswith(("0 of ", "<"))]
+    full = re.compile(r"0 of [1-9]|<(Picture|Figure)")
+    return [text for pixels, text in pictures(notebook) if blank(pixels) or not full.match(text)]
 
 
 def small(name, folder, monkeypatch):
@@ -90,7 +103,9 @@ def test_a_notebook_runs_without_a_warning_or_an_empty_picture(name, tmp_path, m
 def notebook_of(tmp_path, *cells):
     path = tmp_path / "1_bad.py"
     path.write_text(
-        "\n\n".join(f"# %%{head}\n{code}" for head, code in zip([' tags=["parameters"]', *[""] * 9], ("n = 1", *cells)))
+        "\n\n".join(
+            f"# %%{head}\n{code}" for head, code in zip([' tags=["parameters"]', *[""] * len(cells)], ("n = 1", *cells))
+        )
     )
     return path
 
@@ -109,11 +124,14 @@ def test_an_empty_picture_and_words_on_stderr_are_found(tmp_path):
         "_ = plt.figure().add_subplot().imshow([[float('nan')]])",
         "_ = plt.figure().add_subplot().plot([1.0, 2.0])",
         "from flowjax import plots; plots.point_grid(None, {'none': [[float('nan')] * 2]})",
-        "print('  50%|#####     | 1/2', file=sys.stderr); print('something is wrong', file=sys.stderr)",
+        "import numpy; plots.image_grid(None, {'none': numpy.full((1, 2, 8, 8, 1), numpy.nan)})",
+        "plots.flow_lines(None, {'none': {'V': ([1.0, 0.0], [[numpy.nan] * 2])}}, ([1.0, 0.0], [[1.0, 0.0]]))",
+        "plots.point_grid(None, {'some': numpy.eye(2)})",
+        "print('  50%|#####     | 1/2 [00:01<00:01, 1.0it/s]something is wrong', file=sys.stderr)",
     ]
     notebook = notebooks.executed(notebook_of(tmp_path, *shown), before=WATCH)
-    assert [text for _, text in pictures(notebook)] == [f"{n} of 1 axes are empty" for n in (1, 1, 1, 0, 0)]
-    assert len(empty_pictures(notebook)) == 3
+    assert [text for _, text in pictures(notebook)] == [f"{n} of 1 axes are empty" for n in (1, 1, 1, 0, 1, 1, 1, 0)]
+    assert len(empty_pictures(notebook)) == 6
     assert complaints(notebook) == ["something is wrong"]
 
 
@@ -136,7 +154,7 @@ def test_what_is_stored_is_a_full_run_of_the_text(name):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert not any(output.output_type == "error" for output in outputs(notebook))
-    assert len(pictures(notebook)) >= 3 and not empty_pictures(notebook) and not complaints(notebook)
+    assert len(pictures(notebook)) >= 2 and not empty_pictures(notebook) and not complaints(notebook)
     picture = notebooks.ROOT / "docs" / f"notebook_{name}.png"
     assert picture.read_bytes() == notebooks.picture(notebook)
 
@@ -146,35 +164,58 @@ def test_the_first_cell_says_how_long_it_takes(name):
     notebook = stored(name)
     said = int(re.search(r"Takes about (\d+) s on two CPU cores", notebook.cells[0].source)[1])
     measured = notebook.metadata["flowjax"]["seconds"]
-    assert 0.6 * said <= measured <= 1.1 * said and measured < 180
+    assert 0.6 * said <= measured <= 1.15 * said and measured < 180
+
+
+def unsupported(notebook):
+    """Numbers of the prose that the cell above did not print; code in backticks, links and the time of the first cell aside."""
+    found, above = [], ""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            above = " ".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in cell.outputs)
+            continue
+        prose = re.sub(r"`[^`]*`|\]\([^)]*\)|Takes about \d+ s", "", cell.source)
+        claims = re.findall(rf"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?%?|\b(?:{'|'.join(WORDS)})\b", prose)
+        found += [claim for claim in claims if not re.search(rf"(?<![\w.]){re.escape(claim)}(?!\.?\w)", above)]
+    return found
 
 
 @every_notebook
 def test_numbers_in_the_prose_are_computed_above(name):
-    """Code in backticks, links and times of the first cell aside."""
-    above = ""
-    for number, cell in enumerate(stored(name).cells):
-        if cell.cell_type == "code":
-            above = "".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in cell.outputs)
-            continue
-        prose = re.sub(r"`[^`]*`|\]\([^)]*\)|Takes about \d+ s", "", cell.source)
-        for claim in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?%?", prose):
-            assert re.search(rf"(?<![\d.]){re.escape(claim)}(?![\d])", above), (number, claim, cell.source)
+    assert not unsupported(stored(name))
+
+
+def test_an_unsupported_number_is_found():
+    said = nbformat.v4.new_output("stream", text="12.7 of 3, 98.6% in 1e-03\n")
+    prose = "It is 12.7 of 3, see `99` and [there](6.html): 98.6% or 1e-03. But 12 and 7 and 1.5 are a quarter."
+    cells = [nbformat.v4.new_code_cell("", outputs=[said]), nbformat.v4.new_markdown_cell(prose)]
+    assert unsupported(nbformat.v4.new_notebook(cells=cells)) == ["12", "7", "1.5", "quarter"]
 
 
 @every_notebook
 def test_notebooks_only_call_the_library(name):
-    """No function over ten lines, no picture over five lines of matplotlib."""
+    """No function over ten lines besides its docstring, no picture over five lines of matplotlib."""
     for cell in jupytext.read(notebooks.NAMES[name]).cells:
         if cell.cell_type != "code":
             continue
         tree = ast.parse(cell.source)
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                assert node.end_lineno - node.lineno < 10, node.name
-        simple = [node for node in ast.walk(tree) if isinstance(node, ast.stmt) and not hasattr(node, "body")]
-        names = lambda node: {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
-        assert sum(bool({"plt", "fig", "ax", "boxes"} & names(node)) for node in simple) <= 5, cell.source
+                lines = node.end_lineno - node.lineno + 1 - (ast.get_docstring(node) is not None)
+                assert lines <= 10, node.name
+        plotting = {
+            line for node in ast.walk(tree) if uses_matplotlib(node) for line in range(node.lineno, node.end_lineno + 1)
+        }
+        assert len(plotting) <= 5, cell.source
+
+
+def uses_matplotlib(node):
+    """Whether a statement without others in it calls pyplot, or what it returned."""
+    if not isinstance(node, ast.stmt) or hasattr(node, "body"):
+        return False
+    return bool(
+        {"plt", "fig", "figure", "ax", "axes", "boxes"} & {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    )
 
 
 def test_every_notebook_is_small_here_and_in_the_readme():

@@ -467,9 +467,23 @@ def test_a_picture_is_returned_and_shows_itself(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["bars.png"]
 
 
+def test_dots_stand_in_their_rings(figures):
+    values = {"a": 1e-3, "b": 0.0, "c": np.nan}
+    panels = {"one": {"moves": values, "seen": {"a": 2.0, "b": 1.0, "c": 0.5}}, "two": {"moves": values}}
+    plots.dots(None, panels, xlabel="size", log=True)
+    one, two = figures[0].axes
+    assert [line.get_xydata().tolist() for line in one.lines] == [[[1e-3, 0]], [[2, 0], [1, 1], [0.5, 2]]]
+    assert [line.get_fillstyle() for line in one.lines] == ["none", "full"] and one.get_xlim() == two.get_xlim()
+    assert [tick.get_text() for tick in one.get_yticklabels()] == ["a", "b", "c"] and one.get_ylim() == (2.5, -0.5)
+    plots.dots(None, panels, xlabel="size")
+    assert figures[1].axes[0].lines[0].get_xydata().tolist() == [[1e-3, 0], [0, 1]]
+
+
 @pytest.mark.parametrize(
     "draw, message",
     [
+        (lambda path: plots.dots(path, {"one": {"a": {}}}, xlabel="size"), "at least one panel"),
+        (lambda path: plots.dots(path, {"one": {"a": {"x": 1}, "b": {"y": 1}}}, xlabel="size"), "the same names"),
         (lambda path: plots.flow_lines(path, {}, FLOW), "at least one panel"),
         (
             lambda path: plots.flow_lines(path, {"a": {"V": ([1, 0, 1], [[1, 0]])}}, FLOW),

@@ -71,6 +71,7 @@ def test_the_flow_of_a_velocity_is_its_exact_map():
     assert halves[1] < 0.3 * halves[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_exact_flow_of_points_breaks_its_rules_by_the_error_of_the_solver_alone():
     v = points.VELOCITIES["eight_gaussians"]

@@ -143,6 +143,7 @@ def sinkhorn_of_64(folder):
     return evals.sinkhorn(samples, reference, epsilon=epsilon)
 
 
+@pytest.mark.slow
 def test_all_measures_of_digits(digits):
     """The floor is held-out digits against those that were learned from, so that nothing is compared with itself."""
     with pytest.raises(typing.InputError, match="64 samples are too few for a Frechet distance in 64 dimensions: --num=65"):

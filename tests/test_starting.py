@@ -228,3 +228,13 @@ def test_a_name_that_is_taken_is_not_registered():
         methods.register("imf", lambda *, total_steps=None: None)
     with pytest.raises(typing.InputError, match="takes no total_steps; type def mine"):
         methods.register("mine", lambda: None)
+    recipe = lambda *, total_steps=None: None
+    for odd, said in (
+        ({"jumps": "all"}, "unknown kind of jumps 'all'"),
+        ({"needs": "ema"}, r"needs is 'ema'; expected fields in a tuple: \('ema',\)"),
+        ({"needs": ("emma",)}, "unknown field of Nets 'emma'; did you mean ema"),
+        ({"parametrisation": "eps"}, "unknown parametrisation 'eps'"),
+    ):
+        with pytest.raises(typing.InputError, match=said):
+            methods.register("mine", recipe, **odd)
+    assert "mine" not in methods.METHODS and {info.jumps for info in methods.METHODS.values()} == set(methods.JUMPS)

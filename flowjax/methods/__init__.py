@@ -7,12 +7,15 @@ One file a rule, as in flowjax.losses; `landscape` has the table of all methods,
 
 import inspect
 
-from flowjax import checks, guidance, typing
+from flowjax import checks, flowmap, guidance, typing
 from flowjax.methods import recipe
 from flowjax.methods.landscape import METHODS, MethodInfo
 from flowjax.methods.recipe import raw_errors, rows_multiple, with_dropout
 
 __all__ = ["METHODS", "MethodInfo", "constants", "guided", "make", "raw_errors", "register", "rows_multiple", "with_dropout"]
+
+
+JUMPS = ("any", "to data", "from noise", "grid", "none")
 
 
 def make(name, *, total_steps=None, **hyper):
@@ -53,10 +56,10 @@ def register(name, recipe, *, needs=(), parametrisation="velocity", jumps="any")
       recipe: a function of keyword arguments, `total_steps` among them, that returns a Method.
       needs: fields of Nets that the trainer must supply, such as ("ema",) or ("teacher",).
       parametrisation: a key of flowjax.flowmap.PARAMETERISATIONS.
-      jumps: which it learns, see MethodInfo.
+      jumps: which it learns, one of JUMPS.
 
     Raises:
-      InputError: if a published method has the name, or the recipe takes no total_steps.
+      InputError: if a published method has the name, the recipe takes no total_steps, or what it needs or predicts is not known.
 
     Example:
       >>> from flowjax import typing
@@ -67,6 +70,12 @@ def register(name, recipe, *, needs=(), parametrisation="velocity", jumps="any")
     """
     if name in METHODS and METHODS[name].paper:
         raise typing.InputError(f"register: {name!r} is {METHODS[name].paper}, a published method; expected another name.")
+    checks.member("parametrisation", parametrisation, flowmap.PARAMETERISATIONS)
+    checks.member("kind of jumps", jumps, JUMPS)
+    if isinstance(needs, str):
+        raise typing.InputError(f"register: needs is {needs!r}; expected fields in a tuple: ({needs!r},).")
+    for field in needs:
+        checks.member("field of Nets", field, typing.Nets._fields)
     if "total_steps" not in inspect.signature(recipe).parameters:
         raise typing.InputError(
             f"register: the recipe of {name!r} takes no total_steps; type def {name}(*, total_steps=None, ...)."

@@ -5,7 +5,7 @@ these functions may run in threads and need no display. A file appears whole or 
 shows; with None instead of a path that is all it does.
 """
 
-from flowjax.plots.charts import Bar, bars, grouped_bars
+from flowjax.plots.charts import Bar, bars, dots, grouped_bars
 from flowjax.plots.curves import Labelled, labelled_points, log_curves, measure_curves, training_curves
 from flowjax.plots.images import image_grid
 from flowjax.plots.lines import flow_lines
@@ -16,6 +16,7 @@ __all__ = [
     "Bar",
     "Labelled",
     "bars",
+    "dots",
     "flow_lines",
     "grouped_bars",
     "heat_maps",

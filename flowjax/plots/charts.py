@@ -68,6 +68,48 @@ def bars(
     return canvas.write(fig, path)
 
 
+def dots(
+    path: str | os.PathLike | None,
+    panels: Mapping[str, Mapping[str, Mapping[str, float]]],
+    *,
+    xlabel: str,
+    log: bool = False,
+    title: str | None = None,
+) -> canvas.Picture:
+    """One row a name, the first on top, with a mark for each series: the first series is a ring, the others are dots that fit into it.
+
+    Args:
+      path: the PNG file; None: none, the picture is only returned.
+      panels: heading -> series -> name -> value; the same names everywhere. All panels share both axes.
+      xlabel: what the values are, with the unit.
+      log: a logarithmic axis, on which values that are not above 0 have no mark.
+      title: the line above everything.
+
+    Raises:
+      InputError: if there is nothing to draw, or series differ in their names.
+    """
+    orders = {tuple(values) for series in panels.values() for values in series.values()}
+    if len(orders) != 1 or not next(iter(orders)):
+        raise typing.InputError("dots: expected at least one panel, and in every series the same names, at least one.")
+    names = next(iter(orders))
+    fig = canvas.Picture((3 + 4 * len(panels), 1.4 + 0.24 * len(names)), dpi=canvas.DPI, layout="constrained")
+    for ax, (heading, series) in zip(fig.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0], panels.items()):
+        for order, (label, values) in enumerate(series.items()):
+            looks = {"fillstyle": "none", "markersize": 8} if order == 0 else {"markersize": 4.5}
+            kept = [
+                (value, place) for place, value in enumerate(values.values()) if math.isfinite(value) and (value > 0 or not log)
+            ]
+            ax.plot(*zip(*kept), linestyle="none", marker="o", color=canvas.SERIES[order % 4], label=label, **looks)
+        ax.set(xscale="log" if log else "linear", xlabel=xlabel, ylim=(len(names) - 0.5, -0.5))
+        ax.set_yticks(range(len(names)), names)
+        ax.set_title(heading, fontsize=11, color=canvas.INK)
+        canvas.plain(ax, grid="both")
+    fig.legend(*fig.axes[0].get_legend_handles_labels(), loc="outside lower right", ncols=4, frameon=False, fontsize=9)
+    if title:
+        fig.suptitle(title, fontsize=12, color=canvas.INK)
+    return canvas.write(fig, path)
+
+
 class Bar(NamedTuple):
     """A bar of `grouped_bars`: quartiles of its length, a mark beside it (None: no mark), and words at its end."""
 

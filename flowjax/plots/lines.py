@@ -47,7 +47,7 @@ def flow_lines(
             ax.plot(s[:, 1:].ravel(), x[:, 1:].ravel(), linestyle="none", marker="o", markersize=4, label=of, **style)
         ax.set_title(heading, fontsize=11, color=canvas.INK)
         canvas.plain(ax)
-        if any(own):
+        if len(own) > 1:
             ax.legend(frameon=False, fontsize=8)
     for ax in boxes[len(ways) :]:
         ax.remove()
