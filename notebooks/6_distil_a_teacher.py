@@ -6,7 +6,7 @@
 # One diffusion model, the teacher, and four students that jump: one for each rule, and one that never sees data.
 
 # %% tags=["parameters"]
-folder, teacher_steps, steps, rows, cells = "runs/distil", 4000, 1000, 8192, 9
+folder, teacher_steps, steps, rows, cells = "runs/distil", 3000, 800, 8192, 9
 
 # %%
 import os
