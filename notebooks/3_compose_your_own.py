@@ -243,4 +243,4 @@ run(f"experiments.evaluate --workdir={folder}/run --steps=1,2 --measures=sliced_
 # and `--config=...:digits` trains it on images. To give it to others, put loss and recipe into `flowjax/` as the README's table says
 # and add their rows to the tests: they will hold it to all that the other methods keep.
 #
-# What does the derivative in MeanFlow's half cost, and could a finite difference do? [Next](4_exact_jvp.ipynb).
+# What does the derivative in MeanFlow's part cost, and could a finite difference do? [Next](4_exact_jvp.ipynb).
