@@ -4,7 +4,7 @@
 # Takes about 60 s on two CPU cores. Nothing is trained here: every flow is known in closed form.
 #
 # A diffusion model knows the velocity `v(x, t)` of a point, from noise at `t = 1` to data at `t = 0`, and a sampler follows it in
-# many small steps. A **flow map** knows where the point goes, `F(x, s, t) = x + (t - s) V(x, s, t)`: from any time `s` to any time
+# many small steps (here on the path `x = (1 - t) x0 + t eps`, so that `v` points from data to noise). A **flow map** knows where the point goes, `F(x, s, t) = x + (t - s) V(x, s, t)`: from any time `s` to any time
 # `t` in one step. `V` is the average velocity along the way, the slope of a straight line from start to end.
 
 # %% tags=["parameters"]
@@ -62,14 +62,18 @@ for n in (1, 4, 16, 64, 256, 1024):
 #
 # ## The three rules
 #
-# How does one learn `V` without knowing the flow? From what every flow map obeys. Each rule is a family of losses:
+# How does one learn `V` without knowing the flow? The velocity says where a map begins: `V(x, t, t) = v(x, t)`, the **diagonal**, which flow
+# matching learns from data (it is the **anchor** of most methods). Three rules carry it to long jumps; each is a family of losses.
 #
-# * **Lagrangian**: the target moves. From one start, the ends of the jumps run along a flow line.
-# * **Eulerian**: the source moves. Wherever on its line a point jumps off, it lands on the same spot.
-# * **Compositional**: two jumps are one.
+# * **Lagrangian**, the target moves: `d_t F(x, s, t) = v(F, t)`. From one start, the ends of the jumps run along a flow line.
+# * **Eulerian**, the source moves: `d_s F + dF/dx v(x, s) = 0`. Wherever on its line a point jumps off, it lands on the same spot.
+# * **Compositional**, two jumps are one: `F(F(x, s, m), m, t) = F(x, s, t)`.
+#
+# Without the diagonal they pin nothing: `V = 0` keeps all three.
 #
 # Above the exact map; below a wrong one, the tangent taken for the chord, `V(x, s, t) = v(x, s)`, which is all that a diffusion
-# model knows. See how each rule breaks.
+# model knows: the ends run along the tangent and leave the flow line; the landing wanders as the source moves; two jumps land
+# elsewhere than one.
 
 
 # %%
@@ -111,7 +115,7 @@ plots.heat_maps(None, maps, xlabel="source s", ylabel="target t", label="data pe
 # ## Points of the plane
 #
 # Of a checkerboard the velocity is known in closed form; its flow is followed by many steps of Heun's method, which makes the exact
-# map up to the solver's error.
+# map up to the solver's error. So the jump below hides a solver: it shows what a network will have to learn.
 
 # %%
 v = points.VELOCITIES["checkerboard"]

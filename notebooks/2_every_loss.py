@@ -5,7 +5,7 @@
 #
 # A loss of flowjax is a **pair**, `(prediction, target)`: two arrays of the shape of `x` that are equal on every true flow map (a few,
 # up to the error of one short step). How far apart they are is scored by a distance, which is not part of it. Below, all of them on a flow that is known in
-# closed form, so that every pair can be asked the same: is it zero on the truth, and which way does it pull?
+# closed form, so that every pair can be asked the same: is it zero on the truth, and what of it does the gradient see?
 
 # %% tags=["parameters"]
 rows = 256
@@ -38,6 +38,16 @@ wrong = jax.jit(lambda x, s, t: truth(x, s, t) + 0.3 * phi(x, s, t))
 
 # %% [markdown]
 # ## The page
+#
+# First as equations, `prediction vs target`, from the docstrings: `F = x + (t - s) V` is the jump, `sg` stops the gradient, `d_s V` is a
+# derivative along a direction.
+
+# %%
+for name in losses.__all__:
+    print(f"{name:30}", next(line.strip() for line in getattr(losses, name).__doc__.splitlines() if " vs " in line))
+
+# %% [markdown]
+# Then as code.
 #
 # Each line is how a training step calls it, but with `V` also where training takes averaged or frozen weights. `v` is a velocity from
 # data (here the exact one), `teacher` a known velocity, `truth` a known map. Two losses return two pairs.
@@ -152,7 +162,8 @@ print("gradient through the target:", "; ".join(free))
 # ## One family: the methods as limits of each other
 #
 # For any smooth map, right or wrong, residuals of one method, over its step, tend to those of another. Straight lines on these axes are
-# powers of the step; the slope is printed below.
+# powers of the step; the slope is printed below. Short names: `psd` and `lsd` are progressive and Lagrangian self-distillation, `lmd` and
+# `emd` Lagrangian and Eulerian distillation, `ct` consistency training and sCM its continuous form.
 
 # %%
 steps = 10.0 ** np.arange(-4, -0.4, 0.5)
@@ -174,8 +185,8 @@ for scheme in ("backward", "central"):
     differences[f"{scheme} -> exact"] = [
         (h, size(residual(of(h)) - residual(losses.meanflow(wrong, x, s, t, v)))) for h in steps
     ]
-panels = {"a step that shrinks": curves, "meanflow by finite differences": differences}
-plots.log_curves(None, panels, xlabel="step: a, 1 - a, or h", ylabel="difference of the residuals, over the step")
+panels = {"a step that shrinks, residuals over it": curves, "meanflow by finite differences": differences}
+plots.log_curves(None, panels, xlabel="step: a, 1 - a, or h", ylabel="difference of the residuals")
 
 # %%
 for name, curve in (curves | differences).items():
@@ -183,7 +194,9 @@ for name, curve in (curves | differences).items():
     print(f"{name:28} slope {np.polyfit(np.log(h[2:6]), np.log(value[2:6]), 1)[0]:.2f}")
 
 # %% [markdown]
-# Central differences are of order 2.00, all else of order 1.00. And some methods are equal as they stand; these differences are rounding:
+# Central differences are of order 2.00, all else of order 1.00. And some residuals are the same numbers, up to rounding. The methods still
+# differ: in where the gradient stops (`emd` and `meanflow`, see above), in whose weights make the target (`shortcut` and `psd`), or in
+# the recipe alone (`alphaflow` and `soflow`).
 
 # %%
 same = {

@@ -30,7 +30,7 @@ flags.FLAGS(["benchmark_jvp", *options])
 grid = benchmark.grid_of_flags()
 
 # %% [markdown]
-# ## One derivative, three ways
+# ## One derivative, two ways
 #
 # `derivatives.finite_difference` returns a function with the signature of `jax.jvp`, so every loss takes either: `jvp=...`.
 
@@ -48,10 +48,10 @@ for name, jvp in {"exact": jax.jvp, "one-sided": derivatives.finite_difference(0
 # ## What it costs
 #
 # Each program is compiled, its matmuls are counted (diamonds), and it runs in turns with the others (bars, with their quartiles).
-# Everything is over one forward pass of the same network. Look at the pair `MeanFlow gradient` and `MeanFlow gradient, finite
+# Everything is over one forward pass with the same attention: compare bars of one colour. Look at the pair `MeanFlow gradient` and `MeanFlow gradient, finite
 # difference`: that is what a difference saves in a training step. Below them, the exact derivative on the rows that need it, as MeanFlow's
-# recipe has it. And at the numbers of MiB: `chunked` attention does not store what `xla` stores. There are few rounds here: where
-# quartiles overlap, believe the diamonds.
+# recipe has it. And at the numbers of MiB: `chunked` attention does not store what `xla` stores. There are few rounds here, and times
+# move from run to run: where quartiles overlap, believe the diamonds.
 
 # %% tags=["picture"]
 costs = benchmark.costs(grid)

@@ -111,7 +111,7 @@ print(f"the classifier reads the asked-for digit in {read:.1%} of these pictures
 # %%
 start = np.asarray(jax.random.normal(jax.random.key(2), (10, *trained.shape)))
 one, two = (sample(trained.params, 0, np.arange(10), n, x=start) for n in (1, 2))
-shown = {"one jump": one, "two jumps": two, "difference": two - one}
+shown = {"one jump": one, "two jumps": two, "difference, times 4": 4 * (two - one)}
 plots.image_grid(None, {name: x[:, None] for name, x in shown.items()})
 
 # %%

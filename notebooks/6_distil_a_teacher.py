@@ -107,7 +107,7 @@ for name, x in {"teacher, 64 steps": walked[64], "teacher, 8 steps": walked[8], 
     print(f"{name:17} distance to the data {evals.sliced_wasserstein(x, board):.3f}; off the teacher's way by {off:.2f}")
 
 # %% [markdown]
-# Two numbers, because a student can be right in two ways: its samples may be like the data, or each may be where the teacher's own
+# The bars between the squares are the students' error. Two numbers, because a student can be right in two ways: its samples may be like the data, or each may be where the teacher's own
 # way from that noise ends.
 #
 # ## Which rule did each learn?
@@ -129,5 +129,8 @@ for rule in ("lagrangian", "eulerian", "compositional", "true error"):
     )
 
 # %% [markdown]
+# One seed and a short training: where two numbers are close, the best of them may be another next time. A compositional error, of two
+# jumps against one, is smaller than the true error by its nature.
+#
 # The same for images, from the command line, is in the README under *Teachers, networks trained along, couplings*; guidance is
 # distilled the same way.

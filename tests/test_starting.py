@@ -1,5 +1,6 @@
 """Weights to start from: published files, a decoupled network from a plain one, and networks that cannot learn more on top."""
 
+import importlib
 import sys
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import common, imf, meanflow, method as method_config
-from flowjax import methods, models, typing
+from flowjax import data, methods, models, training, typing
 from flowjax.training import experiment
 
 ONE = jax.devices()[:1]
@@ -195,8 +196,30 @@ def test_networks_are_told_what_the_config_says():
 
 
 MODULE = """
-from flowjax import methods
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
 
+from flowjax import data, methods, models
+
+points = np.zeros((100, 3), np.float32)
+
+
+class Linear(nn.Module):
+    num_classes: int = 0
+    guidance: bool = False
+    interval: bool = False
+    scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x, s, t, cond=None):
+        return self.scale * nn.Dense(x.shape[-1])(x)
+
+
+rows = lambda split, data_dir=None: data.Source("mine", len(points), points.shape[1:], 0, lambda ids: {"x": points[ids]})
+data.DATASETS["mine"] = rows
+models.MODELS["mine"] = Linear
+models.SHARDING["mine"] = ((".*", ("fsdp",)),)
 methods.register("mine_alone", lambda *, total_steps=None, diagonal="1/2": methods.make("meanflow", diagonal=diagonal))
 """
 
@@ -221,6 +244,24 @@ def test_a_method_of_ones_own_is_known_where_its_module_is_named(saved_run, tmp_
         assert trained.config.method.name in methods.METHODS and trained.step == 1
     finally:
         methods.METHODS.pop("mine_alone", None)
+        for names in (data.DATASETS, models.MODELS, models.SHARDING):
+            names.pop("mine", None)
+
+
+def test_data_and_a_network_of_ones_own_train(tmp_path, monkeypatch):
+    (tmp_path / "mine_with_data.py").write_text(MODULE.replace("mine_alone", "mine_too"))
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        importlib.import_module("mine_with_data")
+        config = method_config.get_config("mine_too,test")
+        config.update({"modules": ("mine_with_data",), "eval_every": 0, "steps": 3})
+        config.data.name, config.model = "mine", common.network("mine", scale=2.0)
+        assert int(training.train(config, tmp_path / "run", devices=ONE).step) == 3
+        assert experiment.load(tmp_path / "run").shape == (3,)
+    finally:
+        methods.METHODS.pop("mine_too", None)
+        for names in (data.DATASETS, models.MODELS, models.SHARDING):
+            names.pop("mine", None)
 
 
 def test_a_name_that_is_taken_is_not_registered():
