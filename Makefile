@@ -10,10 +10,10 @@ ON_GPU = JAX_PLATFORMS=cuda,cpu $(BIN)/python
 demo: $(READY)
 	$(BIN)/python -m experiments.demo --workdir=runs/demo
 
-# Opens the notebooks in JupyterLab, which it installs.
+# Opens the notebooks in JupyterLab, which it installs; as root: make notebooks LAB=--allow-root
 notebooks: $(READY)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[notebooks]"
-	$(BIN)/python -m jupyterlab notebooks
+	$(BIN)/python -m jupyterlab $(LAB) notebooks
 
 test: $(READY) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
