@@ -1,7 +1,7 @@
 # %% [markdown]
 # # One-step digits
 #
-# Takes about 60 s on two CPU cores where `make demo` has left its run, and about 140 s where it has not: then a shorter training comes
+# Takes about 60 s on two CPU cores where `make demo` has left its run, and about 150 s where it has not: then a shorter training comes
 # first, and the digits are rougher.
 #
 # MeanFlow on real handwritten digits: samples in one, two and four steps, digits turned into noise and back, ways between digits, and
