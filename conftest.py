@@ -42,10 +42,10 @@ def doctest_names(doctest_namespace):
 @pytest.fixture(scope="session")
 def saved_run():
     """`(config, folder) -> folder`: a run with weights that move its rows, written without training it."""
-    from flowjax.training import checkpoint, experiment, workdir
+    from flowjax.training import checkpoint, runs, workdir
 
     def save(config, folder):
-        run = experiment.setup(config, devices=jax.devices()[:1])
+        run = runs.setup(config, devices=jax.devices()[:1])
         workdir.claim(folder, config, run.source)
         state, key = run.init(), jax.random.key(7)
         moved = jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(key, leaf.shape, leaf.dtype), state.params)

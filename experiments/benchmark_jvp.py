@@ -26,8 +26,9 @@ from absl import flags
 
 from configs import meanflow
 from experiments import command_line, tables
-from flowjax import benchmark, checks, derivatives, distances, flops, losses, models, plots, typing
+from flowjax import checks, derivatives, distances, losses, models, plots, typing
 from flowjax.models import attention
+from flowjax.profiling import flops, timing
 
 OUTPUT = flags.DEFINE_string("output", "runs/benchmark_jvp", "folder of the results")
 DEPTH = flags.DEFINE_integer("depth", 2, "blocks of the transformer", lower_bound=1)
@@ -129,9 +130,9 @@ def costs(grid):
             args = weights(net, shape), *rows(shape, batch_of(tokens))
             for name, operation in operations(net).items():
                 bar.set_postfix_str(f"{tokens} tokens, {implementation}: {name}")
-                programs[implementation, name] = benchmark.compiled(operation, *args)
+                programs[implementation, name] = timing.compiled(operation, *args)
                 bar.update()
-        seconds = benchmark.in_turns(programs, ROUNDS.value, bar.update)
+        seconds = timing.in_turns(programs, ROUNDS.value, bar.update)
         found += [_cost(tokens, key, programs, seconds) for key in programs]
     bar.close()
     return found
@@ -140,7 +141,7 @@ def costs(grid):
 def _cost(tokens, key, programs, seconds):
     implementation, name = key
     program, forward = programs[key], programs[implementation, "forward"]
-    wall = benchmark.ratio(seconds[key], seconds[implementation, "forward"])
+    wall = timing.ratio(seconds[key], seconds[implementation, "forward"])
     return {
         "tokens": tokens,
         "batch": batch_of(tokens),
@@ -170,8 +171,8 @@ def attention_costs(grid):
         for implementation in (name for count, name in grid if count == tokens):
             attend = functools.partial(attention.attention, implementation=implementation)
             for name, operation in attention_operations(attend).items():
-                programs[implementation, name] = benchmark.compiled(operation, *args)
-        seconds = benchmark.in_turns(programs, ROUNDS.value)
+                programs[implementation, name] = timing.compiled(operation, *args)
+        seconds = timing.in_turns(programs, ROUNDS.value)
         found += [
             {
                 "tokens": tokens,

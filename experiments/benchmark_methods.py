@@ -21,8 +21,9 @@ import tqdm
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import benchmark, checks, flops, methods, plots, typing
-from flowjax.training import cost
+from flowjax import checks, methods, plots, typing
+from flowjax.profiling import flops, timing
+from flowjax.training import step_cost
 
 OUTPUT = flags.DEFINE_string("output", "runs/benchmark_methods", "folder of the results")
 METHODS = flags.DEFINE_list("methods", list(methods.METHODS), "which methods")
@@ -40,12 +41,14 @@ def measure(name, bar):
         if every_row and not methods.METHODS[name].every_row:
             continue
         bar.set_postfix_str(f"{name}, {'every row' if every_row else 'as split'}{', remat' if remat else ''}")
-        step, init = cost.training_step(name, every_row=every_row, remat=remat, batch=BATCH.value)
+        step, init = step_cost.training_step(name, every_row=every_row, remat=remat, batch=BATCH.value)
         counted = None
         if jax.default_backend() != "cpu":  # the step is bound to the accelerator's mesh: it is made anew to be counted
-            counted = cost.forward_passes(name, every_row=every_row, remat=remat, batch=BATCH.value) * programs["forward"].flops
-        programs[variant] = benchmark.compiled(step, *jax.jit(init)(), counted=counted)
-    seconds = benchmark.in_turns(programs, ROUNDS.value)
+            counted = (
+                step_cost.forward_passes(name, every_row=every_row, remat=remat, batch=BATCH.value) * programs["forward"].flops
+            )
+        programs[variant] = timing.compiled(step, *jax.jit(init)(), counted=counted)
+    seconds = timing.in_turns(programs, ROUNDS.value)
     # A recipe that splits no rows is one program both ways.
     return [
         _row(name, variant, variant if variant in programs else (False, variant[1]), programs, seconds) for variant in VARIANTS
@@ -54,19 +57,19 @@ def measure(name, bar):
 
 @functools.cache
 def forward_pass():
-    function, init = cost.forward_pass(BATCH.value)
-    return benchmark.compiled(function, *jax.jit(init)())
+    function, init = step_cost.forward_pass(BATCH.value)
+    return timing.compiled(function, *jax.jit(init)())
 
 
 def _row(name, variant, measured, programs, seconds):
     info, (every_row, remat), program = methods.METHODS[name], variant, programs[measured]
-    wall = benchmark.ratio(seconds[measured], seconds["forward"])
+    wall = timing.ratio(seconds[measured], seconds["forward"])
     return {
         "method": name,
         "rows": "every row" if every_row else "as split",
         "remat": "yes" if remat else "no",
         "source": "" if info.source_fpe is None else str(info.source_fpe),
-        "derived": f"{info.derived_fpe + info.rho * cost.rho():.2f}",
+        "derived": f"{info.derived_fpe + info.rho * step_cost.rho():.2f}",
         "FPE": f"{program.flops / programs['forward'].flops:.2f}",
         "temp MiB": f"{program.temp_bytes / 2**20:.1f}",
         "compile s": f"{program.compile_s:.1f}",
@@ -122,7 +125,7 @@ def main():
     flops.host()
     found = known_rows(path / "method_costs.csv")
     about = (
-        f"One training step over one forward pass of a DiT of depth {cost.NETWORK['depth']} and width {cost.NETWORK['width']}, 64 tokens,"
+        f"One training step over one forward pass of a DiT of depth {step_cost.NETWORK['depth']} and width {step_cost.NETWORK['width']}, 64 tokens,"
         f" float32. {datetime.date.today()}, {jax.default_backend()} ({platform.machine()}): `{command_line.typed('benchmark_methods')}`."
     )
     bar = tqdm.tqdm([name for name in METHODS.value if not (RESUME.value and name in found)], unit="method")

@@ -21,8 +21,9 @@ import tqdm
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import checks, flops, methods, models, plots, typing
-from flowjax.training import cost
+from flowjax import checks, methods, models, plots, typing
+from flowjax.profiling import flops
+from flowjax.training import step_cost
 
 OUTPUT = flags.DEFINE_string("output", "runs/benchmark_training", "folder of the results")
 SIZES = flags.DEFINE_list("sizes", ["B/4", "XL/2"], "SIZE/PATCH of the transformers")
@@ -80,7 +81,7 @@ def model_flops(name, net):
 def training_program(name, net, devices=None):
     method = methods.make(name, total_steps=1_000)
     options = {"shape": shape(), "num_classes": CLASSES, "batch": BATCH.value, "decays": ("0.9999",), "devices": devices}
-    return cost.program(method, net, optimizer=optax.adam(1e-4), **options)
+    return step_cost.program(method, net, optimizer=optax.adam(1e-4), **options)
 
 
 def measure(name, size, net, peak):

@@ -18,7 +18,8 @@ PRESET = flags.DEFINE_string("preset", "digits", "preset of configs/meanflow.py"
 
 def main():
     from flowjax import training
-    from flowjax.training import evaluation, scores, workdir as folders
+    from flowjax.evaluation import scores
+    from flowjax.training import evaluation, workdir as folders
 
     # ------------------------------------------------------------------------------------------------------ train
     config, path = meanflow.get_config(PRESET.value), pathlib.Path(WORKDIR.value)

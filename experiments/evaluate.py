@@ -34,7 +34,7 @@ flags.mark_flag_as_required("workdir")
 
 
 def main():
-    from flowjax.training import scores
+    from flowjax.evaluation import scores
 
     rows, about = scores.evaluate(
         WORKDIR.value,

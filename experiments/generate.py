@@ -32,7 +32,8 @@ flags.mark_flags_as_required(["workdir", "output"])
 
 def main():
     command_line.join(PROCESSES)
-    from flowjax.training import generation, hosts
+    from flowjax.evaluation import generation
+    from flowjax.training import hosts
 
     generation.write(
         WORKDIR.value,

@@ -81,7 +81,7 @@ def train(name, path):
 
 def measured(name, folder, scales):
     """(a row for each scale, the row of held-out digits)."""
-    from flowjax.training import scores
+    from flowjax.evaluation import scores
 
     found, _ = scores.evaluate(folder, (1,), guidances=scales, measures=MEASURES, resamples=RESAMPLES.value)
     kept = ("rows", *MEASURES)

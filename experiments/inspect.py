@@ -14,7 +14,7 @@ import tqdm
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import data, flowmap, methods, paths, plots, rules, samplers
+from flowjax import data, flowmap, methods, paths, plots, residuals, samplers
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 EMA = flags.DEFINE_string(
@@ -163,10 +163,12 @@ def broken_rules(run, out, steps):
     if run.jumps == "none":
         return {}
     x0, exact = run.real["x"][: ROWS.value], exact_velocity(run)
-    known, grid = None if exact is None else rules.along(exact, EXACT_STEPS), np.linspace(*GRID, CELLS.value)
-    maps = {"trained": rules.error_maps(run.V(run.labels[: ROWS.value]), x0, run.path, grid, known)}
+    known, grid = None if exact is None else residuals.along(exact, EXACT_STEPS), np.linspace(*GRID, CELLS.value)
+    maps = {"trained": residuals.error_maps(run.V(run.labels[: ROWS.value]), x0, run.path, grid, known)}
     if known:  # whose own errors are those of its solver
-        maps["exact flow"] = rules.error_maps(known, x0[:EXACT_ROWS], run.path, grid, rules.along(exact, 4 * EXACT_STEPS))
+        maps["exact flow"] = residuals.error_maps(
+            known, x0[:EXACT_ROWS], run.path, grid, residuals.along(exact, 4 * EXACT_STEPS)
+        )
     plots.heat_maps(
         out / "rules.png", maps, xlabel="source s", ylabel="target t", label="root mean square, data per unit of time",
         extent=extent(CELLS.value), title=f"{run.name}: where the map breaks its rules",
@@ -202,7 +204,7 @@ def extent(cells):
     return (GRID[0] - half, GRID[1] + half) * 2
 
 
-COLUMNS = {"": rules.root_mean_square, ", highest": lambda values: float(np.nanmax(values))}
+COLUMNS = {"": residuals.root_mean_square, ", highest": lambda values: float(np.nanmax(values))}
 
 
 # --------------------------------------------------------------------------------------------------------- training

@@ -29,8 +29,9 @@ from absl import flags
 
 from configs import common, method as configs_of
 from experiments import command_line, tables
-from flowjax import checks, data, flops, methods, plots, typing
+from flowjax import checks, data, methods, plots, typing
 from flowjax.data import points
+from flowjax.profiling import flops
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/landscape", "folder of the runs and of the tables")
 DATA = flags.DEFINE_string("data", "checkerboard", "points (checkerboard, ...), digits, a TFDS dataset, or test to rehearse")
@@ -122,11 +123,13 @@ def trajectories(config):
 def train(name, config, path):
     """Trains one method to its end; returns whether it got there, False if a signal stopped it."""
     from flowjax import training
-    from flowjax.training import reflow
+    from flowjax.evaluation import trajectories
 
     if name in PAIRS:
         number = trajectories(config)
-        reflow.write(str(path / "flow_matching"), config.data.coupling, num=number, steps=SOLVER_STEPS, points=PAIRS[name])
+        trajectories.write(
+            str(path / "flow_matching"), config.data.coupling, num=number, steps=SOLVER_STEPS, points=PAIRS[name]
+        )
     return int(training.train(config, path / name).step) == config.steps
 
 

@@ -23,9 +23,9 @@ flags.mark_flags_as_required(["workdir", "output"])
 
 
 def main():
-    from flowjax.training import reflow
+    from flowjax.evaluation import trajectories
 
-    reflow.write(
+    trajectories.write(
         WORKDIR.value,
         OUTPUT.value,
         num=NUM.value,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from flowjax import evals, exact, paths, plots, rules, samplers
+from flowjax import evals, exact, paths, plots, residuals, samplers
 from flowjax.data import points
 
 # %% [markdown]
@@ -108,7 +108,7 @@ plots.flow_lines(None, panels, (times, flow_lines))
 
 # %%
 grid = (np.arange(cells) + 0.5) / cells
-maps = rules.error_maps(tangent, data[:256], paths.linear, grid, flow.V)
+maps = residuals.error_maps(tangent, data[:256], paths.linear, grid, flow.V)
 plots.heat_maps(None, maps, xlabel="source s", ylabel="target t", label="data per unit of time")
 
 # %% [markdown]
@@ -119,7 +119,7 @@ plots.heat_maps(None, maps, xlabel="source s", ylabel="target t", label="data pe
 
 # %%
 v = points.VELOCITIES["checkerboard"]
-V = rules.along(v, steps=64)
+V = residuals.along(v, steps=64)
 board = points.checkerboard(np.random.default_rng(0), rows)
 eps = jax.random.normal(jax.random.key(2), (rows, 2))
 found = {

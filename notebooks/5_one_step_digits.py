@@ -24,7 +24,7 @@ import flowjax
 os.chdir(pathlib.Path(flowjax.__file__).parents[1])  # where configs/, experiments/ and runs/ are
 
 from configs import meanflow
-from flowjax import data, evals, paths, plots, rules, training
+from flowjax import data, evals, paths, plots, residuals, training
 from flowjax.training import evaluation
 
 # %% [markdown]
@@ -125,14 +125,14 @@ print(f"one jump and two differ by {np.sqrt(np.mean((two - one) ** 2)):.2f}; pix
 # %%
 cond = {"label": jnp.asarray(np.resize(real["label"], 64))}
 V = lambda x, s, t: trained.net.apply({"params": trained.params}, x, s, t, cond)
-maps = rules.error_maps(V, np.resize(real["x"], (64, *trained.shape)), paths.linear, (np.arange(cells) + 0.5) / cells)
+maps = residuals.error_maps(V, np.resize(real["x"], (64, *trained.shape)), paths.linear, (np.arange(cells) + 0.5) / cells)
 plots.heat_maps(None, maps, xlabel="source s", ylabel="target t", label="data per unit of time")
 
 # %%
 for name, found in maps.items():
     source, target = np.unravel_index(np.nanargmax(found.T), found.T.shape)
     at = f"from s = {(source + 0.5) / cells:.2f} to t = {(target + 0.5) / cells:.2f}"
-    print(f"{name:13} root mean square {rules.root_mean_square(found):.2f}, worst {np.nanmax(found):.2f} {at}")
+    print(f"{name:13} root mean square {residuals.root_mean_square(found):.2f}, worst {np.nanmax(found):.2f} {at}")
 
 # %% [markdown]
 # This map was learned from data. The [next notebook](6_distil_a_teacher.ipynb) learns from a teacher that already knows the velocity,

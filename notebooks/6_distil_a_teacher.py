@@ -22,7 +22,7 @@ import flowjax
 os.chdir(pathlib.Path(flowjax.__file__).parents[1])  # where configs/ and experiments/ are
 
 from configs import method as configs
-from flowjax import evals, methods, paths, plots, rules, samplers, training, typing
+from flowjax import evals, methods, paths, plots, residuals, samplers, training, typing
 from flowjax.data import points
 
 # %% [markdown]
@@ -116,14 +116,14 @@ for name, x in {"teacher, 64 steps": walked[64], "teacher, 8 steps": walked[8], 
 # those from noise alone). Compare along a column: does the student of a rule keep it best?
 
 # %%
-exact, grid = rules.along(teacher), (np.arange(cells) + 0.5) / cells
-error_maps = lambda name: rules.error_maps(students[name], board[:128], paths.linear, grid, exact)
+exact, grid = residuals.along(teacher), (np.arange(cells) + 0.5) / cells
+error_maps = lambda name: residuals.error_maps(students[name], board[:128], paths.linear, grid, exact)
 maps = {name: error_maps(name) for name in ("lmd", "emd", "split_meanflow")}
 plots.heat_maps(None, maps, xlabel="source s", ylabel="target t", label="data per unit of time")
 
 # %%
 for rule in ("lagrangian", "eulerian", "compositional", "true error"):
-    errors = {name: rules.root_mean_square(own[rule]) for name, own in maps.items()}
+    errors = {name: residuals.root_mean_square(own[rule]) for name, own in maps.items()}
     print(
         f"{rule:13}", ", ".join(f"{name} {error:.4f}" for name, error in errors.items()), "| best:", min(errors, key=errors.get)
     )

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from flowjax import flops, models, typing
+from flowjax import models, typing
 from flowjax.models import attention
+from flowjax.profiling import flops
 
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 CHUNKED = functools.partial(attention.attention, implementation="chunked", chunk=8)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from experiments import benchmark_jvp
-from flowjax import benchmark, flops, models, typing
+from flowjax import models, typing
+from flowjax.profiling import flops, timing
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -23,17 +24,17 @@ def chain(x, w):
 
 def test_a_program_says_what_it_costs():
     x, w = jnp.ones((8, 16)), jnp.eye(16)
-    program = benchmark.compiled(chain, x, w)
+    program = timing.compiled(chain, x, w)
     np.testing.assert_allclose(program.call(), chain(x, w), rtol=1e-6)
     assert program.flops == 5 * 2 * 8 * 16 * 16
     assert program.compile_s > 0 and program.temp_bytes > 0
-    assert benchmark.compiled(jax.jit(chain), x, w, counted=7).flops == 7
+    assert timing.compiled(jax.jit(chain), x, w, counted=7).flops == 7
 
 
 def test_on_an_accelerator_the_matmuls_are_counted_in_the_program_for_the_host(monkeypatch):
     x, w = jnp.ones((8, 16)), jnp.eye(16)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert benchmark._flops(None, jax.jit(chain), (x, w)) == 5 * 2 * 8 * 16 * 16
+    assert timing._flops(None, jax.jit(chain), (x, w)) == 5 * 2 * 8 * 16 * 16
 
 
 def test_without_a_host_device_nothing_can_be_counted(monkeypatch):
@@ -47,15 +48,15 @@ def test_without_a_host_device_nothing_can_be_counted(monkeypatch):
 
 def test_programs_take_turns_and_each_is_once_the_first():
     calls, ticks = [], []
-    programs = {name: benchmark.Program(lambda name=name: calls.append(name), 0, 0, 0.0) for name in "abc"}
-    seconds = benchmark.in_turns(programs, 3, lambda: ticks.append(None))
+    programs = {name: timing.Program(lambda name=name: calls.append(name), 0, 0, 0.0) for name in "abc"}
+    seconds = timing.in_turns(programs, 3, lambda: ticks.append(None))
     assert "".join(calls) == "abc" + "abc" + "bca" + "cab"
     assert len(ticks) == len(calls) and {name: times.shape for name, times in seconds.items()} == dict.fromkeys("abc", (3,))
 
 
 def test_ratios_are_taken_round_by_round():
     base = np.array([1.0, 10.0, 100.0, 1.0, 10.0])
-    assert benchmark.ratio(np.array([1, 2, 3, 4, 5]) * base, base) == benchmark.Quartiles(2.0, 3.0, 4.0)
+    assert timing.ratio(np.array([1, 2, 3, 4, 5]) * base, base) == timing.Quartiles(2.0, 3.0, 4.0)
 
 
 RHO = 16 / (6 * 64 + 16)

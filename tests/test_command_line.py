@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from configs import meanflow, method
-from flowjax.training import checkpoint, experiment
+from flowjax.training import checkpoint, runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 ENV = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}  # one device; compiled fast
@@ -47,7 +47,7 @@ def finish(module, *flags):
 def parameters(folder, steps=200):
     config = meanflow.get_config("test")
     config.update({"eval_every": 0, "save_every": 5, "log_every": 5, "steps": steps, "batch_size": 32})
-    run = experiment.setup(config, devices=jax.devices()[:1])
+    run = runs.setup(config, devices=jax.devices()[:1])
     state, step = checkpoint.Checkpoints(folder, read_only=True).restore(run.like)
     assert step == steps
     return jax.device_get(state)

@@ -17,8 +17,9 @@ from scipy import optimize
 from configs import method as method_config
 from flowjax import data, typing
 from flowjax.data import couplings, points, reflow as exact_reflow, transport
+from flowjax.evaluation import trajectories
 from flowjax.methods import recipe
-from flowjax.training import experiment, loop, reflow
+from flowjax.training import loop, runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 RNG = np.random.default_rng(0)
@@ -349,14 +350,14 @@ def walked(run, noise, steps, solver):
 
 @pytest.mark.parametrize("solver", ["euler", "heun"])
 def test_the_points_of_a_run_lie_on_the_solvers_way(solver, teacher, tmp_path):
-    reflow.write(teacher, str(tmp_path / "ends"), num=20, steps=8, solver=solver, part=8)
-    reflow.write(teacher, str(tmp_path / "five"), num=20, steps=8, points=5, solver=solver, part=32)
+    trajectories.write(teacher, str(tmp_path / "ends"), num=20, steps=8, solver=solver, part=8)
+    trajectories.write(teacher, str(tmp_path / "five"), num=20, steps=8, points=5, solver=solver, part=32)
     (ends, label), (five, _) = arrays(tmp_path / "ends"), arrays(tmp_path / "five")
     assert ends.shape == (20, 2, 2) and five.shape == (20, 5, 2) and (label == -1).all()
-    way = walked(experiment.load(teacher), five[:, 0], 8, solver)
+    way = walked(runs.load(teacher), five[:, 0], 8, solver)
     np.testing.assert_allclose(five, way[:, ::2], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(ends, way[:, ::8], rtol=1e-4, atol=1e-5)
-    other = walked(experiment.load(teacher), five[:, 0], 8, "heun" if solver == "euler" else "euler")
+    other = walked(runs.load(teacher), five[:, 0], 8, "heun" if solver == "euler" else "euler")
     assert np.abs(other - way).max() > 1e-3  # the solvers can be told apart
     assert len(np.unique(five[:, 0])) == 40 and np.abs(five[:, 0].mean()) < 0.8 and 0.6 < five[:, 0].std() < 1.4
     about = json.loads((tmp_path / "five" / "about.json").read_text())
@@ -364,7 +365,7 @@ def test_the_points_of_a_run_lie_on_the_solvers_way(solver, teacher, tmp_path):
 
 
 def test_a_row_depends_on_the_seed_and_its_number_alone(teacher, tmp_path):
-    write = lambda name, **changes: reflow.write(teacher, str(tmp_path / name), **{"num": 12, "steps": 4, **changes})
+    write = lambda name, **changes: trajectories.write(teacher, str(tmp_path / name), **{"num": 12, "steps": 4, **changes})
     for name, changes in {"whole": {}, "parts": {"part": 5}, "one": {"part": 1, "num": 3}, "seed": {"seed": 1}}.items():
         write(name, **changes)
     whole = arrays(tmp_path / "whole")[0]
@@ -387,7 +388,7 @@ def test_a_row_depends_on_the_seed_and_its_number_alone(teacher, tmp_path):
     ],
 )
 def test_numbers_that_do_not_fit_are_refused_before_anything_is_written(changes, said, teacher, tmp_path):
-    assert said in sentence(reflow.write, teacher, str(tmp_path / "out"), **{"num": 4, "steps": 4, **changes})
+    assert said in sentence(trajectories.write, teacher, str(tmp_path / "out"), **{"num": 4, "steps": 4, **changes})
     assert not (tmp_path / "out").exists()
 
 
@@ -399,9 +400,9 @@ class Telling:
 
 
 def test_labels_of_a_run_are_those_of_its_data(monkeypatch, tmp_path):
-    run = experiment.Trained(small("flow_matching", "digits"), (8, 8, 1), 10, Telling(), {}, 2)
-    monkeypatch.setattr(experiment, "load", lambda workdir: run)
-    reflow.write("run", str(tmp_path), num=1510, steps=1, solver="euler", part=600)
+    run = runs.Trained(small("flow_matching", "digits"), (8, 8, 1), 10, Telling(), {}, 2)
+    monkeypatch.setattr(runs, "load", lambda workdir: run)
+    trajectories.write("run", str(tmp_path), num=1510, steps=1, solver="euler", part=600)
     ways, label = arrays(tmp_path)
     own = data.arrays(data.load("digits"))["label"]
     np.testing.assert_array_equal(label, np.concatenate([own, own[:10]]))
@@ -432,10 +433,8 @@ def test_the_script_writes_a_coupling_that_a_method_trains_on(teacher, tmp_path)
     output, code = finish(
         "train", "--config=configs/method.py:rectified_meanflow,test", *flags, f"--workdir={tmp_path / 'run'}"
     )
-    assert code == 0 and experiment.load(tmp_path / "run").step == 3, output
-    run = experiment.setup(
-        small("rectified_meanflow", data={"name": "checkerboard", "dir": "", "flip": False, "coupling": str(out)})
-    )
+    assert code == 0 and runs.load(tmp_path / "run").step == 3, output
+    run = runs.setup(small("rectified_meanflow", data={"name": "checkerboard", "dir": "", "flip": False, "coupling": str(out)}))
     np.testing.assert_array_equal(run.source.rows(np.arange(64))["eps"], arrays(out)[0][:, 0])
 
 
@@ -498,9 +497,9 @@ def test_a_draw_that_wants_trajectories_says_so():
 
 
 def test_a_method_of_trajectories_trains_on_a_folder(teacher, tmp_path):
-    reflow.write(teacher, str(tmp_path / "ways"), num=64, steps=4, points=5)
+    trajectories.write(teacher, str(tmp_path / "ways"), num=64, steps=4, points=5)
     where = {"name": "checkerboard", "dir": "", "flip": False, "coupling": str(tmp_path / "ways")}
-    run = experiment.setup(small("cmt", data=where), devices=jax.devices()[:1])
+    run = runs.setup(small("cmt", data=where), devices=jax.devices()[:1])
     batch = first(run.source, 1, batch_size=32)[0]
     for point in run.method.draw(jax.random.key(0), batch, 0).values():
         assert set(np.unique([point.s, point.t]).tolist()) == {0, 0.25, 0.5, 0.75, 1} and (point.s > point.t).all()

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from flowjax import flops, methods
-from flowjax.training import cost
+from flowjax import methods
+from flowjax.profiling import flops
+from flowjax.training import step_cost
 
 COSTS = pathlib.Path(__file__).parents[1] / "docs" / "method_costs.csv"
 
@@ -59,7 +60,7 @@ def recorded(rows="every row", remat="no"):
 
 def derived(name):
     """The derived column: forward-pass equivalents from the graph, and attention's terms in rho."""
-    return methods.METHODS[name].derived_fpe + methods.METHODS[name].rho * cost.rho()
+    return methods.METHODS[name].derived_fpe + methods.METHODS[name].rho * step_cost.rho()
 
 
 # The others are counted by the slow test.
@@ -68,14 +69,14 @@ KINDS = ("meanflow",)
 
 @pytest.mark.parametrize("name", [n if n in KINDS else pytest.param(n, marks=pytest.mark.slow) for n in LANDSCAPE])
 def test_a_step_with_every_term_on_every_row_costs_what_the_graph_says(name):
-    counted = cost.forward_passes(name, every_row=True)
+    counted = step_cost.forward_passes(name, every_row=True)
     assert counted == pytest.approx(derived(name), rel=0.05)
     assert counted == pytest.approx(float(recorded()[name]["FPE"]), abs=0.006)
 
 
 @pytest.mark.parametrize("name", ["meanflow", *(pytest.param(name, marks=pytest.mark.slow) for name in ("imf", "shortcut"))])
 def test_a_step_as_split_costs_what_is_recorded(name):
-    assert cost.forward_passes(name) == pytest.approx(float(recorded("as split")[name]["FPE"]), abs=0.006)
+    assert step_cost.forward_passes(name) == pytest.approx(float(recorded("as split")[name]["FPE"]), abs=0.006)
 
 
 def test_the_recorded_costs_are_of_all_methods_and_the_split_saves():
@@ -97,7 +98,7 @@ def test_the_recorded_memory_falls_with_remat():
             assert float(row["temp MiB"]) < 0.8 * float(recorded(rows)[name]["temp MiB"]), name
 
 
-RHO = cost.rho()
+RHO = step_cost.rho()
 BOUNDS = [
     ("meanflow", {"every_row": True}, 4 + RHO + 0.02),
     ("meanflow", {}, 3.3),
@@ -126,7 +127,7 @@ def test_the_recorded_costs_keep_their_bounds(name, how, bound):
     [case if order == 8 else pytest.param(*case, marks=pytest.mark.slow) for order, case in enumerate(BOUNDS)],
 )
 def test_a_step_keeps_its_bound(name, how, bound):
-    assert cost.forward_passes(name, **how) <= bound
+    assert step_cost.forward_passes(name, **how) <= bound
 
 
 @pytest.mark.slow
@@ -135,5 +136,5 @@ def test_a_step_keeps_its_bound(name, how, bound):
 def test_all_recorded_costs(name, remat):
     for rows in ("every row", "as split"):
         row = recorded(rows, "yes" if remat else "no")[name]
-        counted = cost.forward_passes(name, every_row=rows == "every row", remat=remat)
+        counted = step_cost.forward_passes(name, every_row=rows == "every row", remat=remat)
         assert counted == pytest.approx(float(row["FPE"]), abs=0.006)

@@ -13,7 +13,8 @@ import pytest
 
 from configs import flow_matching
 from flowjax import training, typing
-from flowjax.training import evaluation, generation, sharding
+from flowjax.evaluation import generation
+from flowjax.training import evaluation, sharding
 
 ROOT = pathlib.Path(__file__).parents[1]
 ENV = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}

@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from flowjax import exact, flops, guidance, methods, models, samplers, typing
-from flowjax.training import cost
+from flowjax import exact, guidance, methods, models, samplers, typing
+from flowjax.profiling import flops
+from flowjax.training import step_cost
 
 # Two classes of points, as likely as each other, whose velocities and their guided extrapolations are known.
 MEANS, COVARIANCES = ([1.5, 0.5], [-1.0, 1.0]), ([[0.4, 0.1], [0.1, 0.2]], [[0.2, -0.05], [-0.05, 0.5]])
@@ -422,11 +423,11 @@ def test_errors_are_weighted_by_the_square_of_the_scale(kind):
 def test_a_guided_meanflow_step_costs_what_its_formula_needs():
     """Diagonal rows: forward, backward and the null label, 4. The others: both labels, jvp, backward, 6 + rho. A quarter of these."""
     method = methods.guided("meanflow", methods.make("meanflow"), "meanflow", scale=(2.0, 2.0), k=0.5)
-    program, init = cost.program(method, cost.network(), batch=16, optimizer=optax.sgd(1e-3))
-    forward, init_forward = cost.forward_pass(16)
+    program, init = step_cost.program(method, step_cost.network(), batch=16, optimizer=optax.sgd(1e-3))
+    forward, init_forward = step_cost.forward_pass(16)
     counted = flops.matmul(program, *jax.eval_shape(init)) / flops.matmul(forward, *jax.eval_shape(init_forward))
     assert counted <= 4.6
-    assert counted == pytest.approx(3 / 4 * 4 + 1 / 4 * (6 + cost.rho()), abs=0.03)
+    assert counted == pytest.approx(3 / 4 * 4 + 1 / 4 * (6 + step_cost.rho()), abs=0.03)
 
 
 @pytest.mark.slow
@@ -434,7 +435,7 @@ def test_a_guided_two_headed_improved_meanflow_step_costs_what_its_formula_needs
     """In two-headed forward passes; a velocity alone is `own` of one, and so is the jvp of V alone."""
     net = models.make("mit", num_classes=10, width=128, depth=4, head_depth=2, heads=4, patch=1, guidance=True, interval=True)
     method = methods.guided("imf", methods.make("imf", heads=2), "imf", scale=(1.0, 8.0))
-    program, init = cost.program(method, net, batch=16, optimizer=optax.sgd(1e-3))
+    program, init = step_cost.program(method, net, batch=16, optimizer=optax.sgd(1e-3))
     state, rows, _ = jax.eval_shape(init)
     cond = {"label": rows["label"], "guidance": jnp.ones(16), "interval": jnp.tile(jnp.array([0.0, 1.0]), (16, 1))}
     asked = lambda method: lambda params, x, cond: net.apply({"params": params}, x, 1.0, 0.0, cond, method=method)

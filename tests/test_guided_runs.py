@@ -7,7 +7,8 @@ import pytest
 
 from configs import common, imf
 from flowjax import data, typing
-from flowjax.training import evaluation, experiment, generation, networks, reflow, scores, sharding
+from flowjax.evaluation import generation, scores, trajectories
+from flowjax.training import evaluation, networks, runs, sharding
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def guided(tmp_path_factory, saved_run):
 
 @pytest.mark.slow
 def test_scale_and_interval_reach_samples_and_tables(guided, tmp_path):
-    run = experiment.load(guided)
+    run = runs.load(guided)
     # Embeddings of the guidance start from zero, and the run was not trained: the random weights of saved_run tell them apart.
     draw = lambda *told: evaluation.make_sampler(run.net, run.shape, told=run.told(*told))(run.params, 0, np.arange(8), 1)
     samples = [draw(1.0), draw(3.0), draw(3.0, (0.2, 0.7))]
@@ -38,9 +39,9 @@ def test_scale_and_interval_reach_samples_and_tables(guided, tmp_path):
 
 @pytest.mark.slow
 def test_a_guided_run_walks_at_the_median_of_its_scales(guided, tmp_path):
-    reflow.write(guided, tmp_path / "pairs", num=8, steps=2, solver="euler")
+    trajectories.write(guided, tmp_path / "pairs", num=8, steps=2, solver="euler")
     source = data.couple(data.load("digits"), str(tmp_path / "pairs"))
-    rows, run = data.arrays(source), experiment.load(guided)
+    rows, run = data.arrays(source), runs.load(guided)
     expected = evaluation.make_sampler(run.net, run.shape, "euler", run.told(2.0))(
         run.params, 0, rows["label"], 2, x=rows["eps"]
     )
@@ -52,11 +53,11 @@ def test_a_guided_run_is_no_teacher_and_may_be_continued(guided):
     config.model = common.network("dit", width=16, depth=1, heads=2, patch=4)
     config.start = str(guided)
     chex.assert_trees_all_equal(
-        jax.device_get(experiment.setup(config, devices=jax.devices()[:1]).init().params["V"]), experiment.load(guided).params
+        jax.device_get(runs.setup(config, devices=jax.devices()[:1]).init().params["V"]), runs.load(guided).params
     )
     config.guidance.update({"kind": "meanflow"})  # knows no interval
     with pytest.raises(typing.InputError, match="is told guidance and interval of the guidance, and this one guidance; "):
-        experiment.setup(config, devices=jax.devices()[:1])
+        runs.setup(config, devices=jax.devices()[:1])
 
 
 @pytest.mark.slow
@@ -69,7 +70,7 @@ def test_eight_devices_and_two_seeds_train_a_guided_run_as_one_device_does():
     x, label = np.random.default_rng(0).standard_normal((2, 64, 8, 8, 1)).astype(np.float32), np.arange(128).reshape(2, 64) % 10
     found = []
     for devices in (jax.devices()[:1], jax.devices()[:8]):
-        run = experiment.setup(config, devices=devices)
+        run = runs.setup(config, devices=devices)
         batch = sharding.global_batch(run.mesh, {"x": x, "label": label.astype(np.int32)}, seeds=2)
         state, metrics = jax.jit(run.step)(run.init(), batch, run.fixed)
         found.append(jax.device_get((state.params, metrics)))
@@ -82,7 +83,7 @@ def test_a_student_keeps_its_dropout_keys_from_its_teacher():
             assert "dropout" not in cond
             return x
 
-    trained = experiment.Trained(None, (2,), 0, Net(), None, 1)
+    trained = runs.Trained(None, (2,), 0, Net(), None, 1)
     cond = {"label": np.zeros(3), "dropout": jax.random.split(jax.random.key(0), 3)}
     networks._velocity(trained)(None, np.ones((3, 2)), 0.5, cond)
     networks._map(trained)(None, np.ones((3, 2)), 0.5, 0.1, cond)

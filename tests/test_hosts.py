@@ -16,7 +16,8 @@ import pytest
 
 from configs import meanflow
 from flowjax import typing
-from flowjax.training import checkpoint, experiment, generation, hosts, loop, sharding, workdir
+from flowjax.evaluation import generation
+from flowjax.training import checkpoint, hosts, loop, runs, sharding, workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 60
@@ -88,7 +89,7 @@ class Pair:
 
 
 def last(folder, steps=STEPS):
-    run = experiment.setup(config(), devices=jax.devices()[:1])
+    run = runs.setup(config(), devices=jax.devices()[:1])
     state, step = checkpoint.Checkpoints(folder, read_only=True).restore(run.like)
     assert step == steps
     return jax.device_get(state)

@@ -9,12 +9,13 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = [
     {"typing"},
-    {"checks", "collectives", "flops"},
-    {"flowmap", "paths", "times", "derivatives", "distances", "benchmark"},
+    {"checks", "profiling"},
+    {"flowmap", "paths", "times", "derivatives", "distances"},
     {"losses", "guidance", "samplers", "exact"},
     {"methods"},
-    {"models", "data", "evals", "plots", "rules"},
+    {"models", "data", "evals", "plots", "residuals"},
     {"training"},
+    {"evaluation"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 SOURCES = sorted((ROOT / "flowjax").rglob("*.py"))

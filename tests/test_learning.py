@@ -8,7 +8,7 @@ import pytest
 from configs import method as method_config
 from flowjax import data, evals, exact, methods, samplers
 from flowjax.data import points
-from flowjax.training import evaluation, experiment, networks, sharding
+from flowjax.training import evaluation, networks, runs, sharding
 
 
 def far(points):
@@ -36,7 +36,7 @@ def test_three_hundred_steps_lower_the_distance(name, monkeypatch):
     monkeypatch.setitem(points.VELOCITIES, "eight_gaussians", FAR_VELOCITY)
     if name == "pfmm":  # its teacher is a flow map: the exact one, in 32 steps for each leg
         monkeypatch.setattr(networks, "make", with_exact_map)
-    run = experiment.setup(config, devices=jax.devices()[:1])
+    run = runs.setup(config, devices=jax.devices()[:1])
     held_out = far(data.arrays(data.load("eight_gaussians", split="test"), limit=2_000)["x"])
     sample = evaluation.make_sampler(run.net, run.source.shape, config.sampler)
     labels = evaluation.labels_like(None, 0, len(held_out))
@@ -71,7 +71,7 @@ def trained_distance(name):
     """One-step distance to held-out data after the checkerboard preset of a method, with the sampler of its config."""
     config = method_config.get_config(f"{name},checkerboard")
     config.eval_every = 0
-    run = experiment.setup(config, devices=jax.devices()[:1])
+    run = runs.setup(config, devices=jax.devices()[:1])
     held_out = data.arrays(data.load("checkerboard", split="test"))["x"]
     state, step = run.init(), jax.jit(run.step, donate_argnums=0)
     batches = data.batches(run.source, batch_size=config.batch_size, seed=config.seed)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from configs import meanflow, method as method_config
-from flowjax import collectives, models, typing
-from flowjax.training import experiment, loop, program, sharding
+from flowjax import models, typing
+from flowjax.profiling import collectives
+from flowjax.training import compilation, loop, runs, sharding
 
 MESHES = [(8, 1), (1, 8), (2, 4), (4, 2)]
 
@@ -31,8 +32,8 @@ def with_sgd(config, rate=0.1):
 
 def trained(config, count):
     """The state after some steps on the same rows, and the metrics of each."""
-    run = experiment.setup(config, devices=jax.devices()[: np.prod(list(config.mesh.values()))])
-    step, state, found = program.compiled(run), run.init(), []
+    run = runs.setup(config, devices=jax.devices()[: np.prod(list(config.mesh.values()))])
+    step, state, found = compilation.compiled(run), run.init(), []
     rng = np.random.default_rng(0)
     for _ in range(count):
         x = rng.standard_normal((config.batch_size, 2)).astype(np.float32)
@@ -74,7 +75,7 @@ def test_adam_on_a_mesh_in_float64(name, x64):
     def adam(mesh):
         config = config_of(name, mesh)
         config.model.dtype = "float64"
-        run = experiment.setup(config, devices=jax.devices()[: np.prod(mesh)])
+        run = runs.setup(config, devices=jax.devices()[: np.prod(mesh)])
         wide = lambda leaf: leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf
         state, step = jax.tree.map(wide, run.init()), jax.jit(run.step)
         x = np.random.default_rng(0).standard_normal((64, 2))
@@ -102,8 +103,8 @@ def test_options_of_the_step_on_a_mesh(changes):
     for mesh in ((1, 1), (2, 4)):
         config = with_sgd(config_of("tvm", mesh))
         config.update_from_flattened_dict(changes)
-        run = experiment.setup(config, devices=jax.devices()[: np.prod(mesh)])
-        state, step = run.init(), program.compiled(run)
+        run = runs.setup(config, devices=jax.devices()[: np.prod(mesh)])
+        state, step = run.init(), compilation.compiled(run)
         x = np.random.default_rng(0).standard_normal((config.seeds, 64, 2)).astype(np.float32)
         for _ in range(4):
             batch = sharding.global_batch(run.mesh, {"x": x if config.seeds > 1 else x[0]}, config.seeds)
@@ -118,7 +119,7 @@ def test_options_of_the_step_on_a_mesh(changes):
 
 def test_slices_are_an_eighth():
     """Parameters, optimizer state, averages and target of eight slices: at most a seventh of the whole on each device."""
-    run = experiment.setup(config_of("tvm", (1, 8), ema=(0.999, 0.9)), devices=jax.devices()[:8])
+    run = runs.setup(config_of("tvm", (1, 8), ema=(0.999, 0.9)), devices=jax.devices()[:8])
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(run.like))
     assert sharding.device_bytes(run.like) <= whole / 7
     state = run.init()
@@ -170,14 +171,14 @@ def test_a_mesh_that_does_not_fit_is_refused(sizes):
 
 def test_a_batch_must_divide_into_the_parts_of_all_devices():
     with pytest.raises(typing.InputError, match="4 parts of the batch one after the other, need a positive multiple of 128"):
-        experiment.setup(config_of("meanflow", (2, 4), accumulate=4), devices=jax.devices()[:8])
+        runs.setup(config_of("meanflow", (2, 4), accumulate=4), devices=jax.devices()[:8])
 
 
 def spoken(config):
     """{kind: bytes} of a step, and the bytes of the leaves of the parameters that are sliced, and of the others."""
-    run = experiment.setup(config, devices=jax.devices()[: np.prod(list(config.mesh.values()))])
+    run = runs.setup(config, devices=jax.devices()[: np.prod(list(config.mesh.values()))])
     found = collections.Counter()
-    for collective in collectives.listed(program.compiled(run).as_text()):
+    for collective in collectives.listed(compilation.compiled(run).as_text()):
         found[collective.kind] += collective.bytes
     sliced = lambda leaf: leaf.sharding.shard_shape(leaf.shape) != leaf.shape
     size = lambda cut: sum(leaf.size * 4 for leaf in jax.tree.leaves(run.like.params) if sliced(leaf) == cut)
@@ -215,8 +216,8 @@ def test_a_step_says_what_the_docs_say(name, mesh):
 def test_parts_of_a_batch_say_nothing_more_and_need_less_memory():
     one, eight = (spoken(config_of("meanflow", (2, 4), batch_size=256, accumulate=parts)) for parts in (1, 8))
     assert one == eight
-    run = lambda parts: experiment.setup(config_of("meanflow", batch_size=4096, accumulate=parts), devices=jax.devices()[:1])
-    one, eight = (program.device_bytes(program.compiled(run(parts))) for parts in (1, 8))
+    run = lambda parts: runs.setup(config_of("meanflow", batch_size=4096, accumulate=parts), devices=jax.devices()[:1])
+    one, eight = (compilation.device_bytes(compilation.compiled(run(parts))) for parts in (1, 8))
     assert eight < 0.5 * one
 
 

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import flops, models, typing
+from flowjax import models, typing
 from flowjax.models import dit, embeddings
+from flowjax.profiling import flops
 
 NETS = {
     "mlp": (models.make("mlp", num_classes=3, width=16), (2,)),

@@ -12,7 +12,8 @@ import pytest
 
 from configs import method as method_config
 from flowjax import derivatives, distances, flowmap, guidance, losses, models, typing
-from flowjax.training import checkpoint, evaluation, experiment, log, loop, networks, reflow, sharding
+from flowjax.evaluation import trajectories
+from flowjax.training import checkpoint, evaluation, log, loop, networks, runs, sharding
 
 ONE = jax.devices()[:1]
 GUIDED = {**guidance.FIELDS, "kind": "autoguidance", "scale": (1.0, 3.0), "interval": (0.1, 0.9)}
@@ -54,8 +55,8 @@ def map_teacher(tmp_path_factory):
 @pytest.mark.parametrize("name", ["cd", "lmd", "pfmm"])
 def test_a_run_teaches(name, teacher, map_teacher):
     teacher = map_teacher if name == "pfmm" else teacher
-    run = experiment.setup(small(name, teacher=teacher), devices=ONE)
-    trained = experiment.load(teacher)
+    run = runs.setup(small(name, teacher=teacher), devices=ONE)
+    trained = runs.load(teacher)
     chex.assert_trees_all_equal(jax.device_get(run.fixed), jax.device_get(trained.params))
     nets = networks.nets(run.networks, run.init().params, None, run.fixed)
     x, s, t = jnp.asarray(rows()["x"]), jnp.full((32, 1), 0.8), jnp.full((32, 1), 0.3)
@@ -73,14 +74,14 @@ def test_a_student_is_sampled_without_its_teacher(teacher, tmp_path):
     shutil.copytree(teacher, moved)
     loop.train(small("ayf_emd", teacher=str(moved)), tmp_path / "student", devices=ONE)
     shutil.rmtree(moved)
-    assert experiment.load(tmp_path / "student").step == 8
+    assert runs.load(tmp_path / "student").step == 8
 
 
 @pytest.mark.slow
 def test_a_distilling_run_resumes_to_the_same_bits(teacher, tmp_path):
     whole = loop.train(small("freeflow", teacher=teacher), tmp_path / "whole", devices=ONE)
     config = small("freeflow", teacher=teacher)
-    run = experiment.setup(config, devices=ONE)
+    run = runs.setup(config, devices=ONE)
     shutil.copytree(tmp_path / "whole", tmp_path / "part")
     shutil.rmtree(tmp_path / "part" / "checkpoints" / "8")
     again = loop.train(config, tmp_path / "part", devices=ONE)
@@ -93,7 +94,7 @@ def test_a_distilling_run_resumes_to_the_same_bits(teacher, tmp_path):
 
 def test_gradients_reach_the_trained_networks_and_no_other(teacher):
     config = small("freeflow", teacher=teacher)
-    run = experiment.setup(config, devices=ONE)
+    run = runs.setup(config, devices=ONE)
     start = run.init()
     drawn = run.method.draw(jax.random.key(1), rows(), 0)
     params = jax.tree.map(lambda p: p + 0.01, start.params)  # off the zeros of the last layers
@@ -108,7 +109,7 @@ def test_gradients_reach_the_trained_networks_and_no_other(teacher):
 
 def test_the_student_moves_neither_teacher_nor_auxiliary_and_the_auxiliary_not_the_student(teacher):
     """FreeFlow's one scalar against the losses of its two networks, each written with the other one held fixed."""
-    run = experiment.setup(small("freeflow", teacher=teacher), devices=ONE)
+    run = runs.setup(small("freeflow", teacher=teacher), devices=ONE)
     drawn = run.method.draw(jax.random.key(1), rows(), 0)
     params = jax.tree.map(lambda p: p + 0.02, run.init().params)
     apply = lambda weights: lambda x, s, t: run.net.apply({"params": weights}, x, s, t, {})
@@ -143,7 +144,7 @@ def test_the_student_moves_neither_teacher_nor_auxiliary_and_the_auxiliary_not_t
 
 @pytest.mark.parametrize("name", ["lmd", "pfmm", "cd"])
 def test_no_loss_moves_a_teacher(name, teacher, map_teacher):
-    run = experiment.setup(small(name, teacher=map_teacher if name == "pfmm" else teacher), devices=ONE)
+    run = runs.setup(small(name, teacher=map_teacher if name == "pfmm" else teacher), devices=ONE)
     start = run.init()
     drawn = run.method.draw(jax.random.key(1), rows(), 0)
 
@@ -161,7 +162,7 @@ def test_no_loss_moves_a_teacher(name, teacher, map_teacher):
 )
 def test_a_data_free_method_reads_no_data(name, reads):
     """One step on rows that are not a number: every term, gradient and weight as with real rows."""
-    run = experiment.setup(small(name), devices=ONE)
+    run = runs.setup(small(name), devices=ONE)
     step = jax.jit(run.step)
     with_data, without = (
         step(run.init(), sharding.global_batch(run.mesh, {"x": x}), run.fixed)
@@ -181,8 +182,8 @@ def test_each_network_has_its_own_rate_and_period():
     }
     slow = small("freeflow", **plain, auxiliary={"velocity": {"learning_rate": 0.02, "every": 3}})
     run, twice = (
-        experiment.setup(slow, devices=ONE),
-        experiment.setup(small("freeflow", **plain, auxiliary={"velocity": {"learning_rate": 0.1, "every": 1}}), devices=ONE),
+        runs.setup(slow, devices=ONE),
+        runs.setup(small("freeflow", **plain, auxiliary={"velocity": {"learning_rate": 0.1, "every": 1}}), devices=ONE),
     )
     states = [run.init()]
     step, step_twice = jax.jit(run.step), jax.jit(twice.step)
@@ -205,7 +206,7 @@ def test_each_network_has_its_own_rate_and_period():
 def test_averages_rest_when_v_rests():
     config = small("tvm")
     config.optim.every, config.ema = 2, (0.5,)
-    run = experiment.setup(config, devices=ONE)
+    run = runs.setup(config, devices=ONE)
     step, states = jax.jit(run.step), [run.init()]
     for _ in range(2):
         states.append(step(states[-1], rows(), ())[0])
@@ -226,15 +227,15 @@ def test_an_auxiliary_rate_follows_the_main_one_until_it_is_given():
 
 
 def test_a_student_starts_from_its_teacher(teacher):
-    trained = experiment.load(teacher)
-    run = experiment.setup(small("freeflow", teacher=teacher, start="teacher"), devices=ONE)
+    trained = runs.load(teacher)
+    run = runs.setup(small("freeflow", teacher=teacher, start="teacher"), devices=ONE)
     state = run.init()
     for tree in (state.params["V"], state.params["velocity"], state.averages["0.999"]):
         chex.assert_trees_all_equal(tree, trained.params)
-    tvm = experiment.setup(small("tvm", start=teacher), devices=ONE).init()
+    tvm = runs.setup(small("tvm", start=teacher), devices=ONE).init()
     chex.assert_trees_all_equal(tvm.params["V"], trained.params)
     chex.assert_trees_all_equal(tvm.target, trained.params)
-    assert not np.array_equal(jax.tree.leaves(experiment.setup(small("tvm"), devices=ONE).init().params["V"])[1],
+    assert not np.array_equal(jax.tree.leaves(runs.setup(small("tvm"), devices=ONE).init().params["V"])[1],
                               jax.tree.leaves(trained.params)[1])  # fmt: skip
 
 
@@ -242,13 +243,13 @@ def test_weights_of_another_network_are_refused(teacher):
     wide = small("soflow", start=teacher)
     wide.model.width = 48
     with pytest.raises(typing.InputError, match="the weights to start from are of another network.*48"):
-        experiment.setup(wide, devices=ONE)
+        runs.setup(wide, devices=ONE)
     with pytest.raises(typing.InputError, match="whose network predicts 'velocity', and config.model 'edm'"):
-        experiment.setup(small("cd", teacher=teacher, start="teacher"), devices=ONE)
+        runs.setup(small("cd", teacher=teacher, start="teacher"), devices=ONE)
     with pytest.raises(
         typing.InputError, match="config.start is '.*', whose network predicts 'velocity', and config.model 'edm'"
     ):
-        experiment.setup(small("ect", start=teacher), devices=ONE)
+        runs.setup(small("ect", start=teacher), devices=ONE)
 
 
 @pytest.mark.slow
@@ -256,14 +257,14 @@ def test_an_autoguided_teacher_is_extrapolated_and_its_scale_is_told(teacher, tm
     weak = small("flow_matching", steps=2)
     loop.train(weak, tmp_path / "weak", devices=ONE)
     config = small("ayf_emd", teacher=teacher, start="teacher", guidance={**GUIDED, "weak": str(tmp_path / "weak")})
-    run = experiment.setup(config, devices=ONE)
+    run = runs.setup(config, devices=ONE)
     drawn = run.method.draw(jax.random.key(0), rows(), 0)
     (point,) = drawn.values()
     scale = point.cond["guidance"]
     assert scale.shape == (32,) and 1 <= scale.min() < 1.3 and 2.7 < scale.max() <= 3
     v, v_weak = (
         trained.net.apply({"params": trained.params}, point.x, point.s, point.s, None)
-        for trained in (experiment.load(teacher), experiment.load(tmp_path / "weak"))
+        for trained in (runs.load(teacher), runs.load(tmp_path / "weak"))
     )
     inside = (point.s >= 0.1) & (point.s <= 0.9)
     expected = jnp.where(inside, v_weak + scale[:, None] * (v - v_weak), v)
@@ -275,17 +276,15 @@ def test_an_autoguided_teacher_is_extrapolated_and_its_scale_is_told(teacher, tm
     ask = lambda params, w: run.net.apply({"params": params}, point.x, 0.9, 0.1, {"guidance": jnp.full(32, w)})
     np.testing.assert_array_equal(ask(start.params["V"], 1.0), ask(start.params["V"], 3.0))
     loop.train(config, tmp_path / "student", devices=ONE)
-    student = experiment.load(tmp_path / "student", average="none")
+    student = runs.load(tmp_path / "student", average="none")
     assert np.abs(ask(student.params, 1.0) - ask(student.params, 3.0)).max() > 1e-5
-    assert (
-        student.told() == {"guidance": 2.0} and student.told(1.5) == {"guidance": 1.5} and experiment.load(teacher).told() == {}
-    )
+    assert student.told() == {"guidance": 2.0} and student.told(1.5) == {"guidance": 1.5} and runs.load(teacher).told() == {}
     with pytest.raises(typing.InputError, match=r"--guidance=4.0: the run learned scales from 1.0 to 3.0"):
         student.told(4.0)
     with pytest.raises(typing.InputError, match=r"--guidance=2.0: the run learned without guidance"):
-        experiment.load(teacher).told(2.0)
+        runs.load(teacher).told(2.0)
     with pytest.raises(typing.InputError, match="--config.teacher=.*student is itself guided and must be told guidance"):
-        experiment.setup(small("ayf_emd", teacher=str(tmp_path / "student")), devices=ONE)
+        runs.setup(small("ayf_emd", teacher=str(tmp_path / "student")), devices=ONE)
     samples = [
         evaluation.make_sampler(student.net, (2,), told={"guidance": w})(student.params, 0, np.full(16, -1), 1)
         for w in (1.0, 3.0)
@@ -304,10 +303,10 @@ def test_classifier_free_guidance_of_a_labelled_teacher():
 
     def make(label_drop):
         of_run.method.label_drop = label_drop
-        trained = experiment.Trained(of_run, (2,), 10, net, params, 1)
+        trained = runs.Trained(of_run, (2,), 10, net, params, 1)
         return networks.make(config, run_method, net, lambda folder, flag: trained)
 
-    run_method = experiment._method(config)
+    run_method = runs._method(config)
     made = make(0.1)
     x, label, t = jax.random.normal(jax.random.key(1), (4, 2)), jnp.array([3, 7, -1, 0]), jnp.full((4, 1), 0.4)
     ask = lambda label: net.apply({"params": params}, x, t, t, {"label": label})
@@ -335,11 +334,11 @@ def test_seeds_side_by_side_are_the_runs_alone(name, tmp_path):
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), getattr(own, part), getattr(single, part)
             )
-        loaded = experiment.load(tmp_path / "together", seed=number)
+        loaded = runs.load(tmp_path / "together", seed=number)
         chex.assert_trees_all_equal(loaded.params, own.averages["0.999"])
     assert not np.allclose(*jax.tree.leaves(together.params["V"])[-1])
     with pytest.raises(typing.InputError, match=r"the run has 2 seed\(s\), counted from 0; there is no 2"):
-        experiment.load(tmp_path / "together", seed=2)
+        runs.load(tmp_path / "together", seed=2)
 
 
 @pytest.mark.slow
@@ -349,7 +348,7 @@ def test_seeds_side_by_side_on_two_devices_from_a_teachers_weights(teacher):
     batch = {"x": np.random.default_rng(0).standard_normal((2, 32, 2)).astype(np.float32)}
 
     def trained(devices):
-        run = experiment.setup(config, devices=devices)
+        run = runs.setup(config, devices=devices)
         placed = sharding.whole(run.mesh)
         step, state = jax.jit(run.step, out_shardings=(placed, placed)), run.init()
         for _ in range(2):
@@ -384,14 +383,14 @@ def test_a_seed_that_diverges_is_named(tmp_path, monkeypatch):
 
 
 def test_the_closed_form_teaches():
-    run = experiment.setup(small("emd"), devices=ONE)
+    run = runs.setup(small("emd"), devices=ONE)
     assert run.config.teacher == "exact" and run.fixed == ()
     state, metrics = step_once(run)
     chex.assert_tree_all_finite((state, metrics))
 
 
 def test_a_log_variance_is_trained_along():
-    run = experiment.setup(small("lsd"), devices=ONE)
+    run = runs.setup(small("lsd"), devices=ONE)
     before, (after, _) = jax.device_get(run.init()), step_once(run)
     assert set(after.params) == {"V", "log_variance"} and set(after.averages) == {"0.999"}
     chex.assert_trees_all_equal_structs(after.averages["0.999"], after.params["V"])
@@ -400,7 +399,7 @@ def test_a_log_variance_is_trained_along():
 
 
 def test_the_weights_of_v_do_not_depend_on_what_else_is_trained():
-    chex.assert_trees_all_equal(*(experiment.setup(small(name), devices=ONE).init().params["V"] for name in ("lsd", "soflow")))
+    chex.assert_trees_all_equal(*(runs.setup(small(name), devices=ONE).init().params["V"] for name in ("lsd", "soflow")))
 
 
 @pytest.mark.parametrize(
@@ -470,35 +469,35 @@ def test_the_weights_of_v_do_not_depend_on_what_else_is_trained():
 )
 def test_a_teacher_that_cannot_teach(name, changes, said):
     with pytest.raises(typing.InputError, match=said):
-        experiment.setup(small(name, **changes), devices=ONE)
+        runs.setup(small(name, **changes), devices=ONE)
 
 
 def test_a_teacher_of_other_data(teacher):
     config = method_config.get_config("emd,digits")
     config.update({"teacher": teacher, "eval_every": 0})
     with pytest.raises(typing.InputError, match=r"rows of shape \(2,\) with 0 classes; digits has \(8, 8, 1\) with 10"):
-        experiment.setup(config, devices=ONE)
+        runs.setup(config, devices=ONE)
 
 
 def test_a_teacher_that_did_not_learn_what_it_is_asked(teacher, tmp_path):
     loop.train(small("ct", steps=2), tmp_path / "ct", devices=ONE)
     with pytest.raises(typing.InputError, match="is a run of 'ct', which learns jumps to data and so does not know a velocity"):
-        experiment.setup(small("emd", teacher=str(tmp_path / "ct")), devices=ONE)
+        runs.setup(small("emd", teacher=str(tmp_path / "ct")), devices=ONE)
     with pytest.raises(typing.InputError, match="is a run of 'ct', which learns jumps to data and no velocity"):
-        reflow.write(str(tmp_path / "ct"), str(tmp_path / "pairs"))
+        trajectories.write(str(tmp_path / "ct"), str(tmp_path / "pairs"))
     with pytest.raises(
         typing.InputError, match="is a run of 'flow_matching', which learns no jumps and so does not know a flow map"
     ):
-        experiment.setup(small("pfmm", teacher=teacher), devices=ONE)
+        runs.setup(small("pfmm", teacher=teacher), devices=ONE)
     with pytest.raises(typing.InputError, match="is a run on the path 'linear', and config.method.path is 'trigonometric'"):
-        experiment.setup(small("lmd", teacher=teacher, method={"name": "lmd", "path": "trigonometric"}), devices=ONE)
+        runs.setup(small("lmd", teacher=teacher, method={"name": "lmd", "path": "trigonometric"}), devices=ONE)
 
 
 def test_a_teacher_without_a_checkpoint(teacher, tmp_path):
     shutil.copytree(teacher, tmp_path / "empty")
     shutil.rmtree(tmp_path / "empty" / "checkpoints")
     with pytest.raises(typing.InputError, match="--config.teacher=.* holds no checkpoint"):
-        experiment.setup(small("emd", teacher=str(tmp_path / "empty")), devices=ONE)
+        runs.setup(small("emd", teacher=str(tmp_path / "empty")), devices=ONE)
 
 
 @pytest.mark.parametrize("parameterisation", flowmap.PARAMETERISATIONS)
@@ -545,7 +544,7 @@ def test_a_run_with_a_tangent_in_float32():
     config = small("meanflow")
     config.method.jvp = "float32"
     config.model.dtype = "bfloat16"
-    run = experiment.setup(config, devices=ONE)
+    run = runs.setup(config, devices=ONE)
     state, metrics = jax.jit(run.step)(run.init(), sharding.global_batch(run.mesh, rows()), run.fixed)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     assert np.isfinite(metrics["loss"])

@@ -20,7 +20,8 @@ from configs import common, method, network
 from experiments import landscape
 from flowjax import flowmap, losses, methods, samplers, typing
 from flowjax.data import reflow
-from flowjax.training import experiment, loop, scores, workdir as folders
+from flowjax.evaluation import scores
+from flowjax.training import loop, runs, workdir as folders
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -157,7 +158,7 @@ def test_every_preset_builds_its_training_step(name, preset, teacher, monkeypatc
     config = method.get_config(f"{name},{preset}")
     if name == "pfmm":
         config.teacher = teacher
-    run = experiment.setup(config, devices=jax.devices()[:1])  # traces the step
+    run = runs.setup(config, devices=jax.devices()[:1])  # traces the step
     assert run.config.method.name == name
     assert config.model.parameterisation == methods.METHODS[name].parametrisation
 
@@ -174,7 +175,7 @@ def test_every_preset_builds_its_training_step(name, preset, teacher, monkeypatc
 )
 def test_every_network_builds_a_guided_training_step(choice):
     config = network.get_config(choice)
-    run = experiment.setup(config, devices=jax.devices()[:1])
+    run = runs.setup(config, devices=jax.devices()[:1])
     assert ("velocity" in run.like.params["V"]) == ("mit" in choice) or "net" in run.like.params["V"]
     cond = {"label": np.arange(4), "guidance": np.full(4, 2.0), "interval": np.tile([0.1, 0.9], (4, 1))}
     V = jax.eval_shape(run.net.apply, {"params": run.like.params["V"]}, np.zeros((4, 8, 8, 1), np.float32), 1.0, 0.0, cond)
@@ -189,7 +190,7 @@ def test_digits_of_the_others_are_the_published_constants(name):
         assert key in changed or config.method[key] == value, key
     if {"teacher", "teacher_map"} & set(methods.METHODS[name].needs):
         with pytest.raises(typing.InputError, match="--config.teacher=runs/NAME"):
-            experiment.setup(config, devices=jax.devices()[:1])
+            runs.setup(config, devices=jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import pytest
 from configs import flow_matching, meanflow, method
 from experiments import tables
 from flowjax import data, evals, plots, training, typing
-from flowjax.training import evaluation, generation, scores
+from flowjax.evaluation import generation, scores
+from flowjax.training import evaluation
 
 POINTS = ("sliced_wasserstein", "precision")
 

@@ -10,7 +10,7 @@ import pytest
 
 from configs import common, imf, meanflow, method as method_config
 from flowjax import data, methods, models, training, typing
-from flowjax.training import experiment
+from flowjax.training import runs
 
 ONE = jax.devices()[:1]
 SMALL = {"width": 16, "depth": 2, "heads": 2}
@@ -25,7 +25,7 @@ def config_of(network, preset="digits", **changes):
 
 def moved(config):
     """The tree of a network's weights, off the zeros of its initialisation."""
-    run = experiment.setup(config, devices=ONE)
+    run = runs.setup(config, devices=ONE)
     params = jax.device_get(run.init().params["V"])
     return run, jax.tree.map(lambda p: p + 0.1 * np.random.default_rng(p.size).standard_normal(p.shape).astype(p.dtype), params)
 
@@ -60,14 +60,14 @@ def test_a_run_starts_from_a_published_file(tmp_path):
     _, params = moved(config)
     np.savez(tmp_path / "published.npz", **published_names(params, SMALL["depth"]))
     config.start = str(tmp_path / "published.npz")
-    started = experiment.setup(config, devices=ONE).init().params["V"]
+    started = runs.setup(config, devices=ONE).init().params["V"]
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(started), params)
     config.model.depth = 3
     with pytest.raises(typing.InputError, match="the weights to start from are of another network"):
-        experiment.setup(config, devices=ONE)
+        runs.setup(config, devices=ONE)
     config.model = common.network("mlp")
     with pytest.raises(typing.InputError, match="published weights are of the networks dit, mit, decoupled_dit"):
-        experiment.setup(config, devices=ONE)
+        runs.setup(config, devices=ONE)
 
 
 @pytest.mark.slow
@@ -76,8 +76,8 @@ def test_a_decoupled_network_starts_from_a_plain_run_with_the_same_velocity(save
     folder = saved_run(plain, tmp_path / "plain")
     decoupled = config_of("decoupled_dit", source_depth=1)
     decoupled.start = str(folder)
-    run = experiment.setup(decoupled, devices=ONE)
-    trained = experiment.load(folder)
+    run = runs.setup(decoupled, devices=ONE)
+    trained = runs.load(folder)
     x, label = jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.array([1, -1, 3, 9])
     s = jnp.linspace(0.1, 0.9, 4).reshape(4, 1, 1, 1)
     found = run.net.apply({"params": run.init().params["V"]}, x, s, s, {"label": label})
@@ -96,24 +96,24 @@ def test_a_transformer_of_tokens_does_not_start_without_the_tokens_of_the_guidan
     guided.model = common.network("mit", **small)
     guided.start = str(folder)
     with pytest.raises(typing.InputError, match="is told nothing of the guidance, and this one guidance and interval"):
-        experiment.setup(guided, devices=ONE)
+        runs.setup(guided, devices=ONE)
 
 
 def test_the_second_head_is_trained_where_the_method_needs_it():
     config = imf.get_config("guided")
     config.model = common.network("mit", width=16, depth=2, heads=2, head_depth=1)
-    one = experiment.setup(config, devices=ONE).like.params["V"]
+    one = runs.setup(config, devices=ONE).like.params["V"]
     config.method.heads = 2
-    two = experiment.setup(config, devices=ONE).like.params["V"]
+    two = runs.setup(config, devices=ONE).like.params["V"]
     assert set(two) - set(one) == {"velocity", "velocity_norm", "velocity_out"}
     config.model = common.network("dit")
     with pytest.raises(
         typing.InputError, match="config.method.heads is 2, and a dit that predicts 'velocity' has one head; expected a mit"
     ):
-        experiment.setup(config, devices=ONE)
+        runs.setup(config, devices=ONE)
     config.method.heads = 3
     with pytest.raises(typing.InputError, match="heads is 3; expected 1, or 2"):
-        experiment.setup(config, devices=ONE)
+        runs.setup(config, devices=ONE)
 
 
 GUIDED = method_config.get_config("meanflow,guided").guidance.to_dict()
@@ -151,12 +151,12 @@ def test_guidance_that_cannot_be_trained_in(what):
     config.update_from_flattened_dict({key: value for key, value in changes.items() if key != "model"})
     config.model = changes.get("model", config.model)
     with pytest.raises(typing.InputError, match=said):
-        experiment.setup(config, devices=ONE)
+        runs.setup(config, devices=ONE)
 
 
 def test_what_a_run_is_told_when_it_is_sampled():
     ranged = imf.get_config("guided")
-    told = lambda *asked, config=ranged: experiment.told(config, *asked)
+    told = lambda *asked, config=ranged: runs.told(config, *asked)
     assert told() == {"guidance": 2.0, "interval": (0.0, 1.0)}  # the median of density ~ 1/w on [1, 4]
     assert told(3.0, (0.1, 0.8)) == {"guidance": 3.0, "interval": (0.1, 0.8)}
     for interval in ((0.6, 0.8), (0.1, 0.4), (0.5, 0.5), (-0.1, 0.9)):
@@ -176,8 +176,8 @@ def test_what_a_run_is_told_when_it_is_sampled():
     ):
         told(2.0, (0.0, 1.0), config=fixed)
     ranged.guidance.scale = (2.0, 2.0)  # still told: outside the interval it is 1
-    assert experiment._inputs(ranged) == {"guidance": True, "interval": True}
-    assert experiment._inputs(fixed) == {"guidance": False, "interval": False}  # its network has no such input
+    assert runs._inputs(ranged) == {"guidance": True, "interval": True}
+    assert runs._inputs(fixed) == {"guidance": False, "interval": False}  # its network has no such input
     plain = meanflow.get_config("digits")
     assert told(config=plain) == {}
     with pytest.raises(
@@ -185,12 +185,12 @@ def test_what_a_run_is_told_when_it_is_sampled():
     ):
         told(None, (0.1, 0.9), config=plain)
     with pytest.raises(typing.InputError, match="--guidance=2.0: .* and checkerboard has no labels; leave"):
-        experiment.told(meanflow.get_config("checkerboard"), 2.0, (), 0)
+        runs.told(meanflow.get_config("checkerboard"), 2.0, (), 0)
 
 
 def test_networks_are_told_what_the_config_says():
     for config, fields in ((imf.get_config("guided"), (True, True)), (meanflow.get_config("guided"), (True, False))):
-        net = experiment._network(config, 10)
+        net = runs._network(config, 10)
         assert (net.guidance, net.interval) == fields
     assert not any(field in common.network(name) for name in models.MODELS for field in models.TOLD)
 
@@ -230,17 +230,17 @@ def test_a_method_of_ones_own_is_known_where_its_module_is_named(saved_run, tmp_
     config = meanflow.get_config("test")
     config.method = {"name": "mine_alone", "total_steps": 20, "diagonal": "3/4"}
     with pytest.raises(typing.InputError, match="unknown method 'mine_alone'"):
-        experiment.setup(config, devices=ONE)
+        runs.setup(config, devices=ONE)
     config.modules = ("mine_in_a_modul",)
     with pytest.raises(
         typing.InputError, match="config.modules names 'mine_in_a_modul', and .* not found; put .* on PYTHONPATH"
     ):
-        experiment.setup(config, devices=ONE)
+        runs.setup(config, devices=ONE)
     config.modules = ("mine_in_a_module",)
     try:
         folder = saved_run(config, tmp_path / "run")
         del methods.METHODS["mine_alone"], sys.modules["mine_in_a_module"]  # as in another process
-        trained = experiment.load(folder)
+        trained = runs.load(folder)
         assert trained.config.method.name in methods.METHODS and trained.step == 1
     finally:
         methods.METHODS.pop("mine_alone", None)
@@ -257,7 +257,7 @@ def test_data_and_a_network_of_ones_own_train(tmp_path, monkeypatch):
         config.update({"modules": ("mine_with_data",), "eval_every": 0, "steps": 3})
         config.data.name, config.model = "mine", common.network("mine", scale=2.0)
         assert int(training.train(config, tmp_path / "run", devices=ONE).step) == 3
-        assert experiment.load(tmp_path / "run").shape == (3,)
+        assert runs.load(tmp_path / "run").shape == (3,)
     finally:
         methods.METHODS.pop("mine_too", None)
         for names in (data.DATASETS, models.MODELS, models.SHARDING):

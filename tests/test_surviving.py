@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from configs import method as method_config
-from flowjax import data, flops, typing
-from flowjax.training import checkpoint, evaluation, experiment, log, loop, meters, program, sharding, workdir
+from flowjax import data, typing
+from flowjax.profiling import flops
+from flowjax.training import checkpoint, compilation, evaluation, log, loop, meters, runs, sharding, workdir
 
 ONE = jax.devices()[:1]
 
@@ -113,7 +114,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monk
     load = data.load
     monkeypatch.setattr(data, "load", lambda name, **how: broken_source(load(name, **how), [2, 5]))
     config = small(max_nonfinite_steps=2)
-    run = experiment.setup(config, devices=ONE)
+    run = runs.setup(config, devices=ONE)
     step, state = jax.jit(run.step), run.init()
     batches = loop._batches(run, 0)
     for number in range(4):
@@ -158,10 +159,10 @@ def test_the_best_checkpoint_stays_and_can_be_asked_for(tmp_path, monkeypatch):
     loop.train(config, tmp_path, devices=ONE)
     kept = checkpoint.Checkpoints(tmp_path, read_only=True)
     assert kept.steps() == [8, 16] and kept.best() == 8
-    assert experiment.load(tmp_path).step == 16
-    assert experiment.load(tmp_path, step="best").step == experiment.load(tmp_path, step="8").step == 8
+    assert runs.load(tmp_path).step == 16
+    assert runs.load(tmp_path, step="best").step == runs.load(tmp_path, step="8").step == 8
     with pytest.raises(typing.InputError, match="--checkpoint=9: .* has the checkpoints 8, 16; it is not there"):
-        experiment.load(tmp_path, step="9")
+        runs.load(tmp_path, step="9")
 
 
 def test_the_measures_of_a_training_have_their_names():
@@ -188,13 +189,13 @@ def test_more_is_better_for_some_measures():
 )
 def test_fields_that_do_not_fit_are_refused(changes, said):
     with pytest.raises(typing.InputError, match=said):
-        experiment.setup(small(**changes), devices=ONE)
+        runs.setup(small(**changes), devices=ONE)
 
 
 def test_asking_for_the_best_of_a_run_without_a_measure(tmp_path):
     loop.train(small(), tmp_path, devices=ONE)
     with pytest.raises(typing.InputError, match="config.best is '', and nothing was measured by it"):
-        experiment.load(tmp_path, step="best")
+        runs.load(tmp_path, step="best")
 
 
 # What it knows of itself
@@ -204,7 +205,7 @@ def test_the_log_says_where_the_time_goes(tmp_path, monkeypatch):
     monkeypatch.setattr(meters, "PEAK_TFLOPS", {"cpu": 0.1})
     loop.train(small(), tmp_path, devices=ONE)
     records = workdir.read_metrics(tmp_path)
-    run = experiment.setup(small(), devices=ONE)
+    run = runs.setup(small(), devices=ONE)
     counted = flops.matmul(run.step, run.like, run.batch_like)
     for record in records:
         assert record["step_ms"] == pytest.approx(record["data_ms"] + record["compute_ms"] + record["host_ms"])
@@ -213,7 +214,7 @@ def test_the_log_says_where_the_time_goes(tmp_path, monkeypatch):
         assert record["examples_per_s"] == pytest.approx(32 / (1e-3 * record["step_ms"]))
         assert record["utilisation"] == pytest.approx(counted / (1e-3 * record["step_ms"] * 1e11))
     assert records[0]["compile_s"] > 0 and "compile_s" not in records[1]
-    assert records[0]["program_gib"] == program.device_bytes(program.compiled(run)) / 2**30
+    assert records[0]["program_gib"] == compilation.device_bytes(compilation.compiled(run)) / 2**30
     assert "memory_gib" not in records[0]  # a CPU does not say
 
 
@@ -250,9 +251,9 @@ def test_nothing_is_sent_to_the_device_in_a_step(tmp_path, monkeypatch):
 
 def test_the_step_compiles_once(tmp_path):
     with meters.Compilations() as seen:
-        run = experiment.setup(small(), devices=ONE)
+        run = runs.setup(small(), devices=ONE)
         state, before = run.init(), seen.count
-        step = program.compiled(run)
+        step = compilation.compiled(run)
         assert seen.count == before + 1 and seen.seconds > 0
         for _ in range(3):
             batch = sharding.global_batch(run.mesh, {"x": np.zeros((32, 2), np.float32)})
@@ -273,8 +274,8 @@ def test_a_profile_is_written(tmp_path, capsys):
 
 def test_a_dry_run_says_what_each_device_holds(tmp_path):
     config = small(mesh={"data": 2, "fsdp": 4})
-    run = experiment.setup(config, devices=jax.devices()[:8])
-    said = program.report(run)
+    run = runs.setup(config, devices=jax.devices()[:8])
+    said = compilation.report(run)
     assert "mesh: data 2, fsdp 4; 8 cpu device(s) of 1 process(es)" in said
     assert "V/Dense_1/kernel  32 x 32" in said and "8 x 32" in said
     held = sharding.device_bytes(run.like.opt_state)

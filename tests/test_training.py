@@ -13,7 +13,7 @@ import pytest
 
 from configs import method as method_config
 from flowjax import data, methods, typing
-from flowjax.training import checkpoint, experiment, log, loop, networks, sharding, state, step, workdir
+from flowjax.training import checkpoint, log, loop, networks, runs, sharding, state, step, workdir
 
 # One of each kind: derivative, target network, learned log-variance, teacher in a loop, auxiliary network, conditional.
 KINDS = ("meanflow", "tvm", "dmf", "ctm", "freeflow", "alphaflow")
@@ -31,12 +31,12 @@ def rows(count=32, dim=2):
 
 
 def final(folder, config):
-    run = experiment.setup(config, devices=jax.devices()[:1])
+    run = runs.setup(config, devices=jax.devices()[:1])
     return checkpoint.Checkpoints(folder, read_only=True).restore(run.like)
 
 
 def run_steps(config, devices, count):
-    run = experiment.setup(config, devices=devices)
+    run = runs.setup(config, devices=devices)
     chex.clear_trace_counter()
     step_fn = jax.jit(chex.assert_max_traces(run.step, n=1), donate_argnums=0)
     state_, found = run.init(), []
@@ -69,7 +69,7 @@ def test_draws_do_not_depend_on_the_mesh():
     config = small()
     drawn = []
     for devices in (jax.devices()[:1], jax.devices()[:8]):
-        run = experiment.setup(config, devices=devices)
+        run = runs.setup(config, devices=devices)
         draw = jax.jit(lambda batch, run=run: run.method.draw(jax.random.key(1), batch, 0))
         drawn.append(jax.device_get(draw(sharding.global_batch(run.mesh, rows()))))
     chex.assert_trees_all_equal(*drawn)
@@ -78,7 +78,7 @@ def test_draws_do_not_depend_on_the_mesh():
 @pytest.mark.slow  # tests/test_meshes.py has meanflow
 @pytest.mark.parametrize("name", ["meanflow", "ctm", "freeflow"])
 def test_one_all_reduce_a_step(name):
-    run = experiment.setup(small(name), devices=jax.devices()[:8])
+    run = runs.setup(small(name), devices=jax.devices()[:8])
     batch = sharding.global_batch(run.mesh, rows())
     text = jax.jit(run.step, donate_argnums=0).lower(run.like, batch).compile().as_text()
     ops = re.findall(r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text)
@@ -90,7 +90,7 @@ def test_gradient_of_the_step_is_the_gradient_of_the_mean_error():
     config = small()
     config.optim.update({"name": "sgd", "learning_rate": 1.0})
     config.optim.kwargs = {}
-    run = experiment.setup(config, devices=jax.devices()[:8])
+    run = runs.setup(config, devices=jax.devices()[:8])
     start = run.init()
     before = jax.device_get(start)
     drawn = run.method.draw(jax.random.fold_in(jax.random.split(jax.random.key(config.seed))[1], 0), rows(), 0)
@@ -107,7 +107,7 @@ def test_gradient_of_the_step_is_the_gradient_of_the_mean_error():
 def test_target_and_evaluation_averages_have_their_own_decays():
     config = small("tvm", ema=(0.5, 0.9))
     config.method.ema = 0.75
-    run = experiment.setup(config, devices=jax.devices()[:1])
+    run = runs.setup(config, devices=jax.devices()[:1])
     step_fn, now = jax.jit(run.step), run.init()
     target = averages = jax.device_get(now.params["V"])
     averages = {"0.5": averages, "0.9": averages}
@@ -158,7 +158,7 @@ def test_evaluation_draws_and_measures(tmp_path):
 @pytest.mark.parametrize(("name", "seeds"), [("meanflow", 2), pytest.param("freeflow", 1, marks=pytest.mark.slow)])
 def test_raw_errors_by_time_are_those_of_the_rows(name, seeds):
     """Sums over bins against the rows of a draw taken apart by hand: by s, or by t where all points are noise."""
-    run = experiment.setup(small(name, seeds=seeds), devices=jax.devices()[:1])
+    run = runs.setup(small(name, seeds=seeds), devices=jax.devices()[:1])
     state_ = run.init()
     first = lambda tree: tree if seeds == 1 else jax.tree.map(lambda leaf: leaf[0], tree)
     batch = rows() if seeds == 1 else {"x": np.stack([rows()["x"]] * 2)}
@@ -261,7 +261,7 @@ def test_bool_and_key_leaves_have_a_fingerprint():
 def test_sampling_needs_no_data(tmp_path, monkeypatch):
     loop.train(small(), tmp_path, devices=jax.devices()[:1])
     monkeypatch.setattr(data, "load", None)
-    trained = experiment.load(tmp_path)
+    trained = runs.load(tmp_path)
     assert trained.step == 8 and trained.shape == (2,) and trained.num_classes == 0
 
 
@@ -305,7 +305,7 @@ def test_bad_optimizers(changes, said):
     for name, value in changes.items():
         config.optim[name] = value
     with pytest.raises(typing.InputError, match=said):
-        experiment.setup(config)
+        runs.setup(config)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_bad_numbers(field, value, said):
     with config.ignore_type():
         config[field] = value
     with pytest.raises(typing.InputError, match=said):
-        experiment.setup(config, devices=jax.devices()[:8])
+        runs.setup(config, devices=jax.devices()[:8])
 
 
 def test_a_workdir_that_is_a_file_or_holds_other_things(tmp_path):

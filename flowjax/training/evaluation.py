@@ -22,7 +22,7 @@ HIGHER_IS_BETTER = ("recall", "precision", "agreement")
 
 
 def condition(labels, told):
-    """The cond of a network: labels [n] and, for every row, what it is told of the guidance, see flowjax.training.experiment.told."""
+    """The cond of a network: labels [n] and, for every row, what it is told of the guidance, see flowjax.training.runs.told."""
     rows = lambda value: jnp.broadcast_to(jnp.asarray(value, jnp.float32), (len(labels), *np.shape(value)))
     return {"label": jnp.asarray(labels), **{name: rows(value) for name, value in told.items()}}
 
@@ -38,7 +38,7 @@ def make_sampler(net, shape, sampler="flow_map", told=None, *, grid="uniform", p
       net: a network, `net.apply(variables, x, s, t, cond)`.
       shape: of one row of data.
       sampler: name and options, see flowjax.samplers.named.
-      told: what the network is told of the guidance, see flowjax.training.experiment.told; None: nothing.
+      told: what the network is told of the guidance, see flowjax.training.runs.told; None: nothing.
       grid: name and options, or times, see flowjax.samplers.named_grid.
       path: that the network was trained on.
       mesh: whose devices share the rows; None: the default device alone.

@@ -14,7 +14,7 @@ class Log:
     """Collects metrics on the device and writes them out now and then, so that no step waits for the host.
 
     Args:
-      run: a flowjax.training.experiment.Experiment.
+      run: a flowjax.training.runs.Experiment.
       metrics: a flowjax.training.workdir.Metrics.
       checkpoints: a flowjax.training.checkpoint.Checkpoints, for the last good one.
       start: steps that were done before.

@@ -9,7 +9,7 @@ import numpy as np
 import tqdm
 
 from flowjax import data, typing
-from flowjax.training import checkpoint, evaluation, experiment, hosts, meters, networks, program, sharding, workdir as folders
+from flowjax.training import checkpoint, compilation, evaluation, hosts, meters, networks, runs, sharding, workdir as folders
 from flowjax.training.log import Log
 
 BINNED_DRAWS = 8  # of a batch, for raw errors by time
@@ -37,7 +37,7 @@ def train(config, workdir, devices=None, profile=()):
     """
     with _stop_signals() as stop:
         folders.check(workdir, config)
-        run = experiment.setup(config, devices)
+        run = runs.setup(config, devices)
         hosts.barrier("all processes have checked the config")
         if hosts.lead():
             folders.claim(workdir, config, run.source)
@@ -75,15 +75,15 @@ def _check_skipped(config, state):
 
 def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
     config, compilations = run.config, meters.Compilations()
-    hosts.say(program.mesh_line(run.mesh))
+    hosts.say(compilation.mesh_line(run.mesh))
     with compilations:
-        step_fn = program.compiled(run)
-    once = {"compile_s": compilations.seconds, "program_gib": program.device_bytes(step_fn) / 2**30}
+        step_fn = compilation.compiled(run)
+    once = {"compile_s": compilations.seconds, "program_gib": compilation.device_bytes(step_fn) / 2**30}
     # Programs that queue up on several CPU devices deadlock in the all-reduce.
     block = run.mesh.devices.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
     batches, agreed = _batches(run, start), hosts.Agreement(run.mesh, block)
     evaluate = _evaluator(run, workdir) if config.eval_every else None
-    log = Log(run, metrics, checkpoints, start, flops=program.utilisation_flops(run), once=once)
+    log = Log(run, metrics, checkpoints, start, flops=compilation.utilisation_flops(run), once=once)
 
     progress = {"total": config.steps, "initial": start, "desc": config.method.name, "unit": "step", "smoothing": 0.05}
     with compilations, tqdm.tqdm(**progress, disable=not hosts.lead()) as bar:
@@ -156,11 +156,11 @@ def _evaluator(run, workdir):
     labels = evaluation.labels_like(held_out.get("label"), run.source.num_classes, config.eval_samples)
     measure = evaluation.judge(config, held_out["x"]) if hosts.lead() else None
     sample = evaluation.make_sampler(
-        run.net, run.source.shape, config.sampler, experiment.told(config), path=networks.path_of(config), mesh=run.mesh
+        run.net, run.source.shape, config.sampler, runs.told(config), path=networks.path_of(config), mesh=run.mesh
     )
 
     def evaluate(state, step):
-        params = sharding.replicated(run.mesh, experiment.weights(config, state, experiment.default_average(config)))
+        params = sharding.replicated(run.mesh, runs.weights(config, state, runs.default_average(config)))
         samples = {steps: sample(params, config.seed, labels, steps) for steps in config.eval_steps}
         if not hosts.lead():
             return {}

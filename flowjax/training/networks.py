@@ -40,7 +40,7 @@ def make(config, method, net, load):
         for none), `guidance` and `data.name`.
       method: a flowjax.typing.Method.
       net: the linen network of V.
-      load: `(folder, flag) -> Trained` for a teacher that is a run, see flowjax.training.experiment.load.
+      load: `(folder, flag) -> Trained` for a teacher that is a run, see flowjax.training.runs.load.
 
     Raises:
       InputError: if the method needs a teacher and there is none that can be asked what it needs, or needs none and there is one;

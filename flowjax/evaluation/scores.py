@@ -9,7 +9,8 @@ import numpy as np
 import tqdm
 
 from flowjax import checks, data, evals, samplers, typing
-from flowjax.training import evaluation, experiment, generation, networks
+from flowjax.evaluation import generation
+from flowjax.training import evaluation, networks, runs
 
 FLOOR, NOISE = "real, held out", "noise"  # rows of the table beside the samples
 PAIRS, PLAN = 4_096, 2_048  # rows that enter a measure of all pairs, or one that looks for a transport plan
@@ -168,7 +169,7 @@ def evaluate(
       guidances: scales, of a run that learned several; None for the median of them.
       interval: times (low, high) between which to guide, of a run that learned several; (): the widest.
       grid: of times, name and options, or times.
-      samples: a folder that flowjax.training.generation wrote, which is measured instead, however it was drawn.
+      samples: a folder that flowjax.evaluation.generation wrote, which is measured instead, however it was drawn.
       measures: names, see MEASURES; (): those that suit the data.
       resamples: half samples for the error bars; 0: no error bars.
 
@@ -180,7 +181,7 @@ def evaluate(
     Raises:
       InputError: for whatever cannot be drawn or measured, before anything is drawn.
     """
-    runs = {average: experiment.load(workdir, average, step=checkpoint) for average in averages}
+    runs = {average: runs.load(workdir, average, step=checkpoint) for average in averages}
     trained = runs[averages[0]]
     steps = steps or trained.config.eval_steps
     for asked, n in itertools.product(chosen, steps):
@@ -267,7 +268,7 @@ def _draw(runs, steps, count, seed, chosen, ways_told, grid, real):
         sample = evaluation.make_sampler(run.net, run.shape, name, told, grid=grid, path=path)
         for (average, own), n in itertools.product(runs.items(), steps):
             about = {
-                **_way(n, name, average or experiment.default_average(run.config), told.get("guidance")),
+                **_way(n, name, average or runs.default_average(run.config), told.get("guidance")),
                 "evaluations": evaluations(samplers.named_grid(grid)(n)) if evaluations else "",
             }
             yield about, sample(own.params, seed, labels, n, progress=True), labels

@@ -6,7 +6,7 @@ import tqdm
 
 from flowjax import checks, data, methods, samplers, typing
 from flowjax.data import couplings
-from flowjax.training import evaluation, experiment
+from flowjax.training import evaluation, runs
 
 SOLVERS = {"euler": samplers.euler, "heun": samplers.heun}
 
@@ -37,7 +37,7 @@ def write(workdir, folder, *, num=65_536, steps=64, points=2, solver="heun", see
         raise typing.InputError(
             f"--points={points}: expected 2 (both ends of a trajectory) or more, one less dividing --steps={steps}."
         )
-    run = experiment.load(workdir)
+    run = runs.load(workdir)
     jumps = methods.METHODS[run.config.method.name].jumps
     if jumps not in ("any", "none"):
         raise typing.InputError(

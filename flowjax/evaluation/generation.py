@@ -13,7 +13,7 @@ import numpy as np
 import tqdm
 
 from flowjax import samplers, typing
-from flowjax.training import checkpoint as checkpoints, evaluation, experiment, hosts, networks, sharding, workdir as folders
+from flowjax.training import checkpoint as checkpoints, evaluation, hosts, networks, runs, sharding, workdir as folders
 
 ABOUT = "about.json"
 DTYPES = ("float32", "uint8")
@@ -53,7 +53,7 @@ def write(
     for name, value in (("num", num), ("shard", shard)):
         if value < 1:
             raise typing.InputError(f"--{name}={value}: expected at least 1.")
-    run = experiment.load(workdir, average, step=checkpoint)
+    run = runs.load(workdir, average, step=checkpoint)
     if dtype not in DTYPES or (dtype == "uint8" and len(run.shape) != 3):
         raise typing.InputError(
             f"--dtype={dtype}: expected float32, or uint8 for images; rows of {run.config.data.name} have shape {run.shape}."
@@ -65,7 +65,7 @@ def write(
     facts = {
         "count": num, "shape": list(run.shape), "shard": shard, "dtype": dtype, "run": str(workdir), "run_step": run.step,
         "method": run.config.method.name, "data": run.config.data.name, "weights": int(jax.jit(checkpoints.fingerprint)(run.params)),
-        "average": average or experiment.default_average(run.config), "sampler": sampler, "grid": grid, "steps": steps,
+        "average": average or runs.default_average(run.config), "sampler": sampler, "grid": grid, "steps": steps,
         "guidance": told.get("guidance"), "interval": list(told.get("interval", ())), "labels": asked.tolist(), "seed": seed,
     }  # fmt: skip
     samplers.check(sampler, steps, grid)

@@ -5,7 +5,8 @@ import math
 
 import jax
 
-from flowjax import collectives, flops, typing
+from flowjax import typing
+from flowjax.profiling import collectives, flops
 from flowjax.training import hosts, meters, sharding
 
 

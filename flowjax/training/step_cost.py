@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flowjax import flops, methods, models
+from flowjax import methods, models
+from flowjax.profiling import flops
 from flowjax.training import networks, sharding, state, step
 
 SHAPE, CLASSES = (8, 8, 1), 10

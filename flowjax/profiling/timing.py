@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from flowjax import flops
+from flowjax.profiling import flops
 
 
 class Program(NamedTuple):

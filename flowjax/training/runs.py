@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 
 from flowjax import data, guidance, methods, models, samplers, typing
-from flowjax.training import checkpoint, evaluation, hosts, networks, sharding, starting, state, step, workdir as folders
+from flowjax.training import checkpoint, evaluation, hosts, initial_weights, networks, sharding, state, step, workdir as folders
 
 
 class Experiment(NamedTuple):
@@ -85,7 +85,7 @@ def setup(config, devices=None):
     net = _network(config, source.num_classes)
     load_run = lambda folder, flag: _other_run(folder, flag, config.data.name, source.shape, source.num_classes)
     modules = networks.make(config, method, net, load_run)
-    start = starting.weights(config, load_run, _inputs)
+    start = initial_weights.weights(config, load_run, _inputs)
     optimizers, init = _optimized(config, method, modules.trained, source.shape)
 
     rules, lead = models.SHARDING[config.model.name], int(config.seeds > 1)

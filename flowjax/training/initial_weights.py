@@ -21,7 +21,7 @@ def weights(config, load_run, inputs):
     Args:
       config: with the fields `start` ("" for fresh weights, "teacher", the folder of a run, or a file of published weights, .npz or
         .safetensors), `teacher` and `model`.
-      load_run: `(folder, flag) -> Trained`, see flowjax.training.experiment.load.
+      load_run: `(folder, flag) -> Trained`, see flowjax.training.runs.load.
       inputs: `config -> {field: bool}`, which parts of cond the network of a run takes besides the label.
 
     Raises:
