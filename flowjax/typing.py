@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 Array = jax.Array
 Time = jax.Array | float
+Jvp = Callable[..., Any]  # jax.jvp, or a function with its signature: flowjax.derivatives.finite_difference(...)
 
 
 class InputError(ValueError):
@@ -23,7 +25,13 @@ class AverageVelocity(Protocol):
     Times are scalars or arrays with `x.ndim` axes that broadcast against `x`, in [0, 1].
     """
 
-    def __call__(self, x: Array, s: Time, t: Time) -> Array: ...
+    def __call__(self, x: Array, s: Time, t: Time, /) -> Array: ...
+
+
+class Velocity(Protocol):
+    """`v(x, t)`: an instantaneous velocity at time `t`, of the shape of `x`; a teacher's, for example."""
+
+    def __call__(self, x: Array, t: Time, /) -> Array: ...
 
 
 class Pair(NamedTuple):
@@ -45,7 +53,10 @@ class Point(NamedTuple):
         [0, 1], [rows, 1, ..., 1].
       x0: the clean data, the shape of `x`.
       eps: the noise, the shape of `x`.
-      cond: a dict of arrays for the network: label [rows], guidance [rows] (a scale), interval [rows, 2] (times), ...
+      cond: a dict of arrays for the network, the inputs of flowjax.conditioning: label [rows], guidance [rows] (a scale),
+        interval [rows, 2] (times), ...
+      extra: a dict of whatever else the term draws (`Term.extra`) or samples (`Term.prepare`): one typed key a row, a second
+        noise, candidates [rows, k, ...], ...
     """
 
     x: Array
@@ -56,45 +67,136 @@ class Point(NamedTuple):
     x0: Array | None = None
     eps: Array | None = None
     cond: Any = None
+    extra: Any = None
 
 
-class Nets(NamedTuple):
-    """The callables that a recipe may ask for; all but `V` are optional.
+class Network(NamedTuple):
+    """A network that is trained along with V: one entry of a method's `needs`, under the name by which terms call it.
 
-    Maps are called `(x, s, t, cond=None)`, velocities `(x, t, cond=None)`, `log_variance` `(s, t)`. Trained: `V`, `velocity`
-    and `log_variance`. Not trained: `ema` (averaged weights), `frozen` (current weights under a stop-gradient), `teacher`
-    (a velocity), `teacher_map`. `both(x, s, t, cond)` returns `(V, velocity)` from one pass of a two-headed network. `guide` is a
-    guidance inside the training target, `(nets, point, V_ss=None) -> flowjax.guidance.Guided`; None: none.
+    Attributes:
+      module: `(net, shape) -> linen module` from V's network and the shape of a row, called `module(x, s, t, cond)` (for the call
+        "times": `module(s, t)`); or the name of a module in flowjax.models. "": another network like V's.
+      call: how terms call it, a key of CALLS.
+      optim: fields of config.optim in which its optimizer differs from V's: {"learning_rate": 1e-4, "every": 5}.
     """
 
-    V: Callable
-    ema: Callable | None = None
-    frozen: Callable | None = None
-    teacher: Callable | None = None
-    teacher_map: Callable | None = None
-    velocity: Callable | None = None
-    both: Callable | None = None
-    log_variance: Callable | None = None
-    guide: Callable | None = None
+    module: Any = ""
+    call: str = "map"
+    optim: Mapping[str, Any] = {}
+
+
+# How the terms of a recipe call a network, and what comes back.
+CALLS = {
+    "map": "net(x, s, t, cond=None), the shape of x",
+    "velocity": "net(x, t, cond=None), the shape of x: the module at (x, t, t, cond)",
+    "scalar": "net(x, t, cond=None), [rows]: the module at (x, t, t, cond), its mean over all axes but the rows",
+    "times": "net(s, t), [rows]: the module at (s, t)",
+}
+
+
+class Nets:
+    """The networks of a recipe by name, all optional but `V`; `nets.fake` is the network that the recipe needs as "fake".
+
+    Maps are called `(x, s, t, cond=None)`, velocities `(x, t, cond=None)`, see CALLS. The standard names:
+
+      V: the average velocity that is trained.
+      ema: V with averaged weights.
+      frozen: V with its current weights under a stop-gradient.
+      teacher: a velocity that is not trained.
+      teacher_map: an average velocity that is not trained.
+      velocity: a velocity that is trained along.
+      both: `(x, s, t, cond) -> (V, velocity)` from one pass of a network with a velocity head.
+      log_variance: `(s, t) -> [rows]`, trained along.
+      guide: a guidance inside the training target, `(nets, point, V_ss=None) -> flowjax.guidance.Guided`.
+      heads: `(x, s, t, cond=None) -> {name: array}`, all heads of V's network from one pass.
+      stopped: {name: network}: each trained network with its weights under a stop-gradient; gradients of its inputs pass.
+      mean: `[rows, ...] -> [...]`, the mean over the rows of the whole batch, of all devices.
+    """
+
+    def __init__(
+        self,
+        V,
+        ema=None,
+        frozen=None,
+        teacher=None,
+        teacher_map=None,
+        velocity=None,
+        both=None,
+        log_variance=None,
+        guide=None,
+        *,
+        heads=None,
+        stopped: Mapping[str, Callable] | None = None,
+        mean=None,
+        **others,
+    ):
+        standard = {
+            "V": V, "ema": ema, "frozen": frozen, "teacher": teacher, "teacher_map": teacher_map, "velocity": velocity,
+            "both": both, "log_variance": log_variance, "guide": guide, "heads": heads,
+        }  # fmt: skip
+        self.__dict__.update(standard | others)
+        self.stopped = dict(stopped or {})
+        self.mean = mean or (lambda rows: jnp.mean(rows, axis=0))
+
+    def __getattr__(self, name):
+        # Reached only for a name that was not given: copying and pickling look for special methods here.
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise InputError(f"nets has no network {name!r}; it has {', '.join(self.names())}. Nets(V=..., {name}=...) adds it.")
+
+    def names(self):
+        """The names of the networks that are there."""
+        return tuple(name for name, net in self.__dict__.items() if net is not None and name not in ("stopped", "mean"))
+
+    def replace(self, **changes):
+        """The same networks but for those that are given."""
+        return Nets(**{**self.__dict__, **changes})
+
+    _replace = replace
+
+    def training(self, names):
+        """The networks for a term that trains `names`: of every other trained network the stopped twin."""
+        return self.replace(**{name: net for name, net in self.stopped.items() if name not in names})
+
+    def __repr__(self):
+        return f"Nets({', '.join(self.names())})"
 
 
 class Term(NamedTuple):
-    """One summand of a recipe: which pair, scored how, on which rows.
+    """One summand of a recipe: which pair, scored how, on which rows, and which networks it trains.
 
     Attributes:
       name: key of the term in the draw and in the metrics.
-      pair: `(nets, point) -> Pair`; or `-> (Pair, Pair)`, of two heads, each scored; or `-> (Pair, arguments)` with a dict of
-        arguments for the distance, such as a learned log-variance; or `-> errors [rows]`, used as they are (no distance).
+      pair: `(nets, point) -> Pair`; or `-> (Pair, Pair)`, of two heads, each scored; or `-> errors [rows]`, used as they are (no
+        distance).
       distance: `(prediction, target, **arguments) -> errors [rows]`.
       weight: a float, or `point -> [rows]`.
       columns: `(lo, hi, n)`: the term owns the columns `lo:hi` of `rows.reshape(-1, n)`.
+      times: `(key, n, step) -> {"s": [n], ...}`: the draw of its times, fields of Point.
+      trains: names of the networks that it trains; the others have stopped weights and live inputs. (): all that the method trains.
+      every: the term is computed in every `every`-th step, and rests in the others.
+      metric: `(prediction, target) -> [rows]`, the raw metric of a pair; None: the mean square. For a term with errors of its
+        own: `errors -> [rows]`; None: the errors.
+      arguments: `(nets, point) -> dict`, keyword arguments of the distance, such as a learned log-variance.
+      extra: `(key, rows, step) -> dict` of further arrays for `Point.extra`, each with the row axis first; `rows` is a dict with x0,
+        eps and cond.
+      prepare: `(nets, point) -> point`: samples of the networks before the loss, all under a stop-gradient.
+      group: so many neighbouring rows belong together: they share their times, and no split of the batch separates them.
     """
 
     name: str
     pair: Callable[[Nets, Point], Any]
-    distance: Callable[[Array, Array], Array] | None
+    distance: Callable[..., Array] | None
     weight: float | Callable[[Point], Array] = 1.0
     columns: tuple[int, int, int] = (0, 1, 1)
+    times: Callable[[Array, int, Array], dict[str, Array]] | None = None
+    trains: tuple[str, ...] = ()
+    every: int = 1
+    metric: Callable[..., Array] | None = None
+    arguments: Callable[[Nets, Point], dict[str, Array]] | None = None
+    extra: Callable[[Array, Mapping[str, Any], Array], dict[str, Array]] | None = None
+    prepare: Callable[[Nets, Point], Point] | None = None
+    group: int = 1
 
 
 class Method(NamedTuple):
@@ -104,12 +206,32 @@ class Method(NamedTuple):
       draw: `(key, batch, step) -> {term name: Point}`: all randomness, and the split of the rows among the terms. `batch` is
         `{"x": [B, ...], "label": [B] or absent, "eps": like x or absent}`.
       loss: `(nets, drawn) -> (errors [B], metrics)`: no randomness. `errors[i]` sums the terms that own row i, their mean is
-        the loss; `metrics` has one raw mean square a term, under the term's name.
+        the loss; `metrics` has one raw mean square (or `Term.metric`) a term, under the term's name. A term that `drawn` lacks rests:
+        nothing of it is computed.
       terms: the summands.
-      needs: the fields of `Nets` that the trainer must supply, with their constants: `{"ema": 0.99}`.
+      needs: the networks that the trainer must supply, by name, with their constants: {"ema": 0.99}, {"teacher": {}}, or a
+        Network that is trained along: {"fake": Network(call="velocity")}.
     """
 
     draw: Callable[[Array, Mapping[str, Array], Array], dict[str, Point]]
     loss: Callable[[Nets, Mapping[str, Point]], tuple[Array, dict[str, Array]]]
     terms: tuple[Term, ...]
     needs: Mapping[str, Any]
+
+    def __repr__(self):
+        rows = [("term", "rows", "every", "trains", "distance")]
+        for term in self.terms:
+            lo, hi, n = term.columns
+            distance = getattr(term.distance, "func", term.distance)
+            rows.append(
+                (
+                    term.name,
+                    "all" if hi - lo == n else f"{hi - lo} of {n}",
+                    str(term.every),
+                    ", ".join(term.trains) or "all",
+                    getattr(distance, "__name__", "errors of its own"),
+                )
+            )
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+        return "\n".join(["Method", *(f"  {line}" for line in lines), f"  needs: {', '.join(self.needs) or 'V alone'}"])

@@ -56,7 +56,7 @@ def method(parts: list[tuple[typing.Term, Callable]], *, path, label_drop, needs
 def loss(terms, needs, nets, drawn):
     """(errors [B], metrics) of all terms on their own rows; what `Method.loss` is bound to."""
     for need in needs:
-        if getattr(nets, need) is None:
+        if need not in nets.names():
             raise typing.InputError(
                 f"this method needs the network {need!r}, and nets.{need} is None: Nets(V=..., {need}=...)."
             )
