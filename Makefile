@@ -5,7 +5,7 @@ READY = .venv/installed
 # Fails where there is no GPU instead of falling back; matmuls are counted in programs for the CPU.
 ON_GPU = JAX_PLATFORMS=cuda,cpu $(BIN)/python
 
-.PHONY: demo notebooks test test-slow lint benchmark-gpu
+.PHONY: demo notebooks test test-slow mutants lint benchmark-gpu
 
 demo: $(READY)
 	$(BIN)/python -m experiments.demo --workdir=runs/demo
@@ -18,8 +18,13 @@ notebooks: $(READY)
 test: $(READY) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
+# All slow tests, about an hour on two cores; SIXTH=0 to 5: a sixth of them, as CI runs after `make test`.
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow $(if $(SIXTH),--sixth=$(SIXTH))
+
+# Twenty small changes to losses, recipes, samplers and the step, one at a time: the quick tests must notice each of them.
+mutants: $(READY)
+	$(BIN)/python -m experiments.mutants
 
 # On a machine with an NVIDIA GPU: costs of derivatives, of every method, and of training steps of published size, into docs/gpu.
 benchmark-gpu: $(READY)

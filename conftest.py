@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import zlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the time of the tests is compiling, and a program that runs once need not be fast: half the time for the same numbers.
@@ -16,6 +17,20 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 _COMPILED = tempfile.TemporaryDirectory(prefix="flowjax_compiled_")
 jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def pytest_addoption(parser):
+    """`--sixth=K` with `-m slow`: the slow tests in six parts, so that CI runs all of them within six commits."""
+    parser.addoption("--sixth", type=int, choices=range(6), help="of the slow tests, only this part of six, counted from 0")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Keeps the sixth of the tests; all cases of one function are in the same, because they share what they compile."""
+    sixth = config.getoption("--sixth")
+    if sixth is not None:
+        kept = [item for item in items if zlib.crc32(item.nodeid.partition("[")[0].encode()) % 6 == sixth]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
 
 
 @pytest.fixture

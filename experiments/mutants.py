@@ -1,0 +1,209 @@
+"""Do the tests bite? python -m experiments.mutants
+
+Changes one small thing at a time in a copy of the repository (a sign, a factor, a bound, a stop-gradient that is dropped, two
+times that are swapped) and runs the quick tests that stand for the file. A change that no test notices is a mutant that is alive;
+the script lists all and ends with status 1 if one is. `--seed` chooses other changes; those of the default seed are all noticed.
+About half an hour on two CPU cores.
+
+    python -m experiments.mutants --seed=1 --count=40 --output=runs/mutants
+"""
+
+import ast
+import concurrent.futures
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+import tqdm
+from absl import flags
+
+from experiments import command_line, tables
+from flowjax import typing
+
+SEED = flags.DEFINE_integer("seed", 0, "of the choice of changes", lower_bound=0)
+COUNT = flags.DEFINE_integer("count", 18, "changes that are drawn, besides those of FIXED", lower_bound=0)
+WORKERS = flags.DEFINE_integer("workers", 2, "copies of the repository that are tested at a time", lower_bound=1)
+OUTPUT = flags.DEFINE_string("output", "", "folder for mutants.md and mutants.csv; default: only print")
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Where changes are made, and the test files that stand for what is there.
+SUBJECTS = {
+    "flowjax/losses/*.py": "tests/test_losses*.py",
+    "flowjax/methods/*.py": "tests/test_methods*.py",
+    "flowjax/samplers/*.py": "tests/test_samplers*.py",
+    "flowjax/training/step.py": "tests/test_training*.py",
+}
+# Two changes that no quick test noticed once: (file, text, changed text, tests).
+FIXED = (
+    ("flowjax/training/progress.py", "x[of == c][:per_class]", "x[:per_class]", "tests/test_scores*.py"),
+    ("flowjax/training/log.py", "(step - 1) // ", "0 // ", "tests/test_training*.py"),
+)
+# Changes that nothing can notice, with the reason.
+EQUIVALENT: dict[str, str] = {}
+SWAPS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">"}
+NAMES = {"maximum": "minimum", "minimum": "maximum", "sin": "cos", "cos": "sin"}
+
+
+class Mutant(NamedTuple):
+    """One change.
+
+    Attributes:
+      path: of the file, below the repository.
+      line: number of the line.
+      start: offset of the text that is replaced, in characters.
+      old: that text.
+      new: what stands there instead.
+      tests: pattern of the test files that must notice it.
+    """
+
+    path: str
+    line: int
+    start: int
+    old: str
+    new: str
+    tests: str
+
+    def applied(self, text):
+        """The file with the change."""
+        return text[: self.start] + self.new + text[self.start + len(self.old) :]
+
+    def __str__(self):
+        return f"{self.path}:{self.line}: {self.old} -> {self.new}"
+
+
+def mutants(path, tests):
+    """All changes of a file, a list of Mutant: of the code of its functions, not of texts, errors, checks or annotations."""
+    text = (ROOT / path).read_text()
+    lines = [0]
+    for line in text.splitlines(keepends=True):
+        lines.append(lines[-1] + len(line))
+    place = lambda node: (lines[node.lineno - 1] + node.col_offset, lines[node.end_lineno - 1] + node.end_col_offset)
+    found = []
+    for node in _code(ast.parse(text)):
+        start, end = place(node)
+        for first, old, new in _changes(node, text[start:end], lambda inner, start=start: [at - start for at in place(inner)]):
+            found.append(Mutant(path, node.lineno, start + first, old, new, tests))
+    return [mutant for mutant in found if f"{mutant.path}: {mutant.old} -> {mutant.new}" not in EQUIVALENT]
+
+
+def _code(tree):
+    """The nodes of the functions of a module, without what raises, checks or annotates."""
+    skipped = (ast.Raise, ast.Assert, ast.JoinedStr, ast.arg, ast.AnnAssign)
+    waiting = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    while waiting:
+        node = waiting.pop()
+        if hasattr(node, "lineno"):
+            yield node
+        raises = isinstance(node, ast.If) and any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+        if not raises:
+            waiting += [inner for inner in ast.iter_child_nodes(node) if not isinstance(inner, skipped)]
+
+
+def _changes(node, text, place):
+    """(offset, old, new) of each small change of a node, whose text is `text`; `place(inner)` is where an inner node stands in it."""
+    if isinstance(node, (ast.BinOp, ast.Compare)):
+        left, right = (node.left, node.right) if isinstance(node, ast.BinOp) else (node.left, node.comparators[0])
+        operator = node.op if isinstance(node, ast.BinOp) else node.ops[0]
+        between = slice(place(left)[1], place(right)[0])
+        symbol = text[between].strip(" ()\n")
+        if type(operator) in SWAPS and symbol in "+-*/<=>=" and len(symbol) <= 2:
+            yield between.start + text[between].index(symbol), symbol, SWAPS[type(operator)]
+    elif isinstance(node, ast.Constant) and type(node.value) is float and node.value:
+        yield 0, text, repr(1.25 * node.value)
+    elif isinstance(node, ast.Call):
+        name = text[: place(node.func)[1]]
+        if name == "sg" or name.endswith("stop_gradient"):
+            yield 0, name, "(lambda stopped: stopped)"
+        for old, new in NAMES.items():
+            if name.endswith(f".{old}"):
+                yield len(name) - len(old), old, new
+        times = [arg for arg in node.args if isinstance(arg, ast.Name) and arg.id in ("s", "t")]
+        if [arg.id for arg in times] == ["s", "t"]:
+            first, second = place(times[0])[0], place(times[1])[1]
+            inner = text[first:second]
+            yield first, inner, f"t{inner[1:-1]}s"
+
+
+def chosen(seed, count):
+    """The changes of a seed, a list of Mutant: FIXED, then as many of each of SUBJECTS as `count` gives, drawn without replacement."""
+    draw, found = random.Random(seed), [_fixed(*entry) for entry in FIXED]
+    for number, (pattern, tests) in enumerate(SUBJECTS.items()):
+        every = [mutant for path in sorted(ROOT.glob(pattern)) for mutant in mutants(str(path.relative_to(ROOT)), tests)]
+        share = count // len(SUBJECTS) + (number < count % len(SUBJECTS))
+        found += draw.sample(every, min(share, len(every)))
+    return found
+
+
+def _fixed(path, old, new, tests):
+    text = (ROOT / path).read_text()
+    if text.count(old) != 1:
+        raise typing.InputError(
+            f"{path} holds {old!r} {text.count(old)} times, expected once; correct FIXED in experiments/mutants.py."
+        )
+    return Mutant(path, text[: text.index(old)].count("\n") + 1, text.index(old), old, new, tests)
+
+
+def notice(mutant, copy):
+    """(the test that fails, or "ALIVE", seconds) of a change in a copy of the repository, which is as before afterwards."""
+    file, start = copy / mutant.path, time.perf_counter()
+    before = file.read_text()
+    file.write_text(mutant.applied(before))
+    tests = [str(path.relative_to(copy)) for path in sorted(copy.glob(mutant.tests))]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests]
+    try:
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(copy)})
+    finally:
+        file.write_text(before)
+    failed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if done.returncode == 0:
+        failed = ["ALIVE"]
+    elif not failed:
+        raise RuntimeError(
+            f"pytest ended with {done.returncode} and names no test:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        )
+    return failed[0], time.perf_counter() - start
+
+
+def _copies(folder, count):
+    """Copies of what git tracks, as it is now."""
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    for number in range(count):
+        for file in files:
+            if (ROOT / file).exists():
+                (folder / str(number) / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / file, folder / str(number) / file)
+        yield folder / str(number)
+
+
+def main():
+    """The script."""
+    waiting, rows = chosen(SEED.value, COUNT.value), []
+    with tempfile.TemporaryDirectory(prefix="flowjax_mutants_") as folder, tqdm.tqdm(total=len(waiting), unit="mutant") as bar:
+        free = list(_copies(pathlib.Path(folder), WORKERS.value))
+
+        def work(mutant):
+            copy = free.pop()
+            test, seconds = notice(mutant, copy)
+            free.append(copy)
+            bar.update()
+            return {"change": str(mutant).replace("\n", " "), "noticed by": test, "seconds": seconds}
+
+        with concurrent.futures.ThreadPoolExecutor(WORKERS.value) as pool:
+            rows = list(pool.map(work, waiting))
+    alive = [row for row in rows if row["noticed by"] == "ALIVE"]
+    about = f"{len(rows)} changes, {len(alive)} of them alive; {command_line.typed('mutants')}"
+    print(f"{about}\n\n{tables.markdown(rows)}")
+    if OUTPUT.value:
+        tables.write(pathlib.Path(OUTPUT.value) / "mutants", rows, about)
+    if alive:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    command_line.run(main)
