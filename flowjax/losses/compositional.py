@@ -149,7 +149,7 @@ def flow_map_matching(V, x, s, t, v, *, jvp=jax.jvp):
     Reference: Boffi et al. 2024, Flow Map Matching (arXiv 2406.07507), the FMM loss.
     """
     s, t = checks.times("flow_map_matching", x, s=s, t=t)
-    v = checks.velocity("flow_map_matching", x, v)
+    v = checks.like("flow_map_matching", x, v)
     y = flowmap.jump(V, x, s, t)
     V_ts, dV_ds = jvp(lambda s: V(y, t, s), (s,), (jnp.ones_like(s),))
     return typing.Pair(V_ts + (s - t) * dV_ds, v), typing.Pair(flowmap.move(y, t, s, V_ts), x)

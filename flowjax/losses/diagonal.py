@@ -30,5 +30,5 @@ def flow_matching(V, x, s, v):
     Reference: Lipman et al. 2022, Flow Matching for Generative Modeling (arXiv 2210.02747), eq. 9 (conditional flow matching).
     """
     (s,) = checks.times("flow_matching", x, s=s)
-    v = checks.velocity("flow_matching", x, v)
+    v = checks.like("flow_matching", x, v)
     return typing.Pair(V(x, s, s), v)

@@ -43,7 +43,7 @@ def meanflow(V, x, s, t, v, *, jvp=jax.jvp):
     Reference: Geng et al. 2025, Mean Flows for One-step Generative Modeling (arXiv 2505.13447), eq. 9-11.
     """
     s, t = checks.times("meanflow", x, s=s, t=t)
-    v = checks.velocity("meanflow", x, v)
+    v = checks.like("meanflow", x, v)
     V_st, dV_ds = jvp(lambda x, s: V(x, s, t), (x, s), (v, jnp.ones_like(s)))
     return typing.Pair(V_st, sg(v + (t - s) * dV_ds))
 
@@ -82,8 +82,8 @@ def improved_meanflow(V, x, s, t, v, *, v_tangent=None, jvp=jax.jvp):
     Reference: Geng et al. 2025, Improved Mean Flows (arXiv 2512.02012), the reformulated v-loss and Algorithm 1.
     """
     s, t = checks.times("improved_meanflow", x, s=s, t=t)
-    v = checks.velocity("improved_meanflow", x, v)
-    v_tangent = checks.velocity("improved_meanflow", x, V(x, s, s) if v_tangent is None else v_tangent, name="v_tangent")
+    v = checks.like("improved_meanflow", x, v)
+    v_tangent = checks.like("improved_meanflow", x, V(x, s, s) if v_tangent is None else v_tangent, name="v_tangent")
     V_st, dV_ds = jvp(lambda x, s: V(x, s, t), (x, s), (sg(v_tangent), jnp.ones_like(s)))
     return typing.Pair(V_st - (t - s) * sg(dV_ds), v)
 
@@ -121,9 +121,9 @@ def improved_meanflow_two_heads(both, x, s, t, v, *, v_tangent=None, jvp=jax.jvp
     Reference: Geng et al. 2025, Improved Mean Flows (arXiv 2512.02012), Algorithm 1 with the auxiliary velocity head.
     """
     s, t = checks.times("improved_meanflow_two_heads", x, s=s, t=t)
-    v = checks.velocity("improved_meanflow_two_heads", x, v)
+    v = checks.like("improved_meanflow_two_heads", x, v)
     own = both(x, s, s)[1] if v_tangent is None else v_tangent
-    v_tangent = checks.velocity("improved_meanflow_two_heads", x, own, name="v_tangent")
+    v_tangent = checks.like("improved_meanflow_two_heads", x, own, name="v_tangent")
     V_st, dV_ds, u = jvp(lambda x, s: both(x, s, t), (x, s), (sg(v_tangent), jnp.ones_like(s)), has_aux=True)
     return typing.Pair(V_st - (t - s) * sg(dV_ds), v), typing.Pair(u, v)
 
@@ -160,7 +160,7 @@ def soflow(V, x, s, t, v, a):
     Reference: Luo, Yuan and Liu 2025, SoFlow (arXiv 2512.15657), the solution consistency loss.
     """
     s, t, a = checks.times("soflow", x, s=s, t=t, a=a)
-    v = checks.velocity("soflow", x, v)
+    v = checks.like("soflow", x, v)
     m = s + a * (t - s)
     x_m = flowmap.move(x, s, m, v)
     return typing.Pair(V(x, s, t), sg(a * v + (1 - a) * V(x_m, m, t)))
@@ -198,7 +198,7 @@ def alphaflow(V, x, s, t, v, a):
     Reference: Zhang et al. 2025, AlphaFlow (arXiv 2510.20771), the alpha-flow objective.
     """
     s, t, a = checks.times("alphaflow", x, s=s, t=t, a=a)
-    v = checks.velocity("alphaflow", x, v)
+    v = checks.like("alphaflow", x, v)
     m = s + a * (t - s)
     x_m = flowmap.move(x, s, m, v)
     return typing.Pair(V(x, s, t), sg(a * v + (1 - a) * V(x_m, m, t)))
@@ -236,7 +236,7 @@ def consistency_training(V, x, s, t, v, a):
     Reference: Song et al. 2023, Consistency Models (arXiv 2303.01469), eq. 10; Song and Dhariwal 2023, iCT (arXiv 2310.14189).
     """
     s, t, a = checks.times("consistency_training", x, s=s, t=t, a=a)
-    v = checks.velocity("consistency_training", x, v)
+    v = checks.like("consistency_training", x, v)
     m = s + a * (t - s)
     x_m = flowmap.move(x, s, m, v)
     return typing.Pair(flowmap.jump(V, x, s, t), sg(flowmap.jump(V, x_m, m, t)))
@@ -275,7 +275,7 @@ def consistency_distillation(V, V_target, x, s, t, v, a):
     Reference: Song et al. 2023, Consistency Models (arXiv 2303.01469), eq. 7.
     """
     s, t, a = checks.times("consistency_distillation", x, s=s, t=t, a=a)
-    v = checks.velocity("consistency_distillation", x, v)
+    v = checks.like("consistency_distillation", x, v)
     m = s + a * (t - s)
     x_m = flowmap.move(x, s, m, v)
     return typing.Pair(flowmap.jump(V, x, s, t), sg(flowmap.jump(V_target, x_m, m, t)))
@@ -314,7 +314,7 @@ def consistency_trajectory(V, V_frozen, x, s, t, x_m, m):
     Reference: Kim et al. 2023, Consistency Trajectory Models (arXiv 2310.02279), eq. 9 (soft consistency).
     """
     s, t, m = checks.times("consistency_trajectory", x, s=s, t=t, m=m)
-    x_m = checks.velocity("consistency_trajectory", x, x_m, name="x_m")
+    x_m = checks.like("consistency_trajectory", x, x_m, name="x_m")
     at_data = lambda x_t: flowmap.jump(V_frozen, x_t, t, 0.0)
     return typing.Pair(at_data(flowmap.jump(V, x, s, t)), sg(at_data(flowmap.jump(V, x_m, m, t))))
 
@@ -352,7 +352,7 @@ def continuous_consistency(V, x, s, v, *, warmup=1.0, jvp=jax.jvp):
     Reference: Lu and Song 2024, sCM (arXiv 2410.11081), eq. 6 and section 4.
     """
     s, warmup = checks.times("continuous_consistency", x, s=s, warmup=warmup)
-    v = checks.velocity("continuous_consistency", x, v)
+    v = checks.like("continuous_consistency", x, v)
     V_s0, dV_ds = jvp(lambda x, s: V(x, s, jnp.zeros_like(s)), (x, s), (v, jnp.ones_like(s)))
     return typing.Pair(V_s0, sg(v - warmup * s * dV_ds))
 
@@ -389,7 +389,7 @@ def eulerian_distillation(V, x, s, t, v, *, jvp=jax.jvp):
     Reference: Boffi et al. 2024, Flow Map Matching (arXiv 2406.07507), Eulerian map distillation.
     """
     s, t = checks.times("eulerian_distillation", x, s=s, t=t)
-    v = checks.velocity("eulerian_distillation", x, v)
+    v = checks.like("eulerian_distillation", x, v)
     V_st, dV_ds = jvp(lambda x, s: V(x, s, t), (x, s), (v, jnp.ones_like(s)))
     dF_ds = v - V_st + (t - s) * dV_ds
     return typing.Pair(dF_ds, jnp.zeros_like(dF_ds))
@@ -427,7 +427,7 @@ def eulerian_self_distillation(V, x, s, t, *, jvp=jax.jvp):
     Reference: Boffi et al. 2025, How to build a consistency model (arXiv 2505.18825), the ESD loss.
     """
     s, t = checks.times("eulerian_self_distillation", x, s=s, t=t)
-    u = sg(checks.velocity("eulerian_self_distillation", x, V(x, s, s), name="V(x, s, s)"))
+    u = sg(checks.like("eulerian_self_distillation", x, V(x, s, s), name="V(x, s, s)"))
     along_x = lambda s: jvp(lambda x: V(x, s, t), (x,), (u,))
     (V_st, dV_dx), (dV_ds, _) = jvp(along_x, (s,), (jnp.ones_like(s),))
     residual = (t - s) * dV_ds - V_st + sg(u + (t - s) * dV_dx)
@@ -467,7 +467,7 @@ def align_your_flow_emd(V, x, s, t, v, *, warmup=1.0, jvp=jax.jvp):
     Reference: Sabour, Fidler and Kreis 2025, Align Your Flow (arXiv 2506.14603), the AYF-EMD objective.
     """
     s, t, warmup = checks.times("align_your_flow_emd", x, s=s, t=t, warmup=warmup)
-    v = checks.velocity("align_your_flow_emd", x, v)
+    v = checks.like("align_your_flow_emd", x, v)
     V_st, dV_ds = jvp(lambda x, s: V(x, s, t), (x, s), (v, jnp.ones_like(s)))
     return typing.Pair(V_st, sg(v + warmup * (t - s) * dV_ds))
 
@@ -502,7 +502,7 @@ def flow_anchored(V, x, s, v, *, jvp=jax.jvp):
     Reference: Peng et al. 2025, Flow-Anchored Consistency Models (arXiv 2507.03738), Algorithm 1.
     """
     (s,) = checks.times("flow_anchored", x, s=s)
-    v = checks.velocity("flow_anchored", x, v)
+    v = checks.like("flow_anchored", x, v)
     V_s0, dV_ds = jvp(lambda x, s: V(x, s, jnp.zeros_like(s)), (x, s), (v, jnp.ones_like(s)))
     R = V_s0 - (v - s * dV_ds)
     return typing.Pair(V_s0, sg(V_s0 - (1 - jnp.sqrt(1 - s)) * jnp.clip(R, -1, 1)))

@@ -222,7 +222,7 @@ def freeflow_correction(V, velocity, teacher, x, r, eps):
     Reference: Tong et al. 2025, Flow Map Distillation Without Data (arXiv 2511.19428), the correction objective.
     """
     (r,) = checks.times("freeflow_correction", x, r=r)
-    eps = checks.velocity("freeflow_correction", x, eps, name="eps")
+    eps = checks.like("freeflow_correction", x, eps, name="eps")
     F = flowmap.jump(V, x, 1.0, 0.0)
     x_r = sg((1 - r) * F + r * eps).astype(jnp.result_type(x))
     return typing.Pair(F, sg(F + velocity(x_r, r) - teacher(x_r, r)))
@@ -330,5 +330,5 @@ def consistency_mid_training(V, x, s, t, x_t):
     Reference: Hu et al. 2025, CMT (arXiv 2509.24526), the mid-training objective.
     """
     s, t = checks.times("consistency_mid_training", x, s=s, t=t)
-    x_t = checks.velocity("consistency_mid_training", x, x_t, name="x_t")
+    x_t = checks.like("consistency_mid_training", x, x_t, name="x_t")
     return typing.Pair(V(x, s, t), (x - x_t) / (s - t))
