@@ -1,13 +1,14 @@
-"""What functions ask of their arguments: times and velocities that cannot broadcast by mistake, names that exist."""
+"""Checks of arguments: times and arrays that cannot broadcast by mistake, names that exist."""
 
 import difflib
+from collections.abc import Iterable
 
 import jax.numpy as jnp
 
 from flowjax import typing
 
 
-def times(caller, x, **named):
+def times(caller: str, x: typing.Array, **named: typing.Time) -> tuple[typing.Array, ...]:
     """Makes times floating, never narrower than float32, and checks that they cannot broadcast `x`.
 
     Args:
@@ -27,18 +28,28 @@ def times(caller, x, **named):
     return tuple(_time(caller, shape, dtype, name, value) for name, value in named.items())
 
 
-def velocity(caller, x, v, name="v"):
-    """Returns `v` in the dtype of `x`, as a tangent must be; raises InputError unless it has the shape of `x`."""
-    if jnp.shape(v) != jnp.shape(x):
+def like(caller: str, x: typing.Array, value: typing.Array, name: str = "v") -> typing.Array:
+    """Returns `value`, a velocity, noise or other points, in the dtype of `x`.
+
+    Args:
+      caller: name of the function that was called, for the error.
+      x: data, any shape.
+      value: an array of the shape of `x`.
+      name: what the caller calls the value.
+
+    Raises:
+      InputError: if the value has another shape than `x`.
+    """
+    if jnp.shape(value) != jnp.shape(x):
         raise typing.InputError(
-            f"{caller}: {name} has shape {jnp.shape(v)} but x has shape {jnp.shape(x)}; a velocity has the shape of x:"
-            f" jnp.broadcast_to({name}, x.shape) if one velocity is meant for all."
+            f"{caller}: {name} has shape {jnp.shape(value)} but x has shape {jnp.shape(x)}; expected the shape of x:"
+            f" jnp.broadcast_to({name}, x.shape) if one {name} is meant for all."
         )
-    return jnp.asarray(v, jnp.result_type(x))
+    return jnp.asarray(value, jnp.result_type(x))
 
 
-def member(what, name, known, listed=True):
-    """Raises InputError unless `name` is among `known`; says which names are near, and all of them if `listed`."""
+def member(what: str, name: object, known: Iterable[str], listed: bool = True) -> None:
+    """Raises InputError, with the nearest names and all of them if `listed`, unless `name` is among `known`."""
     if name in known:
         return
     near = difflib.get_close_matches(str(name), [str(k) for k in known], n=3, cutoff=0.5)
@@ -46,7 +57,7 @@ def member(what, name, known, listed=True):
     raise typing.InputError(f"unknown {what} {name!r}{hint}" + (f" Known: {', '.join(known)}." if listed else ""))
 
 
-def _time(caller, shape, dtype, name, value):
+def _time(caller: str, shape: tuple[int, ...], dtype: jnp.dtype, name: str, value: typing.Time) -> typing.Array:
     wide = jnp.promote_types(dtype, jnp.float32)
     if isinstance(value, (int, float)):
         return jnp.asarray(value, wide)

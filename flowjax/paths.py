@@ -65,7 +65,7 @@ def interpolate(path, x0, eps, t):
     Reference: Albergo, Boffi and Vanden-Eijnden 2023, stochastic interpolants (arXiv 2303.08797), definition 2.1.
     """
     (t,) = checks.times("interpolate", x0, t=t)
-    eps = checks.velocity("interpolate", x0, eps, name="eps")
+    eps = checks.like("interpolate", x0, eps, name="eps")
     x, v = jax.jvp(lambda t: path.alpha(t) * x0 + path.sigma(t) * eps, (t,), (jnp.ones_like(t),))
     return x.astype(jnp.result_type(x0)), v.astype(jnp.result_type(x0))
 
