@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from flowjax import exact
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Many tests compile the same programs. One folder a process, which dies with it: no other may read what it is writing.
 _COMPILED = tempfile.TemporaryDirectory(prefix="flowjax_compiled_")
@@ -48,10 +50,12 @@ def tfds_dir(tmp_path_factory):
     os.environ["TFDS_DATA_DIR"] = str(shared / "tfds")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def doctest_names(doctest_namespace):
     """Names that the examples in docstrings may use without importing them."""
-    doctest_namespace.update(jax=jax, jnp=jnp)
+    # Those of flowjax.losses; compiled, because its examples call the same functions of the flow.
+    flow = exact.ExactFlow(*(jax.jit(function) for function in exact.gaussian(0.5, 4.0)))
+    doctest_namespace.update(jax=jax, jnp=jnp, exact=exact, flow=flow, x=jnp.array([-1.0, 0.5, 2.0]), s=0.8, t=0.4)
 
 
 @pytest.fixture(scope="session")
