@@ -33,7 +33,7 @@ def base(preset, *, method):
     config.eval_every = 500  # 0: never
     config.eval_samples = 8_192
     config.eval_steps = (1, 2, 4)
-    # Name and options, see flowjax.samplers.named: "euler" or "heun" where V is trained on the diagonal only, "gamma:gamma=0.3", ...
+    # Name and options, see flowjax.samplers.sampler_from_name: "euler" or "heun" where V is trained on the diagonal only, "gamma:gamma=0.3", ...
     config.sampler = "flow_map"
     config.save_every = 1_000
     config.keep = 2  # newest checkpoints that stay

@@ -59,7 +59,7 @@ class Run:
 
         self.trained, self.config, self.told = trained, trained.config, told
         self.name, self.jumps = trained.config.method.name, methods.METHODS[trained.config.method.name].jumps
-        self.path = paths.named(networks.path_of(trained.config))
+        self.path = paths.path_from_name(networks.path_of(trained.config))
         source = data.load(trained.config.data.name, split="test", data_dir=trained.config.data.dir or None)
         self.real = data.arrays(source, limit=10_000)
         self.labels = evaluation.labels_like(self.real.get("label"), trained.num_classes, len(self.real["x"]))
@@ -73,8 +73,8 @@ class Run:
 
     def way(self):
         """The run's own sampler if it draws no new noise, else jumps along the map."""
-        own = samplers.named(self.config.sampler, self.path)
-        return samplers.named("flow_map") if own.noisy else own
+        own = samplers.sampler_from_name(self.config.sampler, self.path)
+        return samplers.sampler_from_name("flow_map") if own.noisy else own
 
 
 # ---------------------------------------------------------------------------------------------------------- samples

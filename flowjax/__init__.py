@@ -6,7 +6,20 @@
 form. Networks, data, measures, pictures and the trainer are imported where they are used (`import flowjax.training`).
 """
 
-from flowjax import derivatives, distances, exact, flowmap, losses, methods, paths, samplers, times, typing
+from flowjax import derivatives, distances, exact, flowmap, losses, methods, options, paths, samplers, schedules, times, typing
 
 __version__ = "0.1.0"
-__all__ = ["derivatives", "distances", "exact", "flowmap", "losses", "methods", "paths", "samplers", "times", "typing"]
+__all__ = [
+    "derivatives",
+    "distances",
+    "exact",
+    "flowmap",
+    "losses",
+    "methods",
+    "options",
+    "paths",
+    "samplers",
+    "schedules",
+    "times",
+    "typing",
+]

@@ -6,11 +6,12 @@ The exact derivative is `jax.jvp` itself. Every loss that needs one takes `jvp=`
 import contextlib
 import contextvars
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from flowjax import typing
+from flowjax import options, typing
 
 SCHEMES = {"forward": 1 / 2, "backward": 1 / 2, "central": 1 / 3}
 _FLOAT32 = contextvars.ContextVar("networks compute in float32", default=False)
@@ -120,7 +121,7 @@ def _in_float32():
         _FLOAT32.reset(token)
 
 
-def named(jvp):
+def jvp_from_name(jvp: str | Callable) -> Callable:
     """A derivative from its name in a config.
 
     Args:
@@ -130,12 +131,14 @@ def named(jvp):
     Raises:
       InputError: for any other name, or a step that is no number above 0.
     """
-    if callable(jvp) or jvp in ("exact", "float32"):
-        return {"exact": jax.jvp, "float32": float32}.get(jvp, jvp)
-    scheme, _, step = str(jvp).partition(":")
+    if callable(jvp):
+        return jvp
+    known = {"exact": {}, "float32": {}} | dict.fromkeys(SCHEMES, {"step": 1e-3})
     try:
-        return finite_difference(float(step) if step else None, scheme)
-    except ValueError as error:  # a scheme or a step that finite_difference refuses is one too
+        name, given = options.parse("derivative", str(jvp), known)
+        return {"exact": jax.jvp, "float32": float32}.get(name) or finite_difference(scheme=name, **given)
+    except typing.InputError as error:
         raise typing.InputError(
-            f'unknown derivative {jvp!r}; expected "exact" (jax.jvp), "float32" (jax.jvp of networks in float32), or {", ".join(SCHEMES)}, with a step if you like: central:1e-3.'
+            f'unknown derivative {jvp!r}; expected "exact" (jax.jvp), "float32" (jax.jvp of networks in float32), or '
+            f"{', '.join(SCHEMES)}, with a step if you like: central:1e-3."
         ) from error

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from flowjax import checks, typing
+from flowjax import options, typing
 
 sg = jax.lax.stop_gradient
 
@@ -215,9 +215,6 @@ def cosine(prediction, target, *, c=1e-8):
 DISTANCES = {"l2": l2, "huber": huber, "cosine": cosine}
 
 
-def named(distance):
+def distance_from_name(distance: str | Callable) -> Callable:
     """A distance from its name in a config, or the function `(prediction, target) -> errors [B]` itself."""
-    if callable(distance):
-        return distance
-    checks.member("distance", distance, DISTANCES)
-    return DISTANCES[distance]
+    return distance if callable(distance) else options.entry("distance", distance, DISTANCES)

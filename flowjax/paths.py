@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flowjax import checks
+from flowjax import checks, options
 
 
 class Path(NamedTuple):
@@ -75,8 +75,6 @@ def independent(key, x0):
     return jax.random.normal(key, jnp.shape(x0), jnp.result_type(x0))
 
 
-def named(path):
+def path_from_name(path: str | Path) -> Path:
     """A Path from its name in a config, or the Path itself; raises InputError for an unknown name."""
-    if not isinstance(path, Path):
-        checks.member("path", path, PATHS)
-    return PATHS[path] if isinstance(path, str) else path
+    return path if isinstance(path, Path) else options.entry("path", path, PATHS)

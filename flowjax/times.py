@@ -1,14 +1,14 @@
-"""Samplers of times and of the fraction `a`, and schedules over training.
+"""Samplers of times and of the fraction `a`.
 
 A sampler of one time is a function `(key, n) -> [n]`, of a pair `(key, n) -> (s, t)` with source times first; all float32 in
-[0, 1]. A schedule is a function of the training step.
+[0, 1].
 """
 
 import jax
 import jax.numpy as jnp
 from jax.scipy import special
 
-from flowjax import typing
+from flowjax import options, typing
 
 
 def expand(t, x):
@@ -172,52 +172,6 @@ def uniform_triangle():
     return sorted_pair(uniform())
 
 
-def constant(value):
-    """The schedule that stays at `value`."""
-    return lambda step: jnp.float32(value)
-
-
-def exponential(start, end, total_steps):
-    """From `start` at step 0 to `end` at `total_steps` by a constant factor a step, then `end` (SoFlow's `a`).
-
-    Example:
-      >>> round(float(exponential(0.1, 0.001, 100)(50)), 6)
-      0.01
-    """
-    return lambda step: jnp.float32(start) * (end / start) ** _progress(step, total_steps)
-
-
-def linear(start, end, total_steps):
-    """From `start` at step 0 to `end` at `total_steps` by a constant difference a step, then `end`."""
-    return lambda step: start + (end - start) * _progress(step, total_steps)
-
-
-def sigmoid(start, end, steepness=25.0, snap=0.005):
-    """From 1 before `start` to 0 after `end` along 1 - sigmoid, its slope set by `steepness`; within `snap` of 0 or 1 exactly so.
-
-    Example:
-      >>> [round(float(sigmoid(0, 100)(step)), 4) for step in (0, 50, 60, 100)]
-      [1.0, 0.5, 0.0759, 0.0]
-
-    Raises:
-      InputError: unless `end` comes after `start`.
-
-    Reference: Zhang et al. 2025, AlphaFlow (arXiv 2510.20771), the curriculum.
-    """
-    if not end > start:
-        raise typing.InputError(f"the sigmoid schedule starts at {start} and ends at {end}; the end must come after the start.")
-
-    def schedule(step):
-        value = 1 - jax.nn.sigmoid(steepness * (jnp.asarray(step, jnp.float32) - (start + end) / 2) / (end - start))
-        return jnp.where(value < snap, 0.0, jnp.where(value > 1 - snap, 1.0, value))
-
-    return schedule
-
-
-def _progress(step, total_steps):
-    return jnp.clip(jnp.asarray(step, jnp.float32) / total_steps, 0.0, 1.0)
-
-
 # What a config may write, as [name, *constants]; nested for the samplers of a pair.
 SAMPLERS = {
     "uniform": uniform,
@@ -235,40 +189,30 @@ SAMPLERS = {
 }
 
 
-def sampler(spec, times=None):
-    """A sampler from what a config can hold, or the sampler itself.
+def sampler_from_name(spec, draws=None):
+    """A sampler from its name and constants in a config, or the sampler itself.
 
     Args:
       spec: a callable, or `(name, *arguments)` with arguments that are numbers or samplers in the same form:
         `("sorted_pair", ("logit_normal", -0.4, 1.0))`.
-      times: how many times it must draw: 1, or 2 for (s, t); None: not checked.
+      draws: how many times a row it must draw: 1, or 2 for (s, t); None: not checked.
 
     Raises:
       InputError: if the name is unknown, the arguments do not fit it or it draws another number of times.
 
     Example:
-      >>> s, t = sampler(("sorted_pair", ("uniform", 0.2, 0.6)), times=2)(jax.random.key(0), 100)
+      >>> s, t = sampler_from_name(("sorted_pair", ("uniform", 0.2, 0.6)), draws=2)(jax.random.key(0), 100)
       >>> bool((s >= t).all()), bool((t >= 0.2).all())
       (True, True)
     """
-    draw = spec if callable(spec) else _named(spec)
+    draw = options.call("time sampler", spec, SAMPLERS)
+    if draws is None:
+        return draw
     try:
-        drawn = times and len(jax.tree.leaves(jax.eval_shape(lambda key: draw(key, 4), jax.random.key(0))))
+        drawn = len(jax.tree.leaves(jax.eval_shape(lambda key: draw(key, 4), jax.random.key(0))))
     except TypeError as error:
         raise typing.InputError(f"time sampler {spec!r}: {str(error).splitlines()[0]}") from error
-    if drawn != times:
-        wanted = "one time" if times == 1 else "a pair (s, t)"
+    if drawn != draws:
+        wanted = "one time" if draws == 1 else "a pair (s, t)"
         raise typing.InputError(f"the time sampler {spec!r} draws {drawn} time(s) a row; expected {wanted}.")
     return draw
-
-
-def _named(spec):
-    if not isinstance(spec, (tuple, list)) or not spec or spec[0] not in SAMPLERS:
-        raise typing.InputError(
-            f"a time sampler is a tuple (name, *numbers or samplers), here {spec!r}; names: {', '.join(SAMPLERS)}."
-        )
-    name, *arguments = spec
-    try:
-        return SAMPLERS[name](*(sampler(a) if isinstance(a, (tuple, list)) else a for a in arguments))
-    except TypeError as error:
-        raise typing.InputError(f"time sampler {tuple(spec)!r}: {error}.") from None

@@ -39,7 +39,8 @@ from flowjax import (
     paths,
     plots,
     samplers,
-    times as schedules,
+    schedules,
+    times,
     typing,
 )
 from flowjax.data import points
@@ -70,7 +71,7 @@ def mixed(V, x, s, t, v, w, jvp=jax.jvp):
 # %%
 flow = exact.gaussian(mean=jnp.zeros(2), covariance=jnp.diag(jnp.array([4.0, 0.25])))
 x = jax.random.normal(jax.random.key(0), (64, 2))
-s, t = (schedules.expand(time, x) for time in schedules.uniform_triangle()(jax.random.key(1), 64))
+s, t = (times.expand(time, x) for time in times.uniform_triangle()(jax.random.key(1), 64))
 for w in (0.0, 0.5, 1.0):
     right, wrong = (distances.l2(*mixed(V, x, s, t, flow.v(x, s), w)).mean() for V in (flow.V, lambda x, s, t: -x))
     print(f"w = {w}: on the exact map {right:.0e}, on a wrong one {wrong:.2f}")
@@ -140,13 +141,13 @@ networks = {"lambda": (plain, layers), "linen": (linen, mlp_params), "nnx": (of_
 
 # %%
 circle = jnp.asarray(points.eight_gaussians(np.random.default_rng(0), 2**16))
-optimizer, pair_of_times = optax.adam(optax.cosine_decay_schedule(2e-3, steps)), schedules.sorted_pair(schedules.uniform())
+optimizer, pair_of_times = optax.adam(optax.cosine_decay_schedule(2e-3, steps)), times.sorted_pair(times.uniform())
 
 
 def error_of(V, mix, key, step):
     data, noise, time = jax.random.split(key, 3)
     x0, eps = circle[jax.random.randint(data, (rows,), 0, len(circle))], jax.random.normal(noise, (rows, 2))
-    s, t = (schedules.expand(each, x0) for each in pair_of_times(time, rows))
+    s, t = (times.expand(each, x0) for each in pair_of_times(time, rows))
     t = jnp.where(jnp.arange(rows)[:, None] % 2, s, t)
     x, v = paths.interpolate(paths.linear, x0, eps, s)
     return distance(*mixed(V, x, s, t, v, mix(step) * (s != t))).mean()
@@ -209,7 +210,10 @@ def smallest(*, total_steps=None):
 def mixed_targets(*, total_steps=None, times=("sorted_pair", ("uniform",)), diagonal="1/2", c=0.5, jvp="exact", label_drop=0.0):
     """MeanFlow fading into self-distillation over the training, scored by the pseudo-Huber distance."""
     on, off = recipe.split(diagonal)  # which rows each term owns
-    distance, derivative = functools.partial(distances.huber, c=c), derivatives.named(jvp)  # "exact", "central:0.01", ...
+    distance, derivative = (
+        functools.partial(distances.huber, c=c),
+        derivatives.jvp_from_name(jvp),
+    )  # "exact", "central:0.01", ...
     length = recipe.length("mixed_targets", "the mix changes", total_steps)  # an error if it is not known
     schedule = schedules.linear(0.0, 1.0, length)
     pair = lambda nets, at: mixed(recipe.bind(nets.V, at), at.x, at.s, at.t, at.v, at.a, derivative)
@@ -236,7 +240,7 @@ head = """import functools
 import jax
 
 from configs import common
-from flowjax import derivatives, distances, losses, methods, times as schedules, typing
+from flowjax import derivatives, distances, losses, methods, schedules, typing
 from flowjax.methods import recipe
 """
 tail = """methods.register("mixed_targets", mixed_targets)

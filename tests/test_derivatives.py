@@ -141,18 +141,18 @@ def test_step_must_be_positive(step):
 
 
 def test_named():
-    assert derivatives.named("exact") is jax.jvp
-    assert derivatives.named(jax.jvp) is jax.jvp
+    assert derivatives.jvp_from_name("exact") is jax.jvp
+    assert derivatives.jvp_from_name(jax.jvp) is jax.jvp
     step = derivatives.finite_difference(1e-2)
-    assert derivatives.named(step) is step
+    assert derivatives.jvp_from_name(step) is step
     for scheme, side in (("forward", 3.0), ("backward", 1.0), ("central", 2.0)):
-        slope = derivatives.named(scheme)(lambda x: jnp.where(x > 0, 3 * x, x), (0.0,), (1.0,))[1]
+        slope = derivatives.jvp_from_name(scheme)(lambda x: jnp.where(x > 0, 3 * x, x), (0.0,), (1.0,))[1]
         assert float(slope) == pytest.approx(side, rel=1e-3)
-    slope = derivatives.named("backward:0.5")(jnp.square, (1.0,), (1.0,))[1]
+    slope = derivatives.jvp_from_name("backward:0.5")(jnp.square, (1.0,), (1.0,))[1]
     assert float(slope) == pytest.approx((1 - 0.25) / 0.5)
 
 
 @pytest.mark.parametrize("name", ["centrall", "exact:1e-3", "central:x", "central:-1", "central:nan", "", None])
 def test_unknown_names(name):
     with pytest.raises(typing.InputError, match="unknown derivative.*exact.*central:1e-3"):
-        derivatives.named(name)
+        derivatives.jvp_from_name(name)

@@ -10,7 +10,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = [
     {"typing"},
     {"checks", "profiling"},
-    {"flowmap", "paths", "times", "derivatives", "distances"},
+    {"options"},
+    {"flowmap", "paths", "times", "schedules", "derivatives", "distances"},
     {"losses", "guidance", "samplers", "exact"},
     {"methods"},
     {"models", "data", "evals", "plots", "residuals"},

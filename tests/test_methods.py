@@ -1009,7 +1009,7 @@ def test_derivative_by_name(name):
 @pytest.mark.parametrize("path", ["trigonometric", paths.Path(lambda t: (1 - t) ** 2, lambda t: t)])
 def test_another_path(path):
     point = drawer("flow_matching", path=path)(jax.random.key(0), batch(24), 0)["anchor"]
-    own = paths.named(path)
+    own = paths.path_from_name(path)
     np.testing.assert_allclose(point.x, own.alpha(point.s) * point.x0 + own.sigma(point.s) * point.eps, atol=1e-5)
 
 

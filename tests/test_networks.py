@@ -121,7 +121,7 @@ def test_the_student_moves_neither_teacher_nor_auxiliary_and_the_auxiliary_not_t
         V, auxiliary, ask = apply(weights), apply(params["velocity"]), apply(run.fixed)
         at = lambda net: lambda x, t: net(x, t, t)
         own, p = drawn["prediction"], drawn["correction"]
-        predicted = losses.freeflow_prediction(V, at(ask), own.x, own.t, jvp=derivatives.named("forward"))
+        predicted = losses.freeflow_prediction(V, at(ask), own.x, own.t, jvp=derivatives.jvp_from_name("forward"))
         pushed = losses.freeflow_correction(V, at(auxiliary), at(ask), p.x, p.t, p.eps)
         first = distances.adaptive(*predicted, reduce="mean", p=1.0, c=1e-3).sum()
         return (first + distances.normalised(*pushed, reduce="mean", c=1e-6).sum()) / 32
@@ -533,7 +533,7 @@ def test_a_tangent_in_float32_of_a_network_in_bfloat16(parameterisation):
     )  # the last layer starts at zero
     of = lambda net: networks.nets(networks.Networks({"V": net}), {"V": params}, None, ()).V
     along = lambda V, jvp: jvp(lambda x, s: V(x, s, 0.2), (x, s), (u, jnp.ones_like(s)))
-    primal, tangent = along(of(half), derivatives.named("float32"))
+    primal, tangent = along(of(half), derivatives.jvp_from_name("float32"))
     np.testing.assert_array_equal(primal, of(half)(x, s, 0.2))
     np.testing.assert_allclose(tangent, along(of(full), jax.jvp)[1], atol=1e-5)
     assert np.abs(along(of(half), jax.jvp)[1] - tangent).max() > 1e-3  # which the plain derivative is not

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from flowjax import distances, paths, times, typing
+from flowjax import distances, paths, schedules, times, typing
 
 N = 20_000
 normal_cdf = stats.norm.cdf
@@ -41,7 +41,7 @@ def test_interpolation_and_its_velocity(name):
     x0, eps = rng.normal(size=(2, 5, 3))
     t = np.array([0.02, 0.2, 0.5, 0.8, 1.0])[:, None]
     alpha, sigma, dalpha, dsigma = (VELOCITIES | {"variance_preserving": vp})[name](t)
-    x, v = paths.interpolate(paths.named(name), jnp.asarray(x0), jnp.asarray(eps), jnp.asarray(t))
+    x, v = paths.interpolate(paths.path_from_name(name), jnp.asarray(x0), jnp.asarray(eps), jnp.asarray(t))
     np.testing.assert_allclose(x, alpha * x0 + sigma * eps, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(v, dalpha * x0 + dsigma * eps, rtol=1e-9, atol=1e-12)
 
@@ -56,7 +56,7 @@ def test_ends_of_a_path(name, alpha_1):
 
 def test_a_path_of_the_user():
     path = paths.Path(lambda t: (1 - t) ** 2, lambda t: t)
-    assert paths.named(path) is path
+    assert paths.path_from_name(path) is path
     x, v = paths.interpolate(path, jnp.full((1, 2), 3.0), jnp.ones((1, 2)), 0.5)
     np.testing.assert_allclose(x, 3 * 0.25 + 0.5)
     np.testing.assert_allclose(v, 3 * -1.0 + 1.0)
@@ -73,7 +73,7 @@ def test_interpolation_keeps_the_dtype_of_the_data(dtype, t):
 def test_errors_of_paths():
     x0 = jnp.ones((4, 3))
     with pytest.raises(typing.InputError, match="linear, trigonometric"):
-        paths.named("liner")
+        paths.path_from_name("liner")
     with pytest.raises(typing.InputError, match="eps has shape"):
         paths.interpolate(paths.linear, x0, x0[:1], 0.5)
     with pytest.raises(typing.InputError, match=r"flowjax\.times\.expand"):
@@ -126,7 +126,7 @@ PAIRS = {
 
 @functools.cache
 def drawn(spec, seed=0):
-    return np.asarray(times.sampler(spec)(jax.random.key(seed), N), np.float64)
+    return np.asarray(times.sampler_from_name(spec)(jax.random.key(seed), N), np.float64)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_distribution_of_pairs(name):
 @pytest.mark.parametrize("name", PAIRS)
 def test_range_order_and_key_of_pairs(name):
     spec = PAIRS[name][0]
-    sampler = times.sampler(spec)
+    sampler = times.sampler_from_name(spec)
     s, t = sampler(jax.random.key(0), N)
     assert s.shape == t.shape == (N,) and s.dtype == t.dtype == jnp.float32
     assert (0 <= t).all() and (t <= s).all() and (s <= 1).all()
@@ -208,9 +208,9 @@ def test_gap_first_at_its_extremes_is_finite(gap_mean):
 @pytest.mark.parametrize(
     ("schedule", "values"),
     [
-        (times.constant(0.3), [0.3] * 5),
-        (times.linear(1.0, 0.2, 100), [1.0, 0.8, 0.6, 0.2, 0.2]),
-        (times.exponential(0.1, 0.001, 100), [0.1, 0.1 * 10**-0.5, 0.01, 0.001, 0.001]),
+        (schedules.constant(0.3), [0.3] * 5),
+        (schedules.linear(1.0, 0.2, 100), [1.0, 0.8, 0.6, 0.2, 0.2]),
+        (schedules.exponential(0.1, 0.001, 100), [0.1, 0.1 * 10**-0.5, 0.01, 0.001, 0.001]),
     ],
 )
 def test_schedules(schedule, values):
@@ -230,9 +230,9 @@ def test_expand():
 
 def test_specs_of_samplers():
     own = lambda key, n: jnp.zeros(n)
-    assert times.sampler(own) is own
-    as_list = times.sampler(["sorted_pair", ["uniform", 0.2, 0.6]])(jax.random.key(0), 10)
-    as_tuple = times.sampler(("sorted_pair", ("uniform", 0.2, 0.6)))(jax.random.key(0), 10)
+    assert times.sampler_from_name(own) is own
+    as_list = times.sampler_from_name(["sorted_pair", ["uniform", 0.2, 0.6]])(jax.random.key(0), 10)
+    as_tuple = times.sampler_from_name(("sorted_pair", ("uniform", 0.2, 0.6)))(jax.random.key(0), 10)
     np.testing.assert_array_equal(np.stack(as_list), np.stack(as_tuple))
     wider = {"sorted_sides", "gap_uniform", "dyadic", "uniform_square", "karras", "fixed"}  # tested below
     assert set(times.SAMPLERS) == {"uniform", "logit_normal", *PAIRS, *wider}
@@ -243,13 +243,13 @@ def test_specs_of_samplers():
 )
 def test_wrong_specs_of_samplers(spec):
     with pytest.raises(typing.InputError):
-        times.sampler(spec)
+        times.sampler_from_name(spec)
 
 
 @pytest.mark.parametrize("spec", [("logit_normal",), ("logit_normal", 0.0), ("uniform_triangle", 1.0), ("sorted_pair",)])
 def test_specs_with_wrong_arguments_name_the_sampler(spec):
     with pytest.raises(typing.InputError, match=spec[0]):
-        times.sampler(spec)
+        times.sampler_from_name(spec)
 
 
 # Distances
@@ -409,7 +409,7 @@ def test_square_and_fixed_times():
     s, t = times.uniform_square()(KEY, N)
     assert stats.kstest(np.asarray(s), "uniform").pvalue > 0.01 and stats.kstest(np.asarray(t), "uniform").pvalue > 0.01
     assert stats.spearmanr(s, t).pvalue > 0.01 and 0.48 < (s > t).mean() < 0.52
-    np.testing.assert_array_equal(times.sampler(("fixed", 0.5), times=1)(KEY, 5), np.full(5, 0.5, np.float32))
+    np.testing.assert_array_equal(times.sampler_from_name(("fixed", 0.5), draws=1)(KEY, 5), np.full(5, 0.5, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -427,7 +427,7 @@ def test_square_and_fixed_times():
 def test_samplers_by_name_are_float32_and_drawn_by_the_key(spec, wide):
     count = 1 if spec[0] in ("karras", "fixed") else 2
     with jax.enable_x64(wide):
-        draw = jax.jit(times.sampler(spec, times=count), static_argnums=1)
+        draw = jax.jit(times.sampler_from_name(spec, draws=count), static_argnums=1)
         one, again, other = (jnp.reshape(jnp.stack(draw(jax.random.key(k), 64)), (count, 64)) for k in (0, 0, 1))
     for first, same, second in zip(one, again, other):
         assert first.dtype == jnp.float32 and 0 <= first.min() and first.max() <= 1
@@ -436,19 +436,19 @@ def test_samplers_by_name_are_float32_and_drawn_by_the_key(spec, wide):
     if count == 2 and spec[0] != "uniform_square":
         assert (one[1] <= one[0]).all()
     with pytest.raises(typing.InputError, match=rf"{spec[0]}.*draws {count} time"):
-        times.sampler(spec, times=3 - count)
+        times.sampler_from_name(spec, draws=3 - count)
 
 
 def test_sigmoid_schedule():
-    schedule = times.sigmoid(100, 300, steepness=25.0, snap=0.005)
+    schedule = schedules.sigmoid(100, 300, steepness=25.0, snap=0.005)
     step = np.array([0, 120, 180, 200, 220, 280, 400])
     plain = 1 - special.expit(25 * (step - 200) / 200)
     expected = np.where(plain < 0.005, 0, np.where(plain > 0.995, 1, plain))
     np.testing.assert_allclose(jax.vmap(schedule)(step), expected, rtol=1e-5)
     assert expected[0] == expected[1] == 1 and expected[-1] == expected[-2] == 0 and 0 < expected[3] < 1
     with pytest.raises(typing.InputError, match="starts at 5 and ends at 5"):
-        times.sigmoid(5, 5)
-    found = times.sigmoid(0, 100, steepness=5.0, snap=0.1)(jnp.arange(101))
+        schedules.sigmoid(5, 5)
+    found = schedules.sigmoid(0, 100, steepness=5.0, snap=0.1)(jnp.arange(101))
     assert ((found == 0) | ((0.1 <= found) & (found <= 0.9)) | (found == 1)).all() and (jnp.diff(found) <= 0).all()
     assert found.dtype == jnp.float32
 
@@ -497,7 +497,10 @@ def test_features_compare_what_the_network_sees():
 
 
 def test_distances_by_name():
-    assert distances.named("l2") is distances.l2 and distances.named(distances.cauchy) is distances.cauchy
-    assert all(distances.named(name)(*PAIR).shape == (6,) for name in distances.DISTANCES)
+    assert (
+        distances.distance_from_name("l2") is distances.l2
+        and distances.distance_from_name(distances.cauchy) is distances.cauchy
+    )
+    assert all(distances.distance_from_name(name)(*PAIR).shape == (6,) for name in distances.DISTANCES)
     with pytest.raises(typing.InputError, match=r"unknown distance 'hubber'; did you mean huber\?.* Known: l2, huber, cosine"):
-        distances.named("hubber")
+        distances.distance_from_name("hubber")

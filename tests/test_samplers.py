@@ -150,7 +150,7 @@ NOISY = {
 def noisy(spec, flow, x, times, path="linear"):
     """Samples of a sampler with new noise from an exact flow, [n, ...], from n points at times[0]."""
     keys = jax.random.split(jax.random.key(0), len(x))
-    run = lambda x: samplers.named(spec, path).run(flow.V, x, np.array(times), keys)
+    run = lambda x: samplers.sampler_from_name(spec, path).run(flow.V, x, np.array(times), keys)
     quick = {"xla_backend_optimization_level": 0}  # the graphs take XLA seconds and run once
     return np.asarray(jax.jit(run, compiler_options=quick)(x))
 
@@ -229,7 +229,7 @@ def test_restart_asks_where_times_fall_and_draws_where_they_rise():
         return x * 0
 
     x, keys = jnp.zeros((3, 2)), jax.random.split(jax.random.key(0), 3)
-    chosen = samplers.named("restart:low=0.25,high=0.75,repeats=2")
+    chosen = samplers.sampler_from_name("restart:low=0.25,high=0.75,repeats=2")
     ways = [chosen.run(V, x, np.array([1.0, 0.5, 0.0]), keys)]
     jax.effects_barrier()
     once = [(0.75, 0.5), (0.5, 0.25)]
@@ -246,7 +246,7 @@ def test_restart_asks_where_times_fall_and_draws_where_they_rise():
 )
 def test_options_out_of_range_are_told(spec):
     with pytest.raises(typing.InputError, match=r"expected .*e\.g\. (restart|gamma):"):
-        samplers.check(spec, 2)
+        samplers.check_sampler(spec, 2)
 
 
 @pytest.mark.usefixtures("x64")
@@ -295,7 +295,7 @@ def test_the_exact_map_of_many_rows_in_float32_is_right_inside_the_scan():
 @pytest.mark.parametrize("grid", ["uniform", "shifted", "shifted:shift=0.5", "karras", "karras:rho=3,sigma_max=20"])
 @pytest.mark.parametrize("steps", [1, 2, 9])
 def test_grids_fall_from_noise_to_data(grid, steps):
-    times = samplers.named_grid(grid)(steps)
+    times = samplers.grid_from_name(grid)(steps)
     assert len(times) == steps + 1 and times[0] == 1 and times[-1] == 0 and (np.diff(times) < 0).all()
 
 
@@ -308,7 +308,7 @@ def test_shifted_and_karras_grids_are_those_of_the_papers():
 
 
 def test_a_grid_may_be_given():
-    np.testing.assert_allclose(samplers.named_grid("1,0.8,0.3,0")(3), [1, 0.8, 0.3, 0])
+    np.testing.assert_allclose(samplers.grid_from_name("1,0.8,0.3,0")(3), [1, 0.8, 0.3, 0])
 
 
 BAD = {
@@ -329,7 +329,7 @@ BAD = {
 def test_bad_grids_are_told(case):
     grid, steps, said = BAD[case]
     with pytest.raises(typing.InputError, match=said):
-        samplers.check("flow_map", steps, grid)
+        samplers.check_sampler("flow_map", steps, grid)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_bad_grids_are_told(case):
 )
 def test_bad_samplers_are_told(spec, said):
     with pytest.raises(typing.InputError, match=said):
-        samplers.check(spec, 2)
+        samplers.check_sampler(spec, 2)
 
 
 @pytest.mark.usefixtures("x64")
@@ -353,7 +353,7 @@ def test_bad_samplers_are_told(spec, said):
 )
 def test_inversion_then_sampling_returns_the_data(spec):
     """To the accuracy of the solver: rounding for the flow map, the tolerance for the adaptive one, n^-order for the others."""
-    times, chosen = np.linspace(1, 0, 65), samplers.named(spec)
+    times, chosen = np.linspace(1, 0, 65), samplers.sampler_from_name(spec)
     run = jax.jit(lambda x, times: chosen.run(flow().V, x, times, None))
     noise = run(data(), times[::-1])
     back = run(noise, times)
@@ -392,6 +392,6 @@ def test_each_sampler_says_how_often_it_evaluates():
             return -x
 
         times = np.asarray(samplers.grid(3))
-        samplers.named(name).run(V, jnp.ones((2, 3)), times, jax.random.split(jax.random.key(0), 2))
+        samplers.sampler_from_name(name).run(V, jnp.ones((2, 3)), times, jax.random.split(jax.random.key(0), 2))
         jax.effects_barrier()
         assert asked and (entry.evaluations is None or entry.evaluations(times) == len(asked)), name

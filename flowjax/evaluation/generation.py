@@ -68,7 +68,7 @@ def write(
         "average": average or runs.default_average(run.config), "sampler": sampler, "grid": grid, "steps": steps,
         "guidance": told.get("guidance"), "interval": list(told.get("interval", ())), "labels": asked.tolist(), "seed": seed,
     }  # fmt: skip
-    samplers.check(sampler, steps, grid)
+    samplers.check_sampler(sampler, steps, grid)
     path = pathlib.Path(folder)
     if hosts.lead():
         _claim(path, facts)

@@ -185,7 +185,7 @@ def evaluate(
     trained = runs[averages[0]]
     steps = steps or trained.config.eval_steps
     for asked, n in itertools.product(chosen, steps):
-        samplers.check(asked or trained.config.sampler, n, grid)
+        samplers.check_sampler(asked or trained.config.sampler, n, grid)
     judge, floor, real, held_out = _judges(trained.config)
     names = judge.names(measures)
     facts = generation.about(samples) if samples else {"count": num or len(real["x"])}
@@ -264,12 +264,12 @@ def _draw(runs, steps, count, seed, chosen, ways_told, grid, real):
     labels = evaluation.labels_like(real.get("label"), run.num_classes, count)
     for name, told in itertools.product(chosen, ways_told):
         name, path = name or run.config.sampler, networks.path_of(run.config)
-        evaluations = samplers.named(name).evaluations
+        evaluations = samplers.sampler_from_name(name).evaluations
         sample = evaluation.make_sampler(run.net, run.shape, name, told, grid=grid, path=path)
         for (average, own), n in itertools.product(runs.items(), steps):
             about = {
                 **_way(n, name, average or runs.default_average(run.config), told.get("guidance")),
-                "evaluations": evaluations(samplers.named_grid(grid)(n)) if evaluations else "",
+                "evaluations": evaluations(samplers.grid_from_name(grid)(n)) if evaluations else "",
             }
             yield about, sample(own.params, seed, labels, n, progress=True), labels
 

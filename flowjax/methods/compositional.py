@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from flowjax import checks, derivatives, distances, losses, times as schedules, typing
+from flowjax import checks, derivatives, distances, losses, schedules, typing
 from flowjax.methods import recipe
 
 
@@ -146,7 +146,7 @@ def fmm(
 
     Reference: Boffi et al. 2024 (arXiv 2406.07507).
     """
-    jvp = derivatives.named(jvp)
+    jvp = derivatives.jvp_from_name(jvp)
     if first_limit == last_limit:
         limit = schedules.constant(first_limit)
     else:

@@ -77,7 +77,7 @@ def ct(
         return jnp.ceil(jnp.sqrt(share * ((last_levels + 1) ** 2 - first_levels**2) + first_levels**2) - 1).astype(int) + 1
 
     draw = _neighbours(levels_of, _uniform_index, sigma_min, sigma_max, rho)
-    eulerian = typing.Term("eulerian", _training_pair, distances.named(distance))
+    eulerian = typing.Term("eulerian", _training_pair, distances.distance_from_name(distance))
     return recipe.method([(eulerian, draw)], path=path, label_drop=label_drop)
 
 
@@ -223,7 +223,7 @@ def cd(
         return losses.consistency_distillation(V, V_target, point.x, point.s, point.t, v, point.a)
 
     draw = _neighbours(lambda step: levels, _uniform_index, sigma_min, sigma_max, rho)
-    eulerian = typing.Term("eulerian", pair, distances.named(distance))
+    eulerian = typing.Term("eulerian", pair, distances.distance_from_name(distance))
     parts = [(eulerian, draw)]
     return recipe.method(parts, path=path, label_drop=label_drop, needs={"teacher": {}, "ema": ema})
 
@@ -284,7 +284,7 @@ def ctm(
         x_m = _solve(recipe.bind_velocity(nets.teacher, point), point.x, s, m, grid, teacher_steps, mean_velocity)
         return losses.consistency_trajectory(V, V_frozen, point.x, s, t, x_m, m)
 
-    eulerian = typing.Term("eulerian", pair, distances.named(distance))
+    eulerian = typing.Term("eulerian", pair, distances.distance_from_name(distance))
     parts = [(eulerian, draw)]
     return recipe.method(parts, path=path, label_drop=label_drop, needs={"teacher": {}, "ema": ema})
 
@@ -332,7 +332,7 @@ def scm(
     Reference: Lu and Song 2024 (arXiv 2410.11081), eq. 8 and Algorithm 1.
     """
     del total_steps
-    jvp = derivatives.named(jvp)
+    jvp = derivatives.jvp_from_name(jvp)
     sampler, warmup = recipe.diagonal_times(times), recipe.warm_up(1.0, warmup_steps)
 
     def draw(key, n, step):

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from flowjax import derivatives, distances, flowmap, losses, times as schedules, typing
+from flowjax import derivatives, distances, flowmap, losses, schedules, typing
 from flowjax.methods import recipe
 
 
@@ -39,7 +39,7 @@ def meanflow(
     Reference: Geng et al. 2025 (arXiv 2505.13447), Table 4 (constants for ImageNet 256 x 256).
     """
     del total_steps
-    jvp = derivatives.named(jvp)
+    jvp = derivatives.jvp_from_name(jvp)
     on, off = recipe.split(diagonal)
     distance = functools.partial(distances.adaptive, reduce="sum", p=p, c=c)
 
@@ -81,7 +81,7 @@ def imf(
     del total_steps
     if heads not in (1, 2):
         raise typing.InputError(f"heads is {heads!r}; expected 1, or 2 for a network with a velocity head.")
-    jvp = derivatives.named(jvp)
+    jvp = derivatives.jvp_from_name(jvp)
     on, off = recipe.split(diagonal)
     distance = functools.partial(distances.adaptive, reduce="sum", p=p, c=c)
 
@@ -189,7 +189,7 @@ def alphaflow(
 
     Reference: Zhang et al. 2025 (arXiv 2510.20771).
     """
-    jvp = derivatives.named(jvp)
+    jvp = derivatives.jvp_from_name(jvp)
     on, off = recipe.split(diagonal)
     steps = recipe.length("alphaflow", "a falls from 1 to 0", total_steps)
     distance = functools.partial(distances.adaptive, reduce="mean", p=p, c=c)
@@ -248,7 +248,7 @@ def dmf(
     Reference: Lee, Yu and Shin 2025 (arXiv 2510.24474).
     """
     del total_steps
-    jvp = derivatives.named(jvp)
+    jvp = derivatives.jvp_from_name(jvp)
     on, off = recipe.split(diagonal)
     distance = functools.partial(distances.cauchy, c=c)
 
@@ -352,7 +352,7 @@ def emd(*, total_steps=None, times=("uniform_triangle",), path="linear", label_d
     Reference: Boffi et al. 2024 (arXiv 2406.07507).
     """
     del total_steps
-    jvp = derivatives.named(jvp)
+    jvp = derivatives.jvp_from_name(jvp)
 
     def pair(nets, point):
         v = nets.teacher(point.x, point.s, point.cond)
@@ -389,7 +389,7 @@ def esd(
     Reference: Boffi et al. 2025 (arXiv 2505.18825).
     """
     del total_steps
-    jvp = derivatives.named(jvp)
+    jvp = derivatives.jvp_from_name(jvp)
     on, off = recipe.split(diagonal)
 
     def pair(nets, point):
@@ -431,7 +431,7 @@ def ayf_emd(
     Reference: Sabour, Fidler and Kreis 2025 (arXiv 2506.14603).
     """
     del total_steps
-    jvp = derivatives.named(jvp)
+    jvp = derivatives.jvp_from_name(jvp)
 
     def pair(nets, point):
         V, x, s = recipe.bind(nets.V, point), point.x, point.s
@@ -469,7 +469,7 @@ def facm(
     Reference: Peng et al. 2025 (arXiv 2507.03738), Algorithm 1 and its code.
     """
     del total_steps
-    jvp = derivatives.named(jvp)
+    jvp = derivatives.jvp_from_name(jvp)
 
     def errors(nets, point):
         V, x, s = recipe.bind(nets.V, point), point.x, point.s

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from flowjax import derivatives, distances, flowmap, losses, paths, times as samplers, typing
+from flowjax import derivatives, distances, flowmap, losses, paths, typing
 from flowjax.methods import recipe
 
 sg = jax.lax.stop_gradient
@@ -24,7 +24,7 @@ def lmd(*, total_steps=None, times=("uniform_triangle",), path="linear", label_d
     Reference: Boffi et al. 2024 (arXiv 2406.07507).
     """
     del total_steps
-    jvp = derivatives.named(jvp)
+    jvp = derivatives.jvp_from_name(jvp)
 
     def pair(nets, point):
         V, teacher = recipe.bind(nets.V, point), recipe.bind_velocity(nets.teacher, point)
@@ -61,7 +61,7 @@ def lsd(
     Reference: Boffi et al. 2025 (arXiv 2505.18825).
     """
     del total_steps
-    jvp = derivatives.named(jvp)
+    jvp = derivatives.jvp_from_name(jvp)
     on, off = recipe.split(diagonal)
 
     def pair(nets, point):
@@ -97,7 +97,7 @@ def ayf_lmd(
     Reference: Sabour, Fidler and Kreis 2025 (arXiv 2506.14603).
     """
     del total_steps
-    jvp = derivatives.named(jvp)
+    jvp = derivatives.jvp_from_name(jvp)
 
     def pair(nets, point):
         V, teacher = recipe.bind(nets.V, point), recipe.bind_velocity(nets.teacher, point)
@@ -132,7 +132,7 @@ def tvm(
     Reference: Zhou et al. 2025 (arXiv 2511.19797), the ImageNet-256 configuration.
     """
     del total_steps
-    jvp = derivatives.named(jvp)
+    jvp = derivatives.jvp_from_name(jvp)
 
     def pair(nets, point):
         V, V_target = recipe.bind(nets.V, point), recipe.bind(nets.ema, point)
@@ -174,7 +174,7 @@ def freeflow(
     Reference: Tong et al. 2025 (arXiv 2511.19428).
     """
     del total_steps
-    jvp = derivatives.named(jvp)
+    jvp = derivatives.jvp_from_name(jvp)
     on, off = recipe.split(correction)
     corrected = functools.partial(distances.normalised, reduce="mean", c=1e-6)
 
@@ -211,13 +211,13 @@ def pid(*, total_steps=None, times=("karras", 250), distance="l2", label_drop=0.
     Reference: Tee et al. 2024 (arXiv 2411.08378).
     """
     del total_steps
-    jvp = derivatives.named(jvp)
+    jvp = derivatives.jvp_from_name(jvp)
 
     def pair(nets, point):
         V, teacher = recipe.bind(nets.V, point), recipe.bind_velocity(nets.teacher, point)
         return losses.physics_informed(V, teacher, point.x, point.t, jvp=jvp)
 
-    lagrangian = typing.Term("lagrangian", pair, distances.named(distance))
+    lagrangian = typing.Term("lagrangian", pair, distances.distance_from_name(distance))
     parts = [(lagrangian, recipe.target_times(times))]
     return recipe.method(parts, path=recipe.NOISE, label_drop=label_drop, needs={"teacher": {}})
 
@@ -235,10 +235,10 @@ def boot(*, total_steps=None, times=("uniform",), delta=0.04, boundary=0.5, labe
     Reference: Gu et al. 2023 (arXiv 2306.05544).
     """
     del total_steps
-    sampler = samplers.sampler(times, times=1)
+    source = recipe.diagonal_times(times)
 
     def draw(key, n, step):
-        m = jnp.maximum(sampler(key, n), delta)
+        m = jnp.maximum(source(key, n, step)["s"], delta)
         t = m - delta
         return {"t": t, "a": (1 - m) / (1 - t)}
 
@@ -271,6 +271,6 @@ def cmt(*, total_steps=None, times=("uniform_triangle",), distance="l2", label_d
         x_t = flowmap.move(point.x, point.s, point.t, point.v)
         return losses.consistency_mid_training(recipe.bind(nets.V, point), point.x, point.s, point.t, x_t)
 
-    lagrangian = typing.Term("lagrangian", pair, distances.named(distance))
+    lagrangian = typing.Term("lagrangian", pair, distances.distance_from_name(distance))
     method = recipe.method([(lagrangian, recipe.pair_times(times))], path=recipe.TRAJECTORY, label_drop=label_drop)
     return method._replace(draw=recipe.with_trajectories(method.draw))

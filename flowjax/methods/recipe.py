@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flowjax import checks, distances, flowmap, guidance, losses, paths, times, typing
+from flowjax import checks, distances, flowmap, guidance, losses, paths, schedules, times, typing
 
 WHOLE = (0, 1, 1)  # every row
 NOISE = object()  # instead of a path: every term starts from noise, and no data is read
@@ -29,7 +29,7 @@ def method(parts: list[tuple[typing.Term, Callable]], *, path, label_drop, needs
       InputError: for an unknown path, or a label_drop outside [0, 1].
     """
     special = {id(NOISE): from_noise, id(TRAJECTORY): on_trajectory}
-    point = special.get(id(path)) or functools.partial(on_path, paths.named(path))
+    point = special.get(id(path)) or functools.partial(on_path, paths.path_from_name(path))
     parts = [(term, draw) for term, draw in parts if term.columns[0] < term.columns[1]]
     terms, needs = tuple(term for term, _ in parts), dict(needs or {})
     if not isinstance(label_drop, (int, float)) or not 0 <= label_drop <= 1:
@@ -208,25 +208,25 @@ def _columns_of_times(drawn, x):
 
 def diagonal_times(spec):
     """One time a row, as the source."""
-    sampler = times.sampler(spec, times=1)
+    sampler = times.sampler_from_name(spec, draws=1)
     return lambda key, n, step: {"s": sampler(key, n)}
 
 
 def target_times(spec):
     """One time a row, as the target: for terms that start from noise."""
-    sampler = times.sampler(spec, times=1)
+    sampler = times.sampler_from_name(spec, draws=1)
     return lambda key, n, step: {"t": sampler(key, n)}
 
 
 def source_times(spec):
     """The source times of a sampler of pairs."""
-    sampler = times.sampler(spec, times=2)
+    sampler = times.sampler_from_name(spec, draws=2)
     return lambda key, n, step: {"s": sampler(key, n)[0]}
 
 
 def pair_times(spec, schedule=None):
     """Source and target times; with a schedule of the training step also `a`, the same for all rows."""
-    sampler = times.sampler(spec, times=2)
+    sampler = times.sampler_from_name(spec, draws=2)
 
     def draw(key, n, step):
         s, t = sampler(key, n)
@@ -237,7 +237,7 @@ def pair_times(spec, schedule=None):
 
 def split_times(spec, fraction):
     """Source and target times, and the fraction `a` at which the jump between them is split."""
-    pair, one = times.sampler(spec, times=2), times.sampler(fraction, times=1)
+    pair, one = times.sampler_from_name(spec, draws=2), times.sampler_from_name(fraction, draws=1)
 
     def draw(key, n, step):
         pair_key, fraction_key = jax.random.split(key)
@@ -308,8 +308,8 @@ def with_log_variance(pair, bound=None):
 def exponential(name, start, end, total_steps):
     """`a` falling by a constant factor a step, which needs the length of the training; raises InputError without it."""
     if start == end:
-        return times.constant(start)
-    return times.exponential(start, end, length(name, f"a falls from {start} to {end}", total_steps))
+        return schedules.constant(start)
+    return schedules.exponential(start, end, length(name, f"a falls from {start} to {end}", total_steps))
 
 
 def length(name, what, total_steps):
@@ -326,7 +326,7 @@ def warm_up(end, steps):
     """The schedule from 0 to `end` over `steps` steps; `end` from the start for 0 steps."""
     if not isinstance(steps, int) or steps < 0:
         raise typing.InputError(f"warmup_steps is {steps!r}; expected a whole number of at least 0.")
-    return times.linear(0.0, end, steps) if steps else times.constant(end)
+    return schedules.linear(0.0, end, steps) if steps else schedules.constant(end)
 
 
 def teacher_solver(name):

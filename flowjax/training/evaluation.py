@@ -37,17 +37,16 @@ def make_sampler(net, shape, sampler="flow_map", told=None, *, grid="uniform", p
     Args:
       net: a network, `net.apply(variables, x, s, t, cond)`.
       shape: of one row of data.
-      sampler: name and options, see flowjax.samplers.named.
+      sampler: name and options, see flowjax.samplers.sampler_from_name.
       told: what the network is told of the guidance, see flowjax.training.runs.told; None: nothing.
-      grid: name and options, or times, see flowjax.samplers.named_grid.
+      grid: name and options, or times, see flowjax.samplers.grid_from_name.
       path: that the network was trained on.
       mesh: whose devices share the rows; None: the default device alone.
 
     Raises:
       InputError: for an unknown sampler, grid or option; when called, for a number of steps below 1, or noisy samplers inverted.
     """
-    samplers.named_grid(grid)
-    chosen = samplers.named(sampler, path)
+    chosen, times_of = samplers.sampler_from_name(sampler, path), samplers.grid_from_name(grid)
     rows, whole = (None, None) if mesh is None else (sharding.rows(mesh), sharding.whole(mesh))
     least = 1 if mesh is None else mesh.devices.size
 
@@ -60,7 +59,8 @@ def make_sampler(net, shape, sampler="flow_map", told=None, *, grid="uniform", p
         return chosen.run(V, x, np.array(times), keys)
 
     def sample(params, seed, labels, steps, progress=False, *, first=0, x=None, inverted=False):
-        times = tuple(samplers.check(sampler, steps, grid).tolist())[:: -1 if inverted else 1]
+        samplers.check_sampler(sampler, steps, grid, path)
+        times = tuple(times_of(steps).tolist())[:: -1 if inverted else 1]
         if inverted and chosen.noisy:
             raise typing.InputError(f"sampler {sampler!r} draws new noise and cannot be inverted; expected e.g. heun.")
         params, key, n = jax.device_put(params, whole), jax.random.key(seed), len(labels)

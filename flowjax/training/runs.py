@@ -73,7 +73,7 @@ def setup(config, devices=None):
     method, mesh = _method(config), sharding.make_mesh(config.mesh, devices)
     sharding.check_batch(mesh, config.batch_size, method, config.accumulate)
     for steps in config.eval_steps:
-        samplers.check(config.sampler, steps)
+        samplers.check_sampler(config.sampler, steps)
     load_split = lambda split: data.load(config.data.name, split=split, data_dir=config.data.dir or None)
     with hosts.lead_first("the dataset is prepared"):
         source = data.couple(load_split("train"), config.data.coupling)

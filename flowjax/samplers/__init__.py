@@ -1,0 +1,33 @@
+"""From noise to data, and back: pure functions of a callable, one compilation a batch shape.
+
+A sampler walks along times. On a grid from 1 to 0 it turns noise into data; on the reversed grid (`times[::-1]`) those without new
+noise carry data to the noise that it comes from, which is called inversion.
+"""
+
+from flowjax.samplers.deterministic import adaptive, euler, flow_map, heun, midpoint, trajectory
+from flowjax.samplers.grids import from_noise_to_data, grid, karras, shifted
+from flowjax.samplers.named import GRIDS, SAMPLERS, Sampler, check_sampler, grid_from_name, sampler_from_name
+from flowjax.samplers.stochastic import consistency, gamma, restart, restarts
+
+__all__ = [
+    "GRIDS",
+    "SAMPLERS",
+    "Sampler",
+    "adaptive",
+    "check_sampler",
+    "consistency",
+    "euler",
+    "flow_map",
+    "from_noise_to_data",
+    "gamma",
+    "grid",
+    "grid_from_name",
+    "heun",
+    "karras",
+    "midpoint",
+    "restart",
+    "restarts",
+    "sampler_from_name",
+    "shifted",
+    "trajectory",
+]

@@ -1,0 +1,131 @@
+"""Samplers without new noise: on a grid turned round they carry data to the noise that it comes from."""
+
+import jax
+import jax.numpy as jnp
+
+from flowjax import flowmap, typing
+from flowjax.samplers import grids
+
+
+def flow_map(V, x, times):
+    """Jumps along a grid of times, one evaluation of `V` an interval.
+
+        x <- F(x, s, t) = x + (t - s) V(x, s, t)     for every (s, t) of neighbours in times
+
+    Args:
+      V: average velocity, `V(x, s, t)`, called with 0-d times.
+      x: data at `times[0]`, [B, ...].
+      times: [n + 1] times in [0, 1], any order; n = 1 is one-step sampling.
+
+    Returns:
+      The data at `times[-1]`, with the shape and dtype of `x`.
+
+    Raises:
+      InputError: if `times` is not a 1-D array of at least two times.
+
+    Example:
+      >>> flow_map(lambda x, s, t: x, jnp.ones((1, 2)), jnp.array([1.0, 0.5, 0.0])).tolist()
+      [[0.25, 0.25]]
+
+    Reference: Boffi et al. 2024 (arXiv 2406.07507), multistep sampling; Geng et al. 2025 (arXiv 2505.13447), section 4.
+    """
+    return grids.walk(lambda x, s, t: flowmap.jump(V, x, s, t), x, times)
+
+
+def euler(v, x, times):
+    """Euler's method, order 1, for `dx/dt = v(x, t)`: x <- x + (t - s) v(x, s). Arguments as in `flow_map`, with `v(x, t)`.
+
+    For a flow map the velocity is `lambda x, t: V(x, t, t)`.
+    """
+    return grids.walk(lambda x, s, t: (x + (t - s) * v(x, s)).astype(x.dtype), x, times)
+
+
+def heun(v, x, times):
+    """Heun's method, order 2: x <- x + (t - s) (v(x, s) + v(y, t)) / 2 with y Euler's step. Two evaluations an interval.
+
+    Arguments as in `flow_map`, with `v(x, t)`.
+    """
+
+    def step(x, s, t):
+        v_s = v(x, s)
+        y = (x + (t - s) * v_s).astype(x.dtype)
+        return (x + (t - s) * (v_s + v(y, t)) / 2).astype(x.dtype)
+
+    return grids.walk(step, x, times)
+
+
+def midpoint(v, x, times):
+    """The midpoint method, order 2: x <- x + (t - s) v(y, m) with m halfway and y Euler's step there. Two evaluations an interval.
+
+    Arguments as in `flow_map`, with `v(x, t)`.
+    """
+
+    def step(x, s, t):
+        m = (s + t) / 2
+        y = (x + (m - s) * v(x, s)).astype(x.dtype)
+        return (x + (t - s) * v(y, m)).astype(x.dtype)
+
+    return grids.walk(step, x, times)
+
+
+def adaptive(v, x, times, *, rtol=1e-5, atol=1e-5):
+    """The solution of `dx/dt = v(x, t)` to a tolerance: Tsitouras' method of order 5, as many steps as the hardest row asks for.
+
+    The reference for other solvers, from diffrax. All rows take the same steps, so that a row depends on the others at the level of
+    the tolerance.
+
+    Args:
+      v: velocity, `v(x, t)`, called with 0-d times.
+      x: data at `times[0]`, [B, ...].
+      times: [n + 1] times in [0, 1], of which the first and the last count.
+      rtol: relative tolerance of a step, as the root mean square of a row; not below 1e-6 in float32.
+      atol: absolute tolerance, in units of the data.
+
+    Returns:
+      The data at `times[-1]`, with the shape and dtype of `x`.
+
+    Raises:
+      InputError: if `times` is not a 1-D array of at least two times, or a tolerance is not above 0.
+      RuntimeError: if 4,096 steps do not suffice, which is to say that v is not smooth at this tolerance.
+
+    Reference: Kidger 2021, On Neural Differential Equations (arXiv 2202.02435), section 5.
+    """
+    import diffrax  # takes seconds
+
+    if not (rtol > 0 and atol > 0):
+        raise typing.InputError(f"adaptive: rtol and atol are {rtol} and {atol}; expected above 0, e.g. adaptive:rtol=1e-5.")
+    times = grids.checked(times)
+    rows = tuple(range(1, x.ndim))
+    hardest = lambda error: jnp.max(jnp.sqrt(jnp.mean(error**2, axis=rows)))
+    return diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, _: v(y.astype(x.dtype), t).astype(y.dtype)),
+        diffrax.Tsit5(),
+        t0=times[0],
+        t1=times[-1],
+        dt0=None,
+        y0=x.astype(jnp.promote_types(x.dtype, jnp.float32)),
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=hardest),
+    ).ys[0].astype(x.dtype)  # fmt: skip
+
+
+def trajectory(solver, v, x, times, kept):
+    """The way of a solver from `times[0]` to `times[-1]`, at evenly spaced times of the grid.
+
+    Args:
+      solver: `euler`, `heun`, `midpoint`, or `flow_map` with V instead of v; without new noise.
+      v: velocity, `v(x, t)`.
+      x: data at `times[0]`, [B, ...].
+      times: [n + 1] times.
+      kept: how many points to keep, both ends among them; kept - 1 divides n.
+
+    Returns:
+      [B, kept, ...].
+    """
+    own = (len(times) - 1) // (kept - 1)
+    legs = times[own * jnp.arange(kept - 1)[:, None] + jnp.arange(own + 1)[None]]
+
+    def leg(x, times):
+        x = solver(v, x, times)
+        return x, x
+
+    return jnp.concatenate([x[:, None], jnp.moveaxis(jax.lax.scan(leg, x, legs)[1], 0, 1)], axis=1)

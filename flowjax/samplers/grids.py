@@ -1,0 +1,98 @@
+"""Grids of times from noise to data, and the walk along them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flowjax import times, typing
+
+
+def grid(steps):
+    """Times from noise to data, uniform: [steps + 1] from 1 to 0. Raises InputError unless steps is at least 1."""
+    if int(steps) != steps or steps < 1:
+        raise typing.InputError(f"steps is {steps!r}; expected a whole number of at least 1, e.g. --steps=1,2,4.")
+    return jnp.linspace(1.0, 0.0, int(steps) + 1)
+
+
+def shifted(steps, *, shift=3.0):
+    """Times from noise to data that stay longer near the noise, for shift > 1: t = shift u / (1 + (shift - 1) u), u uniform.
+
+    Args:
+      steps: number of intervals.
+      shift: above 0; 1 is uniform, 3 as published.
+
+    Raises:
+      InputError: unless steps is at least 1 and shift above 0.
+
+    Example:
+      >>> shifted(2).tolist()
+      [1.0, 0.75, 0.0]
+
+    Reference: Esser et al. 2024 (arXiv 2403.03206), eq. 23.
+    """
+    if shift <= 0:
+        raise typing.InputError(f"shifted: shift is {shift}; expected a number above 0, e.g. shifted:shift=3.")
+    u = grid(steps)
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def karras(steps, *, sigma_min=0.002, sigma_max=80.0, rho=7.0):
+    """Times of the noise levels of Karras et al. on the linear path, then 0. The highest level counts as pure noise: the grid begins at 1.
+
+        sigma_i = (sigma_max^(1/rho) + i / (n - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho,   t = sigma / (1 + sigma)
+
+    Args:
+      steps: n, number of intervals.
+      sigma_min: lowest level above 0.
+      sigma_max: highest level.
+      rho: spacing; 7 as published.
+
+    Raises:
+      InputError: unless steps is at least 1, 0 < sigma_min < sigma_max and rho > 0.
+
+    Reference: Karras et al. 2022 (arXiv 2206.00364), eq. 5, in our time.
+    """
+    ends = grid(steps)[jnp.array([0, -1])]
+    if not (0 < sigma_min < sigma_max and rho > 0):
+        raise typing.InputError(
+            f"karras: sigma_min, sigma_max, rho are {sigma_min}, {sigma_max}, {rho}; expected 0 < sigma_min < sigma_max, rho > 0."
+        )
+    inner = times.karras_sigma(jnp.arange(int(steps) - 2, -1, -1), max(int(steps), 2), sigma_min, sigma_max, rho)
+    return jnp.concatenate([ends[:1], times.from_sigma(inner), ends[1:]])
+
+
+def from_noise_to_data(times, name):
+    """The times as numpy; raises InputError, with the `name` that they were given as, unless they fall from 1 to 0."""
+    times = np.asarray(times)
+    if times.ndim != 1 or len(times) < 2 or times[0] != 1 or times[-1] != 0 or not (np.diff(times) < 0).all():
+        raise typing.InputError(
+            f"the grid {name} has the times {np.round(times, 4).tolist()}; expected times that fall from 1 (noise) to 0 (data),"
+            " e.g. --grid=1,0.8,0.3,0."
+        )
+    return times
+
+
+def walk(step, x, times, keys=None):
+    """Folds `step(x, s, t)` over neighbours in times; with keys, `step(x, s, t, noise)`, new noise in every interval."""
+    times = checked(times)
+
+    def noise(number):
+        return lambda: jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), x.shape[1:], x.dtype))(keys)
+
+    def one(x, interval):
+        number, s, t = interval
+        return step(x, s, t, *([] if keys is None else [noise(number)])), None
+
+    return jax.lax.scan(one, x, (jnp.arange(len(times) - 1), times[:-1], times[1:]))[0]
+
+
+def checked(times):
+    """The times, floating and not narrower than float32; raises InputError unless they are a 1-D array of at least two."""
+    times = jnp.asarray(times)
+    times = times.astype(jnp.promote_types(times.dtype, jnp.float32))
+    if times.ndim != 1 or times.shape[0] < 2:
+        raise typing.InputError(
+            f"times has shape {times.shape}; expected a 1-D grid of at least two times from the time of x to the time wanted:"
+            " flowjax.samplers.grid(steps)."
+        )
+    return times

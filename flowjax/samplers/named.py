@@ -1,0 +1,122 @@
+"""Samplers and grids by the names and options that a config or a command line gives."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flowjax import options, paths, typing
+from flowjax.samplers import deterministic, grids, stochastic
+
+
+class Sampler(NamedTuple):
+    """A sampler by name, for an average velocity.
+
+    Attributes:
+      run: `(V, x, times, keys, **options)`; the solvers follow the diagonal of V, the instantaneous velocity V(x, t, t).
+      noisy: whether it draws new noise on the way, so that it cannot be turned round.
+      evaluations: `(times, **options) -> int`, how often a sampling evaluates V; None: it depends on the data.
+    """
+
+    run: Callable
+    noisy: bool = False
+    evaluations: Callable | None = lambda times: len(times) - 1
+
+
+def _jumps(sampler):
+    @functools.wraps(sampler)
+    def run(V, x, times, keys, **options):
+        return sampler(V, x, times, **options)
+
+    return run
+
+
+def _solver(solver):
+    @functools.wraps(solver)
+    def run(V, x, times, keys, **options):
+        return solver(lambda x, t: V(x, t, t), x, times, **options)
+
+    return run
+
+
+def _restart(V, x, times, keys, *, low=0.2, high=0.6, repeats=2, path=paths.linear):
+    return stochastic.restart(V, x, stochastic.restarts(times, low=low, high=high, repeats=repeats), keys, path=path)
+
+
+def _falls(times, **options):
+    return int((np.diff(stochastic.restarts(times, **options)) < 0).sum())
+
+
+SAMPLERS = {
+    "flow_map": Sampler(_jumps(deterministic.flow_map)),
+    "consistency": Sampler(stochastic.consistency, noisy=True),
+    "gamma": Sampler(stochastic.gamma, noisy=True, evaluations=lambda times, **options: len(times) - 1),
+    "restart": Sampler(_restart, noisy=True, evaluations=_falls),
+    "euler": Sampler(_solver(deterministic.euler)),
+    "heun": Sampler(_solver(deterministic.heun), evaluations=lambda times: 2 * (len(times) - 1)),
+    "midpoint": Sampler(_solver(deterministic.midpoint), evaluations=lambda times: 2 * (len(times) - 1)),
+    "adaptive": Sampler(_solver(deterministic.adaptive), evaluations=None),
+}
+
+GRIDS = {"uniform": grids.grid, "shifted": grids.shifted, "karras": grids.karras}
+
+
+def sampler_from_name(spec, path="linear"):
+    """A Sampler from its name and options in a config or on a command line: "heun", "gamma:gamma=0.3", "restart:low=0.2,repeats=3".
+
+    Args:
+      spec: "NAME" or "NAME:option=number,...", a key of SAMPLERS and keyword arguments of its function.
+      path: the path that V was trained on, a name or a flowjax.paths.Path.
+
+    Returns:
+      The Sampler, its `run(V, x, times, keys)` and `evaluations(times)` with the options filled in.
+
+    Raises:
+      InputError: for an unknown sampler or option, or an option that is no number.
+    """
+    name, given = options.parse("sampler", spec, {name: options.numbers(entry.run) for name, entry in SAMPLERS.items()})
+    entry = SAMPLERS[name]
+    evaluations = entry.evaluations and functools.partial(entry.evaluations, **given)
+    if "path" in inspect.signature(entry.run).parameters:
+        given["path"] = paths.path_from_name(path)
+    return entry._replace(run=functools.partial(entry.run, **given), evaluations=evaluations)
+
+
+def grid_from_name(spec):
+    """A grid by name: "uniform", "karras:rho=5", "shifted:shift=3", or its times themselves: "1,0.8,0.3,0".
+
+    Returns:
+      `steps -> times`, numpy [steps + 1] that fall from 1 to 0.
+
+    Raises:
+      InputError: for an unknown grid or option; when called, for a number of steps that the times do not have, or times that do
+        not run from noise to data.
+    """
+    if spec[:1].isdigit() or "," in spec.partition(":")[0]:
+        return lambda steps: _typed_times(spec, steps)
+    name, given = options.parse("grid", spec, {name: options.numbers(grid) for name, grid in GRIDS.items()})
+    return lambda steps: grids.from_noise_to_data(GRIDS[name](steps, **given), spec)
+
+
+def check_sampler(spec, steps, grid="uniform", path="linear"):
+    """Raises InputError if the sampler, its options or its grid cannot work, or not on this path; computes nothing."""
+    chosen, times = sampler_from_name(spec, path), grid_from_name(grid)(steps)
+    stand_in = lambda x, s, t: jnp.zeros_like(x)
+    jax.eval_shape(
+        lambda x, seed: chosen.run(stand_in, x, times, jax.random.split(jax.random.key(seed), 1)), jnp.ones((1, 1)), 0
+    )
+
+
+def _typed_times(spec, steps):
+    try:
+        times = np.array([float(part) for part in spec.split(",")], np.float32)
+    except ValueError:
+        raise typing.InputError(f"--grid={spec}: expected a name or times, e.g. --grid=1,0.8,0.3,0.") from None
+    grids.from_noise_to_data(times, spec)
+    if steps != len(times) - 1:
+        raise typing.InputError(f"--grid={spec} has {len(times) - 1} step(s), not {steps}: --steps={len(times) - 1}.")
+    return times

@@ -1,0 +1,137 @@
+"""Samplers that draw new noise on the way, and so cannot be inverted."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flowjax import flowmap, paths, typing
+from flowjax.samplers import grids
+
+
+def consistency(V, x, times, keys, *, path=paths.linear):
+    """Multistep consistency sampling: jump to the data, add noise up to the next time, jump again.
+
+        x0 = F(x, s, 0),   x <- alpha(t) x0 + sigma(t) z,   z ~ N(0, I)
+
+    For networks that learn jumps to the data alone.
+
+    Args:
+      V: average velocity, `V(x, s, t)`, called with t = 0.
+      x: data at `times[0]`, [B, ...].
+      times: [n + 1] times in [0, 1], falling to 0.
+      keys: a typed key a row, [B], of the noise.
+      path: the flowjax.paths.Path that V was trained on.
+
+    Returns:
+      The data at `times[-1]`, with the shape and dtype of `x`.
+
+    Raises:
+      InputError: if `times` is not a 1-D array of at least two times.
+
+    Example:
+      >>> keys = jax.random.split(jax.random.key(0), 1)
+      >>> consistency(lambda x, s, t: x, jnp.ones((1, 2)), jnp.array([0.5, 0.0]), keys).tolist()
+      [[0.5, 0.5]]
+
+    Reference: Song et al. 2023, Consistency Models (arXiv 2303.01469), algorithm 1, in our time.
+    """
+
+    def step(x, s, t, noise):
+        x0 = flowmap.jump(V, x, s, jnp.zeros_like(s))
+        return (path.alpha(t) * x0 + path.sigma(t) * noise()).astype(x.dtype)
+
+    return grids.walk(step, x, times, keys)
+
+
+def gamma(V, x, times, keys, *, gamma=0.5, path=paths.linear):
+    """Gamma sampling of consistency trajectory models: jump further than the next time, and come back to it with new noise.
+
+        x_m = F(x, s, m)  with  sigma(m) / alpha(m) = sqrt(1 - gamma^2) sigma(t) / alpha(t)
+        x <- alpha(t) / alpha(m) x_m + gamma sigma(t) z,   z ~ N(0, I)
+
+    gamma = 0 is `flow_map`, gamma = 1 is `consistency`. Arguments as in `consistency`, and
+
+      V: called with any target between 0 and s.
+      times: [n + 1] times in [0, 1], falling.
+      gamma: share of the noise that is new, from 0 to 1.
+
+    Raises:
+      InputError: if `times` is no grid, or gamma not between 0 and 1.
+
+    Reference: Kim et al. 2024 (arXiv 2310.02279), algorithm 3, in our time.
+    """
+    if not 0 <= gamma <= 1:
+        raise typing.InputError(f"gamma: gamma is {gamma}; expected a number from 0 (no new noise) to 1, e.g. gamma:gamma=0.5.")
+
+    def step(x, s, t, noise):
+        m = _quieter(path, t, np.sqrt(1 - gamma**2))
+        x_m = flowmap.jump(V, x, s, m)
+        return (path.alpha(t) / path.alpha(m) * x_m + gamma * path.sigma(t) * noise()).astype(x.dtype)
+
+    return grids.walk(step, x, times, keys)
+
+
+def restarts(times, *, low=0.2, high=0.6, repeats=2):
+    """A grid that goes back up: where it comes to `low`, it is taken again from `high` on, `repeats` times.
+
+    Args:
+      times: [n + 1] times that fall, known when this is traced.
+      low: lower end of the interval that is repeated; it joins the grid.
+      high: upper end, likewise.
+      repeats: how often, at least 1.
+
+    Returns:
+      numpy array of times, for `restart`.
+
+    Raises:
+      InputError: unless 0 <= low < high < 1, within the grid, and repeats is at least 1.
+
+    Example:
+      >>> restarts([1.0, 0.5, 0.0], low=0.25, high=0.75, repeats=1).tolist()
+      [1.0, 0.5, 0.25, 0.75, 0.5, 0.25, 0.0]
+    """
+    times = np.asarray(times, np.float64)
+    if not (times[-1] <= low < high < 1 and high <= times[0] and repeats >= 1 and int(repeats) == repeats):
+        raise typing.InputError(
+            f"restart: low, high, repeats are {low}, {high}, {repeats} on a grid from {times[0]:g} to {times[-1]:g}; expected"
+            " 0 <= low < high < 1 within it and at least one repeat, e.g. restart:low=0.2,high=0.6,repeats=2."
+        )
+    rounding = 1e-6  # float32 grids hold 0.19999999 for 0.2
+    before, after = times[times > low + rounding], times[times < low - rounding]
+    again = np.concatenate([[high], before[before < high - rounding], [low]])
+    return np.concatenate([before, [low], *[again] * int(repeats), after])
+
+
+def restart(V, x, times, keys, *, path=paths.linear):
+    """Jumps where the times fall, new noise where they rise: restart sampling along the times of `restarts`.
+
+        t < s:  x <- F(x, s, t)
+        t > s:  x <- alpha(t) / alpha(s) x + (sigma(t)^2 - (alpha(t) sigma(s) / alpha(s))^2)^(1/2) z,   z ~ N(0, I)
+
+    Arguments as in `consistency`, with any times; one evaluation of `V` where they fall, none where they rise.
+
+    Reference: Xu et al. 2023, Restart Sampling (arXiv 2306.14878), eq. 5, on any path, with jumps for the steps of the solver.
+    """
+
+    def rise(x, s, t, noise):
+        kept = path.alpha(t) / path.alpha(s)
+        return (kept * x + jnp.sqrt(path.sigma(t) ** 2 - (kept * path.sigma(s)) ** 2) * noise()).astype(x.dtype)
+
+    def step(x, s, t, noise):
+        return jax.lax.cond(t > s, lambda: rise(x, s, t, noise), lambda: flowmap.jump(V, x, s, t))
+
+    return grids.walk(step, x, times, keys)
+
+
+def _quieter(path, t, share):
+    """The time m <= t with sigma(m) / alpha(m) = share sigma(t) / alpha(t), by bisection; no division, so that alpha may be 0."""
+
+    def halve(_, bracket):
+        low, high = bracket
+        middle = (low + high) / 2
+        above = path.sigma(middle) * path.alpha(t) > share * path.sigma(t) * path.alpha(middle)
+        return jnp.where(above, low, middle), jnp.where(above, middle, high)
+
+    if share == 1:  # no new noise, and not a rounding error less
+        return t
+    return jax.lax.fori_loop(0, 40, halve, (jnp.zeros_like(t), t))[0]
