@@ -3,6 +3,7 @@
 import ml_collections
 
 from flowjax import checks, guidance, methods, models
+from flowjax.training import settings
 
 GUIDED_SCALES = (1.0, 4.0)  # of the preset "guided"
 IMAGES = ("digits", "guided")
@@ -64,7 +65,7 @@ def base(preset, *, method):
     # kind "": none. Inside the training target: a key of flowjax.guidance.TARGETS, with its constants k, mix, decay. On the teacher:
     # "classifier_free" or "autoguidance" (away from the run in the folder weak). Scales and times of the interval are (low, high);
     # each row draws its scale, which the network is told if low < high (and for imf).
-    config.guidance = dict(guidance.FIELDS)
+    config.guidance = settings.Guidance()._asdict()
     config.method = {"name": method, "total_steps": config.get_ref("steps"), **methods.constants(method)}
     if preset in IMAGES:
         _digits(config)

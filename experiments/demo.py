@@ -47,7 +47,7 @@ def main():
     distances = [f"{config.eval_steps[0]}step/{name}" for name in measures if name in rows[0]]
     raw = sorted({name for record in records for name in record if name.startswith("raw/")})
     plots.training_curves(
-        path / "training.png", records, raw=raw, distances=distances, title=f"MeanFlow on {trained.config.data.name}"
+        path / "training.png", records, raw=raw, distances=distances, title=f"MeanFlow on {trained.settings.data.name}"
     )
 
     # ----------------------------------------------------------------------------------------------------- summary

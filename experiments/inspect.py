@@ -40,8 +40,8 @@ def main():
     asked = command_line.whole_numbers("steps", STEPS.value, low=1)
     trained = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
     interval = command_line.numbers("guidance_interval", INTERVAL.value, count=2)
-    run = Run(trained, trained.told(GUIDANCE.value, interval))
-    steps = asked or ((1, 2, 4, 8, 64) if run.jumps in ("any", "none", "to data") else trained.config.eval_steps)
+    run = Run(trained, trained.conditioning(GUIDANCE.value, interval))
+    steps = asked or ((1, 2, 4, 8, 64) if run.jumps in ("any", "none", "to data") else trained.settings.evaluation.steps)
     out = pathlib.Path(WORKDIR.value) / "inspect"
     pictures = {}
     parts = [samples, ways, velocity, broken_rules, time_bins, curves]
@@ -54,13 +54,13 @@ def main():
 class Run:
     """A trained run, rows of its data, and its map with the labels of as many rows bound to it."""
 
-    def __init__(self, trained, told):
-        from flowjax.training import evaluation, networks
+    def __init__(self, trained, inputs):
+        from flowjax.training import evaluation
 
-        self.trained, self.config, self.told = trained, trained.config, told
-        self.name, self.jumps = trained.config.method.name, methods.METHODS[trained.config.method.name].jumps
-        self.path = paths.path_from_name(networks.path_of(trained.config))
-        source = data.load(trained.config.data.name, split="test", data_dir=trained.config.data.dir or None)
+        self.trained, self.settings, self.inputs = trained, trained.settings, inputs
+        self.name, self.jumps = trained.settings.method.name, methods.METHODS[trained.settings.method.name].jumps
+        self.path = paths.path_from_name(trained.settings.method.path)
+        source = data.load(trained.settings.data.name, split="test", data_dir=trained.settings.data.dir or None)
         self.real = data.arrays(source, limit=10_000)
         self.labels = evaluation.labels_like(self.real.get("label"), trained.num_classes, len(self.real["x"]))
         self.points = self.real["x"].shape[1:] == (2,)
@@ -68,12 +68,12 @@ class Run:
     def V(self, labels):
         from flowjax.training import evaluation
 
-        cond = evaluation.condition(labels, self.told)
+        cond = evaluation.condition(labels, self.inputs)
         return lambda x, s, t: self.trained.net.apply({"params": self.trained.params}, x, s, t, cond)
 
     def way(self):
         """The run's own sampler if it draws no new noise, else jumps along the map."""
-        own = samplers.sampler_from_name(self.config.sampler, self.path)
+        own = samplers.sampler_from_name(self.settings.evaluation.sampler, self.path)
         return samplers.sampler_from_name("flow_map") if own.noisy else own
 
 
@@ -81,7 +81,7 @@ class Run:
 
 
 def samples(run, out, steps):
-    from flowjax.training import evaluation, networks
+    from flowjax.training import evaluation
 
     labels = (
         np.resize(evaluation.asked_labels(run.trained), 8 * run.trained.num_classes or 64)
@@ -89,7 +89,7 @@ def samples(run, out, steps):
         else run.labels[:4096]
     )
     sample = evaluation.make_sampler(
-        run.trained.net, run.trained.shape, run.config.sampler, run.told, path=networks.path_of(run.config)
+        run.trained.net, run.trained.shape, run.settings.evaluation.sampler, run.inputs, path=run.settings.method.path
     )
     shown = sorted({n for n in steps if n <= 8} | {1})
     drawn = {n: sample(run.trained.params, 0, labels, n) for n in shown}
@@ -97,7 +97,7 @@ def samples(run, out, steps):
         out / "samples.png", drawn, labels, run.trained.num_classes, real=run.real, title=f"{run.name}: samples", per_class=8
     )
     return {
-        "samples.png": f"Samples by {run.config.sampler} in {', '.join(map(str, shown))} steps from the same noise, beside real rows."
+        "samples.png": f"Samples by {run.settings.evaluation.sampler} in {', '.join(map(str, shown))} steps from the same noise, beside real rows."
     }
 
 
@@ -194,8 +194,8 @@ def exact_velocity(run):
     """The velocity of the flow that the run should learn, where it is known, else None: couplings and guidance change it."""
     from flowjax.data import points
 
-    other = run.path is not paths.linear or run.config.data.coupling or run.config.guidance.kind
-    return None if other else points.VELOCITIES.get(run.config.data.name)
+    other = run.path is not paths.linear or run.settings.data.coupling or run.settings.guidance.kind
+    return None if other else points.VELOCITIES.get(run.settings.data.name)
 
 
 def extent(cells):
@@ -238,7 +238,7 @@ def curves(run, out, steps):
     one = [
         name
         for name in names
-        if name.startswith(f"{run.config.eval_steps[0]}step/")
+        if name.startswith(f"{run.settings.evaluation.steps[0]}step/")
         and ("frechet" in name or "distance" in name or "wasserstein" in name)
     ]
     raw = [name for name in names if name.startswith("raw/")]
@@ -256,8 +256,8 @@ def write_page(path, run, pictures):
     )
     table = path.parents[1] / "evaluation.md"
     measured = f"<h2>Measures</h2><pre>{html.escape(table.read_text())}</pre>" if table.exists() else ""
-    config = html.escape(run.config.to_json(indent=2))
-    title = html.escape(f"{run.name} on {run.config.data.name}, {run.trained.step} steps of training")
+    config = html.escape((path.parents[1] / "config.json").read_text())
+    title = html.escape(f"{run.name} on {run.settings.data.name}, {run.trained.step} steps of training")
     tables.write_text(path, PAGE.format(title=title, figures=figures, measured=measured, config=config))
 
 

@@ -207,7 +207,7 @@ def make_judge(config):
     held_out = rows("train+test" if digits else "test", 2**14 if config.data.name in points.DENSITIES else 10_000)
     other = rows("test" if digits else "train", len(held_out["x"]))
     labels = evaluation.labels_like(held_out.get("label"), int("label" in held_out), len(held_out["x"]))
-    measure = evaluation.judge(config, held_out["x"])
+    measure = evaluation.judge(config.data, held_out["x"])
     flat = held_out["x"].ndim == 2
     distance = "sliced_wasserstein" if flat else "frechet_pixels"
     second = "energy_distance" if flat else "agreement" if digits else "recall"

@@ -33,20 +33,20 @@ flags.mark_flag_as_required("workdir")
 
 def main():
     from flowjax import training
-    from flowjax.training import evaluation, networks
+    from flowjax.training import evaluation
 
     given = command_line.whole_numbers("steps", STEPS.value, low=1)
     trained = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
-    steps = given or ((32,) if INVERT.value else trained.config.eval_steps)
+    steps = given or ((32,) if INVERT.value else trained.settings.evaluation.steps)
     asked = command_line.whole_numbers("labels", LABELS.value, low=0)
     labels = np.resize(evaluation.asked_labels(trained, asked), NUM.value)
     sample = evaluation.make_sampler(
         trained.net,
         trained.shape,
-        SAMPLER.value or ("heun" if INVERT.value else trained.config.sampler),
-        trained.told(GUIDANCE.value, command_line.numbers("guidance_interval", INTERVAL.value, count=2)),
+        SAMPLER.value or ("heun" if INVERT.value else trained.settings.evaluation.sampler),
+        trained.conditioning(GUIDANCE.value, command_line.numbers("guidance_interval", INTERVAL.value, count=2)),
         grid=GRID.value,
-        path=networks.path_of(trained.config),
+        path=trained.settings.method.path,
     )
     if INVERT.value:
         return invert(trained, sample, max(steps))
@@ -56,7 +56,7 @@ def main():
     out.parent.mkdir(parents=True, exist_ok=True)
     npz, png = out.with_name(out.name + ".npz"), out.with_name(out.name + ".png")
     np.savez(npz, labels=labels, seed=SEED.value, **{f"samples_{n}": x for n, x in samples.items()})
-    title = f"{trained.config.method.name}, {trained.step} steps of training"
+    title = f"{trained.settings.method.name}, {trained.step} steps of training"
     evaluation.draw_samples(png, samples, labels, trained.num_classes, title=title, per_class=16)
     print(f"{png}\n{npz}: {', '.join(f'samples_{n} {x.shape}' for n, x in samples.items())}, labels, seed")
 
@@ -66,8 +66,8 @@ def invert(trained, sample, steps):
     from flowjax import data
     from flowjax.training import evaluation
 
-    config = trained.config.data
-    rows = data.arrays(data.load(config.name, split="test", data_dir=config.dir or None), limit=NUM.value)
+    section = trained.settings.data
+    rows = data.arrays(data.load(section.name, split="test", data_dir=section.dir or None), limit=NUM.value)
     labels = evaluation.labels_like(rows.get("label"), trained.num_classes, len(rows["x"]))
     noise = sample(trained.params, SEED.value, labels, steps, x=rows["x"], inverted=True)
     back = sample(trained.params, SEED.value, labels, steps, x=noise)
@@ -76,7 +76,7 @@ def invert(trained, sample, steps):
     out.parent.mkdir(parents=True, exist_ok=True)
     npz, png = out.with_name(out.name + ".npz"), out.with_name(out.name + ".png")
     np.savez(npz, x=rows["x"], noise=noise, back=back, labels=labels)
-    title = f"{trained.config.method.name}: data, its noise, and back in {steps} steps each way; error {error:.2g}"
+    title = f"{trained.settings.method.name}: data, its noise, and back in {steps} steps each way; error {error:.2g}"
     shown = {"data": rows["x"], "noise": noise, "back": back}
     if noise.ndim == 2:
         plots.point_grid(png, shown, title=title)

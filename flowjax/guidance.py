@@ -18,7 +18,6 @@ The scale w of a row stands in `cond["guidance"]`, [B], the times between which 
 
 import functools
 import inspect
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -346,10 +345,6 @@ TEACHERS = ("classifier_free", "autoguidance")
 KINDS = (*TARGETS, *TEACHERS)
 
 
-# All that config.guidance has, with its values for no guidance.
-FIELDS = {"kind": "", "scale": (1.0, 1.0), "interval": (0.0, 1.0), "weak": "", "k": 0.5, "mix": 0.25, "decay": 0.8}
-
-
 def named(kind, **constants):
     """(guide, scale) of a kind with its constants bound: `(nets, point, V_ss=None) -> Guided` and `point -> w`.
 
@@ -392,39 +387,3 @@ def drawing(method, kind, scale, interval=False):
         return method.draw(own_key, {**batch, **added}, step)
 
     return method._replace(draw=draw)
-
-
-def check(config):
-    """Raises InputError unless the fields of a config.guidance with a kind make sense."""
-    checks.member("config.guidance.kind", config.kind, KINDS)
-    known = {*TARGETS[config.kind].constants} if config.kind in TARGETS else {"interval"}
-    known |= {"kind", "scale", *(["weak"] if config.kind == "autoguidance" else [])}
-    for name, idle in FIELDS.items():
-        if name not in known and config.get(name, idle) != idle:
-            raise typing.InputError(
-                f"config.guidance.{name} is {config[name]!r}, and {config.kind!r} has no use for it: it takes"
-                f" {', '.join(sorted(known - {'kind'}))}; --config.guidance.{name}={idle if idle != '' else ''} clears it."
-            )
-    expected = "scales (low, high) of at least 1, equal for a fixed one: (1.5, 1.5)"
-    _ordered("config.guidance.scale", config.scale, 1.0, float("inf"), expected)
-    if tuple(config.scale) == (1.0, 1.0):
-        raise typing.InputError(
-            f"config.guidance.scale is (1.0, 1.0), no guidance, and the kind is {config.kind!r}; expected {expected}."
-        )
-    _ordered("config.guidance.interval", config.interval, 0.0, 1.0, "times (low, high) between 0 and 1: (0.0, 1.0)")
-    if config.interval[0] == config.interval[1]:
-        raise typing.InputError(f"config.guidance.interval is {config.interval!r}, which is empty; expected low < high.")
-    for name, allowed, words in (
-        ("k", lambda value: 0 <= value < 1, "a share of at least 0 and below 1"),
-        ("mix", lambda value: 0 < value <= 1, "a share above 0 and up to 1"),
-        ("decay", lambda value: 0 < value <= 1, "a time above 0 and up to 1"),
-    ):
-        value = config.get(name, FIELDS[name])
-        if not isinstance(value, (int, float)) or not allowed(value):
-            raise typing.InputError(f"config.guidance.{name} is {value!r}; expected {words}.")
-
-
-def _ordered(name, pair, least, most, expected):
-    numbers = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(value, (int, float)) for value in pair)
-    if not numbers or not least <= pair[0] <= pair[1] <= most or math.isinf(pair[1]):
-        raise typing.InputError(f"{name} is {pair!r}; expected {expected}.")

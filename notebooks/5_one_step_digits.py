@@ -40,7 +40,7 @@ if not pathlib.Path(run, "checkpoints").exists():
     training.train(config, run)
 trained = training.load(run)
 real = data.arrays(data.load("digits", split="test"))
-print(f"{run}: {trained.config.method.name}, {trained.step} steps of training")
+print(f"{run}: {trained.settings.method.name}, {trained.step} steps of training")
 
 # %% [markdown]
 # ## One, two, four evaluations

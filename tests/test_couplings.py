@@ -19,7 +19,7 @@ from flowjax import data, typing
 from flowjax.data import couplings, points, reflow as exact_reflow, transport
 from flowjax.evaluation import trajectories
 from flowjax.methods import recipe
-from flowjax.training import loop, runs
+from flowjax.training import loading, loop, runs, settings
 
 ROOT = pathlib.Path(__file__).parents[1]
 RNG = np.random.default_rng(0)
@@ -354,10 +354,10 @@ def test_the_points_of_a_run_lie_on_the_solvers_way(solver, teacher, tmp_path):
     trajectories.write(teacher, str(tmp_path / "five"), num=20, steps=8, points=5, solver=solver, part=32)
     (ends, label), (five, _) = arrays(tmp_path / "ends"), arrays(tmp_path / "five")
     assert ends.shape == (20, 2, 2) and five.shape == (20, 5, 2) and (label == -1).all()
-    way = walked(runs.load(teacher), five[:, 0], 8, solver)
+    way = walked(loading.load(teacher), five[:, 0], 8, solver)
     np.testing.assert_allclose(five, way[:, ::2], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(ends, way[:, ::8], rtol=1e-4, atol=1e-5)
-    other = walked(runs.load(teacher), five[:, 0], 8, "heun" if solver == "euler" else "euler")
+    other = walked(loading.load(teacher), five[:, 0], 8, "heun" if solver == "euler" else "euler")
     assert np.abs(other - way).max() > 1e-3  # the solvers can be told apart
     assert len(np.unique(five[:, 0])) == 40 and np.abs(five[:, 0].mean()) < 0.8 and 0.6 < five[:, 0].std() < 1.4
     about = json.loads((tmp_path / "five" / "about.json").read_text())
@@ -400,8 +400,8 @@ class Telling:
 
 
 def test_labels_of_a_run_are_those_of_its_data(monkeypatch, tmp_path):
-    run = runs.Trained(small("flow_matching", "digits"), (8, 8, 1), 10, Telling(), {}, 2)
-    monkeypatch.setattr(runs, "load", lambda workdir: run)
+    run = loading.Trained(settings.read(small("flow_matching", "digits")), (8, 8, 1), 10, Telling(), {}, 2)
+    monkeypatch.setattr(loading, "load", lambda workdir: run)
     trajectories.write("run", str(tmp_path), num=1510, steps=1, solver="euler", part=600)
     ways, label = arrays(tmp_path)
     own = data.arrays(data.load("digits"))["label"]
@@ -433,7 +433,7 @@ def test_the_script_writes_a_coupling_that_a_method_trains_on(teacher, tmp_path)
     output, code = finish(
         "train", "--config=configs/method.py:rectified_meanflow,test", *flags, f"--workdir={tmp_path / 'run'}"
     )
-    assert code == 0 and runs.load(tmp_path / "run").step == 3, output
+    assert code == 0 and loading.load(tmp_path / "run").step == 3, output
     run = runs.setup(small("rectified_meanflow", data={"name": "checkerboard", "dir": "", "flip": False, "coupling": str(out)}))
     np.testing.assert_array_equal(run.source.rows(np.arange(64))["eps"], arrays(out)[0][:, 0])
 

@@ -163,9 +163,9 @@ def test_killed_the_files_are_the_same(points, tmp_path):
 
 def test_other_weights_are_other_samples(points, tmp_path, monkeypatch):
     generation.write(points, tmp_path / "out", num=10)
-    load = generation.runs.load
+    load = generation.loading.load
     monkeypatch.setattr(
-        generation.runs,
+        generation.loading,
         "load",
         lambda *a, **k: (run := load(*a, **k))._replace(params=jax.tree.map(lambda w: w + 1, run.params)),
     )

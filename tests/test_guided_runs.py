@@ -8,7 +8,7 @@ import pytest
 from configs import common, imf
 from flowjax import data, typing
 from flowjax.evaluation import generation, scores, trajectories
-from flowjax.training import evaluation, networks, runs, sharding
+from flowjax.training import evaluation, loading, runs, sharding, teachers
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +21,11 @@ def guided(tmp_path_factory, saved_run):
 
 @pytest.mark.slow
 def test_scale_and_interval_reach_samples_and_tables(guided, tmp_path):
-    run = runs.load(guided)
+    run = loading.load(guided)
     # Embeddings of the guidance start from zero, and the run was not trained: the random weights of saved_run tell them apart.
-    draw = lambda *told: evaluation.make_sampler(run.net, run.shape, told=run.told(*told))(run.params, 0, np.arange(8), 1)
+    draw = lambda *told: evaluation.make_sampler(run.net, run.shape, told=run.conditioning(*told))(
+        run.params, 0, np.arange(8), 1
+    )
     samples = [draw(1.0), draw(3.0), draw(3.0, (0.2, 0.7))]
     assert len({x.tobytes() for x in samples}) == 3
     rows, about = scores.evaluate(
@@ -41,8 +43,8 @@ def test_scale_and_interval_reach_samples_and_tables(guided, tmp_path):
 def test_a_guided_run_walks_at_the_median_of_its_scales(guided, tmp_path):
     trajectories.write(guided, tmp_path / "pairs", num=8, steps=2, solver="euler")
     source = data.couple(data.load("digits"), str(tmp_path / "pairs"))
-    rows, run = data.arrays(source), runs.load(guided)
-    expected = evaluation.make_sampler(run.net, run.shape, "euler", run.told(2.0))(
+    rows, run = data.arrays(source), loading.load(guided)
+    expected = evaluation.make_sampler(run.net, run.shape, "euler", run.conditioning(2.0))(
         run.params, 0, rows["label"], 2, x=rows["eps"]
     )
     np.testing.assert_allclose(rows["x"], expected, rtol=1e-5, atol=1e-5)
@@ -53,7 +55,7 @@ def test_a_guided_run_is_no_teacher_and_may_be_continued(guided):
     config.model = common.network("dit", width=16, depth=1, heads=2, patch=4)
     config.start = str(guided)
     chex.assert_trees_all_equal(
-        jax.device_get(runs.setup(config, devices=jax.devices()[:1]).init().params["V"]), runs.load(guided).params
+        jax.device_get(runs.setup(config, devices=jax.devices()[:1]).init().params["V"]), loading.load(guided).params
     )
     config.guidance.update({"kind": "meanflow"})  # knows no interval
     with pytest.raises(typing.InputError, match="is told guidance and interval of the guidance, and this one guidance; "):
@@ -83,7 +85,7 @@ def test_a_student_keeps_its_dropout_keys_from_its_teacher():
             assert "dropout" not in cond
             return x
 
-    trained = runs.Trained(None, (2,), 0, Net(), None, 1)
+    trained = loading.Trained(None, (2,), 0, Net(), None, 1)
     cond = {"label": np.zeros(3), "dropout": jax.random.split(jax.random.key(0), 3)}
-    networks._velocity(trained)(None, np.ones((3, 2)), 0.5, cond)
-    networks._map(trained)(None, np.ones((3, 2)), 0.5, 0.1, cond)
+    teachers.velocity_of(trained)(None, np.ones((3, 2)), 0.5, cond)
+    teachers.map_of(trained)(None, np.ones((3, 2)), 0.5, 0.1, cond)

@@ -11,12 +11,25 @@ import numpy as np
 import pytest
 
 from configs import method as method_config
-from flowjax import derivatives, distances, flowmap, guidance, losses, models, typing
+from flowjax import derivatives, distances, flowmap, losses, models, typing
 from flowjax.evaluation import trajectories
-from flowjax.training import checkpoint, evaluation, log, loop, networks, runs, sharding
+from flowjax.training import (
+    checkpoint,
+    config_checks,
+    evaluation,
+    loading,
+    log,
+    loop,
+    networks,
+    parts,
+    runs,
+    settings,
+    sharding,
+    teachers,
+)
 
 ONE = jax.devices()[:1]
-GUIDED = {**guidance.FIELDS, "kind": "autoguidance", "scale": (1.0, 3.0), "interval": (0.1, 0.9)}
+GUIDED = {**settings.Guidance()._asdict(), "kind": "autoguidance", "scale": (1.0, 3.0), "interval": (0.1, 0.9)}
 
 
 def small(name, **changes):
@@ -56,7 +69,7 @@ def map_teacher(tmp_path_factory):
 def test_a_run_teaches(name, teacher, map_teacher):
     teacher = map_teacher if name == "pfmm" else teacher
     run = runs.setup(small(name, teacher=teacher), devices=ONE)
-    trained = runs.load(teacher)
+    trained = loading.load(teacher)
     chex.assert_trees_all_equal(jax.device_get(run.fixed), jax.device_get(trained.params))
     nets = networks.nets(run.networks, run.init().params, None, run.fixed)
     x, s, t = jnp.asarray(rows()["x"]), jnp.full((32, 1), 0.8), jnp.full((32, 1), 0.3)
@@ -74,7 +87,7 @@ def test_a_student_is_sampled_without_its_teacher(teacher, tmp_path):
     shutil.copytree(teacher, moved)
     loop.train(small("ayf_emd", teacher=str(moved)), tmp_path / "student", devices=ONE)
     shutil.rmtree(moved)
-    assert runs.load(tmp_path / "student").step == 8
+    assert loading.load(tmp_path / "student").step == 8
 
 
 @pytest.mark.slow
@@ -227,7 +240,7 @@ def test_an_auxiliary_rate_follows_the_main_one_until_it_is_given():
 
 
 def test_a_student_starts_from_its_teacher(teacher):
-    trained = runs.load(teacher)
+    trained = loading.load(teacher)
     run = runs.setup(small("freeflow", teacher=teacher, start="teacher"), devices=ONE)
     state = run.init()
     for tree in (state.params["V"], state.params["velocity"], state.averages["0.999"]):
@@ -264,7 +277,7 @@ def test_an_autoguided_teacher_is_extrapolated_and_its_scale_is_told(teacher, tm
     assert scale.shape == (32,) and 1 <= scale.min() < 1.3 and 2.7 < scale.max() <= 3
     v, v_weak = (
         trained.net.apply({"params": trained.params}, point.x, point.s, point.s, None)
-        for trained in (runs.load(teacher), runs.load(tmp_path / "weak"))
+        for trained in (loading.load(teacher), loading.load(tmp_path / "weak"))
     )
     inside = (point.s >= 0.1) & (point.s <= 0.9)
     expected = jnp.where(inside, v_weak + scale[:, None] * (v - v_weak), v)
@@ -276,13 +289,17 @@ def test_an_autoguided_teacher_is_extrapolated_and_its_scale_is_told(teacher, tm
     ask = lambda params, w: run.net.apply({"params": params}, point.x, 0.9, 0.1, {"guidance": jnp.full(32, w)})
     np.testing.assert_array_equal(ask(start.params["V"], 1.0), ask(start.params["V"], 3.0))
     loop.train(config, tmp_path / "student", devices=ONE)
-    student = runs.load(tmp_path / "student", average="none")
+    student = loading.load(tmp_path / "student", average="none")
     assert np.abs(ask(student.params, 1.0) - ask(student.params, 3.0)).max() > 1e-5
-    assert student.told() == {"guidance": 2.0} and student.told(1.5) == {"guidance": 1.5} and runs.load(teacher).told() == {}
+    assert (
+        student.conditioning() == {"guidance": 2.0}
+        and student.conditioning(1.5) == {"guidance": 1.5}
+        and loading.load(teacher).conditioning() == {}
+    )
     with pytest.raises(typing.InputError, match=r"--guidance=4.0: the run learned scales from 1.0 to 3.0"):
-        student.told(4.0)
+        student.conditioning(4.0)
     with pytest.raises(typing.InputError, match=r"--guidance=2.0: the run learned without guidance"):
-        runs.load(teacher).told(2.0)
+        loading.load(teacher).conditioning(2.0)
     with pytest.raises(typing.InputError, match="--config.teacher=.*student is itself guided and must be told guidance"):
         runs.setup(small("ayf_emd", teacher=str(tmp_path / "student")), devices=ONE)
     samples = [
@@ -299,18 +316,21 @@ def test_classifier_free_guidance_of_a_labelled_teacher():
     net = models.make("mlp", num_classes=10, width=16, depth=2)
     params = net.init(jax.random.key(0), jnp.zeros((1, 2)), 1.0, 0.0, {})["params"]
     params = jax.tree.map(lambda p: p + 0.05 * jax.random.normal(jax.random.key(p.size), p.shape), params)
-    of_run = method_config.get_config("flow_matching,digits")
+    student = settings.read(config)
+    facts = runs.Facts(student)
 
     def make(label_drop):
+        of_run = method_config.get_config("flow_matching,digits")
         of_run.method.label_drop = label_drop
-        trained = runs.Trained(of_run, (2,), 10, net, params, 1)
-        return networks.make(config, run_method, net, lambda folder, flag: trained)
+        facts.teacher = loading.Trained(settings.read(of_run), (8, 8, 1), 10, net, params, 1)
+        config_checks.trained_teacher(student, facts)
+        return teachers.make(facts.teacher, None, student.guidance, "digits")
 
-    run_method = runs._method(config)
+    run_method = parts.method(student.method, student.guidance)
     made = make(0.1)
     x, label, t = jax.random.normal(jax.random.key(1), (4, 2)), jnp.array([3, 7, -1, 0]), jnp.full((4, 1), 0.4)
     ask = lambda label: net.apply({"params": params}, x, t, t, {"label": label})
-    found = made.teacher(made.fixed, x, t, {"label": label, "guidance": jnp.full(4, 2.0)})
+    found = made.velocity(made.weights, x, t, {"label": label, "guidance": jnp.full(4, 2.0)})
     np.testing.assert_allclose(found, 2 * ask(label) - ask(jnp.full(4, -1)), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found[2], ask(label)[2], rtol=1e-4, atol=1e-5)  # a dropped label is not guided
     assert np.abs(found - ask(label)).max() > 1e-3
@@ -334,11 +354,11 @@ def test_seeds_side_by_side_are_the_runs_alone(name, tmp_path):
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), getattr(own, part), getattr(single, part)
             )
-        loaded = runs.load(tmp_path / "together", seed=number)
+        loaded = loading.load(tmp_path / "together", seed=number)
         chex.assert_trees_all_equal(loaded.params, own.averages["0.999"])
     assert not np.allclose(*jax.tree.leaves(together.params["V"])[-1])
     with pytest.raises(typing.InputError, match=r"the run has 2 seed\(s\), counted from 0; there is no 2"):
-        runs.load(tmp_path / "together", seed=2)
+        loading.load(tmp_path / "together", seed=2)
 
 
 @pytest.mark.slow
@@ -384,7 +404,7 @@ def test_a_seed_that_diverges_is_named(tmp_path, monkeypatch):
 
 def test_the_closed_form_teaches():
     run = runs.setup(small("emd"), devices=ONE)
-    assert run.config.teacher == "exact" and run.fixed == ()
+    assert run.settings.teacher == "exact" and run.fixed == ()
     state, metrics = step_once(run)
     chex.assert_tree_all_finite((state, metrics))
 
@@ -408,9 +428,9 @@ def test_the_weights_of_v_do_not_depend_on_what_else_is_trained():
         ("emd", {"teacher": ""}, "distils a teacher's velocity.*--config.teacher=runs/NAME, or --config.teacher=exact"),
         ("pfmm", {}, "distils a teacher's flow map.*--config.teacher=runs/NAME"),
         ("pfmm", {"teacher": "exact"}, "needs a teacher's flow map"),
-        ("soflow", {"teacher": "exact"}, "config.teacher is 'exact', and the method asks no teacher"),
+        ("soflow", {"teacher": "exact"}, "config.teacher is 'exact', and the method has no teacher"),
         ("emd", {"teacher": "/nowhere"}, "--config.teacher=/nowhere does not exist"),
-        ("soflow", {"guidance": GUIDED}, "config.guidance.kind is 'autoguidance', and the method asks no teacher"),
+        ("soflow", {"guidance": GUIDED}, "config.guidance.kind is 'autoguidance', and the method has no teacher"),
         ("emd", {"guidance": GUIDED}, "config.guidance.weak is empty; give the folder of a weaker run"),
         ("emd", {"guidance": {**GUIDED, "weak": "/nowhere"}}, "--config.guidance.weak=/nowhere does not exist"),
         ("emd", {"guidance": {**GUIDED, "kind": "classifier_free"}}, "the teacher exact has no unconditional velocity"),

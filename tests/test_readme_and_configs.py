@@ -159,7 +159,7 @@ def test_every_preset_builds_its_training_step(name, preset, teacher, monkeypatc
     if name == "pfmm":
         config.teacher = teacher
     run = runs.setup(config, devices=jax.devices()[:1])  # traces the step
-    assert run.config.method.name == name
+    assert run.settings.method.name == name
     assert config.model.parameterisation == methods.METHODS[name].parametrisation
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from configs import common, imf, meanflow, method as method_config
 from flowjax import data, methods, models, training, typing
-from flowjax.training import runs
+from flowjax.training import loading, parts, runs, settings
 
 ONE = jax.devices()[:1]
 SMALL = {"width": 16, "depth": 2, "heads": 2}
@@ -77,7 +77,7 @@ def test_a_decoupled_network_starts_from_a_plain_run_with_the_same_velocity(save
     decoupled = config_of("decoupled_dit", source_depth=1)
     decoupled.start = str(folder)
     run = runs.setup(decoupled, devices=ONE)
-    trained = runs.load(folder)
+    trained = loading.load(folder)
     x, label = jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.array([1, -1, 3, 9])
     s = jnp.linspace(0.1, 0.9, 4).reshape(4, 1, 1, 1)
     found = run.net.apply({"params": run.init().params["V"]}, x, s, s, {"label": label})
@@ -95,7 +95,7 @@ def test_a_transformer_of_tokens_does_not_start_without_the_tokens_of_the_guidan
     guided = imf.get_config("guided")
     guided.model = common.network("mit", **small)
     guided.start = str(folder)
-    with pytest.raises(typing.InputError, match="is told nothing of the guidance, and this one guidance and interval"):
+    with pytest.raises(typing.InputError, match="has the inputs none besides the label, and this one guidance and interval"):
         runs.setup(guided, devices=ONE)
 
 
@@ -156,7 +156,8 @@ def test_guidance_that_cannot_be_trained_in(what):
 
 def test_what_a_run_is_told_when_it_is_sampled():
     ranged = imf.get_config("guided")
-    told = lambda *asked, config=ranged: runs.told(config, *asked)
+    guidance = lambda config: settings.read(config).guidance
+    told = lambda *asked, config=ranged: parts.conditioning(guidance(config), *asked)
     assert told() == {"guidance": 2.0, "interval": (0.0, 1.0)}  # the median of density ~ 1/w on [1, 4]
     assert told(3.0, (0.1, 0.8)) == {"guidance": 3.0, "interval": (0.1, 0.8)}
     for interval in ((0.6, 0.8), (0.1, 0.4), (0.5, 0.5), (-0.1, 0.9)):
@@ -176,8 +177,8 @@ def test_what_a_run_is_told_when_it_is_sampled():
     ):
         told(2.0, (0.0, 1.0), config=fixed)
     ranged.guidance.scale = (2.0, 2.0)  # still told: outside the interval it is 1
-    assert runs._inputs(ranged) == {"guidance": True, "interval": True}
-    assert runs._inputs(fixed) == {"guidance": False, "interval": False}  # its network has no such input
+    assert parts.network_inputs(guidance(ranged)) == ("guidance", "interval")
+    assert parts.network_inputs(guidance(fixed)) == ()  # its network has no such input
     plain = meanflow.get_config("digits")
     assert told(config=plain) == {}
     with pytest.raises(
@@ -185,12 +186,14 @@ def test_what_a_run_is_told_when_it_is_sampled():
     ):
         told(None, (0.1, 0.9), config=plain)
     with pytest.raises(typing.InputError, match="--guidance=2.0: .* and checkerboard has no labels; leave"):
-        runs.told(meanflow.get_config("checkerboard"), 2.0, (), 0)
+        points = settings.read(meanflow.get_config("checkerboard"))
+        loading.Trained(points, (2,), 0, None, None, 1).conditioning(2.0)
 
 
 def test_networks_are_told_what_the_config_says():
     for config, fields in ((imf.get_config("guided"), (True, True)), (meanflow.get_config("guided"), (True, False))):
-        net = runs._network(config, 10)
+        chosen = settings.read(config)
+        net = parts.network(chosen.model, chosen.guidance, 10)
         assert (net.guidance, net.interval) == fields
     assert not any(field in common.network(name) for name in models.MODELS for field in models.TOLD)
 
@@ -240,8 +243,8 @@ def test_a_method_of_ones_own_is_known_where_its_module_is_named(saved_run, tmp_
     try:
         folder = saved_run(config, tmp_path / "run")
         del methods.METHODS["mine_alone"], sys.modules["mine_in_a_module"]  # as in another process
-        trained = runs.load(folder)
-        assert trained.config.method.name in methods.METHODS and trained.step == 1
+        trained = loading.load(folder)
+        assert trained.settings.method.name in methods.METHODS and trained.step == 1
     finally:
         methods.METHODS.pop("mine_alone", None)
         for names in (data.DATASETS, models.MODELS, models.SHARDING):
@@ -257,7 +260,7 @@ def test_data_and_a_network_of_ones_own_train(tmp_path, monkeypatch):
         config.update({"modules": ("mine_with_data",), "eval_every": 0, "steps": 3})
         config.data.name, config.model = "mine", common.network("mine", scale=2.0)
         assert int(training.train(config, tmp_path / "run", devices=ONE).step) == 3
-        assert runs.load(tmp_path / "run").shape == (3,)
+        assert loading.load(tmp_path / "run").shape == (3,)
     finally:
         methods.METHODS.pop("mine_too", None)
         for names in (data.DATASETS, models.MODELS, models.SHARDING):

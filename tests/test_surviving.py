@@ -14,7 +14,7 @@ import pytest
 from configs import method as method_config
 from flowjax import data, typing
 from flowjax.profiling import flops
-from flowjax.training import checkpoint, compilation, evaluation, log, loop, meters, runs, sharding, workdir
+from flowjax.training import checkpoint, compilation, evaluation, loading, log, loop, meters, runs, sharding, workdir
 
 ONE = jax.devices()[:1]
 
@@ -159,10 +159,10 @@ def test_the_best_checkpoint_stays_and_can_be_asked_for(tmp_path, monkeypatch):
     loop.train(config, tmp_path, devices=ONE)
     kept = checkpoint.Checkpoints(tmp_path, read_only=True)
     assert kept.steps() == [8, 16] and kept.best() == 8
-    assert runs.load(tmp_path).step == 16
-    assert runs.load(tmp_path, step="best").step == runs.load(tmp_path, step="8").step == 8
+    assert loading.load(tmp_path).step == 16
+    assert loading.load(tmp_path, step="best").step == loading.load(tmp_path, step="8").step == 8
     with pytest.raises(typing.InputError, match="--checkpoint=9: .* has the checkpoints 8, 16; it is not there"):
-        runs.load(tmp_path, step="9")
+        loading.load(tmp_path, step="9")
 
 
 def test_the_measures_of_a_training_have_their_names():
@@ -195,7 +195,7 @@ def test_fields_that_do_not_fit_are_refused(changes, said):
 def test_asking_for_the_best_of_a_run_without_a_measure(tmp_path):
     loop.train(small(), tmp_path, devices=ONE)
     with pytest.raises(typing.InputError, match="config.best is '', and nothing was measured by it"):
-        runs.load(tmp_path, step="best")
+        loading.load(tmp_path, step="best")
 
 
 # What it knows of itself

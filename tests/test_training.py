@@ -13,7 +13,7 @@ import pytest
 
 from configs import method as method_config
 from flowjax import data, methods, typing
-from flowjax.training import checkpoint, log, loop, networks, runs, sharding, state, step, workdir
+from flowjax.training import checkpoint, loading, log, loop, networks, runs, sharding, state, step, workdir
 
 # One of each kind: derivative, target network, learned log-variance, teacher in a loop, auxiliary network, conditional.
 KINDS = ("meanflow", "tvm", "dmf", "ctm", "freeflow", "alphaflow")
@@ -163,7 +163,7 @@ def test_raw_errors_by_time_are_those_of_the_rows(name, seeds):
     first = lambda tree: tree if seeds == 1 else jax.tree.map(lambda leaf: leaf[0], tree)
     batch = rows() if seeds == 1 else {"x": np.stack([rows()["x"]] * 2)}
     found = run.binned(state_, batch, run.fixed, 3)
-    key = jax.random.split(jax.random.key(run.config.seed))[1]
+    key = jax.random.split(jax.random.key(run.settings.seed))[1]
     drawn = run.method.draw(jax.random.fold_in(jax.random.fold_in(key, 0), 3), rows(), 0)
     params = first(state_.params)
     raw = methods.raw_errors(run.method, networks.nets(run.networks, params, None, run.fixed), drawn)
@@ -261,7 +261,7 @@ def test_bool_and_key_leaves_have_a_fingerprint():
 def test_sampling_needs_no_data(tmp_path, monkeypatch):
     loop.train(small(), tmp_path, devices=jax.devices()[:1])
     monkeypatch.setattr(data, "load", None)
-    trained = runs.load(tmp_path)
+    trained = loading.load(tmp_path)
     assert trained.step == 8 and trained.shape == (2,) and trained.num_classes == 0
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import tqdm
 
 from flowjax import samplers, typing
-from flowjax.training import checkpoint as checkpoints, evaluation, hosts, networks, runs, sharding, workdir as folders
+from flowjax.training import checkpoint as checkpoints, evaluation, hosts, loading, sharding, workdir as folders
 
 ABOUT = "about.json"
 DTYPES = ("float32", "uint8")
@@ -53,19 +53,19 @@ def write(
     for name, value in (("num", num), ("shard", shard)):
         if value < 1:
             raise typing.InputError(f"--{name}={value}: expected at least 1.")
-    run = runs.load(workdir, average, step=checkpoint)
+    run = loading.load(workdir, average, step=checkpoint)
     if dtype not in DTYPES or (dtype == "uint8" and len(run.shape) != 3):
         raise typing.InputError(
-            f"--dtype={dtype}: expected float32, or uint8 for images; rows of {run.config.data.name} have shape {run.shape}."
+            f"--dtype={dtype}: expected float32, or uint8 for images; rows of {run.settings.data.name} have shape {run.shape}."
         )
-    sampler, told = sampler or run.config.sampler, run.told(guidance, interval)
+    sampler, told = sampler or run.settings.evaluation.sampler, run.conditioning(guidance, interval)
     mesh = sharding.make_mesh(devices=jax.local_devices())
-    sample = evaluation.make_sampler(run.net, run.shape, sampler, told, grid=grid, path=networks.path_of(run.config), mesh=mesh)
+    sample = evaluation.make_sampler(run.net, run.shape, sampler, told, grid=grid, path=run.settings.method.path, mesh=mesh)
     asked = evaluation.asked_labels(run, labels)
     facts = {
         "count": num, "shape": list(run.shape), "shard": shard, "dtype": dtype, "run": str(workdir), "run_step": run.step,
-        "method": run.config.method.name, "data": run.config.data.name, "weights": int(jax.jit(checkpoints.fingerprint)(run.params)),
-        "average": average or runs.default_average(run.config), "sampler": sampler, "grid": grid, "steps": steps,
+        "method": run.settings.method.name, "data": run.settings.data.name, "weights": int(jax.jit(checkpoints.fingerprint)(run.params)),
+        "average": average or run.settings.evaluation.average, "sampler": sampler, "grid": grid, "steps": steps,
         "guidance": told.get("guidance"), "interval": list(told.get("interval", ())), "labels": asked.tolist(), "seed": seed,
     }  # fmt: skip
     samplers.check_sampler(sampler, steps, grid)

@@ -10,7 +10,7 @@ import tqdm
 
 from flowjax import checks, data, evals, samplers, typing
 from flowjax.evaluation import generation
-from flowjax.training import evaluation, networks, runs
+from flowjax.training import evaluation, loading
 
 FLOOR, NOISE = "real, held out", "noise"  # rows of the table beside the samples
 PAIRS, PLAN = 4_096, 2_048  # rows that enter a measure of all pairs, or one that looks for a transport plan
@@ -181,20 +181,20 @@ def evaluate(
     Raises:
       InputError: for whatever cannot be drawn or measured, before anything is drawn.
     """
-    runs = {average: runs.load(workdir, average, step=checkpoint) for average in averages}
+    runs = {average: loading.load(workdir, average, step=checkpoint) for average in averages}
     trained = runs[averages[0]]
-    steps = steps or trained.config.eval_steps
+    steps = steps or trained.settings.evaluation.steps
     for asked, n in itertools.product(chosen, steps):
-        samplers.check_sampler(asked or trained.config.sampler, n, grid)
-    judge, floor, real, held_out = _judges(trained.config)
+        samplers.check_sampler(asked or trained.settings.evaluation.sampler, n, grid)
+    judge, floor, real, held_out = _judges(trained.settings.data)
     names = judge.names(measures)
     facts = generation.about(samples) if samples else {"count": num or len(real["x"])}
     count = min(num or facts["count"], facts["count"])
     judge.check(count, names, resamples)
     if samples:
-        drawn, ways = _read(samples, facts, count, trained.config), 1
+        drawn, ways = _read(samples, facts, count, trained.settings.data.name), 1
     else:
-        ways_told = [trained.told(guidance, interval) for guidance in guidances]
+        ways_told = [trained.conditioning(guidance, interval) for guidance in guidances]
         drawn = _draw(runs, steps, count, seed, chosen, ways_told, grid, real)
         ways = len(steps) * len(averages) * len(chosen) * len(guidances)
 
@@ -209,9 +209,9 @@ def evaluate(
             noise, evaluation.labels_like(real.get("label"), trained.num_classes, count), names, resamples, bar.update
         )
         rows.append({**empty, "what": NOISE, "rows": count, **scored})
-    method, done = facts.get("method", trained.config.method.name), facts.get("run_step", trained.step)
+    method, done = facts.get("method", trained.settings.method.name), facts.get("run_step", trained.step)
     about = (
-        f"{method}, {done} steps of training: {count} samples against {len(real['x'])} rows of {trained.config.data.name};"
+        f"{method}, {done} steps of training: {count} samples against {len(real['x'])} rows of {trained.settings.data.name};"
         f" real rows: {len(held_out['x'])} held-out ones against {len(floor.reference)} of training. {SAID}"
     )
     if asked := facts.get("interval") or interval:
@@ -244,14 +244,14 @@ def curves(rows):
     return panels, references
 
 
-def _judges(config):
+def _judges(section):
     """(judge of samples, judge of held-out rows, reference rows, held-out rows)."""
-    digits = config.data.name == "digits"
+    digits = section.name == "digits"
     rows_of = lambda split, limit: data.arrays(
-        data.load(config.data.name, split=split, data_dir=config.data.dir or None), limit=None if digits else limit
+        data.load(section.name, split=split, data_dir=section.dir or None), limit=None if digits else limit
     )
     held_out, training = rows_of("test", ROWS), rows_of("train", TRAINING)["x"]
-    classifier = evaluation.digit_classifier(config.data.dir or None) if digits else None
+    classifier = evaluation.digit_classifier(section.dir or None) if digits else None
     real = rows_of("train+test", ROWS) if digits else held_out
     judge = Judge(real["x"], training, held_out["x"], classifier)
     floor = Judge(training if digits else training[:ROWS], training, held_out["x"], classifier, scale=real["x"])
@@ -263,20 +263,20 @@ def _draw(runs, steps, count, seed, chosen, ways_told, grid, real):
     run = next(iter(runs.values()))
     labels = evaluation.labels_like(real.get("label"), run.num_classes, count)
     for name, told in itertools.product(chosen, ways_told):
-        name, path = name or run.config.sampler, networks.path_of(run.config)
+        name, path = name or run.settings.evaluation.sampler, run.settings.method.path
         evaluations = samplers.sampler_from_name(name).evaluations
         sample = evaluation.make_sampler(run.net, run.shape, name, told, grid=grid, path=path)
         for (average, own), n in itertools.product(runs.items(), steps):
             about = {
-                **_way(n, name, average or runs.default_average(run.config), told.get("guidance")),
+                **_way(n, name, average or run.settings.evaluation.average, told.get("guidance")),
                 "evaluations": evaluations(samplers.grid_from_name(grid)(n)) if evaluations else "",
             }
             yield about, sample(own.params, seed, labels, n, progress=True), labels
 
 
-def _read(folder, facts, count, config):
-    if facts["data"] != config.data.name:
-        raise typing.InputError(f"--samples={folder} are of {facts['data']}, and the run is of {config.data.name}.")
+def _read(folder, facts, count, name):
+    if facts["data"] != name:
+        raise typing.InputError(f"--samples={folder} are of {facts['data']}, and the run is of {name}.")
     yield _way(facts["steps"], facts["sampler"], facts["average"], facts["guidance"]), *generation.read(folder, count)
 
 

@@ -6,7 +6,7 @@ import tqdm
 
 from flowjax import checks, data, methods, samplers, typing
 from flowjax.data import couplings
-from flowjax.training import evaluation, runs
+from flowjax.training import evaluation, loading
 
 SOLVERS = {"euler": samplers.euler, "heun": samplers.heun}
 
@@ -37,17 +37,17 @@ def write(workdir, folder, *, num=65_536, steps=64, points=2, solver="heun", see
         raise typing.InputError(
             f"--points={points}: expected 2 (both ends of a trajectory) or more, one less dividing --steps={steps}."
         )
-    run = runs.load(workdir)
-    jumps = methods.METHODS[run.config.method.name].jumps
+    run = loading.load(workdir)
+    jumps = methods.METHODS[run.settings.method.name].jumps
     if jumps not in ("any", "none"):
         raise typing.InputError(
-            f"--workdir={workdir} is a run of {run.config.method.name!r}, which learns jumps {jumps} and no velocity V(x, t, t); give a"
+            f"--workdir={workdir} is a run of {run.settings.method.name!r}, which learns jumps {jumps} and no velocity V(x, t, t); give a"
             " run of flow_matching, for example."
         )
     labels = _labels(run, num)
     times = np.linspace(1.0, 0.0, points)
     about = {
-        "count": num, "shape": list(run.shape), "num_classes": run.num_classes, "times": times.tolist(), "data": run.config.data.name,
+        "count": num, "shape": list(run.shape), "num_classes": run.num_classes, "times": times.tolist(), "data": run.settings.data.name,
         "teacher": str(workdir), "teacher_step": run.step, "solver": solver, "steps": steps, "seed": seed,
     }  # fmt: skip
     carry = _carry(run, SOLVERS[solver], steps, points)
@@ -66,8 +66,10 @@ def write(workdir, folder, *, num=65_536, steps=64, points=2, solver="heun", see
 def _labels(run, num):
     if not run.num_classes:
         return np.full(num, -1, np.int32)
-    config = run.config.data
-    return np.resize(data.arrays(data.load(config.name, data_dir=config.dir or None), limit=num)["label"], num).astype(np.int32)
+    section = run.settings.data
+    return np.resize(data.arrays(data.load(section.name, data_dir=section.dir or None), limit=num)["label"], num).astype(
+        np.int32
+    )
 
 
 def _carry(run, solver, steps, points):
@@ -76,7 +78,7 @@ def _carry(run, solver, steps, points):
     @jax.jit
     def carry(params, key, index, labels):
         noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), run.shape))(index)
-        cond = evaluation.condition(labels, run.told())  # of a guided run, the median of its scales
+        cond = evaluation.condition(labels, run.conditioning())  # of a guided run, the median of its scales
         v = lambda x, t: run.net.apply({"params": params}, x, t, t, cond)
         return samplers.trajectory(solver, v, noise, samplers.grid(steps), points)
 

@@ -2,8 +2,9 @@
 
 from flowjax.training.checkpoint import SaveError
 from flowjax.training.compilation import report
+from flowjax.training.loading import Trained, load
 from flowjax.training.log import NonFiniteError
 from flowjax.training.loop import train
-from flowjax.training.runs import Experiment, Trained, load, setup
+from flowjax.training.runs import Run, setup
 
-__all__ = ["Experiment", "NonFiniteError", "SaveError", "Trained", "load", "report", "setup", "train"]
+__all__ = ["NonFiniteError", "Run", "SaveError", "Trained", "load", "report", "setup", "train"]

@@ -11,7 +11,7 @@ from flowjax.training import hosts, meters, sharding
 
 
 def compiled(run):
-    """The step of an Experiment, compiled ahead, so that nothing can compile it twice; its first argument is donated."""
+    """The step of a Run, compiled ahead, so that nothing can compile it twice; its first argument is donated."""
     jitted = jax.jit(run.step, donate_argnums=0, out_shardings=(sharding.places(run.like), sharding.whole(run.mesh)))
     return jitted.lower(run.like, run.batch_like, run.fixed).compile()
 

@@ -22,7 +22,7 @@ HIGHER_IS_BETTER = ("recall", "precision", "agreement")
 
 
 def condition(labels, told):
-    """The cond of a network: labels [n] and, for every row, what it is told of the guidance, see flowjax.training.runs.told."""
+    """The cond of a network: labels [n] and, for every row, what it is told of the guidance, see flowjax.training.parts.conditioning."""
     rows = lambda value: jnp.broadcast_to(jnp.asarray(value, jnp.float32), (len(labels), *np.shape(value)))
     return {"label": jnp.asarray(labels), **{name: rows(value) for name, value in told.items()}}
 
@@ -38,7 +38,7 @@ def make_sampler(net, shape, sampler="flow_map", told=None, *, grid="uniform", p
       net: a network, `net.apply(variables, x, s, t, cond)`.
       shape: of one row of data.
       sampler: name and options, see flowjax.samplers.sampler_from_name.
-      told: what the network is told of the guidance, see flowjax.training.runs.told; None: nothing.
+      told: what the network is told of the guidance, see flowjax.training.parts.conditioning; None: nothing.
       grid: name and options, or times, see flowjax.samplers.grid_from_name.
       path: that the network was trained on.
       mesh: whose devices share the rows; None: the default device alone.
@@ -116,30 +116,15 @@ def measures(reference, classifier=None):
     return measure
 
 
-def check_best(config, shape):
-    """Raises InputError unless config.best is "" or one of the numbers that an evaluation during training finds on rows of a shape."""
-    names = POINTS if len(shape) == 1 else IMAGES + CLASSIFIED * (config.data.name == "digits")
-    known = [f"{steps}step/{name}" for steps in config.eval_steps for name in names] if config.eval_every else []
-    if config.best and config.best not in known:
-        raise typing.InputError(
-            f"config.best is {config.best!r}; expected the measure by which the best checkpoint is kept, "
-            + (
-                f"one of {', '.join(known)}, or '' for none."
-                if known
-                else "and config.eval_every is 0, so that nothing is measured: --config.best=."
-            )
-        )
-
-
 def lower_is_better(best, measured):
     """The measure named `best` of an evaluation, turned round where more is better; nan if there is none."""
     value = measured.get(best, float("nan"))
     return -value if best.rpartition("/")[2] in HIGHER_IS_BETTER else value
 
 
-def judge(config, reference):
-    """`measures` for the dataset of a config, with the classifier where the project has one: for the digits."""
-    return measures(reference, digit_classifier(config.data.dir or None) if config.data.name == "digits" else None)
+def judge(section, reference):
+    """`measures` for the dataset of a config.data, with the classifier where the project has one: for the digits."""
+    return measures(reference, digit_classifier(section.dir or None) if section.name == "digits" else None)
 
 
 def digit_classifier(data_dir=None):
@@ -158,7 +143,7 @@ def asked_labels(trained, labels=()):
     """
     if not trained.num_classes and not len(labels):
         return np.array([-1], np.int32)
-    given = f"--labels={','.join(map(str, labels))}: {trained.config.data.name} has"
+    given = f"--labels={','.join(map(str, labels))}: {trained.settings.data.name} has"
     if not trained.num_classes:
         raise typing.InputError(f"{given} no labels; leave the flag out.")
     if not all(0 <= label < trained.num_classes for label in labels):

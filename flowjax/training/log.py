@@ -14,7 +14,7 @@ class Log:
     """Collects metrics on the device and writes them out now and then, so that no step waits for the host.
 
     Args:
-      run: a flowjax.training.runs.Experiment.
+      run: a flowjax.training.runs.Run.
       metrics: a flowjax.training.workdir.Metrics.
       checkpoints: a flowjax.training.checkpoint.Checkpoints, for the last good one.
       start: steps that were done before.
@@ -42,11 +42,11 @@ class Log:
             rows = jax.device_get([found for _, found in self._pending])
         for (step, _), row in zip(self._pending, rows):
             self._check(step, row)
-        step, config = self._pending[-1][0], self._run.config
+        step, settings = self._pending[-1][0], self._run.settings
         means = {name: _finite_mean([row[name] for row in rows]) for name in rows[0]}
         means["nonfinite_steps"] = float(np.max(rows[-1]["nonfinite_steps"]))
-        means["learning_rate"] = float(self._run.schedule((step - 1) // config.optim.every))
-        means |= self.clock.take(step - self._flushed, config.batch_size * config.seeds) | self._once | self._use()
+        means["learning_rate"] = float(self._run.schedule((step - 1) // settings.optim.every))
+        means |= self.clock.take(step - self._flushed, settings.batch_size * settings.seeds) | self._once | self._use()
         if self._flops:
             peak = meters.peak_flops(self._run.mesh.devices.flat[0]) * self._run.mesh.devices.size
             means["utilisation"] = self._flops / (1e-3 * means["step_ms"] * peak)
@@ -60,8 +60,8 @@ class Log:
 
     def _check(self, step, row):
         """Raises NonFiniteError once more steps were skipped than config.max_nonfinite_steps allows."""
-        config = self._run.config
-        if np.max(row["nonfinite_steps"]) <= config.max_nonfinite_steps:
+        allowed, settings = self._run.settings.bookkeeping.max_nonfinite_steps, self._run.settings
+        if np.max(row["nonfinite_steps"]) <= allowed:
             return
         bad = [name for name, value in row.items() if not np.isfinite(value).all()]
         seeds = np.flatnonzero(~np.isfinite(np.atleast_1d(row[bad[0]])))
@@ -70,9 +70,9 @@ class Log:
         self._checkpoints.wait()
         saved = self._checkpoints.steps()
         good = self._checkpoints.path / str(saved[-1]) if saved else "none was saved yet"
-        which = f" (seed {', '.join(str(config.seed + i) for i in seeds)})" if config.seeds > 1 else ""
-        before = f", after {config.max_nonfinite_steps} skipped steps" if config.max_nonfinite_steps else ""
-        more = f"--config.max_nonfinite_steps={config.max_nonfinite_steps + 1}"
+        which = f" (seed {', '.join(str(settings.seed + i) for i in seeds)})" if settings.seeds > 1 else ""
+        before = f", after {allowed} skipped steps" if allowed else ""
+        more = f"--config.max_nonfinite_steps={allowed + 1}"
         raise NonFiniteError(
             f"{what} not finite at step {step}{which}{before}; training stopped ({more} goes past it). Last good checkpoint: {good}."
         )

@@ -9,7 +9,18 @@ import numpy as np
 import tqdm
 
 from flowjax import data, typing
-from flowjax.training import checkpoint, compilation, evaluation, hosts, meters, networks, runs, sharding, workdir as folders
+from flowjax.training import (
+    checkpoint,
+    compilation,
+    evaluation,
+    hosts,
+    loading,
+    meters,
+    parts,
+    runs,
+    sharding,
+    workdir as folders,
+)
 from flowjax.training.log import Log
 
 BINNED_DRAWS = 8  # of a batch, for raw errors by time
@@ -38,16 +49,17 @@ def train(config, workdir, devices=None, profile=()):
     with _stop_signals() as stop:
         folders.check(workdir, config)
         run = runs.setup(config, devices)
+        kept, last = run.settings.bookkeeping, run.settings.steps
         hosts.barrier("all processes have checked the config")
         if hosts.lead():
             folders.claim(workdir, config, run.source)
         hosts.barrier("the workdir is claimed")
         folders.check_shared(workdir, config)
-        with checkpoint.Checkpoints(workdir, keep=config.keep) as checkpoints:
+        with checkpoint.Checkpoints(workdir, keep=kept.keep) as checkpoints:
             state, start = checkpoints.restore(run.like) or (run.init(), 0)
-            _check_skipped(config, state)
-            if start == config.steps:
-                if stop:  # nobody else will hear of it
+            _check_skipped(state, kept.max_nonfinite_steps)
+            if start == last:
+                if stop:  # the run is finished, so no later step reports the signal
                     raise KeyboardInterrupt
                 return state
             tracing = _Tracing(pathlib.Path(workdir) / "profile", profile)
@@ -63,18 +75,19 @@ def train(config, workdir, devices=None, profile=()):
     return state
 
 
-def _check_skipped(config, state):
+def _check_skipped(state, allowed):
     """Raises InputError if the run has skipped more steps than are allowed now."""
     skipped = int(np.max(jax.device_get(state.skipped)))
-    if skipped > config.max_nonfinite_steps:
+    if skipped > allowed:
         raise typing.InputError(
-            f"config.max_nonfinite_steps is {config.max_nonfinite_steps}, and the run has skipped {skipped} steps that were not finite:"
+            f"config.max_nonfinite_steps is {allowed}, and the run has skipped {skipped} steps that were not finite:"
             f" --config.max_nonfinite_steps={skipped} goes on."
         )
 
 
 def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
-    config, compilations = run.config, meters.Compilations()
+    settings, compilations = run.settings, meters.Compilations()
+    written, evaluated = settings.bookkeeping, settings.evaluation
     hosts.say(compilation.mesh_line(run.mesh))
     with compilations:
         step_fn = compilation.compiled(run)
@@ -82,17 +95,17 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
     # Programs that queue up on several CPU devices deadlock in the all-reduce.
     block = run.mesh.devices.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
     batches, agreed = _batches(run, start), hosts.Agreement(run.mesh, block)
-    evaluate = _evaluator(run, workdir) if config.eval_every else None
+    evaluate = _evaluator(run, workdir) if evaluated.every else None
     log = Log(run, metrics, checkpoints, start, flops=compilation.utilisation_flops(run), once=once)
 
-    progress = {"total": config.steps, "initial": start, "desc": config.method.name, "unit": "step", "smoothing": 0.05}
+    progress = {"total": settings.steps, "initial": start, "desc": settings.method.name, "unit": "step", "smoothing": 0.05}
     with compilations, tqdm.tqdm(**progress, disable=not hosts.lead()) as bar:
-        for step in range(start, config.steps):
+        for step in range(start, settings.steps):
             tracing.at(step, state)
             with log.clock.spending("data"):
                 local = next(batches)
             with compilations.none(step + 1) if step >= start + WARM_UP else contextlib.nullcontext():
-                batch = sharding.global_batch(run.mesh, local, config.seeds)
+                batch = sharding.global_batch(run.mesh, local, settings.seeds)
                 with jax.transfer_guard("disallow"):  # what is not on the devices by now would be sent there at every step
                     state, found = step_fn(state, batch, run.fixed)
                 with log.clock.spending("compute"):
@@ -102,11 +115,11 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
                     stopping = agreed(bool(stop))
             log.add(step + 1, found)
             bar.update()
-            last = step + 1 == config.steps
-            evaluates = evaluate and (last or (step + 1) % config.eval_every == 0)
-            saves = stopping or last or (step + 1) % config.save_every == 0 or (evaluates and config.best)
+            last = step + 1 == settings.steps
+            evaluates = evaluate and (last or (step + 1) % evaluated.every == 0)
+            saves = stopping or last or (step + 1) % written.save_every == 0 or (evaluates and evaluated.best)
             measured = {}
-            if evaluates or saves or (step + 1) % config.log_every == 0:
+            if evaluates or saves or (step + 1) % written.log_every == 0:
                 bar.set_postfix_str(log.flush())
             if evaluates:
                 with log.clock.spending("paused"):
@@ -114,7 +127,7 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
                     metrics.write(step + 1, measured)
             if saves:
                 with log.clock.spending("paused"):
-                    checkpoints.save(step + 1, state, hosts.from_lead(evaluation.lower_is_better(config.best, measured)))
+                    checkpoints.save(step + 1, state, hosts.from_lead(evaluation.lower_is_better(evaluated.best, measured)))
             if stopping:
                 checkpoints.wait()
                 by, saved = stop[0] if stop else "a signal to another process", checkpoints.unsaved is None
@@ -128,20 +141,20 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
 
 def _batches(run, start):
     """This host's batches from a step on; those of several seeds stacked, each in its own order."""
-    config = run.config
+    settings = run.settings
     streams = [
         data.batches(
             run.source,
-            batch_size=config.batch_size,
-            seed=config.seed + number,
+            batch_size=settings.batch_size,
+            seed=settings.seed + number,
             start=start,
             process=jax.process_index(),
             processes=jax.process_count(),
-            flip=config.data.flip,
+            flip=settings.data.flip,
         )
-        for number in range(config.seeds)
+        for number in range(settings.seeds)
     ]
-    if config.seeds == 1:
+    if settings.seeds == 1:
         return streams[0]
     return (jax.tree.map(lambda *parts: np.stack(parts), *batches) for batches in zip(*streams))
 
@@ -151,20 +164,19 @@ def _evaluator(run, workdir):
 
     All processes sample; the lead measures and draws, and the others get {}.
     """
-    config = run.config
+    settings, evaluated = run.settings, run.settings.evaluation
     held_out = data.arrays(run.held_out, limit=10_000)
-    labels = evaluation.labels_like(held_out.get("label"), run.source.num_classes, config.eval_samples)
-    measure = evaluation.judge(config, held_out["x"]) if hosts.lead() else None
-    sample = evaluation.make_sampler(
-        run.net, run.source.shape, config.sampler, runs.told(config), path=networks.path_of(config), mesh=run.mesh
-    )
+    labels = evaluation.labels_like(held_out.get("label"), run.source.num_classes, evaluated.samples)
+    measure = evaluation.judge(settings.data, held_out["x"]) if hosts.lead() else None
+    inputs, path = parts.conditioning(settings.guidance), settings.method.path
+    sample = evaluation.make_sampler(run.net, run.source.shape, evaluated.sampler, inputs, path=path, mesh=run.mesh)
 
     def evaluate(state, step):
-        params = sharding.replicated(run.mesh, runs.weights(config, state, runs.default_average(config)))
-        samples = {steps: sample(params, config.seed, labels, steps) for steps in config.eval_steps}
+        params = sharding.replicated(run.mesh, loading.weights(state, evaluated.average, settings.seeds))
+        samples = {steps: sample(params, settings.seed, labels, steps) for steps in evaluated.steps}
         if not hosts.lead():
             return {}
-        path, title = pathlib.Path(workdir) / "samples" / f"step_{step:07d}.png", f"{config.method.name}, step {step}"
+        path, title = pathlib.Path(workdir) / "samples" / f"step_{step:07d}.png", f"{settings.method.name}, step {step}"
         try:
             evaluation.draw_samples(path, samples, labels, run.source.num_classes, real=held_out, title=title)
         except OSError as error:

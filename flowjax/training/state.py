@@ -102,12 +102,12 @@ def _started(fresh, start, path=""):
     }
 
 
-def make_optimizer(config, steps, part="optim"):
-    """An optax optimizer from `config.optim`: clipping, then the optimizer by name with its own keyword arguments.
+def make_optimizer(optim, steps, part="optim"):
+    """An optax optimizer from config.optim: clipping, then the optimizer by name with its own keyword arguments.
 
     Args:
-      config: `name` (of optax or optax.contrib), `learning_rate`, `schedule` ("constant", "cosine" or "linear"),
-        `warmup_steps` (updates), `clip_norm` (0: none), `every` (steps from one update to the next), `kwargs`.
+      optim: a flowjax.training.settings.Optim: `name` (of optax or optax.contrib), `learning_rate`, `schedule` ("constant", "cosine"
+        or "linear"), `warmup_steps` (updates), `clip_norm` (0: none), `every` (steps from one update to the next), `kwargs`.
       steps: length of the training, over which a falling schedule falls to 0.
       part: which part of the config it is, for the errors.
 
@@ -117,30 +117,30 @@ def make_optimizer(config, steps, part="optim"):
     Raises:
       InputError: for an unknown optimizer, schedule or keyword, or a period below 1.
     """
-    if not isinstance(config.every, int) or config.every < 1:
+    if not isinstance(optim.every, int) or optim.every < 1:
         raise typing.InputError(
-            f"config.{part}.every is {config.every!r}; expected a whole number of at least 1: 1 updates at each step."
+            f"config.{part}.every is {optim.every!r}; expected a whole number of at least 1: 1 updates at each step."
         )
-    schedule = _schedule(config, -(-steps // config.every), part)
+    schedule = _schedule(optim, -(-steps // optim.every), part)
     factories = {name: f for module in (optax.contrib, optax) for name, f in vars(module).items() if _is_optimizer(name, f)}
-    checks.member("optimizer (any of optax or optax.contrib works)", config.name, factories, listed=False)
-    factory, kwargs = factories[config.name], dict(config.kwargs)
+    checks.member("optimizer (any of optax or optax.contrib works)", optim.name, factories, listed=False)
+    factory, kwargs = factories[optim.name], dict(optim.kwargs)
     known = [name for name in inspect.signature(factory).parameters if name != "learning_rate"]
     for name in kwargs:
-        checks.member(f"argument of optimizer {config.name!r} (config.{part}.kwargs = {{}} clears them)", name, known)
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+        checks.member(f"argument of optimizer {optim.name!r} (config.{part}.kwargs = {{}} clears them)", name, known)
+    clip = optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm else optax.identity()
     try:
-        return Optimizer(optax.chain(clip, factory(learning_rate=schedule, **kwargs)), schedule, config.every)
+        return Optimizer(optax.chain(clip, factory(learning_rate=schedule, **kwargs)), schedule, optim.every)
     except (TypeError, ValueError) as error:
-        raise typing.InputError(f"optimizer {config.name!r} cannot be made with {kwargs}: {error}.") from error
+        raise typing.InputError(f"optimizer {optim.name!r} cannot be made with {kwargs}: {error}.") from error
 
 
 def _is_optimizer(name, factory):
     return not name.startswith("_") and inspect.isfunction(factory) and "learning_rate" in inspect.signature(factory).parameters
 
 
-def _schedule(config, steps, part):
-    peak, warmup = config.learning_rate, config.warmup_steps
+def _schedule(optim, steps, part):
+    peak, warmup = optim.learning_rate, optim.warmup_steps
     if not peak > 0 or not 0 <= warmup < max(steps, 1):
         raise typing.InputError(
             f"config.{part}: learning_rate is {peak} and warmup_steps {warmup}; the rate must be above 0, the warm-up shorter than"
@@ -151,7 +151,7 @@ def _schedule(config, steps, part):
         "cosine": lambda: optax.cosine_decay_schedule(peak, steps - warmup),
         "linear": lambda: optax.linear_schedule(peak, 0.0, steps - warmup),
     }
-    checks.member(f"config.{part}.schedule", config.schedule, falls)
+    checks.member(f"config.{part}.schedule", optim.schedule, falls)
     if not warmup:
-        return falls[config.schedule]()
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), falls[config.schedule]()], [warmup])
+        return falls[optim.schedule]()
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), falls[optim.schedule]()], [warmup])

@@ -1,0 +1,373 @@
+"""Whether the fields of a config fit together: one function a question, all in CHECKS, before anything is compiled or written.
+
+A check is `(settings, facts) -> None` and raises InputError. `facts` is a flowjax.training.runs.Facts: the mesh, the method, the
+data, the network and the other runs that the settings name, each loaded or made when a check first reads it. So the order of
+CHECKS goes from what costs nothing to what must be loaded. What a single part refuses by itself (an unknown sampler, network,
+optimizer or dataset) it refuses when it is made.
+"""
+
+import math
+
+import jax
+import numpy as np
+
+from flowjax import checks, data, guidance as guidances, methods, models, samplers, typing
+from flowjax.data import points
+from flowjax.training import evaluation, initial_weights, networks, parts, sharding, teachers
+
+
+def check(settings, facts):
+    """Raises InputError for the first thing that does not fit."""
+    for judge in CHECKS:
+        judge(settings, facts)
+
+
+def numbers(settings, facts):
+    """Counts are whole numbers of at least 0 or 1."""
+    written, evaluated = settings.bookkeeping, settings.evaluation
+    least = {
+        "steps": (settings.steps, 1),
+        "batch_size": (settings.batch_size, 1),
+        "log_every": (written.log_every, 1),
+        "eval_every": (evaluated.every, 0),
+        "save_every": (written.save_every, 1),
+        "keep": (written.keep, 1),
+        "accumulate": (settings.accumulate, 1),
+        "max_nonfinite_steps": (written.max_nonfinite_steps, 0),
+        "eval_samples": (evaluated.samples, 8),
+        "seed": (settings.seed, 0),
+        "seeds": (settings.seeds, 1),
+    }
+    for name, (value, low) in least.items():
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < low:
+            raise typing.InputError(f"config.{name} is {value!r}; expected a whole number of at least {low}.")
+
+
+def averages(settings, facts):
+    """Decays of evaluation averages are in [0, 1)."""
+    for decay in settings.evaluation.averages:
+        if not isinstance(decay, float) or not 0 <= decay < 1:
+            raise typing.InputError(f"config.ema holds {decay!r}; expected decays of at least 0 and below 1, e.g. (0.999,).")
+
+
+def evaluation_steps(settings, facts):
+    """The sampler takes each number of steps of an evaluation."""
+    steps = settings.evaluation.steps
+    if not steps or any(not isinstance(number, int) or number < 1 for number in steps):
+        raise typing.InputError(f"config.eval_steps is {steps!r}; expected numbers of steps of at least 1: (1, 2, 4).")
+    for number in steps:
+        samplers.check_sampler(settings.evaluation.sampler, number)
+
+
+def guidance(settings, facts):
+    """The fields of config.guidance are those of its kind, and in their ranges."""
+    given, idle = settings.guidance, type(settings.guidance)()
+    if not given.kind:
+        for name, value in given._asdict().items():
+            if value != getattr(idle, name):
+                raise typing.InputError(
+                    f"config.guidance.{name} is {value!r}, and config.guidance.kind is ''; expected a kind:"
+                    f" --config.guidance.kind={' or '.join(guidances.KINDS)}."
+                )
+        return
+    checks.member("config.guidance.kind", given.kind, guidances.KINDS)
+    known = {*guidances.TARGETS[given.kind].constants} if given.kind in guidances.TARGETS else {"interval"}
+    known |= {"kind", "scale", *(["weak"] if given.kind == "autoguidance" else [])}
+    for name, value in given._asdict().items():
+        if name not in known and value != getattr(idle, name):
+            raise typing.InputError(
+                f"config.guidance.{name} is {value!r}, and {given.kind!r} has no use for it: it takes"
+                f" {', '.join(sorted(known - {'kind'}))}; --config.guidance.{name}={getattr(idle, name)} clears it."
+            )
+    expected = "scales (low, high) of at least 1, equal for a fixed one: (1.5, 1.5)"
+    _ordered("config.guidance.scale", given.scale, 1.0, float("inf"), expected)
+    if tuple(given.scale) == (1.0, 1.0):
+        raise typing.InputError(
+            f"config.guidance.scale is (1.0, 1.0), no guidance, and the kind is {given.kind!r}; expected {expected}."
+        )
+    _ordered("config.guidance.interval", given.interval, 0.0, 1.0, "times (low, high) between 0 and 1: (0.0, 1.0)")
+    if given.interval[0] == given.interval[1]:
+        raise typing.InputError(f"config.guidance.interval is {given.interval!r}, which is empty; expected low < high.")
+
+
+def guidance_constants(settings, facts):
+    """The constants of config.guidance are in their ranges."""
+    for name, allowed, words in (
+        ("k", lambda value: 0 <= value < 1, "a share of at least 0 and below 1"),
+        ("mix", lambda value: 0 < value <= 1, "a share above 0 and up to 1"),
+        ("decay", lambda value: 0 < value <= 1, "a time above 0 and up to 1"),
+    ):
+        value = getattr(settings.guidance, name)
+        if not isinstance(value, (int, float)) or not allowed(value):
+            raise typing.InputError(f"config.guidance.{name} is {value!r}; expected {words}.")
+
+
+def batch(settings, facts):
+    """Every device gets whole columns of every term in each part of the batch."""
+    sharding.check_batch(facts.mesh, settings.batch_size, facts.method, settings.accumulate)
+
+
+def labels(settings, facts):
+    """Guidance inside the target needs labels, and a share of them dropped, to learn the velocity without a label."""
+    kind = settings.guidance.kind
+    if kind not in guidances.TARGETS:
+        return
+    if not facts.source.num_classes:
+        raise typing.InputError(
+            f"config.guidance.kind is {kind!r}, and {settings.data.name} has no labels, so that there is nothing to guide towards:"
+            " --config.guidance.kind= clears it."
+        )
+    if not settings.method.constants.get("label_drop", 0.0):
+        raise typing.InputError(
+            f"config.guidance.kind is {kind!r}, and config.method.label_drop is 0: the network would not learn the velocity without a"
+            " label, away from which it is guided; --config.method.label_drop=0.1."
+        )
+
+
+def batches(settings, facts):
+    """The data give batches of this size to so many processes."""
+    flip, processes = settings.data.flip, jax.process_count()
+    data.check(facts.source, batch_size=settings.batch_size, seed=settings.seed, flip=flip, processes=processes)
+
+
+def best(settings, facts):
+    """config.best is "" or a number that an evaluation during training measures on such data."""
+    wanted, evaluated = settings.evaluation.best, settings.evaluation
+    names = evaluation.POINTS if len(facts.source.shape) == 1 else evaluation.IMAGES
+    if settings.data.name == "digits":
+        names += evaluation.CLASSIFIED
+    known = [f"{steps}step/{name}" for steps in evaluated.steps for name in names] if evaluated.every else []
+    if wanted and wanted not in known:
+        raise typing.InputError(
+            f"config.best is {wanted!r}; expected the measure by which the best checkpoint is kept, "
+            + (
+                f"one of {', '.join(known)}, or '' for none."
+                if known
+                else "and config.eval_every is 0, so that nothing is measured: --config.best=."
+            )
+        )
+
+
+def coupling(settings, facts):
+    """A method that starts from noise alone reads no coupling."""
+    if settings.data.coupling and methods.METHODS[settings.method.name].jumps == "from noise":
+        raise typing.InputError(
+            f"config.data.coupling is {settings.data.coupling!r}, and {settings.method.name!r} learns from noise alone:"
+            " --config.data.coupling= clears it."
+        )
+
+
+def auxiliary(settings, facts):
+    """config.auxiliary has exactly the networks that the method trains along with V."""
+    needed, name = [name for name in networks.trained(facts.method, facts.net) if name != "V"], settings.method.name
+    for network in needed:
+        if network not in settings.auxiliary:
+            raise typing.InputError(
+                f"method {name!r} trains an auxiliary network {network!r} along, and config.auxiliary has"
+                f" {', '.join(settings.auxiliary) or 'none'}; add config.auxiliary.{network} = common.auxiliary(config)."
+            )
+    for network in settings.auxiliary:
+        if network not in needed:
+            raise typing.InputError(
+                f"config.auxiliary has {network!r}, and method {name!r} trains {', '.join(needed) or 'none'} along;"
+                " delete it from the config."
+            )
+
+
+def heads(settings, facts):
+    """A method that trains a velocity head has a network with one."""
+    if networks.heads(facts.method) == 2 and not models.two_headed(facts.net):
+        raise typing.InputError(
+            f"config.method.heads is 2, and a {settings.model.name} that predicts {settings.model.parameterisation!r} has one head;"
+            " expected a mit that predicts 'velocity' or 'denoised_field', as in --config=configs/network.py:imf,mit, or"
+            " --config.method.heads=1."
+        )
+
+
+def teacher(settings, facts):
+    """A method that distils has a teacher, and no other has one."""
+    needed, name = teacher_needs(facts.method), settings.teacher
+    on_teacher = settings.guidance.kind if settings.guidance.kind in guidances.TEACHERS else ""
+    if not needed:
+        for field, value in (("teacher", name), ("guidance.kind", on_teacher)):
+            if value:
+                raise typing.InputError(
+                    f"config.{field} is {value!r}, and the method has no teacher: --config.{field}= clears it."
+                )
+        return
+    if not name:
+        closed = needed == ["teacher"] and settings.data.name in points.VELOCITIES
+        raise typing.InputError(
+            f"the method distils a teacher's {'velocity' if needed == ['teacher'] else 'flow map'}, and config.teacher is empty; give"
+            " the folder of a trained run, --config.teacher=runs/NAME"
+            + (
+                f", or --config.teacher={teachers.EXACT} for the closed-form velocity of {settings.data.name}."
+                if closed
+                else "."
+            )
+        )
+    if on_teacher and "teacher_map" in needed:
+        raise typing.InputError(
+            f"config.guidance.kind is {on_teacher!r}, and the method needs the flow map of its teacher; only velocities are guided:"
+            " --config.guidance.kind= clears it."
+        )
+
+
+def exact_teacher(settings, facts):
+    """The closed-form velocity is known of some points, on the linear path, and is no flow map."""
+    needed = teacher_needs(facts.method)
+    if not needed or settings.teacher != teachers.EXACT:
+        return
+    if settings.method.path != "linear":
+        raise typing.InputError(
+            f"config.teacher is {teachers.EXACT!r}, the velocity on the linear path, and config.method.path is"
+            f" {settings.method.path!r}; --config.method.path=linear."
+        )
+    if "teacher_map" in needed:
+        raise typing.InputError(
+            f"config.teacher is {teachers.EXACT!r}, a velocity, and the method needs a teacher's flow map; give the folder of a trained"
+            " run."
+        )
+    if settings.data.name not in points.VELOCITIES:
+        raise typing.InputError(
+            f"config.teacher is {teachers.EXACT!r}, and the velocity of {settings.data.name!r} is not known in closed form; it is for"
+            f" {', '.join(points.VELOCITIES)}. Give the folder of a trained run instead."
+        )
+
+
+def trained_teacher(settings, facts):
+    """A teacher that is a run learned the data of the student, what the student needs, and if it is guided, to do without labels."""
+    needed, kind = teacher_needs(facts.method), settings.guidance.kind
+    if not needed:
+        return
+    run = facts.teacher
+    if run is not None:
+        _same_data(run, settings, facts, "--config.teacher", settings.teacher)
+        _unguided(run, "--config.teacher", settings.teacher)
+        _knows(run, settings, "--config.teacher", needed[0])
+    inside = kind in guidances.TARGETS and needed == ["teacher"]
+    if inside or kind == "classifier_free":
+        if run is None or not run.num_classes or not run.settings.method.constants.get("label_drop", 0.0):
+            raise typing.InputError(
+                f"config.guidance.kind is {kind!r}, and the teacher {settings.teacher} has no unconditional velocity: it must be"
+                " a run on labelled data with method.label_drop above 0, e.g. 0.1."
+            )
+
+
+def weak_teacher(settings, facts):
+    """Autoguidance has a weaker run of the same data and path."""
+    folder = settings.guidance.weak
+    if settings.guidance.kind != "autoguidance":
+        return
+    if not folder:
+        raise typing.InputError(
+            "config.guidance.kind is 'autoguidance', and config.guidance.weak is empty; give the folder of a weaker run:"
+            " --config.guidance.weak=runs/NAME."
+        )
+    _same_data(facts.weak, settings, facts, "--config.guidance.weak", folder)
+    _unguided(facts.weak, "--config.guidance.weak", folder)
+    _knows(facts.weak, settings, "--config.guidance.weak", "teacher")
+
+
+def start(settings, facts):
+    """The weights to start from exist, and are of a network that config.model extends."""
+    model, wanted = settings.model, settings.start
+    if not wanted:
+        return
+    if initial_weights.is_published(wanted):
+        if model.name not in initial_weights.FILES or model.parameterisation != "velocity":
+            raise typing.InputError(
+                f"config.start is {wanted!r}, and published weights are of the networks {', '.join(initial_weights.FILES)} with"
+                f" parameterisation 'velocity'; config.model is {model.name!r} with {model.parameterisation!r}."
+            )
+        return
+    if wanted == "teacher" and settings.teacher in ("", teachers.EXACT):
+        raise typing.InputError(
+            f"config.start is 'teacher', and config.teacher is {settings.teacher!r}, which has no weights; give the folder of a run:"
+            " --config.teacher=runs/NAME, or --config.start=runs/NAME."
+        )
+    run, flag = facts.start, "--config.teacher" if wanted == "teacher" else "--config.start"
+    _same_data(run, settings, facts, flag, settings.teacher if wanted == "teacher" else wanted)
+    predicts = run.settings.model.parameterisation
+    if predicts != model.parameterisation:
+        raise typing.InputError(
+            f"config.start is {wanted!r}, whose network predicts {predicts!r}, and config.model"
+            f" {model.parameterisation!r}: --config.model.parameterisation={predicts}."
+        )
+    have, want = (parts.network_inputs(section) for section in (run.settings.guidance, settings.guidance))
+    if not set(have) <= set(want) or (have != want and model.name not in initial_weights.FROM_ZERO):
+        inputs = lambda names: " and ".join(names) or "none"
+        raise typing.InputError(
+            f"config.start is {wanted!r}, whose network has the inputs {inputs(have)} besides the label, and this one"
+            f" {inputs(want)}; {', '.join(initial_weights.FROM_ZERO)} can learn more inputs, none can do without one. Make"
+            " config.guidance fit, or --config.start= for fresh weights."
+        )
+
+
+def teacher_needs(method):
+    """Which kinds of teachers a method learns from: "teacher" (a velocity), "teacher_map"."""
+    return [need for need in ("teacher", "teacher_map") if need in method.needs]
+
+
+def _same_data(run, settings, facts, flag, folder):
+    shape, num_classes = tuple(facts.source.shape), facts.source.num_classes
+    if run.shape != shape or run.num_classes != num_classes:
+        raise typing.InputError(
+            f"{flag}={folder} was trained on rows of shape {run.shape} with {run.num_classes} classes; {settings.data.name} has"
+            f" {shape} with {num_classes}. It must know the student's data."
+        )
+
+
+def _unguided(run, flag, folder):
+    """A teacher has no input besides the label."""
+    inputs = parts.network_inputs(run.settings.guidance)
+    if inputs:
+        raise typing.InputError(
+            f"{flag}={folder} is itself guided and has the inputs {' and '.join(inputs)};"
+            " give a run without config.guidance, or with a fixed scale and not of the kind imf."
+        )
+
+
+def _knows(run, settings, flag, need):
+    """A run learned a velocity ("teacher") or a map ("teacher_map") on the path of the student."""
+    name = run.settings.method.name
+    jumps = methods.METHODS[name].jumps
+    grid = ("grid",) if settings.method.name == "pd" else ()
+    if jumps not in (("any", "none") if need == "teacher" else ("any", *grid)):
+        what = "a velocity V(x, t, t)" if need == "teacher" else "a flow map"
+        raise typing.InputError(
+            f"{flag} is a run of {name!r}, which learns {'no jumps' if jumps == 'none' else f'jumps {jumps}'} and so does not know"
+            f" {what}; give a run of {'flow_matching' if need == 'teacher' else 'psd or meanflow'}, for example."
+        )
+    if run.settings.method.path != settings.method.path:
+        raise typing.InputError(
+            f"{flag} is a run on the path {run.settings.method.path!r}, and config.method.path is {settings.method.path!r}; a teacher"
+            " must be on the student's path."
+        )
+
+
+def _ordered(name, pair, least, most, expected):
+    both = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(value, (int, float)) for value in pair)
+    if not both or not least <= pair[0] <= pair[1] <= most or math.isinf(pair[1]):
+        raise typing.InputError(f"{name} is {pair!r}; expected {expected}.")
+
+
+CHECKS = (
+    numbers,
+    averages,
+    guidance,
+    guidance_constants,
+    batch,
+    evaluation_steps,
+    labels,
+    batches,
+    best,
+    coupling,
+    auxiliary,
+    heads,
+    teacher,
+    exact_teacher,
+    trained_teacher,
+    weak_teacher,
+    start,
+)

@@ -1,0 +1,166 @@
+"""A trained run as sampling needs it: its settings, its network and one tree of weights."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flowjax import models, typing
+from flowjax.training import checkpoint, evaluation, networks, parts, settings, sharding, state, workdir as folders
+
+
+class Trained(NamedTuple):
+    """A trained network.
+
+    Attributes:
+      settings: flowjax.training.settings.Settings of the run.
+      shape: of a row of its data.
+      num_classes: labels of its data, 0 for none.
+      net: the linen network of V.
+      params: its weights.
+      step: steps of training that they took.
+    """
+
+    settings: Any
+    shape: tuple[int, ...]
+    num_classes: int
+    net: Any
+    params: Any
+    step: int
+
+    def conditioning(self, guidance=None, interval=()):
+        """The inputs of V besides the label, see flowjax.training.parts.conditioning."""
+        about = "" if self.num_classes else f", and {self.settings.data.name} has no labels"
+        return parts.conditioning(self.settings.guidance, guidance, interval, about=about)
+
+    def V(self, labels=None, guidance=None, interval=()):
+        """The average velocity with its conditioning bound, a callable V(x, s, t).
+
+        Args:
+          labels: classes [rows] of the rows of x, or one for all of them; -1 or None: without a class.
+          guidance: scale, of a run that learned several; None: the median of them.
+          interval: times (low, high) between which to guide, of a run that learned several; (): the widest.
+
+        Raises:
+          InputError: for a scale or an interval that the run did not learn.
+
+        Example:
+          run = training.load("runs/digits")
+          V = run.V(labels=3)
+          x = eps - V(eps, 1.0, 0.0)          # one jump from noise to data
+        """
+        inputs, labels = self.conditioning(guidance, interval), -1 if labels is None else labels
+
+        def V(x, s, t):
+            rows = jnp.broadcast_to(jnp.asarray(labels, jnp.int32), x.shape[:1])
+            return self.net.apply({"params": self.params}, x, s, t, evaluation.condition(rows, inputs))
+
+        return V
+
+    def sample(
+        self, n, steps=1, labels=None, *, sampler="", grid="uniform", seed=0, guidance=None, interval=(), **options
+    ):  # fmt: skip
+        """Samples, [n, *shape]; sample i depends on `seed`, its label and i alone.
+
+        Args:
+          n: how many.
+          steps: of the sampler.
+          labels: classes in turn, [k] or one; None: all classes in turn.
+          sampler: name and options, see flowjax.samplers.sampler_from_name; "": that of the run's config.
+          grid: name and options, or times, see flowjax.samplers.grid_from_name.
+          seed: of the noise.
+          guidance, interval: as of `V`.
+          **options: of the function of flowjax.training.evaluation.make_sampler: first, x, inverted, progress; and `mesh`.
+
+        Raises:
+          InputError: for a class, sampler, grid, scale or interval that cannot work.
+        """
+        classes = evaluation.asked_labels(self, () if labels is None else np.atleast_1d(labels))
+        inputs = tuple(self.conditioning(guidance, interval).items())
+        sampler, path = sampler or self.settings.evaluation.sampler, self.settings.method.path
+        draw = _sampler(self.net, self.shape, sampler, inputs, grid, path, options.pop("mesh", None))
+        return draw(self.params, seed, np.resize(classes, n), steps, **options)
+
+
+@functools.lru_cache(maxsize=16)
+def _sampler(net, shape, sampler, inputs, grid, path, mesh):
+    """The sampler of these arguments: made once, so that a second call with as many samples compiles nothing."""
+    return evaluation.make_sampler(net, shape, sampler, dict(inputs), grid=grid, path=path, mesh=mesh)
+
+
+def weights(state_, average, seeds=1, seed=0):
+    """The weights of V to sample with: an evaluation average, or the raw ones.
+
+    Args:
+      state_: the State.
+      average: decay of the average, "none" for the raw weights.
+      seeds: how many seeds were trained side by side.
+      seed: which of them, from 0.
+
+    Raises:
+      InputError: if there is no such average or seed.
+    """
+    if not 0 <= seed < seeds:
+        raise typing.InputError(f"the run has {seeds} seed(s), counted from 0; there is no {seed}.")
+    if average == "none":
+        tree = state_.params["V"]
+    elif str(average) in state_.averages:
+        tree = state_.averages[str(average)]
+    else:
+        raise typing.InputError(f"no average with decay {average}; the run has {', '.join(state_.averages)} and none.")
+    return tree if seeds == 1 else jax.tree.map(lambda leaf: leaf[seed], tree)
+
+
+def load(workdir, average="", flag="--workdir", seed=0, step=""):
+    """The network of a checkpoint of a run; needs neither the data nor the devices of the training.
+
+    Args:
+      workdir: the folder of a run.
+      average: decay of the average to sample with, "none" for the raw weights, "" for the run's first average.
+      flag: what the folder was given as, for the errors.
+      seed: which of the seeds that were trained side by side, from 0.
+      step: of the checkpoint, or "best", by config.best; "": the newest that is readable.
+
+    Raises:
+      InputError: if the folder holds no run, no readable checkpoint, no such checkpoint or no such average.
+    """
+    chosen = settings.read(folders.load_config(workdir, flag))
+    parts.import_modules(chosen.modules)
+    shape, num_classes = folders.load_data_facts(workdir)
+    net = parts.network(chosen.model, chosen.guidance, num_classes)
+    method = parts.method(chosen.method, chosen.guidance)
+    modules = networks.trained(method, net)
+    optimizers = parts.optimizers(modules, chosen.optim, chosen.auxiliary, chosen.steps)
+    init = lambda key: state.init(
+        key, modules, shape, optimizers, has_target="ema" in method.needs, decays=[str(d) for d in chosen.evaluation.averages],
+        heads=networks.heads(method),
+    )  # fmt: skip
+    key = parts.keys(chosen.seed, chosen.seeds)[0]
+    init = init if chosen.seeds == 1 else jax.vmap(init, out_axes=state.SEEDS)
+    mesh = sharding.make_mesh({"data": 1, "fsdp": -1})  # a run that was trained in slices may not fit one device
+    like = sharding.placed(jax.eval_shape(init, key), models.SHARDING[chosen.model.name], mesh, int(chosen.seeds > 1))
+    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+        number = _step(checkpoints, step, chosen.evaluation.best, f"{flag}={workdir}")
+        restored = checkpoints.restore(like, number)
+    if restored is None:
+        raise typing.InputError(f"{flag}={workdir} holds no checkpoint yet; train until the first is saved.")
+    tree = weights(restored[0], average or chosen.evaluation.average, chosen.seeds, seed)
+    params = jax.device_put(jax.device_get(sharding.replicated(mesh, tree)), jax.local_devices()[0])
+    return Trained(chosen, shape, num_classes, net, params, restored[1])
+
+
+def _step(checkpoints, step, best, where):
+    """The step of --checkpoint, None for the newest; raises InputError if it is not there."""
+    steps = checkpoints.steps()
+    if not step or not steps:
+        return None
+    if step == "best" and checkpoints.best() is not None:
+        return checkpoints.best()
+    if step.isdigit() and int(step) in steps:
+        return int(step)
+    why = f"config.best is {best!r}, and nothing was measured by it" if step == "best" else "it is not there"
+    raise typing.InputError(
+        f"--checkpoint={step}: {where} has the checkpoints {', '.join(map(str, steps))}; {why}. Leave the flag out for the newest."
+    )

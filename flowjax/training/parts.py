@@ -1,0 +1,108 @@
+"""The parts of a run that sections of its settings name. Whether they fit together is judged by flowjax.training.config_checks."""
+
+import importlib
+
+import jax
+import numpy as np
+
+from flowjax import guidance as guidances, methods, models, typing
+from flowjax.training import state
+
+
+def import_modules(names):
+    """Imports modules that register methods, networks or data; raises InputError for one that is not found."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise typing.InputError(
+                f"config.modules names {name!r}, and {error.name!r} is not found; put the folder that holds it on PYTHONPATH."
+            ) from error
+
+
+def method(section, guidance, dropout=0.0):
+    """The flowjax.typing.Method of config.method under config.guidance; `dropout` is the network's rate."""
+    made = methods.make(section.name, **section.constants)
+    if dropout:
+        made = methods.with_dropout(made)
+    if not guidance.kind:
+        return made
+    if guidance.kind in guidances.TEACHERS:
+        return guidances.drawing(made, guidance.kind, guidance.scale)
+    constants = {name: getattr(guidance, name) for name in guidances.TARGETS[guidance.kind].constants}
+    return methods.guided(section.name, made, guidance.kind, scale=guidance.scale, **constants)
+
+
+def network_inputs(guidance):
+    """Names of the inputs that V's network has besides the label, under config.guidance."""
+    low, high = guidance.scale
+    target = guidances.TARGETS.get(guidance.kind)
+    if target is not None and target.told_interval:
+        return ("guidance", "interval")  # outside its interval such a network must know w = 1
+    return ("guidance",) if low < high else ()
+
+
+def network(model, guidance, num_classes):
+    """The linen network of V of config.model, for data with so many classes (0: no labels)."""
+    inputs = {name: name in network_inputs(guidance) for name in models.TOLD}
+    return models.make(model.name, num_classes=num_classes, parameterisation=model.parameterisation, **model.fields | inputs)
+
+
+def conditioning(guidance, scale=None, interval=(), *, about=""):
+    """The inputs of a guided network when it is sampled, besides the label; {} of a run without guidance.
+
+    Args:
+      guidance: flowjax.training.settings.Guidance of the run.
+      scale: at which to sample; None: the median of the scales in training.
+      interval: times (low, high) between which to guide; (): those of training, or the widest of them.
+      about: what the error says of a run without guidance besides.
+
+    Returns:
+      {"guidance": scale} and, of a network with an interval as input, {"interval": (low, high)}.
+
+    Raises:
+      InputError: for a scale or an interval that the network was not trained with; the sentence names those that it was.
+    """
+    if not guidance.kind:
+        for flag, given in (("--guidance", scale), ("--guidance_interval", interval)):
+            if given not in (None, ()):
+                raise typing.InputError(
+                    f"{flag}={_shown(given)}: the run learned without guidance, which is the scale 1{about}; leave the flag out."
+                )
+        return {}
+    low, high = guidance.scale
+    if scale is not None and not low <= scale <= high:
+        learned = f"scales from {low} to {high}" if low < high else f"the scale {low} alone"
+        raise typing.InputError(f"--guidance={scale}: the run learned {learned}.")
+    inputs = {"guidance": guidances.quantile(guidance.kind, 0.5, low, high) if scale is None else scale}
+    if "interval" not in network_inputs(guidance):
+        if interval and tuple(interval) != tuple(guidance.interval):
+            raise typing.InputError(
+                f"--guidance_interval={_shown(interval)}: the run is guided at the times from {guidance.interval[0]} to"
+                f" {guidance.interval[1]} alone; leave the flag out."
+            )
+        return inputs
+    low, high = interval or (0.0, 1.0)
+    if not 0 <= low <= 0.5 <= high <= 1 or low == high:
+        raise typing.InputError(
+            f"--guidance_interval={_shown(interval)}: the run learned intervals that begin between 0 and 0.5 and end between 0.5 and 1,"
+            " e.g. 0.1,0.8."
+        )
+    return {**inputs, "interval": (low, high)}
+
+
+def _shown(given):
+    return ",".join(map(str, given)) if isinstance(given, tuple) else given
+
+
+def keys(seed, seeds):
+    """(key of the initial weights, key of all draws); arrays of [seeds] keys if there are several."""
+    if seeds == 1:
+        return jax.random.split(jax.random.key(seed))
+    return jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seed + np.arange(seeds))
+
+
+def optimizers(names, optim, auxiliary, steps):
+    """A flowjax.training.state.Optimizer for V, from config.optim, and for each network that is trained along, by name."""
+    part = lambda name: ("optim", optim) if name == "V" else (f"auxiliary.{name}", auxiliary[name])
+    return {name: state.make_optimizer(section, steps, part=where) for name in names for where, section in [part(name)]}

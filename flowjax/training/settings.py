@@ -1,0 +1,193 @@
+"""The config, read once: its sections as named tuples. No other module reads an ml_collections config.
+
+The fields keep their names of configs/common.py, where each is explained, but for those of an evaluation: `eval_every` is
+`evaluation.every`, `ema` is `evaluation.averages`, and so on. Functions take the section, or the values, that they need.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from flowjax import checks, typing
+
+
+class Data(NamedTuple):
+    """config.data: the dataset, where TFDS keeps it ("": its default), whether images are flipped, the coupling with noise."""
+
+    name: str
+    dir: str
+    flip: bool
+    coupling: str
+
+
+class Model(NamedTuple):
+    """config.model: a network by name, what it predicts, and the other fields of its module."""
+
+    name: str
+    parameterisation: str
+    fields: Mapping[str, Any]
+
+
+class Method(NamedTuple):
+    """config.method: a key of flowjax.methods.METHODS and the constants of its recipe."""
+
+    name: str
+    constants: Mapping[str, Any]
+
+    @property
+    def path(self):
+        """The name of the path; methods without the constant are on the linear one."""
+        return self.constants.get("path", "linear")
+
+
+class Optim(NamedTuple):
+    """config.optim, or an entry of config.auxiliary over it: the optimizer of one network, see flowjax.training.state."""
+
+    name: str
+    learning_rate: float
+    schedule: str
+    warmup_steps: int
+    clip_norm: float
+    every: int
+    kwargs: Mapping[str, Any]
+
+
+class Guidance(NamedTuple):
+    """config.guidance; the defaults are no guidance. Kinds and constants: flowjax.guidance."""
+
+    kind: str = ""
+    scale: tuple[float, float] = (1.0, 1.0)
+    interval: tuple[float, float] = (0.0, 1.0)
+    weak: str = ""
+    k: float = 0.5
+    mix: float = 0.25
+    decay: float = 0.8
+
+
+class Evaluation(NamedTuple):
+    """config.eval_every, eval_samples, eval_steps, sampler, best and ema: what is sampled and measured during training."""
+
+    every: int
+    samples: int
+    steps: tuple[int, ...]
+    sampler: str
+    best: str
+    averages: tuple[float, ...]
+
+    @property
+    def average(self):
+        """The average of the weights that is evaluated: the first decay of config.ema as a string, or "none"."""
+        return str(self.averages[0]) if self.averages else "none"
+
+
+class Bookkeeping(NamedTuple):
+    """config.log_every, save_every, keep and max_nonfinite_steps: when the loop writes, and when it gives up."""
+
+    log_every: int
+    save_every: int
+    keep: int
+    max_nonfinite_steps: int
+
+
+class Settings(NamedTuple):
+    """A config as training sees it.
+
+    Attributes:
+      modules: names of modules to import first.
+      seed, seeds: the first seed, and how many are trained side by side.
+      steps, batch_size, accumulate: steps of training, rows of a global batch, parts in which it goes through the network.
+      mesh: sizes of the mesh by axis.
+      data, model, method, optim, guidance, evaluation, bookkeeping: the sections.
+      auxiliary: an Optim for each network that is trained along with V.
+      teacher, start: the teacher, and the weights to start from: "" for none, or see configs/common.py.
+    """
+
+    modules: tuple[str, ...]
+    seed: int
+    seeds: int
+    steps: int
+    batch_size: int
+    accumulate: int
+    mesh: Mapping[str, int]
+    data: Data
+    model: Model
+    method: Method
+    optim: Optim
+    auxiliary: Mapping[str, Optim]
+    guidance: Guidance
+    teacher: str
+    start: str
+    evaluation: Evaluation
+    bookkeeping: Bookkeeping
+
+
+# Fields of the config with another name, or in another section, here: {section: {field of it: field of the config}}.
+_MOVED = {
+    "evaluation": {
+        "every": "eval_every", "samples": "eval_samples", "steps": "eval_steps", "sampler": "sampler", "best": "best",
+        "averages": "ema",
+    },
+    "bookkeeping": {name: name for name in Bookkeeping._fields},
+}  # fmt: skip
+_FIELDS = [name for name in Settings._fields if name not in _MOVED] + [f for names in _MOVED.values() for f in names.values()]
+
+
+def read(config):
+    """The Settings of a config.
+
+    Args:
+      config: an ml_collections config, or a mapping, with the fields of configs/common.py.
+
+    Raises:
+      InputError: for a field that is missing or not known; values are judged by flowjax.training.config_checks.
+    """
+    given = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    _fields("config", given, _FIELDS)
+    optim = _section(Optim, "config.optim", given["optim"])
+    sections = {name: {ours: given[theirs] for ours, theirs in names.items()} for name, names in _MOVED.items()}
+    known = {name: value for name, value in given.items() if name in Settings._fields}
+    return Settings(
+        **known
+        | {
+            "modules": tuple(given["modules"]),
+            "mesh": dict(given["mesh"]),
+            "data": _section(Data, "config.data", given["data"]),
+            "model": _model(**given["model"]),
+            "method": _method(**given["method"]),
+            "optim": optim,
+            "auxiliary": {name: _over(optim, f"config.auxiliary.{name}", own) for name, own in given["auxiliary"].items()},
+            "guidance": _section(Guidance, "config.guidance", given["guidance"]),
+            "evaluation": Evaluation(**sections["evaluation"]),
+            "bookkeeping": Bookkeeping(**sections["bookkeeping"]),
+        }
+    )
+
+
+def _section(kind, where, given):
+    _fields(where, given, kind._fields)
+    return kind(**given)
+
+
+def _over(optim, where, given):
+    for name in given:
+        checks.member(f"field of {where}", name, Optim._fields)
+    return optim._replace(**given)
+
+
+def _model(name, parameterisation="velocity", **fields):
+    return Model(name, parameterisation, fields)
+
+
+def _method(name, **constants):
+    return Method(name, constants)
+
+
+def _fields(where, given, expected):
+    """Raises InputError unless a section has the expected fields and no others."""
+    for name in given:
+        checks.member(f"field of {where}", name, expected)
+    missing = [name for name in expected if name not in given]
+    if missing:
+        raise typing.InputError(
+            f"{where} lacks {', '.join(missing)}; expected all fields of configs/common.py: config = common.base(preset,"
+            " method=NAME), and then what differs."
+        )
