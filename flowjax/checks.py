@@ -1,7 +1,7 @@
 """Checks of arguments: times and arrays that cannot broadcast by mistake, names that exist."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import jax.numpy as jnp
 
@@ -48,7 +48,7 @@ def like(caller: str, x: typing.Array, value: typing.Array, name: str = "v") -> 
     return jnp.asarray(value, jnp.result_type(x))
 
 
-def member(what: str, name: object, known: Iterable[str], listed: bool = True) -> None:
+def member(what: str, name: object, known: Collection[str], listed: bool = True) -> None:
     """Raises InputError, with the nearest names and all of them if `listed`, unless `name` is among `known`."""
     if name in known:
         return

@@ -6,7 +6,8 @@ The exact derivative is `jax.jvp` itself. Every loss that needs one takes `jvp=`
 import contextlib
 import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +18,14 @@ SCHEMES = {"forward": 1 / 2, "backward": 1 / 2, "central": 1 / 3}
 _FLOAT32 = contextvars.ContextVar("networks compute in float32", default=False)
 
 
-def finite_difference(step=None, scheme="central", has_aux=False):
+def finite_difference(step: float | None = None, scheme: str = "central", has_aux: bool = False) -> typing.Jvp:
     """A drop-in for `jax.jvp` that evaluates the function at shifted points instead of differentiating it.
 
         forward:  (f(p + h u) - f(p)) / h                error O(h)
         backward: (f(p) - f(p - h u)) / h                error O(h)
         central:  (f(p + h u) - f(p - h u)) / (2 h)      error O(h^2), one evaluation more
 
-    The primal output comes from its own evaluation of `f` at `p`, so gradients flow through it as they do with `jax.jvp`.
+    The primal output comes from a separate evaluation of `f` at `p`, so gradients flow through it as they do with `jax.jvp`.
     A central or forward step leaves [0, 1] for times within `step` of the border; `backward` along (v, 1, 0) does not at s = 1.
 
     Args:
@@ -54,7 +55,15 @@ def finite_difference(step=None, scheme="central", has_aux=False):
     return functools.partial(_difference, step, scheme, has_aux)
 
 
-def _difference(step, scheme, has_aux_default, fun, primals, tangents, has_aux=None):
+def _difference(
+    step: float | None,
+    scheme: str,
+    has_aux_default: bool,
+    fun: Callable,
+    primals: Sequence[Any],
+    tangents: Sequence[Any],
+    has_aux: bool | None = None,
+) -> tuple:
     has_aux = has_aux_default if has_aux is None else has_aux
     for leaf in jax.tree.leaves(primals):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
@@ -62,7 +71,7 @@ def _difference(step, scheme, has_aux_default, fun, primals, tangents, has_aux=N
     output = fun if has_aux else lambda *args: (fun(*args), None)
     h = _default_step(primals, scheme) if step is None else step
 
-    def at(offset):
+    def at(offset: float) -> Any:
         moved = jax.tree.map(lambda p, u: p + jnp.asarray(offset * u, jnp.result_type(p)), tuple(primals), tuple(tangents))
         return output(*moved)[0]
 
@@ -74,18 +83,18 @@ def _difference(step, scheme, has_aux_default, fun, primals, tangents, has_aux=N
     return (primal_out, tangent_out, aux) if has_aux else (primal_out, tangent_out)
 
 
-def _default_step(primals, scheme):
+def _default_step(primals: Sequence[Any], scheme: str) -> float:
     dtypes = [jnp.result_type(p) for p in jax.tree.leaves(primals)]
     coarsest = max((jnp.finfo(d).eps for d in dtypes if jnp.issubdtype(d, jnp.floating)), default=jnp.finfo(jnp.float32).eps)
     return float(coarsest) ** SCHEMES[scheme]
 
 
-def float32(fun, primals, tangents, has_aux=False):
-    """`jax.jvp` whose tangent is that of networks which compute in float32, whatever their own dtype.
+def float32(fun: Callable, primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool = False) -> tuple:
+    """`jax.jvp` whose tangent is that of networks which compute in float32, whatever their dtype.
 
-    The primal output comes from its own evaluation in the network's dtype, one more, so that gradients flow through it as they do
-    with `jax.jvp`, at the speed of that dtype. Networks know by `in_float32` that they are asked for a tangent: those of a config do;
-    any other callable is differentiated in its own dtype.
+    The primal output comes from one more evaluation, in the network's dtype, so that gradients flow through it as they do
+    with `jax.jvp`, at the speed of that dtype. The networks of a config read `in_float32` and compute in float32 there; any other
+    callable is differentiated in the dtype in which it computes.
 
     Args:
       fun: a function of arrays.
@@ -107,13 +116,13 @@ def float32(fun, primals, tangents, has_aux=False):
     return (primal_out, tangent_out, aux) if has_aux else (primal_out, tangent_out)
 
 
-def in_float32():
+def in_float32() -> bool:
     """Whether the code that is traced now stands within the tangent of `float32`."""
     return _FLOAT32.get()
 
 
 @contextlib.contextmanager
-def _in_float32():
+def _in_float32() -> Iterator[None]:
     token = _FLOAT32.set(True)
     try:
         yield

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from flowjax import options, typing
+from flowjax.typing import Array
 
+Distance = Callable[..., Array]  # (prediction, target, **hyperparameters) -> errors [B]
 sg = jax.lax.stop_gradient
 
 
-def squared(prediction, target, *, reduce):
+def squared(prediction: Array, target: Array, *, reduce: str) -> Array:
     """Squared error of each row, summed or averaged over the data axes (`reduce="sum"` or `"mean"`), in float32 or wider."""
     if reduce not in ("sum", "mean"):
         raise typing.InputError(f'distances: reduce is {reduce!r}; expected "sum" or "mean" over the data axes.')
@@ -27,7 +29,7 @@ def squared(prediction, target, *, reduce):
     return getattr(jnp, reduce)(r**2, axis=tuple(range(1, r.ndim)))
 
 
-def l2(prediction, target, *, reduce="mean"):
+def l2(prediction: Array, target: Array, *, reduce: str = "mean") -> Array:
     """Squared error, `e = mean |prediction - target|^2` over the data axes (or the sum).
 
     Args:
@@ -45,7 +47,7 @@ def l2(prediction, target, *, reduce="mean"):
     return squared(prediction, target, reduce=reduce)
 
 
-def adaptive(prediction, target, *, reduce, p=1.0, c=0.01):
+def adaptive(prediction: Array, target: Array, *, reduce: str, p: float = 1.0, c: float = 0.01) -> Array:
     """Squared error over a power of itself, so that rows with large errors do not dominate.
 
         e / sg[(e + c)^p],   e = |prediction - target|^2
@@ -73,7 +75,7 @@ def adaptive(prediction, target, *, reduce, p=1.0, c=0.01):
     return e / sg((e + c) ** p)
 
 
-def huber(prediction, target, *, c=None):
+def huber(prediction: Array, target: Array, *, c: float | None = None) -> Array:
     """Pseudo-Huber distance: quadratic for small errors, linear for large ones.
 
         sqrt(|prediction - target|^2 + c^2) - c,   the norm over all data axes
@@ -93,7 +95,7 @@ def huber(prediction, target, *, c=None):
     return jnp.sqrt(e + c**2) - c
 
 
-def cauchy(prediction, target, *, log_variance=0.0, c=0.01):
+def cauchy(prediction: Array, target: Array, *, log_variance: Array | float = 0.0, c: float = 0.01) -> Array:
     """Negative log-likelihood of a Cauchy-like residual with a (possibly learned) log-variance.
 
         log(exp(-lv) e + c) + lv,   e = mean |prediction - target|^2
@@ -113,7 +115,7 @@ def cauchy(prediction, target, *, log_variance=0.0, c=0.01):
     return jnp.log(jnp.exp(-log_variance) * e + c) + log_variance
 
 
-def likelihood(prediction, target, *, log_variance=0.0, reduce="mean"):
+def likelihood(prediction: Array, target: Array, *, log_variance: Array | float = 0.0, reduce: str = "mean") -> Array:
     """Squared error under a (possibly learned) variance: the negative log-likelihood of a Gaussian residual.
 
         exp(-lv) e + lv,   e = |prediction - target|^2
@@ -138,7 +140,7 @@ def likelihood(prediction, target, *, log_variance=0.0, reduce="mean"):
     return jnp.exp(-log_variance) * squared(prediction, target, reduce=reduce) + log_variance
 
 
-def normalised(prediction, target, *, reduce, c=0.1):
+def normalised(prediction: Array, target: Array, *, reduce: str, c: float = 0.1) -> Array:
     """Squared error over its own norm, so that the gradient is the residual at unit length.
 
         |r|^2 / sg(|r| + c),   r = prediction - target;   its gradient along the prediction is 2 r / (|r| + c), for "mean" over
@@ -164,7 +166,7 @@ def normalised(prediction, target, *, reduce, c=0.1):
     return e / sg(jnp.sqrt(e) + c)
 
 
-def features(prediction, target, *, phi: Callable, distance=l2):
+def features(prediction: Array, target: Array, *, phi: Callable[[Array], Array], distance: Distance = l2) -> Array:
     """A distance between features: the perceptual distance of any network.
 
         distance(phi(prediction), phi(target))
@@ -187,7 +189,7 @@ def features(prediction, target, *, phi: Callable, distance=l2):
     return distance(phi(prediction), phi(target))
 
 
-def cosine(prediction, target, *, c=1e-8):
+def cosine(prediction: Array, target: Array, *, c: float = 1e-8) -> Array:
     """One minus the cosine between prediction and target over the last (channel) axis, averaged over the other axes.
 
     Args:
@@ -212,9 +214,9 @@ def cosine(prediction, target, *, c=1e-8):
 
 
 # What a config may name: those that need no further argument.
-DISTANCES = {"l2": l2, "huber": huber, "cosine": cosine}
+DISTANCES: dict[str, Distance] = {"l2": l2, "huber": huber, "cosine": cosine}
 
 
-def distance_from_name(distance: str | Callable) -> Callable:
+def distance_from_name(distance: str | Distance) -> Distance:
     """A distance from its name in a config, or the function `(prediction, target) -> errors [B]` itself."""
     return distance if callable(distance) else options.entry("distance", distance, DISTANCES)

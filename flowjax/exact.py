@@ -13,12 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy import special
+from numpy.typing import ArrayLike
 
 from flowjax import checks, paths
+from flowjax.typing import Array, AverageVelocity, Time, Velocity
 
 # Gauss-Legendre nodes and weights on [0, 1]: (f(t) - f(s)) / (t - s) is the mean of f' between s and t, which has no
 # cancellation on the diagonal.
-_NODES, _WEIGHTS = (lambda n, w: ((n + 1) / 2, w / 2))(*np.polynomial.legendre.leggauss(24))
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
+_NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
 _SHORT_NODES, _SHORT_WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
@@ -32,10 +35,10 @@ class ExactFlow(NamedTuple):
       divergence: `divergence(x, t)`, of `v` with respect to one data point.
     """
 
-    F: Callable
-    V: Callable
-    v: Callable
-    divergence: Callable
+    F: Callable[[Array, Time, Time], Array]
+    V: AverageVelocity
+    v: Velocity
+    divergence: Callable[[Array, Time], Array]
 
 
 def _nodes(x, nodes):
@@ -56,7 +59,7 @@ def _rate(variance, slope):
     return jnp.where(variance > 0, slope / jnp.where(variance > 0, 2 * variance, 1.0), 0.0)
 
 
-def gaussian(mean, covariance, path=paths.linear):
+def gaussian(mean: ArrayLike, covariance: ArrayLike, path: paths.Path = paths.linear) -> ExactFlow:
     """The flow map of normally distributed data with independent standard normal noise.
 
     In the eigenbasis of the covariance the marginals are independent normals of variance `r(t)^2 = alpha^2 lambda + sigma^2`,
@@ -125,15 +128,15 @@ def gaussian(mean, covariance, path=paths.linear):
     return ExactFlow(lambda x, s, t: x + (t - s) * V(x, s, t), V, v, divergence)
 
 
-def mixture(weights, means, deviations, path=paths.linear):
-    """The flow map of a 1-D mixture of normals; every element of `x` is a data point of its own.
+def mixture(weights: ArrayLike, means: ArrayLike, deviations: ArrayLike, path: paths.Path = paths.linear) -> ExactFlow:
+    """The flow map of a 1-D mixture of normals; every element of `x` is one data point.
 
     In one dimension the flow keeps the order of the points, so it keeps their quantiles:
 
         F(x, s, t) = P_t^-1(P_s(x)),   P_t the distribution function of the marginal at time t
 
-    The inversion is a bisection, finished by Newton steps, in log-probability from the nearer tail. Its derivatives are the
-    flow's own (a `custom_jvp` in terms of differentiable functions, so that derivatives of every order follow):
+    The inversion is a bisection, finished by Newton steps, in log-probability from the nearer tail. Its derivatives are those of the
+    flow (a `custom_jvp` in terms of differentiable functions, so that derivatives of every order follow):
 
         dF/dx = p_s(x) / p_t(F),   dF/ds = -v(x, s) dF/dx,   dF/dt = v(F, t)
 
@@ -255,7 +258,7 @@ def _column(t, x):
     return jnp.broadcast_to(t, x.shape[:-1] + (1,))[..., None]
 
 
-def blobs(means, deviation):
+def blobs(means: ArrayLike, deviation: float) -> Velocity:
     """The marginal velocity of a mixture of equal isotropic Gaussians on the linear path.
 
         v(x, t) = sum_i p_i(x) (c_i'(t) + (log d)'(t) (x - c_i(t))),   c_i = (1 - t) mean_i,  d^2 = (1 - t)^2 deviation^2 + t^2
@@ -288,7 +291,7 @@ def blobs(means, deviation):
     return v
 
 
-def boxes(corners, side=1.0, floor=1e-4):
+def boxes(corners: ArrayLike, side: float = 1.0, floor: float = 1e-4) -> Velocity:
     """The marginal velocity of a density that is uniform on equal boxes, on the linear path.
 
         v(x, t) = (x - E[x0 | x]) / t = (E[eps | x] - x) / (1 - t)

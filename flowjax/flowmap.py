@@ -1,15 +1,23 @@
 """The flow map F from the average velocity V, and V from whatever else a network may predict.
 
-A parameterisation takes a raw network `N(x, s, t, *cond)` and returns `V(x, s, t, *cond)`; whatever follows the times is handed
+A parameterisation takes a raw network `N(x, s, t, *cond)` and returns `V(x, s, t, *cond)`; whatever follows the times is passed
 on. All are exact rewritings on the linear path x_t = (1 - t) x0 + t eps: they change what the network must learn, not the map.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 
 from flowjax import checks
+from flowjax.typing import Array, AverageVelocity, Time
+
+Network = Callable[..., Array]  # N(x, s, t, *cond) and V likewise; v(x, t, *cond)
 
 
-def jump(V, x, s, t):
+def jump(V: AverageVelocity, x: Array, s: Time, t: Time) -> Array:
     """The flow map: carries `x` from time `s` to time `t` with one evaluation of `V`.
 
         F(x, s, t) = x + (t - s) V(x, s, t)
@@ -36,17 +44,17 @@ def jump(V, x, s, t):
     return move(x, s, t, V(x, s, t))
 
 
-def move(x, s, t, v):
+def move(x: Array, s: Time, t: Time, v: Array) -> Array:
     """A straight line: x + (t - s) v, in the dtype of `x` (times are never narrower than float32)."""
     return (x + (t - s) * v).astype(jnp.result_type(x))
 
 
-def velocity(N):
+def velocity(N: Network) -> Network:
     """The network predicts the average velocity itself: V = N."""
     return N
 
 
-def denoised_field(N, *, floor=0.05):
+def denoised_field(N: Network, *, floor: float = 0.05) -> Network:
     """The network predicts the denoised image field D = x - s V, which looks like data at every noise level.
 
         V(x, s, t) = (x - D(x, s, t)) / max(s, floor),     F(x, s, t) = (t / s) x + (1 - t / s) D(x, s, t)
@@ -68,14 +76,14 @@ def denoised_field(N, *, floor=0.05):
     Reference: Lu et al. 2026, Pixel Mean Flows (arXiv 2601.22158); Kim et al. 2023, CTM (arXiv 2310.02279), eq. 5.
     """
 
-    def V(x, s, t, *cond):
+    def V(x: Array, s: Time, t: Time, *cond: Any) -> Array:
         s, t = checks.times("denoised_field", x, s=s, t=t)
         return ((x - N(x, s, t, *cond)) / jnp.maximum(s, floor)).astype(jnp.result_type(x))
 
     return V
 
 
-def destination(N, *, floor=1e-3):
+def destination(N: Network, *, floor: float = 1e-3) -> Network:
     """The network predicts where the jump lands, F(x, s, t) = N(x, s, t).
 
         V(x, s, t) = (N(x, s, t) - x) / (t - s)
@@ -96,7 +104,7 @@ def destination(N, *, floor=1e-3):
     Reference: the two-time form of Song et al. 2023, Consistency Models (arXiv 2303.01469), section 3.
     """
 
-    def V(x, s, t, *cond):
+    def V(x: Array, s: Time, t: Time, *cond: Any) -> Array:
         s, t = checks.times("destination", x, s=s, t=t)
         gap = jnp.where(t > s, 1.0, -1.0) * jnp.maximum(jnp.abs(t - s), floor)
         return ((N(x, s, t, *cond) - x) / gap).astype(jnp.result_type(x))
@@ -104,7 +112,7 @@ def destination(N, *, floor=1e-3):
     return V
 
 
-def second_order(v, N):
+def second_order(v: Network, N: Network) -> Network:
     """A known velocity plus a learned curvature: the anchor holds by construction.
 
         V(x, s, t) = v(x, s) + (t - s) / 2 N(x, s, t)
@@ -123,20 +131,20 @@ def second_order(v, N):
     Reference: Boffi et al. 2024, Flow Map Matching (arXiv 2406.07507); the Taylor expansion of F in t about t = s.
     """
 
-    def V(x, s, t, *cond):
+    def V(x: Array, s: Time, t: Time, *cond: Any) -> Array:
         s, t = checks.times("second_order", x, s=s, t=t)
         return (v(x, s, *cond) + (t - s) / 2 * N(x, s, t, *cond)).astype(jnp.result_type(x))
 
     return V
 
 
-def trigflow(N):
+def trigflow(N: Network) -> Network:
     """TrigFlow: the network predicts the velocity of x_a = cos(a) x0 + sin(a) eps on inputs of unit variance.
 
         x_b = cos(a - b) x_a - sin(a - b) N(x_a, a, b)     in angles a > b; in our time and path
         V(x, s, t) = N(x / r, a, b) / r + (2 s - 1) / r^2 x,     r = sqrt(s^2 + (1 - s)^2),  a = arctan(s / (1 - s))
 
-    The angles are handed to the network divided by pi / 2, so that they run from 0 to 1. Data is taken to have unit variance.
+    The network gets the angles divided by pi / 2, so that they run from 0 to 1. Data is taken to have unit variance.
 
     Args:
       N: raw network, `N(x, a, b, *cond)`, a and b in [0, 1].
@@ -152,7 +160,7 @@ def trigflow(N):
     """
     angle = lambda t: jnp.arctan2(t, 1 - t) / (jnp.pi / 2)
 
-    def V(x, s, t, *cond):
+    def V(x: Array, s: Time, t: Time, *cond: Any) -> Array:
         s, t = checks.times("trigflow", x, s=s, t=t)
         r = jnp.sqrt(s**2 + (1 - s) ** 2)
         N_ab = N((x / r).astype(jnp.result_type(x)), angle(s), angle(t), *cond)
@@ -161,7 +169,7 @@ def trigflow(N):
     return V
 
 
-def edm(N, *, sigma_data=0.5):
+def edm(N: Network, *, sigma_data: float = 0.5) -> Network:
     """EDM preconditioning: inputs and targets of the network have unit variance at every noise level.
 
         D = c_skip x_ve + c_out N(c_in x_ve, s, t),  x_ve = x / (1 - s),  sigma = s / (1 - s),  V = (x - D) / s; together
@@ -183,7 +191,7 @@ def edm(N, *, sigma_data=0.5):
     Reference: Karras et al. 2022, EDM (arXiv 2206.00364), Table 1, as used by consistency models (arXiv 2303.01469, appendix C).
     """
 
-    def V(x, s, t, *cond):
+    def V(x: Array, s: Time, t: Time, *cond: Any) -> Array:
         s, t = checks.times("edm", x, s=s, t=t)
         q = s**2 + sigma_data**2 * (1 - s) ** 2
         N_st = N((x / jnp.sqrt(q)).astype(jnp.result_type(x)), s, t, *cond)
@@ -192,8 +200,8 @@ def edm(N, *, sigma_data=0.5):
     return V
 
 
-def extended_source(N):
-    """The same network asked for its second task: source times 1..2 mean "velocity, not average velocity".
+def extended_source(N: Network) -> Network:
+    """The second task of the same network: source times 1..2 mean "velocity, not average velocity".
 
         V(x, s, t) = N(x, 2 - s, t)
 
