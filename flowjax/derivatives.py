@@ -130,7 +130,7 @@ def _in_float32() -> Iterator[None]:
         _FLOAT32.reset(token)
 
 
-def jvp_from_name(jvp: str | Callable) -> Callable:
+def jvp_from_name(jvp: str | typing.Jvp) -> typing.Jvp:
     """A derivative from its name in a config.
 
     Args:
@@ -142,10 +142,10 @@ def jvp_from_name(jvp: str | Callable) -> Callable:
     """
     if callable(jvp):
         return jvp
-    known = {"exact": {}, "float32": {}} | dict.fromkeys(SCHEMES, {"step": 1e-3})
+    known: dict[str, dict] = {"exact": {}, "float32": {}} | dict.fromkeys(SCHEMES, {"step": 1e-3})
     try:
         name, given = options.parse("derivative", str(jvp), known)
-        return {"exact": jax.jvp, "float32": float32}.get(name) or finite_difference(scheme=name, **given)
+        return {"exact": jax.jvp, "float32": float32}.get(name) or finite_difference(given.get("step"), name)
     except typing.InputError as error:
         raise typing.InputError(
             f'unknown derivative {jvp!r}; expected "exact" (jax.jvp), "float32" (jax.jvp of networks in float32), or '
