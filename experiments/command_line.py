@@ -8,7 +8,7 @@ import jax
 from absl import app, flags, logging
 
 from flowjax import typing
-from flowjax.training import NonFiniteError, SaveError, hosts, meters
+from flowjax.training import NonFiniteError, SaveError, hosts, log
 
 SAMPLER_HELP = (
     "flow_map, consistency, gamma:gamma=0.5, restart:low=0.2,high=0.6,repeats=2, euler, heun, midpoint or adaptive:rtol=1e-5;"
@@ -111,7 +111,7 @@ def _one_sentence(work, *expected):
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is written.", file=sys.stderr)
         _leave(130)
-    except (typing.InputError, NonFiniteError, SaveError, meters.RecompilationError, flags.Error, *expected) as error:
+    except (typing.InputError, NonFiniteError, SaveError, log.RecompilationError, flags.Error, *expected) as error:
         print(f"error: {_sentence(error)}", file=sys.stderr)
         _leave(2)
     except jax.errors.JaxRuntimeError as error:

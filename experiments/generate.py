@@ -51,7 +51,7 @@ def main():
         shard=SHARD.value,
         dtype=DTYPE.value,
     )
-    hosts.say(f"{NUM.value} samples in {OUTPUT.value}, {-(-NUM.value // SHARD.value)} file(s)")
+    hosts.print_once(f"{NUM.value} samples in {OUTPUT.value}, {-(-NUM.value // SHARD.value)} file(s)")
 
 
 if __name__ == "__main__":

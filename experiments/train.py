@@ -25,14 +25,14 @@ def main():
     from flowjax.training import hosts
 
     if DRY_RUN.value:
-        hosts.say(training.report(training.setup(CONFIG.value)))
+        hosts.print_once(training.report(training.setup(CONFIG.value)))
         return
     if not WORKDIR.value:
         raise typing.InputError("--workdir is missing; give the folder of the run, which need not exist: --workdir=runs/NAME.")
     state = training.train(CONFIG.value, WORKDIR.value, profile=profiled())
     done = int(state.step)
     goes_on = "" if done == CONFIG.value.steps else " The same command goes on from there."
-    hosts.say(f"{done} of {CONFIG.value.steps} steps done; everything is in {WORKDIR.value}.{goes_on}")
+    hosts.print_once(f"{done} of {CONFIG.value.steps} steps done; everything is in {WORKDIR.value}.{goes_on}")
 
 
 def profiled():

@@ -270,4 +270,4 @@ def test_the_environment_says_how_many_there_are(monkeypatch):
     assert asked.pop() == {"coordinator_address": "10.0.0.1:8476", "num_processes": 4, "process_id": 3, **timeouts}
     hosts.initialize(distributed=True)
     assert asked.pop() == timeouts
-    assert np.isclose(hosts.from_lead(0.25), 0.25) and hosts.lead()  # alone, one agrees with oneself
+    assert np.isclose(hosts.broadcast(0.25), 0.25) and hosts.is_main()  # alone, one agrees with oneself

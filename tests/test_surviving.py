@@ -14,7 +14,7 @@ import pytest
 from configs import method as method_config
 from flowjax import data, typing
 from flowjax.profiling import flops
-from flowjax.training import checkpoint, compilation, evaluation, loading, log, loop, meters, runs, sharding, workdir
+from flowjax.training import checkpoint, compilation, evaluation, loading, log, loop, runs, sharding, workdir
 
 ONE = jax.devices()[:1]
 
@@ -202,7 +202,7 @@ def test_asking_for_the_best_of_a_run_without_a_measure(tmp_path):
 
 
 def test_the_log_says_where_the_time_goes(tmp_path, monkeypatch):
-    monkeypatch.setattr(meters, "PEAK_TFLOPS", {"cpu": 0.1})
+    monkeypatch.setattr(log, "PEAK_TFLOPS", {"cpu": 0.1})
     loop.train(small(), tmp_path, devices=ONE)
     records = workdir.read_metrics(tmp_path)
     run = runs.setup(small(), devices=ONE)
@@ -226,20 +226,20 @@ def test_memory_is_that_of_the_fullest_device(monkeypatch):
     monkeypatch.setattr(
         jax, "local_devices", lambda: [Device(peak_bytes_in_use=2**30), Device(peak_bytes_in_use=2**31), Device()]
     )
-    assert meters.memory_gib() == 2.0
+    assert log.memory_gib() == 2.0
 
 
 def test_peaks_are_those_of_the_longest_name():
     kind = lambda name: type("Device", (), {"device_kind": name})()
-    assert meters.peak_flops(kind("TPU v5 lite")) == 197e12 and meters.peak_flops(kind("TPU v5p")) == 459e12
-    assert meters.peak_flops(kind("NVIDIA H100 80GB HBM3")) == 989e12 and meters.peak_flops(kind("cpu")) is None
+    assert log.peak_flops(kind("TPU v5 lite")) == 197e12 and log.peak_flops(kind("TPU v5p")) == 459e12
+    assert log.peak_flops(kind("NVIDIA H100 80GB HBM3")) == 989e12 and log.peak_flops(kind("cpu")) is None
 
 
 def test_a_program_that_compiles_anew_is_an_error(tmp_path, monkeypatch):
     place = sharding.global_batch
     again = lambda *given: jax.tree.map(jax.jit(lambda x: x + 0), place(*given))
     monkeypatch.setattr(sharding, "global_batch", again)
-    with pytest.raises(meters.RecompilationError, match="step 3 compiled 1 program"):
+    with pytest.raises(log.RecompilationError, match="step 3 compiled 1 program"):
         loop.train(small(), tmp_path, devices=ONE)
 
 
@@ -250,7 +250,7 @@ def test_nothing_is_sent_to_the_device_in_a_step(tmp_path, monkeypatch):
 
 
 def test_the_step_compiles_once(tmp_path):
-    with meters.Compilations() as seen:
+    with log.Compilations() as seen:
         run = runs.setup(small(), devices=ONE)
         state, before = run.init(), seen.count
         step = compilation.compiled(run)

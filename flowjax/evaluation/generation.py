@@ -70,7 +70,7 @@ def write(
     }  # fmt: skip
     samplers.check_sampler(sampler, steps, grid)
     path = pathlib.Path(folder)
-    if hosts.lead():
+    if hosts.is_main():
         _claim(path, facts)
     hosts.barrier("the folder of the samples is claimed")
     params = jax.device_get(run.params)  # of several processes, they lie on the devices of all
@@ -78,7 +78,7 @@ def write(
     starts = range(jax.process_index() * shard, num, jax.process_count() * shard)
     files = [path / f"shard_{start // shard:05d}.npz" for start in starts]
     with tqdm.tqdm(
-        total=sum(min(shard, num - start) for start in starts), desc="samples", unit="row", disable=not hosts.lead()
+        total=sum(min(shard, num - start) for start in starts), desc="samples", unit="row", disable=not hosts.is_main()
     ) as bar:
         for start, file in zip(starts, files):
             rows = min(shard, num - start)

@@ -1,7 +1,9 @@
 """Checkpoints: a thin layer over orbax, the only module that knows it.
 
-A checkpoint is the State, a fingerprint of it and what it measured. Orbax writes aside and renames, so a killed save leaves nothing
-that looks finished; the fingerprint finds what was damaged later. All processes of a run call everything here together.
+A checkpoint holds the State in separate items, so that sampling reads one tree of weights and nothing else: "params.NETWORK" and
+"averages.DECAY" for each tree of weights, "opt_state", "rest" (steps, target, ...), and "meta" with a fingerprint of every item and the
+measure. Orbax writes aside and renames, so a killed save leaves nothing that looks finished; the fingerprints find what was damaged
+later. All processes of a run make the same calls in the same order.
 """
 
 import logging
@@ -22,8 +24,9 @@ from flowjax.training import hosts
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 
-# Of another process or of the memory, not of a file.
+# Errors that are not about the file being read: re-raised.
 PASS_ON = (jax.errors.JaxRuntimeError, MemoryError)
+_TREES = ("params", "averages")  # fields of State whose trees are items of their own
 
 
 class SaveError(RuntimeError):
@@ -48,7 +51,7 @@ class Checkpoints:
         self._read_only, self._saving, self._measures = read_only, None, {}
         self.unsaved = None  # the last step whose save failed, None after one that did not
         self._manager = ocp.CheckpointManager(self.path, options=options)
-        if not read_only:  # before anything is deleted; a reader may not ask at all
+        if not read_only:  # measures are read before old checkpoints are deleted; readers load them on demand
             self._measures = {step: self._measure(step) for step in self.steps()}
 
     def steps(self):
@@ -57,11 +60,9 @@ class Checkpoints:
 
     def best(self, steps=None):
         """The step with the least measure among those given (None: all that are saved); None if none was measured."""
-        known = self._measures
-        found = {
-            step: known[step] if step in known else self._measure(step) for step in (self.steps() if steps is None else steps)
-        }
-        measured = {step: measure for step, measure in found.items() if measure is not None}
+        steps = self.steps() if steps is None else steps
+        measures = {step: self._measures[step] if step in self._measures else self._measure(step) for step in steps}
+        measured = {step: measure for step, measure in measures.items() if measure is not None}
         return min(measured, key=measured.get, default=None)
 
     def save(self, step, state, measure=math.nan):
@@ -78,14 +79,17 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self._sweep()
-        meta = {"fingerprint": int(fingerprint(state)), "measure": measure if math.isfinite(measure) else None}
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave(meta))
+        trees = _items(state)
+        prints = {item: int(value) for item, value in jax.device_get(_fingerprints(trees)).items()}
+        meta = {"fingerprints": prints, "measure": measure if math.isfinite(measure) else None}
+        saves = {item: ocp.args.StandardSave(tree) for item, tree in trees.items()}
+        args = ocp.args.Composite(meta=ocp.args.JsonSave(meta), **saves)
         self._saving, self._measures[step] = step, meta["measure"]
-        self._try(lambda: self._check_room(state) or self._manager.save(step, args=args, force=True))
+        self._attempt(lambda: self._check_room(state) or self._manager.save(step, args=args, force=True))
 
     def wait(self):
         """Returns when everything is on disk, or has been reported."""
-        if self._saving is not None and self._try(self._manager.wait_until_finished):
+        if self._saving is not None and self._attempt(self._manager.wait_until_finished):
             self._saving = self.unsaved = None
 
     def __enter__(self):
@@ -98,7 +102,7 @@ class Checkpoints:
             self._manager.close()
 
     def restore(self, like, step=None):
-        """The newest readable checkpoint.
+        """The State of the newest readable checkpoint.
 
         Args:
           like: the state that is expected, as jax.ShapeDtypeStructs with shardings.
@@ -110,19 +114,38 @@ class Checkpoints:
         Raises:
           InputError: if there are checkpoints and none is readable.
         """
+        return self._newest(lambda step: self._state(step, like), step)
+
+    def restore_tree(self, item, step=None):
+        """One item of the newest checkpoint in which it is readable, on the first device of this process.
+
+        Args:
+          item: "params.NETWORK" or "averages.DECAY".
+          step: this one and no other.
+
+        Returns:
+          (nested dict of arrays, step), or None if there is no checkpoint at all.
+
+        Raises:
+          InputError: if there are checkpoints and none is readable.
+        """
+        return self._newest(lambda step: self._tree(step, item), step)
+
+    def _newest(self, read, step):
+        """(`read(step)`, step) of the newest step for which it raises nothing; the others are reported and set aside."""
         steps, unreadable, reason = self.steps() if step is None else [step], [], ""
-        for step in reversed(steps):
+        for number in reversed(steps):
             try:
-                state = self._read(step, like)
+                content = read(number)
             except PASS_ON:
                 raise
             except Exception as error:  # orbax and tensorstore raise many types for a damaged file
                 reason = _short(error)
-                hosts.say(f"checkpoint {self.path / str(step)} cannot be read ({reason}); trying the one before.")
-                unreadable.append(step)
+                hosts.print_once(f"checkpoint {self.path / str(number)} cannot be read ({reason}); trying the one before.")
+                unreadable.append(number)
             else:
                 self._set_aside(unreadable)
-                return state, step
+                return content, number
         if steps:
             raise typing.InputError(
                 f"none of the checkpoints {', '.join(map(str, steps))} in {self.path} can be read ({reason}); delete"
@@ -130,70 +153,80 @@ class Checkpoints:
             )
         return None
 
+    def _state(self, step, like):
+        expected = _items(like)
+        # Decode everything once, in process 0 and this thread: orbax's own threads print a traceback for a damaged file.
+        decode = lambda: [_decoded(self.path / str(step) / item) for item in expected]
+        _raise_together(_failure(decode) if hosts.is_main() else None)
+        args = {item: ocp.args.StandardRestore(tree) for item, tree in expected.items()}
+        restored = {}
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore(), **args)
+        _raise_together(_failure(lambda: restored.update(self._manager.restore(step, args=args))))
+        meta = restored.pop("meta")
+        prints = jax.device_get(_fingerprints(restored))
+        if {item: int(value) for item, value in prints.items()} != meta["fingerprints"]:
+            raise ValueError("its content is not what was saved")
+        return _joined(like, restored)
+
+    def _tree(self, step, item):
+        read = {}
+        _raise_together(_failure(lambda: read.update(tree=_decoded(self.path / str(step) / item), meta=self._meta(step))))
+        tree = jax.device_put(read["tree"], jax.local_devices()[0])
+        if int(fingerprint(tree)) != read["meta"]["fingerprints"][item]:
+            raise ValueError("its content is not what was saved")
+        return tree
+
     def _set_aside(self, steps):
         """Renames unreadable checkpoints, so that training can save at their steps again."""
         if steps and not self._read_only:
-            for step in steps if hosts.lead() else ():
+            for step in steps if hosts.is_main() else ():
                 aside = self.path / f"{step}.unreadable"
                 shutil.rmtree(aside, ignore_errors=True)  # of an earlier accident
                 (self.path / str(step)).rename(aside)
             hosts.barrier("unreadable checkpoints are set aside")
             self._manager.reload()
 
-    def _try(self, work):
+    def _attempt(self, work):
         """Whether `work`, a part of the save that is going on, succeeded; if not, its remains are deleted and it is reported."""
         why = _failure(work)
-        if not hosts.any_of(why is not None):
+        if not hosts.any_process(why is not None):
             return True
         step, self._saving = self._saving, None
         self.unsaved = step
         self._sweep()
         self._manager.reload()
         saved = self.steps()
-        hosts.say(
-            f"the checkpoint of step {step} could not be saved in {self.path} ({why or 'another process says why'}); training goes on,"
+        hosts.print_once(
+            f"the checkpoint of step {step} could not be saved in {self.path} ({why or 'another process reports why'}); training goes on,"
             f" and the last good one is {f'that of step {saved[-1]}' if saved else 'missing: none was saved yet'}."
         )
         return False
 
     def _sweep(self):
         """Deletes what is left of saves that were killed or failed, which would fill the disk; none is going on."""
-        if hosts.lead():
+        if hosts.is_main():
             for remains in self.path.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(remains, ignore_errors=True)
 
     def _check_room(self, state):
-        """Raises OSError if the disk is full or takes nothing: orbax would meet that in threads of its own, which print and linger."""
+        """Raises OSError if the disk is full or takes nothing: orbax's own threads would print a traceback for it, and linger."""
         needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-        why = _closed(self.path, needed) if hosts.lead() else ""
-        if hosts.from_lead(bool(why)):
-            raise OSError(why or "process 0 says why")
+        why = _closed(self.path, needed) if hosts.is_main() else ""
+        if hosts.broadcast(bool(why)):
+            raise OSError(why or "process 0 reports why")
+
+    def _meta(self, step):
+        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
     def _measure(self, step):
         try:
-            found = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-            return found["meta"].get("measure")
-        except Exception:  # damaged: whoever wants to read it will hear of it
+            return self._meta(step).get("measure")
+        except Exception:  # damaged, which is reported when it is to be read
             return None
-
-    def _read(self, step, like):
-        # Decode everything once, in one process and this thread: orbax meets a damaged file in threads of its own, which print tracebacks.
-        damage = _damage(self.path / str(step) / "state") if hosts.lead() else None
-        if hosts.from_lead(damage is not None):
-            raise damage or ValueError("process 0 cannot read it")
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(like._asdict()), meta=ocp.args.JsonRestore())
-        restored = {}
-        why = _failure(lambda: restored.update(self._manager.restore(step, args=args)))
-        if hosts.any_of(why is not None):
-            raise ValueError(why or "another process cannot read it")
-        state = type(like)(**restored["state"])
-        if int(fingerprint(state)) != restored["meta"]["fingerprint"]:
-            raise ValueError("its content is not what was saved")
-        return state
 
 
 class _NewestAndBest:
-    """Which checkpoints stay, in the form that orbax asks for.
+    """Which checkpoints stay, in the form that orbax expects.
 
     Args:
       keep: how many of the newest.
@@ -208,6 +241,26 @@ class _NewestAndBest:
         steps = sorted(info.step for info in checkpoints)
         stay = {*steps[-self._keep :], self._best(steps)}
         return [info.step in stay for info in checkpoints]
+
+
+def _items(state):
+    """{item: tree} of a State; fields that are None are left out."""
+    fields = {name: value for name, value in state._asdict().items() if value is not None}
+    trees = {f"{field}.{name}": tree for field in _TREES for name, tree in fields.pop(field).items()}
+    items = {**trees, "opt_state": fields.pop("opt_state"), "rest": fields}
+    return {item: tree for item, tree in items.items() if jax.tree.leaves(tree)}  # orbax saves no item without arrays
+
+
+def _joined(like, items):
+    """The State of `_items`, with the fields of `like`."""
+    trees = {field: {name: items[f"{field}.{name}"] for name in getattr(like, field)} for field in _TREES}
+    return like._replace(**trees, opt_state=items.get("opt_state", like.opt_state), **items["rest"])
+
+
+def _raise_together(why):
+    """Raises ValueError in all processes if one of them has a reason."""
+    if hosts.any_process(why is not None):
+        raise ValueError(why or "another process cannot read it")
 
 
 def _failure(work):
@@ -237,18 +290,20 @@ def _closed(folder, needed):
         return error.strerror
 
 
-def _damage(folder):
-    """What is wrong with the arrays of a checkpoint, an exception or None."""
-    base = {"driver": "ocdbt", "base": f"file://{folder}/"}
-    try:
-        for key in tensorstore.KvStore.open(base).result().list().result():
-            name, _, file = key.decode().rpartition("/")
-            if file == ".zarray":
-                spec = {"driver": "zarr", "kvstore": {**base, "path": name}, "fill_missing_data_reads": False}
-                tensorstore.open(spec).result().read().result()
-    except Exception as error:  # tensorstore raises many types
-        return error
-    return None
+def _decoded(folder):
+    """The arrays of an item on the host, a nested dict by the parts of their names; raises whatever tensorstore finds damaged."""
+    base, tree = {"driver": "ocdbt", "base": f"file://{folder}/"}, {}
+    names = [key.decode().rpartition("/") for key in tensorstore.KvStore.open(base).result().list().result()]
+    for name in [name for name, _, file in names if file == ".zarray"]:
+        spec = {"driver": "zarr", "kvstore": {**base, "path": name}, "fill_missing_data_reads": False}
+        *path, last = name.split(".")
+        inner = tree
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[last] = tensorstore.open(spec).result().read().result()
+    if not tree:
+        raise ValueError(f"{folder.name} is missing")
+    return tree
 
 
 @jax.jit
@@ -265,3 +320,9 @@ def fingerprint(tree):
         places = jax.lax.iota(jnp.uint32, words.size) * jnp.uint32(2) + jnp.uint32(2 * number + 1)
         total += jnp.sum(words * places, dtype=jnp.uint32)
     return total
+
+
+@jax.jit
+def _fingerprints(items):
+    """{item: fingerprint}, by one program."""
+    return {item: fingerprint(tree) for item, tree in items.items()}

@@ -7,7 +7,7 @@ import jax
 
 from flowjax import typing
 from flowjax.profiling import collectives, flops
-from flowjax.training import hosts, meters, sharding
+from flowjax.training import hosts, log, sharding
 
 
 def compiled(run):
@@ -27,7 +27,7 @@ def utilisation_flops(run):
 
     The lead process alone compiles it, and only with a CPU beside the accelerator (JAX_PLATFORMS=cuda,cpu or tpu,cpu, or not set).
     """
-    if not hosts.lead() or meters.peak_flops(run.mesh.devices.flat[0]) is None:
+    if not hosts.is_main() or log.peak_flops(run.mesh.devices.flat[0]) is None:
         return None
     unplaced = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
     try:

@@ -1,4 +1,4 @@
-"""Several processes, one training: joining them, who speaks, and what all must agree on. One process needs none of it.
+"""Several processes, one training: joining them, which one prints, and flags on which all agree. One process needs none of it.
 
 JAX's own runtime does the work; the workdir must be on a disk that all processes see.
 """
@@ -17,7 +17,7 @@ from flowjax import typing
 from flowjax.training import sharding
 
 HEARTBEAT = 20  # seconds of silence after which a process counts as dead, which ends the others
-LAG = 2  # steps after which all know what one was told, so that no step waits for it
+LAG = 2  # a stop request reaches all processes this many steps later, without blocking a step
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -26,10 +26,10 @@ def initialize(coordinator="", processes=0, process=-1, *, distributed=False):
 
     Args:
       coordinator: HOST:PORT of process 0; "": the environment's JAX_COORDINATOR_ADDRESS, with JAX_NUM_PROCESSES and JAX_PROCESS_ID, or
-        what JAX finds in a Slurm step, under mpirun or in the environment of a TPU slice with several workers.
+        what JAX reads of a Slurm step, of mpirun or of a TPU slice with several workers.
       processes: how many there are, at least 1; with a coordinator only.
       process: which one this is, from 0; with a coordinator only.
-      distributed: let JAX find the others even if no variable says that there are any, as on a TPU VM.
+      distributed: let JAX look for the others even if no variable of a launcher counts them, as on a TPU VM.
 
     Raises:
       InputError: if the three do not fit together, or the others cannot be found.
@@ -40,22 +40,22 @@ def initialize(coordinator="", processes=0, process=-1, *, distributed=False):
     if given == ("", 0, -1):
         if not (distributed or _several(os.environ)):
             return
-        found = {}
+        where = {}
     else:
-        found = dict(zip(("coordinator_address", "num_processes", "process_id"), _checked(*given)))
+        where = dict(zip(("coordinator_address", "num_processes", "process_id"), _checked(*given)))
     jax.config.update("jax_enable_preemption_service", False)  # its handler of SIGTERM would take the place of the loop's
     try:
-        jax.distributed.initialize(**found, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=HEARTBEAT)
+        jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=HEARTBEAT)
     except (RuntimeError, ValueError) as error:
-        where = f"the coordinator {found['coordinator_address']}" if found else "other processes in the environment"
+        others = f"the coordinator {where['coordinator_address']}" if where else "other processes in the environment"
         raise typing.InputError(
-            f"this process could not join {where} ({str(error).splitlines()[0][:200]}); give --coordinator=HOST:PORT --processes=N"
+            f"this process could not join {others} ({str(error).splitlines()[0][:200]}); give --coordinator=HOST:PORT --processes=N"
             " --process=I to each, the same HOST:PORT to all."
         ) from error
 
 
 def _several(environment):
-    """Whether the variables of a launcher say that there are several processes."""
+    """Whether the variables of a launcher count several processes."""
     counts = [environment.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")]
     return any(count.isdigit() and int(count) > 1 for count in counts) or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
 
@@ -75,14 +75,14 @@ def _checked(coordinator, processes, process):
     return coordinator, *numbers
 
 
-def lead():
-    """Whether this is the process that logs, draws and reports."""
+def is_main():
+    """Whether this is process 0, which logs, draws and prints."""
     return jax.process_index() == 0
 
 
-def say(text):
-    """Prints in the lead process, above its progress bar."""
-    if lead():
+def print_once(text):
+    """Prints in process 0, above its progress bar."""
+    if is_main():
         tqdm.tqdm.write(text)
 
 
@@ -93,23 +93,23 @@ def barrier(name):
 
 
 @contextlib.contextmanager
-def lead_first(name):
-    """Work that the lead does before the others, for files that only one should make."""
-    if not lead():
+def main_first(name):
+    """Work that process 0 does before the others, for files that only one should make."""
+    if not is_main():
         barrier(name)
     yield
-    if lead():
+    if is_main():
         barrier(name)
 
 
-def from_lead(value):
-    """A number of the lead, in all processes, as a float32."""
+def broadcast(value):
+    """A number of process 0, in all processes, as a float32."""
     return (
         float(multihost_utils.broadcast_one_to_all(np.float32(value))) if jax.process_count() > 1 else float(np.float32(value))
     )
 
 
-def any_of(flag):
+def any_process(flag):
     """Whether the flag is raised in any process; all wait for each other."""
     return bool(np.max(multihost_utils.process_allgather(np.int32(flag)))) if jax.process_count() > 1 else bool(flag)
 

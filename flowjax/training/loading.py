@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import models, typing
-from flowjax.training import checkpoint, evaluation, networks, parts, settings, sharding, state, workdir as folders
+from flowjax import typing
+from flowjax.training import checkpoint, evaluation, parts, settings, workdir as folders
 
 
 class Trained(NamedTuple):
@@ -90,29 +90,6 @@ def _sampler(net, shape, sampler, inputs, grid, path, mesh):
     return evaluation.make_sampler(net, shape, sampler, dict(inputs), grid=grid, path=path, mesh=mesh)
 
 
-def weights(state_, average, seeds=1, seed=0):
-    """The weights of V to sample with: an evaluation average, or the raw ones.
-
-    Args:
-      state_: the State.
-      average: decay of the average, "none" for the raw weights.
-      seeds: how many seeds were trained side by side.
-      seed: which of them, from 0.
-
-    Raises:
-      InputError: if there is no such average or seed.
-    """
-    if not 0 <= seed < seeds:
-        raise typing.InputError(f"the run has {seeds} seed(s), counted from 0; there is no {seed}.")
-    if average == "none":
-        tree = state_.params["V"]
-    elif str(average) in state_.averages:
-        tree = state_.averages[str(average)]
-    else:
-        raise typing.InputError(f"no average with decay {average}; the run has {', '.join(state_.averages)} and none.")
-    return tree if seeds == 1 else jax.tree.map(lambda leaf: leaf[seed], tree)
-
-
 def load(workdir, average="", flag="--workdir", seed=0, step=""):
     """The network of a checkpoint of a run; needs neither the data nor the devices of the training.
 
@@ -130,29 +107,32 @@ def load(workdir, average="", flag="--workdir", seed=0, step=""):
     parts.import_modules(chosen.modules)
     shape, num_classes = folders.load_data_facts(workdir)
     net = parts.network(chosen.model, chosen.guidance, num_classes)
-    method = parts.method(chosen.method, chosen.guidance)
-    modules = networks.trained(method, net)
-    optimizers = parts.optimizers(modules, chosen.optim, chosen.auxiliary, chosen.steps)
-    init = lambda key: state.init(
-        key, modules, shape, optimizers, has_target="ema" in method.needs, decays=[str(d) for d in chosen.evaluation.averages],
-        heads=networks.heads(method),
-    )  # fmt: skip
-    key = parts.keys(chosen.seed, chosen.seeds)[0]
-    init = init if chosen.seeds == 1 else jax.vmap(init, out_axes=state.SEEDS)
-    mesh = sharding.make_mesh({"data": 1, "fsdp": -1})  # a run that was trained in slices may not fit one device
-    like = sharding.placed(jax.eval_shape(init, key), models.SHARDING[chosen.model.name], mesh, int(chosen.seeds > 1))
+    item = _item(average or chosen.evaluation.average, chosen.evaluation.averages)
+    if not 0 <= seed < chosen.seeds:
+        raise typing.InputError(f"the run has {chosen.seeds} seed(s), counted from 0; there is no {seed}.")
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         number = _step(checkpoints, step, chosen.evaluation.best, f"{flag}={workdir}")
-        restored = checkpoints.restore(like, number)
+        restored = checkpoints.restore_tree(item, number)
     if restored is None:
         raise typing.InputError(f"{flag}={workdir} holds no checkpoint yet; train until the first is saved.")
-    tree = weights(restored[0], average or chosen.evaluation.average, chosen.seeds, seed)
-    params = jax.device_put(jax.device_get(sharding.replicated(mesh, tree)), jax.local_devices()[0])
-    return Trained(chosen, shape, num_classes, net, params, restored[1])
+    params, number = restored
+    if chosen.seeds > 1:
+        params = jax.tree.map(lambda leaf: leaf[seed], params)
+    return Trained(chosen, shape, num_classes, net, params, number)
+
+
+def _item(average, averages):
+    """The item of a checkpoint that holds the weights of V with an average, "none" for the raw ones."""
+    known = [str(decay) for decay in averages]
+    if average == "none":
+        return "params.V"
+    if str(average) not in known:
+        raise typing.InputError(f"no average with decay {average}; the run has {', '.join(known + ['none'])}.")
+    return f"averages.{average}"
 
 
 def _step(checkpoints, step, best, where):
-    """The step of --checkpoint, None for the newest; raises InputError if it is not there."""
+    """The step of --checkpoint, None for the newest; raises InputError if there is none."""
     steps = checkpoints.steps()
     if not step or not steps:
         return None

@@ -14,14 +14,12 @@ from flowjax.training import (
     compilation,
     evaluation,
     hosts,
-    loading,
-    meters,
+    log,
     parts,
     runs,
     sharding,
     workdir as folders,
 )
-from flowjax.training.log import Log
 
 BINNED_DRAWS = 8  # of a batch, for raw errors by time
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -51,7 +49,7 @@ def train(config, workdir, devices=None, profile=()):
         run = runs.setup(config, devices)
         kept, last = run.settings.bookkeeping, run.settings.steps
         hosts.barrier("all processes have checked the config")
-        if hosts.lead():
+        if hosts.is_main():
             folders.claim(workdir, config, run.source)
         hosts.barrier("the workdir is claimed")
         folders.check_shared(workdir, config)
@@ -86,9 +84,9 @@ def _check_skipped(state, allowed):
 
 
 def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
-    settings, compilations = run.settings, meters.Compilations()
+    settings, compilations = run.settings, log.Compilations()
     written, evaluated = settings.bookkeeping, settings.evaluation
-    hosts.say(compilation.mesh_line(run.mesh))
+    hosts.print_once(compilation.mesh_line(run.mesh))
     with compilations:
         step_fn = compilation.compiled(run)
     once = {"compile_s": compilations.seconds, "program_gib": compilation.device_bytes(step_fn) / 2**30}
@@ -96,42 +94,42 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
     block = run.mesh.devices.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
     batches, agreed = _batches(run, start), hosts.Agreement(run.mesh, block)
     evaluate = _evaluator(run, workdir) if evaluated.every else None
-    log = Log(run, metrics, checkpoints, start, flops=compilation.utilisation_flops(run), once=once)
+    logger = log.Log(run, metrics, checkpoints, start, flops=compilation.utilisation_flops(run), once=once)
 
     progress = {"total": settings.steps, "initial": start, "desc": settings.method.name, "unit": "step", "smoothing": 0.05}
-    with compilations, tqdm.tqdm(**progress, disable=not hosts.lead()) as bar:
+    with compilations, tqdm.tqdm(**progress, disable=not hosts.is_main()) as bar:
         for step in range(start, settings.steps):
             tracing.at(step, state)
-            with log.clock.spending("data"):
+            with logger.clock.spending("data"):
                 local = next(batches)
             with compilations.none(step + 1) if step >= start + WARM_UP else contextlib.nullcontext():
                 batch = sharding.global_batch(run.mesh, local, settings.seeds)
                 with jax.transfer_guard("disallow"):  # what is not on the devices by now would be sent there at every step
                     state, found = step_fn(state, batch, run.fixed)
-                with log.clock.spending("compute"):
+                with logger.clock.spending("compute"):
                     if block:
                         jax.block_until_ready(state)
                     # Read once: a signal may come at any moment, and what it stops must be saved.
                     stopping = agreed(bool(stop))
-            log.add(step + 1, found)
+            logger.add(step + 1, found)
             bar.update()
             last = step + 1 == settings.steps
             evaluates = evaluate and (last or (step + 1) % evaluated.every == 0)
             saves = stopping or last or (step + 1) % written.save_every == 0 or (evaluates and evaluated.best)
             measured = {}
             if evaluates or saves or (step + 1) % written.log_every == 0:
-                bar.set_postfix_str(log.flush())
+                bar.set_postfix_str(logger.flush())
             if evaluates:
-                with log.clock.spending("paused"):
+                with logger.clock.spending("paused"):
                     measured = evaluate(state, step + 1) | _binned(run, state, batch)
                     metrics.write(step + 1, measured)
             if saves:
-                with log.clock.spending("paused"):
-                    checkpoints.save(step + 1, state, hosts.from_lead(evaluation.lower_is_better(evaluated.best, measured)))
+                with logger.clock.spending("paused"):
+                    checkpoints.save(step + 1, state, hosts.broadcast(evaluation.lower_is_better(evaluated.best, measured)))
             if stopping:
                 checkpoints.wait()
                 by, saved = stop[0] if stop else "a signal to another process", checkpoints.unsaved is None
-                hosts.say(
+                hosts.print_once(
                     f"stopped by {by} after step {step + 1}"
                     + ("; saved. The same command goes on from here." if saved else ".")
                 )
@@ -162,28 +160,34 @@ def _batches(run, start):
 def _evaluator(run, workdir):
     """`(state, step) -> measures` of the first seed at each number of steps against held-out rows; also draws the samples.
 
-    All processes sample; the lead measures and draws, and the others get {}.
+    All processes sample; process 0 measures and draws, and the others return {}.
     """
     settings, evaluated = run.settings, run.settings.evaluation
     held_out = data.arrays(run.held_out, limit=10_000)
     labels = evaluation.labels_like(held_out.get("label"), run.source.num_classes, evaluated.samples)
-    measure = evaluation.judge(settings.data, held_out["x"]) if hosts.lead() else None
+    measure = evaluation.judge(settings.data, held_out["x"]) if hosts.is_main() else None
     inputs, path = parts.conditioning(settings.guidance), settings.method.path
     sample = evaluation.make_sampler(run.net, run.source.shape, evaluated.sampler, inputs, path=path, mesh=run.mesh)
 
     def evaluate(state, step):
-        params = sharding.replicated(run.mesh, loading.weights(state, evaluated.average, settings.seeds))
+        params = sharding.replicated(run.mesh, _evaluated_weights(state, evaluated.average, settings.seeds))
         samples = {steps: sample(params, settings.seed, labels, steps) for steps in evaluated.steps}
-        if not hosts.lead():
+        if not hosts.is_main():
             return {}
         path, title = pathlib.Path(workdir) / "samples" / f"step_{step:07d}.png", f"{settings.method.name}, step {step}"
         try:
             evaluation.draw_samples(path, samples, labels, run.source.num_classes, real=held_out, title=title)
         except OSError as error:
-            hosts.say(f"{path} could not be written ({error.strerror or error}); training goes on.")
+            hosts.print_once(f"{path} could not be written ({error.strerror or error}); training goes on.")
         return {f"{steps}step/{name}": value for steps, x in samples.items() for name, value in measure(x, labels).items()}
 
     return evaluate
+
+
+def _evaluated_weights(state, average, seeds):
+    """The weights of V that are evaluated: an average, or "none" for the raw ones; of several seeds, the first's."""
+    tree = state.params["V"] if average == "none" else state.averages[average]
+    return tree if seeds == 1 else jax.tree.map(lambda leaf: leaf[0], tree)
 
 
 def _binned(run, state, batch):
@@ -197,10 +201,10 @@ def _binned(run, state, batch):
 
 
 class _Tracing:
-    """A trace of the steps from `start` to `stop` in the lead process, as a context in which `at` is called before each step."""
+    """A trace of the steps from `start` to `stop` in process 0, as a context in which `at` is called before each step."""
 
     def __init__(self, folder, steps):
-        self._folder, self._steps, self._on, self._written = folder, steps if hosts.lead() else (), False, False
+        self._folder, self._steps, self._on, self._written = folder, steps if hosts.is_main() else (), False, False
 
     def at(self, step, state):
         """Begins or ends the trace, once the steps before are through."""
@@ -215,7 +219,7 @@ class _Tracing:
         if self._on:
             jax.profiler.stop_trace()
             self._on = False
-            hosts.say(f"trace written to {self._folder}; look at it with xprof or https://ui.perfetto.dev.")
+            hosts.print_once(f"trace written to {self._folder}; look at it with xprof or https://ui.perfetto.dev.")
 
     def __enter__(self):
         return self
@@ -223,7 +227,7 @@ class _Tracing:
     def __exit__(self, *error):
         self._stop()
         if self._steps and not self._written:
-            hosts.say(f"no trace was written: step {self._steps[0]} was not among those of this call.")
+            hosts.print_once(f"no trace was written: step {self._steps[0]} was not among those of this call.")
 
 
 @contextlib.contextmanager

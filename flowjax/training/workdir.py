@@ -18,6 +18,7 @@ from flowjax import typing
 from flowjax.training import hosts
 
 CONFIG, DATA, METRICS = "config.json", "data.json", "metrics.jsonl"
+FORMAT = 3  # of a run, in its data.json: raised when older runs cannot be read any more. Formats 1 and 2 had no number.
 # Fields of the config with which a run may go on otherwise than it began: they change no draw and no formula.
 MAY_CHANGE = ("mesh.", "max_nonfinite_steps", "accumulate", "model.remat", "keep", "save_every", "log_every", "modules")
 
@@ -35,7 +36,8 @@ def check(workdir, config):
         if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
             raise typing.InputError(f"--workdir={path} is not empty and holds no {CONFIG}; give a new or empty folder.")
         return
-    old, new = _flat(_read(path)), _flat(json.loads(config.to_json()))
+    _check_format(path, "--workdir")
+    old, new = _flat(_read(path, CONFIG)), _flat(json.loads(config.to_json()))
     names = [name for name in old.keys() | new.keys() if not name.startswith(MAY_CHANGE)]
     differ = sorted(name for name in names if old.get(name) != new.get(name))
     if differ:
@@ -44,7 +46,7 @@ def check(workdir, config):
 
 
 def check_shared(workdir, config):
-    """Raises InputError unless this process sees what `claim` of the lead process wrote."""
+    """Raises InputError unless this process sees what `claim` of process 0 wrote."""
     path = pathlib.Path(workdir)
     if not (path / CONFIG).exists():
         raise typing.InputError(
@@ -55,13 +57,13 @@ def check_shared(workdir, config):
 
 
 def claim(workdir, config, source):
-    """Makes the folder and writes into it, once, the config and what the network must know of the data.
+    """Makes the folder and writes into it, once, the config, the format of the run, and the shape and classes of its data.
 
     Raises:
       InputError: if the folder cannot be written.
     """
     path = pathlib.Path(workdir)
-    about = {"shape": source.shape, "num_classes": source.num_classes}
+    about = {"format": FORMAT, "shape": source.shape, "num_classes": source.num_classes}
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not (path / CONFIG).exists():
@@ -72,18 +74,19 @@ def claim(workdir, config, source):
 
 
 def load_config(workdir, flag="--workdir"):
-    """The config of a run; raises InputError, naming the flag that the folder was given as, if it holds none."""
+    """The config of a run; raises InputError, naming the flag that the folder was given as, if it holds none of this format."""
     path = pathlib.Path(workdir)
     if not path.is_dir():
         raise typing.InputError(f"{flag}={path} does not exist; train first: python -m experiments.train --workdir={path}.")
     if not (path / CONFIG).exists():
         raise typing.InputError(f"{flag}={path} holds no {CONFIG}, so no run was started there; give the folder of a run.")
-    return ml_collections.FrozenConfigDict(_read(path))
+    _check_format(path, flag)
+    return ml_collections.FrozenConfigDict(_read(path, CONFIG))
 
 
 def load_data_facts(workdir):
     """(shape of a row, number of classes) of the data of a run, without the data."""
-    about = json.loads((pathlib.Path(workdir) / DATA).read_text())
+    about = _read(pathlib.Path(workdir), DATA)
     return tuple(about["shape"]), about["num_classes"]
 
 
@@ -111,8 +114,8 @@ def write_text(path, text):
 
 
 def metrics(workdir, step):
-    """A context with the metrics of a run: a Metrics in the lead process, and in the others one that writes nothing."""
-    return Metrics(workdir, step) if hosts.lead() else _Nowhere()
+    """A context with the metrics of a run: a Metrics in process 0, and in the others one that writes nothing."""
+    return Metrics(workdir, step) if hosts.is_main() else _Nowhere()
 
 
 class Metrics:
@@ -143,7 +146,7 @@ class Metrics:
         self._waiting += (json.dumps({"step": step, **values}) + "\n").encode()
         why = self._flush()
         if why and not late:
-            hosts.say(f"{self._lines.name} cannot be written ({why}); training goes on, the lines follow later.")
+            hosts.print_once(f"{self._lines.name} cannot be written ({why}); training goes on, the lines follow later.")
         self._events.write(step, {name: value for name, value in values.items() if value is not None})
 
     def __enter__(self):
@@ -152,7 +155,7 @@ class Metrics:
     def __exit__(self, *error):
         """Flushes and closes both files."""
         if why := self._flush():
-            hosts.say(f"{self._lines.name} lacks its last lines ({why}).")
+            hosts.print_once(f"{self._lines.name} lacks its last lines ({why}).")
         self._lines.close()
         self._events.close()
 
@@ -218,11 +221,23 @@ class _Nowhere(contextlib.nullcontext):
         """Another process writes them."""
 
 
-def _read(path):
+def _check_format(path, flag):
+    """Raises InputError if the run in a folder was written in another format."""
+    number = _read(path, DATA).get("format", 2)
+    if number != FORMAT:
+        raise typing.InputError(
+            f"{flag}={path} is a run of format {number}, and this flowjax reads format {FORMAT}; train it again, or read it with the"
+            " flowjax that wrote it."
+        )
+
+
+def _read(path, name):
     try:
-        return json.loads((path / CONFIG).read_text())
+        return json.loads((path / name).read_text())
+    except FileNotFoundError:
+        raise typing.InputError(f"{path} holds no {name}, so it is no whole run; restore it or give another folder.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise typing.InputError(f"{path / CONFIG} is not readable JSON ({error}); restore it or give another folder.") from None
+        raise typing.InputError(f"{path / name} is not readable JSON ({error}); restore it or give another folder.") from None
 
 
 def _flat(tree, prefix=""):
