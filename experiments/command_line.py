@@ -21,8 +21,8 @@ INTERVAL_HELP = (
 GRID_HELP = "uniform, shifted:shift=3, karras:sigma_min=0.002,sigma_max=80,rho=7, or times such as 1,0.8,0.3,0"
 
 
-BEREFT = 3  # exit status of a process that has lost another
-LOST = "gloo|nccl|connection|coordination|heartbeat|peer|unavailable|deadline"  # in what JAX says of it
+EXIT_PEER_DIED = 3  # status of a process that ends because another process of its run died
+PEER_DIED = "gloo|nccl|connection|coordination|heartbeat|peer|unavailable|deadline"  # words in JAX's error for it
 CHECKPOINT_HELP = "step of the checkpoint, or best, by the run's config.best; default: the newest"
 
 
@@ -31,7 +31,7 @@ def run(main, arguments=""):
 
     Args:
       main: the script.
-      arguments: what it is given besides flags, in words; "": nothing.
+      arguments: its arguments besides flags, in words; "": none.
     """
     app.run(lambda argv: _one_sentence(lambda: main(*_arguments(argv, arguments))), flags_parser=_parse)
 
@@ -47,7 +47,7 @@ def define_processes():
 
 
 def join(processes):
-    """Joins the other processes of the flags of `define_processes`, or of the environment; alone, does nothing."""
+    """Joins the other processes by the flags of `define_processes` or the environment; a single process does nothing."""
     coordinator, number, process, distributed = (flag.value for flag in processes)
     hosts.initialize(coordinator, number, process, distributed=distributed)
 
@@ -79,7 +79,7 @@ def numbers(name, values, count=None):
 
 
 def typed(module):
-    """The command that was typed, for the line above a table; where the results go is left out."""
+    """The command line of this script without the flags of its output folder, for the line above a table."""
     given = [flag for flag in sys.argv[1:] if not flag.startswith(("--output", "--workdir"))]
     return " ".join(["python -m", f"experiments.{module}", *given])
 
@@ -115,11 +115,11 @@ def _one_sentence(work, *expected):
         print(f"error: {_sentence(error)}", file=sys.stderr)
         _leave(2)
     except jax.errors.JaxRuntimeError as error:
-        if not jax.distributed.is_initialized() or not re.search(LOST, str(error), re.I):
+        if not jax.distributed.is_initialized() or not re.search(PEER_DIED, str(error), re.I):
             raise
-        said = f"error: another process of this run died ({str(error).splitlines()[0][:120]}); start all of them again."
-        print(said, file=sys.stderr)
-        _leave(BEREFT)
+        why = str(error).splitlines()[0][:120]
+        print(f"error: another process of this run died ({why}); start all of them again.", file=sys.stderr)
+        _leave(EXIT_PEER_DIED)
 
 
 def _leave(status):
@@ -136,6 +136,6 @@ def _sentence(error):
     if isinstance(error, KeyError) or isinstance(cause, KeyError):
         return "the config has no field " + str(cause).strip("\"'") + "."
     text = str(error) if isinstance(error, OSError) else str(cause)
-    if "Traceback" in text:  # ml_collections formats what a config file raises; its last line says it
+    if "Traceback" in text:  # of an exception in a config file; its last line is the message
         text = text.strip().splitlines()[-1].partition(": ")[2]
     return " ".join(text.split())

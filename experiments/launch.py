@@ -20,7 +20,7 @@ from flowjax.training import hosts
 NUMBER = flags.DEFINE_integer("processes", 2, "how many", lower_bound=1)
 DEVICES = flags.DEFINE_integer("devices", 1, "GPUs of each process, in order; on a CPU it means nothing", lower_bound=1)
 GRACE = 5.0  # seconds that the others have to end by themselves
-BEREFT = (command_line.BEREFT, -signal.SIGABRT)  # how a process ends that has lost another
+PEER_DIED = (command_line.EXIT_PEER_DIED, -signal.SIGABRT)  # exit statuses of a process that ends because another died
 
 
 def main(script, *given):
@@ -59,7 +59,7 @@ def main(script, *given):
     for child in children:
         child.kill()  # what has ended does not mind
         child.wait()
-    number, status = min(died, key=lambda each: each[1] in BEREFT)
+    number, status = min(died, key=lambda each: each[1] in PEER_DIED)
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     others = "" if len(children) == 1 else "; the others cannot go on without it and were ended"
     goes_on = "" if status == 2 else " The same command goes on from the last checkpoint."

@@ -3,23 +3,21 @@
     F(x, s, t) = x + (t - s) V(x, s, t)        s: source time, t: target time, 0 = data, 1 = noise
 
 `flowjax.losses` are the equations, `flowjax.methods` the published recipes, `flowjax.exact` the flow maps known in closed
-form. Networks, data, measures, pictures and the trainer are imported where they are used (`import flowjax.training`).
+form. A module is imported when it is first read, as `flowjax.training.train`.
 """
 
-from flowjax import derivatives, distances, exact, flowmap, losses, methods, options, paths, samplers, schedules, times, typing
+import importlib
+import pkgutil
 
 __version__ = "0.1.0"
-__all__ = [
-    "derivatives",
-    "distances",
-    "exact",
-    "flowmap",
-    "losses",
-    "methods",
-    "options",
-    "paths",
-    "samplers",
-    "schedules",
-    "times",
-    "typing",
-]
+__all__ = sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def __getattr__(name):
+    if name in __all__:
+        return importlib.import_module(f"flowjax.{name}")
+    raise AttributeError(f"module 'flowjax' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__():
+    return [*__all__, "__version__"]

@@ -9,12 +9,11 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 from scipy import optimize
+from support import small
 
-from configs import method as method_config
 from flowjax import data, typing
 from flowjax.data import couplings, points, reflow as exact_reflow, transport
 from flowjax.evaluation import trajectories
@@ -313,14 +312,6 @@ def test_the_pairs_of_the_checkerboard_are_the_ends_of_its_trajectories(monkeypa
 
 
 # Trajectories of a run
-
-
-def small(name, preset="test", **changes):
-    config = method_config.get_config(f"{name},{preset}")
-    config.update({"eval_every": 0, "steps": 8, "save_every": 8, "batch_size": 32, "log_every": 2})
-    for field, value in changes.items():
-        config[field] = ml_collections.ConfigDict(value) if isinstance(value, dict) else value
-    return config
 
 
 @pytest.fixture(scope="module")

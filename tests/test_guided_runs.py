@@ -4,6 +4,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from support import with_sgd
 
 from configs import common, imf
 from flowjax import data, typing
@@ -67,8 +68,7 @@ def test_eight_devices_and_two_seeds_train_a_guided_run_as_one_device_does():
     config = imf.get_config("guided")
     config.model = common.network("dit", width=16, depth=1, heads=2, patch=4)
     config.update({"batch_size": 64, "seeds": 2, "steps": 200, "eval_every": 0})
-    config.optim.update({"name": "sgd", "learning_rate": 0.1})
-    config.optim.kwargs = {}
+    with_sgd(config)
     x, label = np.random.default_rng(0).standard_normal((2, 64, 8, 8, 1)).astype(np.float32), np.arange(128).reshape(2, 64) % 10
     found = []
     for devices in (jax.devices()[:1], jax.devices()[:8]):

@@ -13,6 +13,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from support import with_sgd
 
 from configs import meanflow
 from flowjax import typing
@@ -41,8 +42,7 @@ def start(command, log, devices):
 def config(**changes):
     config = meanflow.get_config("test")
     config.update({"eval_every": 0, "save_every": 10, "log_every": 5, "batch_size": 32, "steps": STEPS, **changes})
-    config.optim.update({"name": "sgd", "learning_rate": 0.1})
-    config.optim.kwargs = {}
+    with_sgd(config)
     return config
 
 

@@ -61,3 +61,19 @@ def test_only_plots_imports_matplotlib():
 def test_the_library_needs_neither_tensorflow_nor_torch():
     for path in SOURCES:
         assert not re.search(r"^\s*(import|from) (tensorflow|torch)\b", path.read_text(), re.M), path
+
+
+# Functions that may take the whole config, and those that may take all Settings: what loads and what checks the parts of a run.
+CONFIG = {"settings.read", "workdir.check", "workdir.check_shared", "workdir.claim", "loop.train", "runs.setup"}
+SETTINGS = {"runs.__init__"}
+
+
+def test_the_config_is_read_in_one_place():
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.Lambda)):
+                name = f"{path.stem}.{getattr(node, 'name', 'lambda')}"
+                parameters = {part.arg for part in ast.walk(node.args) if isinstance(part, ast.arg)}
+                assert "config" not in parameters or name in CONFIG, f"{name} has a parameter config: see training/settings.py"
+                whole = path.stem == "config_checks" or name in SETTINGS
+                assert "settings" not in parameters or whole, f"{name} takes all settings; give it the section that it reads"

@@ -8,6 +8,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from support import with_sgd
 
 from configs import meanflow, method as method_config
 from flowjax import models, typing
@@ -21,12 +22,6 @@ def config_of(name, mesh=(1, 1), **changes):
     config = method_config.get_config(f"{name},test")
     config.update({"eval_every": 0, "batch_size": 64, "mesh": {"data": mesh[0], "fsdp": mesh[1]}, **changes})
     config.model.width = 64
-    return config
-
-
-def with_sgd(config, rate=0.1):
-    config.optim.update({"name": "sgd", "learning_rate": rate})
-    config.optim.kwargs = {}
     return config
 
 

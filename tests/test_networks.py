@@ -6,9 +6,9 @@ import shutil
 import chex
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
+from support import rows, small
 
 from configs import method as method_config
 from flowjax import derivatives, distances, flowmap, losses, models, typing
@@ -30,18 +30,6 @@ from flowjax.training import (
 
 ONE = jax.devices()[:1]
 GUIDED = {**settings.Guidance()._asdict(), "kind": "autoguidance", "scale": (1.0, 3.0), "interval": (0.1, 0.9)}
-
-
-def small(name, **changes):
-    config = method_config.get_config(f"{name},test")
-    config.update({"eval_every": 0, "steps": 8, "save_every": 4, "batch_size": 32, "log_every": 2})
-    for field, value in changes.items():
-        config[field] = ml_collections.ConfigDict(value) if isinstance(value, dict) else value
-    return config
-
-
-def rows(count=32, dim=2):
-    return {"x": np.random.default_rng(0).standard_normal((count, dim)).astype(np.float32)}
 
 
 @pytest.fixture(scope="module")

@@ -10,19 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import small
 
-from configs import method as method_config
 from flowjax import data, typing
 from flowjax.profiling import flops
 from flowjax.training import checkpoint, compilation, evaluation, loading, log, loop, runs, sharding, workdir
 
 ONE = jax.devices()[:1]
-
-
-def small(**changes):
-    config = method_config.get_config("meanflow,test")
-    config.update({"eval_every": 0, "steps": 8, "save_every": 4, "batch_size": 32, "log_every": 2, **changes})
-    return config
 
 
 @pytest.fixture

@@ -10,24 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import rows, small, with_sgd
 
-from configs import method as method_config
 from flowjax import data, methods, typing
 from flowjax.training import checkpoint, loading, log, loop, networks, runs, sharding, state, step, workdir
 
 # One of each kind: derivative, target network, learned log-variance, teacher in a loop, auxiliary network, conditional.
 KINDS = ("meanflow", "tvm", "dmf", "ctm", "freeflow", "alphaflow")
-
-
-def small(name="meanflow", **changes):
-    config = method_config.get_config(f"{name},test")
-    config.update({"eval_every": 0, "steps": 8, "save_every": 4, "batch_size": 32, "log_every": 2})
-    config.update(changes)
-    return config
-
-
-def rows(count=32, dim=2):
-    return {"x": np.random.default_rng(0).standard_normal((count, dim)).astype(np.float32)}
 
 
 def final(folder, config):
@@ -54,8 +43,7 @@ def run_steps(config, devices, count):
 )
 def test_eight_devices_train_as_one_does(name):
     config = small(name)
-    config.optim.update({"name": "sgd", "learning_rate": 0.1})
-    config.optim.kwargs = {}
+    with_sgd(config)
     one, metrics_one = run_steps(config, jax.devices()[:1], 5)
     eight, metrics_eight = run_steps(config, jax.devices()[:8], 5)
     # FreeFlow divides by the step of its finite difference, rounding and all.
@@ -88,8 +76,7 @@ def test_one_all_reduce_a_step(name):
 
 def test_gradient_of_the_step_is_the_gradient_of_the_mean_error():
     config = small()
-    config.optim.update({"name": "sgd", "learning_rate": 1.0})
-    config.optim.kwargs = {}
+    with_sgd(config, 1.0)
     run = runs.setup(config, devices=jax.devices()[:8])
     start = run.init()
     before = jax.device_get(start)
@@ -232,8 +219,7 @@ def test_fingerprint_sees_every_bit_and_no_sharding():
 
 def test_a_loss_that_is_not_finite_stops_with_step_term_and_checkpoint(tmp_path):
     config = small(log_every=3)
-    config.optim.update({"name": "sgd", "learning_rate": 1e30})
-    config.optim.kwargs = {}
+    with_sgd(config, 1e30)
     with pytest.raises(log.NonFiniteError, match=r"param_norm is not finite at step 1; .*none was saved"):
         loop.train(config, tmp_path, devices=jax.devices()[:1])
     assert not checkpoint.Checkpoints(tmp_path, read_only=True).steps()

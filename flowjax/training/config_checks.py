@@ -242,9 +242,9 @@ def trained_teacher(settings, facts):
         return
     run = facts.teacher
     if run is not None:
-        _same_data(run, settings, facts, "--config.teacher", settings.teacher)
+        _same_data(run, settings.data.name, facts.source, "--config.teacher", settings.teacher)
         _unguided(run, "--config.teacher", settings.teacher)
-        _knows(run, settings, "--config.teacher", needed[0])
+        _knows(run, settings.method, "--config.teacher", needed[0])
     inside = kind in guidances.TARGETS and needed == ["teacher"]
     if inside or kind == "classifier_free":
         if run is None or not run.num_classes or not run.settings.method.constants.get("label_drop", 0.0):
@@ -264,9 +264,9 @@ def weak_teacher(settings, facts):
             "config.guidance.kind is 'autoguidance', and config.guidance.weak is empty; give the folder of a weaker run:"
             " --config.guidance.weak=runs/NAME."
         )
-    _same_data(facts.weak, settings, facts, "--config.guidance.weak", folder)
+    _same_data(facts.weak, settings.data.name, facts.source, "--config.guidance.weak", folder)
     _unguided(facts.weak, "--config.guidance.weak", folder)
-    _knows(facts.weak, settings, "--config.guidance.weak", "teacher")
+    _knows(facts.weak, settings.method, "--config.guidance.weak", "teacher")
 
 
 def start(settings, facts):
@@ -287,7 +287,7 @@ def start(settings, facts):
             " --config.teacher=runs/NAME, or --config.start=runs/NAME."
         )
     run, flag = facts.start, "--config.teacher" if wanted == "teacher" else "--config.start"
-    _same_data(run, settings, facts, flag, settings.teacher if wanted == "teacher" else wanted)
+    _same_data(run, settings.data.name, facts.source, flag, settings.teacher if wanted == "teacher" else wanted)
     predicts = run.settings.model.parameterisation
     if predicts != model.parameterisation:
         raise typing.InputError(
@@ -309,11 +309,12 @@ def teacher_needs(method):
     return [need for need in ("teacher", "teacher_map") if need in method.needs]
 
 
-def _same_data(run, settings, facts, flag, folder):
-    shape, num_classes = tuple(facts.source.shape), facts.source.num_classes
+def _same_data(run, name, source, flag, folder):
+    """Another run learned rows of the shape and the classes of the data."""
+    shape, num_classes = tuple(source.shape), source.num_classes
     if run.shape != shape or run.num_classes != num_classes:
         raise typing.InputError(
-            f"{flag}={folder} was trained on rows of shape {run.shape} with {run.num_classes} classes; {settings.data.name} has"
+            f"{flag}={folder} was trained on rows of shape {run.shape} with {run.num_classes} classes; {name} has"
             f" {shape} with {num_classes}. It must know the student's data."
         )
 
@@ -328,20 +329,20 @@ def _unguided(run, flag, folder):
         )
 
 
-def _knows(run, settings, flag, need):
+def _knows(run, method, flag, need):
     """A run learned a velocity ("teacher") or a map ("teacher_map") on the path of the student."""
     name = run.settings.method.name
     jumps = methods.METHODS[name].jumps
-    grid = ("grid",) if settings.method.name == "pd" else ()
+    grid = ("grid",) if method.name == "pd" else ()
     if jumps not in (("any", "none") if need == "teacher" else ("any", *grid)):
         what = "a velocity V(x, t, t)" if need == "teacher" else "a flow map"
         raise typing.InputError(
             f"{flag} is a run of {name!r}, which learns {'no jumps' if jumps == 'none' else f'jumps {jumps}'} and so does not know"
             f" {what}; give a run of {'flow_matching' if need == 'teacher' else 'psd or meanflow'}, for example."
         )
-    if run.settings.method.path != settings.method.path:
+    if run.settings.method.path != method.path:
         raise typing.InputError(
-            f"{flag} is a run on the path {run.settings.method.path!r}, and config.method.path is {settings.method.path!r}; a teacher"
+            f"{flag} is a run on the path {run.settings.method.path!r}, and config.method.path is {method.path!r}; a teacher"
             " must be on the student's path."
         )
 

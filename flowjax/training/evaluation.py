@@ -8,7 +8,7 @@ import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
-from flowjax import data, evals, plots, samplers, typing
+from flowjax import data, evals, samplers, typing
 from flowjax.training import sharding
 
 CHUNK = 512
@@ -168,6 +168,8 @@ def draw_samples(path, samples, labels, num_classes, *, real=None, title=None, p
       title: the headline.
       per_class: at most this many images of a class and column.
     """
+    from flowjax import plots  # matplotlib takes a second to import
+
     columns = {f"{steps} step{'s' if steps > 1 else ''}": (x, labels) for steps, x in samples.items()}
     if real is not None:
         columns = {"data" if real["x"].ndim == 2 else "real": (real["x"], real.get("label"))} | columns

@@ -90,6 +90,12 @@ def _sampler(net, shape, sampler, inputs, grid, path, mesh):
     return evaluation.make_sampler(net, shape, sampler, dict(inputs), grid=grid, path=path, mesh=mesh)
 
 
+def weights(state, average, seeds):
+    """The weights of V that are evaluated: an average, or "none" for the raw ones; of several seeds, the first's."""
+    tree = state.params["V"] if average == "none" else state.averages[average]
+    return tree if seeds == 1 else jax.tree.map(lambda leaf: leaf[0], tree)
+
+
 def load(workdir, average="", flag="--workdir", seed=0, step=""):
     """The network of a checkpoint of a run; needs neither the data nor the devices of the training.
 

@@ -14,6 +14,7 @@ from flowjax.training import (
     compilation,
     evaluation,
     hosts,
+    loading,
     log,
     parts,
     runs,
@@ -170,7 +171,7 @@ def _evaluator(run, workdir):
     sample = evaluation.make_sampler(run.net, run.source.shape, evaluated.sampler, inputs, path=path, mesh=run.mesh)
 
     def evaluate(state, step):
-        params = sharding.replicated(run.mesh, _evaluated_weights(state, evaluated.average, settings.seeds))
+        params = sharding.replicated(run.mesh, loading.weights(state, evaluated.average, settings.seeds))
         samples = {steps: sample(params, settings.seed, labels, steps) for steps in evaluated.steps}
         if not hosts.is_main():
             return {}
@@ -182,12 +183,6 @@ def _evaluator(run, workdir):
         return {f"{steps}step/{name}": value for steps, x in samples.items() for name, value in measure(x, labels).items()}
 
     return evaluate
-
-
-def _evaluated_weights(state, average, seeds):
-    """The weights of V that are evaluated: an average, or "none" for the raw ones; of several seeds, the first's."""
-    tree = state.params["V"] if average == "none" else state.averages[average]
-    return tree if seeds == 1 else jax.tree.map(lambda leaf: leaf[0], tree)
 
 
 def _binned(run, state, batch):

@@ -163,10 +163,11 @@ def setup(config, devices=None):
         method, modules, optimizers, mesh, draw_key, rules=rules, accumulate=chosen.accumulate
     )
 
-    like = sharding.placed(_shapes(chosen, init, key, start), rules, mesh, int(seeds > 1))
+    about = f"config.model {chosen.model} and config.optim.name {chosen.optim.name!r}, on {chosen.data.name}"
+    like = sharding.placed(_shapes(about, init, key, start), rules, mesh, int(seeds > 1))
     batch_like = _batch_like(source, mesh, chosen.batch_size, seeds)
-    _shapes(chosen, step_on(mesh), like, batch_like, modules.fixed)
-    _shapes(chosen, checkpoint.fingerprint, like)
+    _shapes(about, step_on(mesh), like, batch_like, modules.fixed)
+    _shapes(about, checkpoint.fingerprint, like)
     # By way of the host: the teacher's weights were read onto one device of this process.
     modules = modules._replace(fixed=jax.device_put(jax.device_get(modules.fixed), sharding.whole(mesh)))
     binned = step.make_binned(method, modules, draw_key, seeds)
@@ -216,15 +217,12 @@ def _sliced(init, key, start, like, rules, mesh):
     return lambda: begin(jax.device_put(start, slices))
 
 
-def _shapes(settings, function, *args):
-    """Shapes of the results of a function; what cannot be traced is a mistake in the config."""
+def _shapes(about, function, *args):
+    """Shapes of the results of a function; what cannot be traced is a mistake in the config, in the parts named in `about`."""
     try:
         return jax.eval_shape(function, *args)
     except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         if isinstance(error, typing.InputError):
             raise
-        model = {"name": settings.model.name, **settings.model.fields}
-        raise typing.InputError(
-            f"config.model {model} and config.optim.name {settings.optim.name!r} do not make a training step on"
-            f" {settings.data.name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        ) from error
+        why = str(error).splitlines()[0] if str(error) else ""
+        raise typing.InputError(f"{about}, do not make a training step: {type(error).__name__}: {why}") from error
