@@ -17,16 +17,22 @@ from flowjax.typing import Array, AverageVelocity, Time
 Network = Callable[..., Array]  # N(x, s, t, *cond) and V likewise; v(x, t, *cond)
 
 
-def jump(V: AverageVelocity, x: Array, s: Time, t: Time) -> Array:
+def move(x: Array, s: Time, t: Time, v: Array) -> Array:
+    """A straight line: x + (t - s) v, in the dtype of `x` (times are never narrower than float32)."""
+    return (x + (t - s) * v).astype(jnp.result_type(x))
+
+
+def jump(V: AverageVelocity, x: Array, s: Time, t: Time, *, move: Callable[..., Array] = move) -> Array:
     """The flow map: carries `x` from time `s` to time `t` with one evaluation of `V`.
 
-        F(x, s, t) = x + (t - s) V(x, s, t)
+        F(x, s, t) = x + (t - s) V(x, s, t);   on another space than R^n  exp_x((t - s) V(x, s, t))
 
     Args:
       V: average velocity, `V(x, s, t)`.
       x: data at time `s`, any shape.
       s: source time in [0, 1], a scalar or with `x.ndim` axes.
       t: target time in [0, 1], likewise.
+      move: `(x, s, t, v) -> data at time t`, the move of a flowjax.spaces.Space.
 
     Returns:
       The data at time `t`, with the shape and dtype of `x`.
@@ -42,11 +48,6 @@ def jump(V: AverageVelocity, x: Array, s: Time, t: Time) -> Array:
     """
     s, t = checks.times("jump", x, s=s, t=t)
     return move(x, s, t, V(x, s, t))
-
-
-def move(x: Array, s: Time, t: Time, v: Array) -> Array:
-    """A straight line: x + (t - s) v, in the dtype of `x` (times are never narrower than float32)."""
-    return (x + (t - s) * v).astype(jnp.result_type(x))
 
 
 def velocity(N: Network) -> Network:

@@ -1,4 +1,4 @@
-"""Interpolants between data and noise, and couplings that say which noise goes with which data."""
+"""Interpolants between data and noise, on R^n or another space, and couplings, which give each row of data its noise."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,21 +6,31 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flowjax import checks, options
+from flowjax import checks, options, spaces
+from flowjax.typing import Array, Time
 
 
 class Path(NamedTuple):
     """An interpolant `x_t = alpha(t) x0 + sigma(t) eps`, with `alpha(0) = sigma(1) = 1` and `alpha(1) = sigma(0) = 0`.
 
-    Any two differentiable functions of time will do: `Path(lambda t: (1 - t)**2, lambda t: t)`. Derivatives are taken by jax.
+    Any two differentiable functions of time will do: `Path(lambda t: (1 - t)**2, lambda t: t)`. Derivatives are taken by jax. On
+    another space than R^n, x_t stands at the share sigma(t) of the shortest way from x0 to eps, and alpha is not used.
 
     Attributes:
       alpha: weight of the data, a function of time in [0, 1].
       sigma: weight of the noise, likewise.
+      space: where data, noise and the points between them are, a flowjax.spaces.Space.
     """
 
-    alpha: Callable
-    sigma: Callable
+    alpha: Callable[[Time], Array]
+    sigma: Callable[[Time], Array]
+    space: spaces.Space = spaces.euclidean
+
+    def between(self, x0: Array, eps: Array, t: Time) -> Array:
+        """The point between data and noise at time `t`, without checks; `interpolate` has them, and the velocity."""
+        if self.space is spaces.euclidean:
+            return self.alpha(t) * x0 + self.sigma(t) * eps
+        return self.space.geodesic(x0, eps, self.sigma(t))
 
 
 def _vp_log_alpha(t, beta_min=0.1, beta_max=20.0):
@@ -37,18 +47,29 @@ trigonometric = Path(lambda t: jnp.cos(jnp.pi / 2 * t), lambda t: jnp.sin(jnp.pi
 # velocity grows like t^(-1/2) at t = 0: draw times from 1e-5 up.
 variance_preserving = Path(lambda t: jnp.exp(_vp_log_alpha(t)), lambda t: jnp.sqrt(-jnp.expm1(2 * _vp_log_alpha(t))))
 
-PATHS = {"linear": linear, "trigonometric": trigonometric, "variance_preserving": variance_preserving}
+# Along the shortest way at constant speed (arXiv 2302.03660).
+sphere = linear._replace(space=spaces.sphere)
+torus = linear._replace(space=spaces.torus)
+
+PATHS = {
+    "linear": linear,
+    "trigonometric": trigonometric,
+    "variance_preserving": variance_preserving,
+    "sphere": sphere,
+    "torus": torus,
+}
 
 
-def interpolate(path, x0, eps, t):
+def interpolate(path: Path, x0: Array, eps: Array, t: Time) -> tuple[Array, Array]:
     """The point at time `t` between data and noise, and its conditional velocity.
 
         x = alpha(t) x0 + sigma(t) eps,   v = alpha'(t) x0 + sigma'(t) eps
+        on another space than R^n:  x = exp_x0(sigma(t) log_x0(eps)),  and v = dx/dt is tangent at x
 
     Args:
       path: a Path.
       x0: data, [B, ...] or any shape.
-      eps: noise, the same shape.
+      eps: noise, the same shape, in the space of the path.
       t: time in [0, 1], a scalar or with `x0.ndim` axes.
 
     Returns:
@@ -66,13 +87,13 @@ def interpolate(path, x0, eps, t):
     """
     (t,) = checks.times("interpolate", x0, t=t)
     eps = checks.like("interpolate", x0, eps, name="eps")
-    x, v = jax.jvp(lambda t: path.alpha(t) * x0 + path.sigma(t) * eps, (t,), (jnp.ones_like(t),))
+    x, v = jax.jvp(lambda t: path.between(x0, eps, t), (t,), (jnp.ones_like(t),))
     return x.astype(jnp.result_type(x0)), v.astype(jnp.result_type(x0))
 
 
-def independent(key, x0):
-    """The independent coupling: standard normal noise of the shape and dtype of `x0`, whatever the data."""
-    return jax.random.normal(key, jnp.shape(x0), jnp.result_type(x0))
+def independent(key: Array, x0: Array, space: spaces.Space = spaces.euclidean) -> Array:
+    """The independent coupling: noise of the space, of the shape and dtype of `x0`, which does not depend on the data."""
+    return space.noise(key, jnp.shape(x0), jnp.result_type(x0))
 
 
 def path_from_name(path: str | Path) -> Path:

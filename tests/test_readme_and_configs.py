@@ -3,7 +3,6 @@
 import csv
 import functools
 import importlib
-import inspect
 import json
 import pathlib
 import re
@@ -18,7 +17,7 @@ from ml_collections import config_flags
 
 from configs import common, method, network
 from experiments import landscape
-from flowjax import flowmap, losses, methods, samplers, typing
+from flowjax import flowmap, losses, methods, options, samplers, typing
 from flowjax.data import reflow
 from flowjax.evaluation import scores
 from flowjax.training import loop, runs, workdir as folders
@@ -102,10 +101,7 @@ def test_the_samplers_of_the_readme_are_those_of_the_code():
     for row in rows:
         for name in re.findall(r"`(\w+)`", row[0]):
             shown = dict(part.split("=") for part in row[3].strip("`").split(",") if part)
-            parameters = inspect.signature(samplers.SAMPLERS[name].run).parameters
-            assert {key: float(value) for key, value in shown.items()} == {
-                key: p.default for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY and key != "path"
-            }
+            assert {key: float(value) for key, value in shown.items()} == options.numbers(samplers.SAMPLERS[name].run)
     listed = re.search(r"`--measures` takes any of\n(.*?), most also", README, re.S)[1]
     assert set(re.findall(r"`(\w+)`", listed)) == {*scores.MEASURES, *scores.COPYING, "agreement"}
 

@@ -1,21 +1,26 @@
 """Samplers without new noise: on a grid turned round they carry data to the noise that it comes from."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-from flowjax import flowmap, typing
+from flowjax import flowmap, spaces, typing
 from flowjax.samplers import grids
+from flowjax.typing import Array, AverageVelocity, Velocity
 
 
-def flow_map(V, x, times):
+def flow_map(V: AverageVelocity, x: Array, times: Array, *, space: spaces.Space = spaces.euclidean) -> Array:
     """Jumps along a grid of times, one evaluation of `V` an interval.
 
         x <- F(x, s, t) = x + (t - s) V(x, s, t)     for every (s, t) of neighbours in times
+        on another space than R^n: exp_x((t - s) V(x, s, t))
 
     Args:
       V: average velocity, `V(x, s, t)`, called with 0-d times.
       x: data at `times[0]`, [B, ...].
       times: [n + 1] times in [0, 1], any order; n = 1 is one-step sampling.
+      space: where the data is; velocities count as far as they are tangent to it.
 
     Returns:
       The data at `times[-1]`, with the shape and dtype of `x`.
@@ -29,50 +34,50 @@ def flow_map(V, x, times):
 
     Reference: Boffi et al. 2024 (arXiv 2406.07507), multistep sampling; Geng et al. 2025 (arXiv 2505.13447), section 4.
     """
-    return grids.walk(lambda x, s, t: flowmap.jump(V, x, s, t), x, times)
+    return grids.walk(lambda x, s, t: flowmap.jump(V, x, s, t, move=space.move), x, times)
 
 
-def euler(v, x, times):
+def euler(v: Velocity, x: Array, times: Array, *, space: spaces.Space = spaces.euclidean) -> Array:
     """Euler's method, order 1, for `dx/dt = v(x, t)`: x <- x + (t - s) v(x, s). Arguments as in `flow_map`, with `v(x, t)`.
 
     For a flow map the velocity is `lambda x, t: V(x, t, t)`.
     """
-    return grids.walk(lambda x, s, t: (x + (t - s) * v(x, s)).astype(x.dtype), x, times)
+    return grids.walk(lambda x, s, t: space.move(x, s, t, v(x, s)), x, times)
 
 
-def heun(v, x, times):
+def heun(v: Velocity, x: Array, times: Array, *, space: spaces.Space = spaces.euclidean) -> Array:
     """Heun's method, order 2: x <- x + (t - s) (v(x, s) + v(y, t)) / 2 with y Euler's step. Two evaluations an interval.
 
-    Arguments as in `flow_map`, with `v(x, t)`.
+    Arguments as in `flow_map`, with `v(x, t)`. On another space than R^n the second velocity is projected on the tangents at x.
     """
 
     def step(x, s, t):
         v_s = v(x, s)
-        y = (x + (t - s) * v_s).astype(x.dtype)
-        return (x + (t - s) * (v_s + v(y, t)) / 2).astype(x.dtype)
+        y = space.move(x, s, t, v_s)
+        return space.move(x, s, t, (v_s + space.project(x, v(y, t))) / 2)
 
     return grids.walk(step, x, times)
 
 
-def midpoint(v, x, times):
+def midpoint(v: Velocity, x: Array, times: Array, *, space: spaces.Space = spaces.euclidean) -> Array:
     """The midpoint method, order 2: x <- x + (t - s) v(y, m) with m halfway and y Euler's step there. Two evaluations an interval.
 
-    Arguments as in `flow_map`, with `v(x, t)`.
+    Arguments as in `heun`.
     """
 
     def step(x, s, t):
         m = (s + t) / 2
-        y = (x + (m - s) * v(x, s)).astype(x.dtype)
-        return (x + (t - s) * v(y, m)).astype(x.dtype)
+        y = space.move(x, s, m, v(x, s))
+        return space.move(x, s, t, space.project(x, v(y, m)))
 
     return grids.walk(step, x, times)
 
 
-def adaptive(v, x, times, *, rtol=1e-5, atol=1e-5):
-    """The solution of `dx/dt = v(x, t)` to a tolerance: Tsitouras' method of order 5, as many steps as the hardest row asks for.
+def adaptive(v: Velocity, x: Array, times: Array, *, rtol: float = 1e-5, atol: float = 1e-5) -> Array:
+    """The solution of `dx/dt = v(x, t)` on R^n to a tolerance: Tsitouras' method of order 5, as many steps as the hardest row needs.
 
-    The reference for other solvers, from diffrax. All rows take the same steps, so that a row depends on the others at the level of
-    the tolerance.
+    The reference for other solvers, from diffrax. All rows take the same steps, so a row depends on the others at the level of the
+    tolerance.
 
     Args:
       v: velocity, `v(x, t)`, called with 0-d times.
@@ -86,7 +91,7 @@ def adaptive(v, x, times, *, rtol=1e-5, atol=1e-5):
 
     Raises:
       InputError: if `times` is not a 1-D array of at least two times, or a tolerance is not above 0.
-      RuntimeError: if 4,096 steps do not suffice, which is to say that v is not smooth at this tolerance.
+      RuntimeError: if 4,096 steps do not suffice: v is not smooth at this tolerance.
 
     Reference: Kidger 2021, On Neural Differential Equations (arXiv 2202.02435), section 5.
     """
@@ -108,21 +113,21 @@ def adaptive(v, x, times, *, rtol=1e-5, atol=1e-5):
     ).ys[0].astype(x.dtype)  # fmt: skip
 
 
-def trajectory(solver, v, x, times, kept):
-    """The way of a solver from `times[0]` to `times[-1]`, at evenly spaced times of the grid.
+def trajectory(solver: Callable, v: Velocity, x: Array, times: Array, kept: int) -> Array:
+    """The points of a solver from `times[0]` to `times[-1]`, at evenly spaced times of the grid.
 
     Args:
-      solver: `euler`, `heun`, `midpoint`, or `flow_map` with V instead of v; without new noise.
+      solver: `euler`, `heun`, `midpoint`, or `flow_map` with V instead of v.
       v: velocity, `v(x, t)`.
       x: data at `times[0]`, [B, ...].
       times: [n + 1] times.
-      kept: how many points to keep, both ends among them; kept - 1 divides n.
+      kept: how many points to keep, both ends among them; kept - 1 must divide n.
 
     Returns:
       [B, kept, ...].
     """
-    own = (len(times) - 1) // (kept - 1)
-    legs = times[own * jnp.arange(kept - 1)[:, None] + jnp.arange(own + 1)[None]]
+    steps = (len(times) - 1) // (kept - 1)
+    legs = times[steps * jnp.arange(kept - 1)[:, None] + jnp.arange(steps + 1)[None]]
 
     def leg(x, times):
         x = solver(v, x, times)

@@ -1,20 +1,23 @@
 """Grids of times from noise to data, and the walk along them."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import times, typing
+from flowjax import spaces, times, typing
+from flowjax.typing import Array
 
 
-def grid(steps):
+def grid(steps: int) -> Array:
     """Times from noise to data, uniform: [steps + 1] from 1 to 0. Raises InputError unless steps is at least 1."""
     if int(steps) != steps or steps < 1:
         raise typing.InputError(f"steps is {steps!r}; expected a whole number of at least 1, e.g. --steps=1,2,4.")
     return jnp.linspace(1.0, 0.0, int(steps) + 1)
 
 
-def shifted(steps, *, shift=3.0):
+def shifted(steps: int, *, shift: float = 3.0) -> Array:
     """Times from noise to data that stay longer near the noise, for shift > 1: t = shift u / (1 + (shift - 1) u), u uniform.
 
     Args:
@@ -36,7 +39,7 @@ def shifted(steps, *, shift=3.0):
     return shift * u / (1 + (shift - 1) * u)
 
 
-def karras(steps, *, sigma_min=0.002, sigma_max=80.0, rho=7.0):
+def karras(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Array:
     """Times of the noise levels of Karras et al. on the linear path, then 0. The highest level counts as pure noise: the grid begins at 1.
 
         sigma_i = (sigma_max^(1/rho) + i / (n - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho,   t = sigma / (1 + sigma)
@@ -61,8 +64,8 @@ def karras(steps, *, sigma_min=0.002, sigma_max=80.0, rho=7.0):
     return jnp.concatenate([ends[:1], times.from_sigma(inner), ends[1:]])
 
 
-def from_noise_to_data(times, name):
-    """The times as numpy; raises InputError, with the `name` that they were given as, unless they fall from 1 to 0."""
+def from_noise_to_data(times: Array, name: str) -> np.ndarray:
+    """The times as numpy; raises InputError, with the `name` of the grid, unless they fall from 1 to 0."""
     times = np.asarray(times)
     if times.ndim != 1 or len(times) < 2 or times[0] != 1 or times[-1] != 0 or not (np.diff(times) < 0).all():
         raise typing.InputError(
@@ -72,12 +75,14 @@ def from_noise_to_data(times, name):
     return times
 
 
-def walk(step, x, times, keys=None):
-    """Folds `step(x, s, t)` over neighbours in times; with keys, `step(x, s, t, noise)`, new noise in every interval."""
+def walk(
+    step: Callable[..., Array], x: Array, times: Array, keys: Array | None = None, space: spaces.Space = spaces.euclidean
+) -> Array:
+    """Folds `step(x, s, t)` over neighbours in times; with keys, `step(x, s, t, noise)`, new noise of the space in every interval."""
     times = checked(times)
 
     def noise(number):
-        return lambda: jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), x.shape[1:], x.dtype))(keys)
+        return lambda: jax.vmap(lambda key: space.noise(jax.random.fold_in(key, number), x.shape[1:], x.dtype))(keys)
 
     def one(x, interval):
         number, s, t = interval
@@ -86,7 +91,7 @@ def walk(step, x, times, keys=None):
     return jax.lax.scan(one, x, (jnp.arange(len(times) - 1), times[:-1], times[1:]))[0]
 
 
-def checked(times):
+def checked(times: Array) -> Array:
     """The times, floating and not narrower than float32; raises InputError unless they are a 1-D array of at least two."""
     times = jnp.asarray(times)
     times = times.astype(jnp.promote_types(times.dtype, jnp.float32))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import options, paths, typing
+from flowjax import options, paths, spaces, typing
 from flowjax.samplers import deterministic, grids, stochastic
 
 
@@ -18,8 +18,8 @@ class Sampler(NamedTuple):
 
     Attributes:
       run: `(V, x, times, keys, **options)`; the solvers follow the diagonal of V, the instantaneous velocity V(x, t, t).
-      noisy: whether it draws new noise on the way, so that it cannot be turned round.
-      evaluations: `(times, **options) -> int`, how often a sampling evaluates V; None: it depends on the data.
+      noisy: whether it draws new noise on the way, so that it cannot be inverted.
+      evaluations: `(times, **options) -> int`, how often it evaluates V; None: it depends on the data.
     """
 
     run: Callable
@@ -65,7 +65,7 @@ SAMPLERS = {
 GRIDS = {"uniform": grids.grid, "shifted": grids.shifted, "karras": grids.karras}
 
 
-def sampler_from_name(spec, path="linear"):
+def sampler_from_name(spec: str, path: str | paths.Path = "linear") -> Sampler:
     """A Sampler from its name and options in a config or on a command line: "heun", "gamma:gamma=0.3", "restart:low=0.2,repeats=3".
 
     Args:
@@ -76,17 +76,25 @@ def sampler_from_name(spec, path="linear"):
       The Sampler, its `run(V, x, times, keys)` and `evaluations(times)` with the options filled in.
 
     Raises:
-      InputError: for an unknown sampler or option, or an option that is no number.
+      InputError: for an unknown sampler or option, an option that is not a number, or a sampler that the space of the path does not
+        allow.
     """
     name, given = options.parse("sampler", spec, {name: options.numbers(entry.run) for name, entry in SAMPLERS.items()})
     entry = SAMPLERS[name]
     evaluations = entry.evaluations and functools.partial(entry.evaluations, **given)
-    if "path" in inspect.signature(entry.run).parameters:
-        given["path"] = paths.path_from_name(path)
+    path, parameters = paths.path_from_name(path), inspect.signature(entry.run).parameters
+    if "path" in parameters:
+        given["path"] = path
+    elif path.space is not spaces.euclidean:
+        if "space" not in parameters:
+            raise typing.InputError(
+                f"sampler {spec!r} works on R^n alone, and the path is on the space {path.space.name!r}: heun."
+            )
+        given["space"] = path.space
     return entry._replace(run=functools.partial(entry.run, **given), evaluations=evaluations)
 
 
-def grid_from_name(spec):
+def grid_from_name(spec: str) -> Callable[[int], np.ndarray]:
     """A grid by name: "uniform", "karras:rho=5", "shifted:shift=3", or its times themselves: "1,0.8,0.3,0".
 
     Returns:
@@ -102,7 +110,7 @@ def grid_from_name(spec):
     return lambda steps: grids.from_noise_to_data(GRIDS[name](steps, **given), spec)
 
 
-def check_sampler(spec, steps, grid="uniform", path="linear"):
+def check_sampler(spec: str, steps: int, grid: str = "uniform", path: str | paths.Path = "linear") -> None:
     """Raises InputError if the sampler, its options or its grid cannot work, or not on this path; computes nothing."""
     chosen, times = sampler_from_name(spec, path), grid_from_name(grid)(steps)
     stand_in = lambda x, s, t: jnp.zeros_like(x)
@@ -111,7 +119,7 @@ def check_sampler(spec, steps, grid="uniform", path="linear"):
     )
 
 
-def _typed_times(spec, steps):
+def _typed_times(spec: str, steps: int) -> np.ndarray:
     try:
         times = np.array([float(part) for part in spec.split(",")], np.float32)
     except ValueError:

@@ -1,19 +1,23 @@
 """Samplers that draw new noise on the way, and so cannot be inverted."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import flowmap, paths, typing
+from flowjax import flowmap, paths, spaces, typing
 from flowjax.samplers import grids
+from flowjax.typing import Array, AverageVelocity
 
 
-def consistency(V, x, times, keys, *, path=paths.linear):
+def consistency(V: AverageVelocity, x: Array, times: Array, keys: Array, *, path: paths.Path = paths.linear) -> Array:
     """Multistep consistency sampling: jump to the data, add noise up to the next time, jump again.
 
         x0 = F(x, s, 0),   x <- alpha(t) x0 + sigma(t) z,   z ~ N(0, I)
 
-    For networks that learn jumps to the data alone.
+    For networks that learn jumps to the data alone. On another space than R^n, x is the point of the path between x0 and z, and z is
+    noise of the space.
 
     Args:
       V: average velocity, `V(x, s, t)`, called with t = 0.
@@ -37,13 +41,15 @@ def consistency(V, x, times, keys, *, path=paths.linear):
     """
 
     def step(x, s, t, noise):
-        x0 = flowmap.jump(V, x, s, jnp.zeros_like(s))
-        return (path.alpha(t) * x0 + path.sigma(t) * noise()).astype(x.dtype)
+        x0 = flowmap.jump(V, x, s, jnp.zeros_like(s), move=path.space.move)
+        return path.between(x0, noise(), t).astype(x.dtype)
 
-    return grids.walk(step, x, times, keys)
+    return grids.walk(step, x, times, keys, path.space)
 
 
-def gamma(V, x, times, keys, *, gamma=0.5, path=paths.linear):
+def gamma(
+    V: AverageVelocity, x: Array, times: Array, keys: Array, *, gamma: float = 0.5, path: paths.Path = paths.linear
+) -> Array:
     """Gamma sampling of consistency trajectory models: jump further than the next time, and come back to it with new noise.
 
         x_m = F(x, s, m)  with  sigma(m) / alpha(m) = sqrt(1 - gamma^2) sigma(t) / alpha(t)
@@ -56,12 +62,13 @@ def gamma(V, x, times, keys, *, gamma=0.5, path=paths.linear):
       gamma: share of the noise that is new, from 0 to 1.
 
     Raises:
-      InputError: if `times` is no grid, or gamma not between 0 and 1.
+      InputError: if `times` is not a grid, gamma is not between 0 and 1, or the path is not on R^n.
 
     Reference: Kim et al. 2024 (arXiv 2310.02279), algorithm 3, in our time.
     """
     if not 0 <= gamma <= 1:
         raise typing.InputError(f"gamma: gamma is {gamma}; expected a number from 0 (no new noise) to 1, e.g. gamma:gamma=0.5.")
+    _check_scales("gamma", path)
 
     def step(x, s, t, noise):
         m = _quieter(path, t, np.sqrt(1 - gamma**2))
@@ -71,12 +78,12 @@ def gamma(V, x, times, keys, *, gamma=0.5, path=paths.linear):
     return grids.walk(step, x, times, keys)
 
 
-def restarts(times, *, low=0.2, high=0.6, repeats=2):
-    """A grid that goes back up: where it comes to `low`, it is taken again from `high` on, `repeats` times.
+def restarts(times: Sequence[float], *, low: float = 0.2, high: float = 0.6, repeats: int = 2) -> np.ndarray:
+    """A grid that goes back up: from `low` it returns to `high` and falls again, `repeats` times.
 
     Args:
       times: [n + 1] times that fall, known when this is traced.
-      low: lower end of the interval that is repeated; it joins the grid.
+      low: lower end of the interval that is repeated, added to the grid.
       high: upper end, likewise.
       repeats: how often, at least 1.
 
@@ -98,11 +105,11 @@ def restarts(times, *, low=0.2, high=0.6, repeats=2):
         )
     rounding = 1e-6  # float32 grids hold 0.19999999 for 0.2
     before, after = times[times > low + rounding], times[times < low - rounding]
-    again = np.concatenate([[high], before[before < high - rounding], [low]])
-    return np.concatenate([before, [low], *[again] * int(repeats), after])
+    repeated = np.concatenate([[high], before[before < high - rounding], [low]])
+    return np.concatenate([before, [low], *[repeated] * int(repeats), after])
 
 
-def restart(V, x, times, keys, *, path=paths.linear):
+def restart(V: AverageVelocity, x: Array, times: Array, keys: Array, *, path: paths.Path = paths.linear) -> Array:
     """Jumps where the times fall, new noise where they rise: restart sampling along the times of `restarts`.
 
         t < s:  x <- F(x, s, t)
@@ -110,8 +117,12 @@ def restart(V, x, times, keys, *, path=paths.linear):
 
     Arguments as in `consistency`, with any times; one evaluation of `V` where they fall, none where they rise.
 
+    Raises:
+      InputError: if `times` is not a grid, or the path is not on R^n.
+
     Reference: Xu et al. 2023, Restart Sampling (arXiv 2306.14878), eq. 5, on any path, with jumps for the steps of the solver.
     """
+    _check_scales("restart", path)
 
     def rise(x, s, t, noise):
         kept = path.alpha(t) / path.alpha(s)
@@ -121,6 +132,14 @@ def restart(V, x, times, keys, *, path=paths.linear):
         return jax.lax.cond(t > s, lambda: rise(x, s, t, noise), lambda: flowmap.jump(V, x, s, t))
 
     return grids.walk(step, x, times, keys)
+
+
+def _check_scales(name: str, path: paths.Path) -> None:
+    if path.space is not spaces.euclidean:
+        raise typing.InputError(
+            f"{name}: the path is on the space {path.space.name!r}, and this sampler scales its points, as only R^n allows; expected"
+            " consistency or a sampler without new noise, e.g. flow_map."
+        )
 
 
 def _quieter(path, t, share):
