@@ -32,7 +32,7 @@ class Space(NamedTuple):
       log: `(x, y) -> v`: the velocity at x that reaches y in one unit of time along a shortest way, the inverse of the exponential.
       project: `(x, v) -> v`: the part of v that is tangent at x.
       nearest: `y -> x`: the point of the space that is nearest to y.
-      noise: `(key, shape, dtype) -> x`: standard normal on R^n, uniform on a compact space.
+      noise: `(key, shape, dtype=float) -> x`: standard normal on R^n, uniform on a compact space.
     """
 
     name: str
@@ -41,6 +41,10 @@ class Space(NamedTuple):
     project: Callable[[Array, Array], Array]
     nearest: Callable[[Array], Array]
     noise: Callable[..., Array]
+
+    def exp(self, x: Array, v: Array) -> Array:
+        """Where the geodesic from x with velocity v is after one unit of time; on R^n x + v."""
+        return self.move(x, 0.0, 1.0, v)
 
     def geodesic(self, x: Array, y: Array, share: Time) -> Array:
         """The point at a share of the shortest way from x to y: 0 is x, 1 is y."""
@@ -69,7 +73,7 @@ euclidean = Space(
     lambda x, y: y - x,
     lambda x, v: v,
     lambda y: y,
-    lambda key, shape, dtype: jax.random.normal(key, shape, dtype),
+    lambda key, shape, dtype=float: jax.random.normal(key, shape, dtype),
 )
 
 
@@ -133,7 +137,7 @@ sphere = Space(
     _sphere_log,
     lambda x, v: _sphere_project(x, v).astype(jnp.result_type(v)),
     _sphere_nearest,
-    lambda key, shape, dtype: _sphere_nearest(jax.random.normal(key, shape, dtype)),
+    lambda key, shape, dtype=float: _sphere_nearest(jax.random.normal(key, shape, dtype)),
 )
 
 
@@ -151,7 +155,7 @@ torus = Space(
     lambda x, y: _wrapped(y - x),
     lambda x, v: v,
     _wrapped,
-    lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -jnp.pi, jnp.pi),
+    lambda key, shape, dtype=float: jax.random.uniform(key, shape, dtype, -jnp.pi, jnp.pi),
 )
 
 SPACES = {"euclidean": euclidean, "sphere": sphere, "torus": torus}

@@ -106,7 +106,11 @@ def test_derivatives_of_the_logarithm_agree_with_differences(angle):
     curve = lambda r: spaces.sphere.move(x, 0.0, 1.0, (angle + r) * (jnp.cos(r) * u + jnp.sin(r) * w))
     log = lambda r: spaces.sphere.log(x, curve(r))
     known = lambda r: (angle + r) * (jnp.cos(r) * u + jnp.sin(r) * w)
-    for f, g in ((log, known), (jax.jacfwd(log), jax.jacfwd(known)), (jax.jacfwd(jax.jacfwd(log)), jax.jacfwd(jax.jacfwd(known)))):
+    for f, g in (
+        (log, known),
+        (jax.jacfwd(log), jax.jacfwd(known)),
+        (jax.jacfwd(jax.jacfwd(log)), jax.jacfwd(jax.jacfwd(known))),
+    ):
         np.testing.assert_allclose(f(0.0), g(0.0), atol=1e-8)
 
 
@@ -194,5 +198,11 @@ def test_dtypes_are_those_of_the_data(dtype):
     for space in spaces.SPACES.values():
         x, y = (point.astype(dtype) for point in (points(space), points(space, seed=1)))
         t = jnp.full((6, 1), 0.5, jnp.float32)
-        for found in (space.move(x, 1.0, t, y), space.log(x, y), space.project(x, y), space.nearest(x), space.geodesic(x, y, t)):
+        for found in (
+            space.move(x, 1.0, t, y),
+            space.log(x, y),
+            space.project(x, y),
+            space.nearest(x),
+            space.geodesic(x, y, t),
+        ):
             assert found.dtype == dtype and found.shape == x.shape

@@ -54,7 +54,7 @@ def heun(v: Velocity, x: Array, times: Array, *, space: spaces.Space = spaces.eu
     def step(x, s, t):
         v_s = v(x, s)
         y = space.move(x, s, t, v_s)
-        return space.move(x, s, t, (v_s + space.project(x, v(y, t))) / 2)
+        return space.exp(x, (t - s) * (v_s + space.project(x, v(y, t))) / 2)
 
     return grids.walk(step, x, times)
 

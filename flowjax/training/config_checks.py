@@ -56,7 +56,7 @@ def evaluation_steps(settings, facts):
     if not steps or any(not isinstance(number, int) or number < 1 for number in steps):
         raise typing.InputError(f"config.eval_steps is {steps!r}; expected numbers of steps of at least 1: (1, 2, 4).")
     for number in steps:
-        samplers.check_sampler(settings.evaluation.sampler, number)
+        samplers.check_sampler(settings.evaluation.sampler, number, path=settings.method.path)
 
 
 def guidance(settings, facts):

@@ -8,7 +8,7 @@ import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
-from flowjax import data, evals, samplers, typing
+from flowjax import data, evals, paths, samplers, typing
 from flowjax.training import sharding
 
 CHUNK = 512
@@ -46,6 +46,7 @@ def make_sampler(net, shape, sampler="flow_map", told=None, *, grid="uniform", p
     Raises:
       InputError: for an unknown sampler, grid or option; when called, for a number of steps below 1, or noisy samplers inverted.
     """
+    space = paths.path_from_name(path).space
     chosen, times_of = samplers.sampler_from_name(sampler, path), samplers.grid_from_name(grid)
     rows, whole = (None, None) if mesh is None else (sharding.rows(mesh), sharding.whole(mesh))
     least = 1 if mesh is None else mesh.devices.size
@@ -55,7 +56,7 @@ def make_sampler(net, shape, sampler="flow_map", told=None, *, grid="uniform", p
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
         cond = condition(labels, told or {})
         V = lambda x, s, t: net.apply({"params": params}, x, s, t, cond)
-        x = jax.vmap(lambda key: jax.random.normal(key, shape))(keys) if x is None else x
+        x = jax.vmap(lambda key: space.noise(key, shape))(keys) if x is None else x
         return chosen.run(V, x, np.array(times), keys)
 
     def sample(params, seed, labels, steps, progress=False, *, first=0, x=None, inverted=False):
