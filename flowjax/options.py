@@ -45,7 +45,8 @@ def parse(what: str, text: str, known: Mapping[str, Mapping[str, float]]) -> tup
     """
     name, _, rest = text.partition(":")
     checks.member(what, name, known)
-    options, first = {}, next(iter(known[name]), None)
+    options: dict[str, float] = {}
+    first = next(iter(known[name]), None)
     for part in rest.split(",") if rest else []:
         option, equals, value = part.partition("=")
         if not (equals or options) and first and _is_number(part):

@@ -1,7 +1,7 @@
 """Interpolants between data and noise, on R^n or another space, and couplings, which give each row of data its noise."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,8 @@ class Path(NamedTuple):
       space: where data, noise and the points between them are, a flowjax.spaces.Space.
     """
 
-    alpha: Callable[[Time], Array]
-    sigma: Callable[[Time], Array]
+    alpha: Callable[[Time], Any]
+    sigma: Callable[[Time], Any]
     space: spaces.Space = spaces.euclidean
 
     def between(self, x0: Array, eps: Array, t: Time) -> Array:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from flowjax import spaces, times, typing
 from flowjax.typing import Array
@@ -64,9 +65,9 @@ def karras(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho
     return jnp.concatenate([ends[:1], times.from_sigma(inner), ends[1:]])
 
 
-def from_noise_to_data(times: Array, name: str) -> np.ndarray:
+def from_noise_to_data(grid: ArrayLike, name: str) -> np.ndarray:
     """The times as numpy; raises InputError, with the `name` of the grid, unless they fall from 1 to 0."""
-    times = np.asarray(times)
+    times = np.asarray(grid)
     if times.ndim != 1 or len(times) < 2 or times[0] != 1 or times[-1] != 0 or not (np.diff(times) < 0).all():
         raise typing.InputError(
             f"the grid {name} has the times {np.round(times, 4).tolist()}; expected times that fall from 1 (noise) to 0 (data),"

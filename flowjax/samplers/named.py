@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,15 +83,14 @@ def sampler_from_name(spec: str, path: str | paths.Path = "linear") -> Sampler:
     entry = SAMPLERS[name]
     evaluations = entry.evaluations and functools.partial(entry.evaluations, **given)
     path, parameters = paths.path_from_name(path), inspect.signature(entry.run).parameters
-    if "path" in parameters:
-        given["path"] = path
-    elif path.space is not spaces.euclidean:
+    bound: dict[str, Any] = {"path": path} if "path" in parameters else {}
+    if not bound and path.space is not spaces.euclidean:
         if "space" not in parameters:
             raise typing.InputError(
-                f"sampler {spec!r} works on R^n alone, and the path is on the space {path.space.name!r}: heun."
+                f"sampler {spec!r} works on R^n alone, and the path is on the space {path.space.name!r}; expected e.g. heun."
             )
-        given["space"] = path.space
-    return entry._replace(run=functools.partial(entry.run, **given), evaluations=evaluations)
+        bound = {"space": path.space}
+    return entry._replace(run=functools.partial(entry.run, **given, **bound), evaluations=evaluations)
 
 
 def grid_from_name(spec: str) -> Callable[[int], np.ndarray]:

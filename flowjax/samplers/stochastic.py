@@ -1,10 +1,9 @@
 """Samplers that draw new noise on the way, and so cannot be inverted."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from flowjax import flowmap, paths, spaces, typing
 from flowjax.samplers import grids
@@ -78,7 +77,7 @@ def gamma(
     return grids.walk(step, x, times, keys)
 
 
-def restarts(times: Sequence[float], *, low: float = 0.2, high: float = 0.6, repeats: int = 2) -> np.ndarray:
+def restarts(times: ArrayLike, *, low: float = 0.2, high: float = 0.6, repeats: int = 2) -> np.ndarray:
     """A grid that goes back up: from `low` it returns to `high` and falls again, `repeats` times.
 
     Args:
@@ -97,14 +96,14 @@ def restarts(times: Sequence[float], *, low: float = 0.2, high: float = 0.6, rep
       >>> restarts([1.0, 0.5, 0.0], low=0.25, high=0.75, repeats=1).tolist()
       [1.0, 0.5, 0.25, 0.75, 0.5, 0.25, 0.0]
     """
-    times = np.asarray(times, np.float64)
-    if not (times[-1] <= low < high < 1 and high <= times[0] and repeats >= 1 and int(repeats) == repeats):
+    falling = np.asarray(times, np.float64)
+    if not (falling[-1] <= low < high < 1 and high <= falling[0] and repeats >= 1 and int(repeats) == repeats):
         raise typing.InputError(
-            f"restart: low, high, repeats are {low}, {high}, {repeats} on a grid from {times[0]:g} to {times[-1]:g}; expected"
+            f"restart: low, high, repeats are {low}, {high}, {repeats} on a grid from {falling[0]:g} to {falling[-1]:g}; expected"
             " 0 <= low < high < 1 within it and at least one repeat, e.g. restart:low=0.2,high=0.6,repeats=2."
         )
     rounding = 1e-6  # float32 grids hold 0.19999999 for 0.2
-    before, after = times[times > low + rounding], times[times < low - rounding]
+    before, after = falling[falling > low + rounding], falling[falling < low - rounding]
     repeated = np.concatenate([[high], before[before < high - rounding], [low]])
     return np.concatenate([before, [low], *[repeated] * int(repeats), after])
 
