@@ -2,13 +2,13 @@
 
 import inspect
 
-from flowjax import checks, flowmap
+from flowjax import checks, conditioning, flowmap
 from flowjax.models.decoupled_dit import DecoupledDiT
 from flowjax.models.dit import DIT_SIZES, DiT
 from flowjax.models.log_variance import LogVariance
 from flowjax.models.mit import MIT_SIZES, MiT
 from flowjax.models.mlp import MLP
-from flowjax.models.parameterised import Parameterised, two_headed
+from flowjax.models.parameterised import Parameterised, heads, two_headed
 from flowjax.models.semi_lipschitz_dit import SEMI_LIPSCHITZ_SIZES, SemiLipschitzDiT
 from flowjax.models.unet import UNet
 
@@ -26,9 +26,10 @@ __all__ = [
     "SHARDING",
     "SIZES",
     "SemiLipschitzDiT",
-    "TOLD",
     "UNet",
     "defaults",
+    "from_zero",
+    "heads",
     "in_float32",
     "make",
     "two_headed",
@@ -59,23 +60,23 @@ SHARDING = {
     "semi_lipschitz_dit": _DIT,
     "unet": ((r"last/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
 }
-TOLD = ("guidance", "interval")  # fields of networks: which parts of cond they take besides the label
 
 
-def make(name, *, num_classes=0, parameterisation="velocity", **fields):
+def make(name: str, *, num_classes: int = 0, parameterisation: str = "velocity", inputs: tuple[str, ...] = (), **fields):
     """A network by name.
 
     Args:
       name: a key of MODELS.
       num_classes: labels of the data, 0 for none.
       parameterisation: what the network predicts, a key of flowjax.flowmap.PARAMETERISATIONS; the result is V whatever it is.
+      inputs: names of further inputs, keys of flowjax.conditioning.INPUTS: ("guidance", "interval").
       **fields: the fields of the linen module; transformers also take `size`, a key of SIZES[name], whose fields then count.
 
     Returns:
       A linen module with `apply(variables, x, s, t, cond)`.
 
     Raises:
-      InputError: for an unknown network, size, field or parameterisation.
+      InputError: for an unknown network, size, field, input or parameterisation.
     """
     checks.member("network", name, MODELS)
     checks.member("parameterisation", parameterisation, flowmap.PARAMETERISATIONS)
@@ -84,7 +85,7 @@ def make(name, *, num_classes=0, parameterisation="velocity", **fields):
         fields = {**fields, **SIZES[name][size]}
     for field in fields:
         checks.member(f"field of network {name!r}", field, defaults(name))
-    net = MODELS[name](num_classes=num_classes, **fields)
+    net = MODELS[name](num_classes=num_classes, inputs=conditioning.check(inputs), **fields)
     return net if parameterisation == "velocity" else Parameterised(net, parameterisation)
 
 
@@ -93,7 +94,12 @@ def in_float32(net):
     return net.clone(net=in_float32(net.net)) if isinstance(net, Parameterised) else net.clone(dtype="float32")
 
 
-def defaults(name):
+def from_zero(name: str, entry: str) -> bool:
+    """Whether the input `entry` of the network `name` starts at zero, so that with it the network is at first the same function."""
+    return entry not in getattr(MODELS[name], "NOT_FROM_ZERO", ())
+
+
+def defaults(name: str) -> dict:
     """The fields of a network with their defaults, {field: value}; the labels come from the data."""
     checks.member("network", name, MODELS)
     parameters = inspect.signature(MODELS[name]).parameters

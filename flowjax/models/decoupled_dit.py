@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from flowjax import typing
 from flowjax.models import dit, embeddings
+from flowjax.typing import Array, Time
 
 
 class DecoupledDiT(dit.DiT):
@@ -25,11 +26,11 @@ class DecoupledDiT(dit.DiT):
     source_depth: int = 0
 
     @nn.compact
-    def __call__(self, x, s, t, cond=None):
-        """Images [B, H, W, C], times scalar or [B, 1, 1, 1] in [0, 1], cond a dict of [B] arrays -> V in the shape and dtype of x."""
+    def __call__(self, x: Array, s: Time, t: Time, cond=None) -> Array:
+        """Images [B, H, W, C], times scalar or [B, 1, 1, 1] in [0, 1], cond a dict of [B, ...] arrays -> V like x."""
         count = _source_depth(self.source_depth, self.depth)
-        h = self._tokens(x)
-        source, target = self._conditioning(x, s, t, cond or {})
+        h = self._tokens(x, cond)
+        source, target = self._conditioning(x, s, t, cond)
         h, _ = self._blocks(count, "source_blocks")(h, source)
         if count < self.depth:
             h, _ = self._blocks(self.depth - count, "target_blocks")(h, target)

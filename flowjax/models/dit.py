@@ -4,8 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flowjax import checks, typing
+from flowjax import checks, conditioning, typing
 from flowjax.models import attention, embeddings
+from flowjax.typing import Array, Time
 
 # What jax.checkpoint_policies let a block keep for the backward pass: nothing (one more forward pass), its matmuls, or those of weights.
 REMAT = ("nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable")
@@ -24,6 +25,11 @@ DIT_SIZES = {
 def dense(features, dtype, name=None, init=None):
     """A linear layer with bias, xavier uniform unless `init` says otherwise."""
     return nn.Dense(features, kernel_init=init or nn.initializers.xavier_uniform(), dtype=dtype, name=name)
+
+
+def from_zero(features, dtype, name):
+    """The linear layer of an input that changes nothing at first: no bias, and its weights start at zero."""
+    return nn.Dense(features, use_bias=False, kernel_init=nn.initializers.zeros, dtype=dtype, name=name)
 
 
 def keep_matmuls(method):
@@ -105,7 +111,7 @@ def layer_norm(h, dtype):
 class DiT(nn.Module):
     """A diffusion transformer that knows where a jump starts and how far it goes.
 
-    `s` and `s - t` are embedded and summed, with the label and, when asked, the guidance scale. Times are not multiplied by 1000.
+    `s` and `s - t` are embedded and summed, with the label and further inputs. Times are not multiplied by 1000.
 
     Attributes:
       num_classes: labels, 0 for none.
@@ -115,8 +121,7 @@ class DiT(nn.Module):
       patch: side of a patch in pixels; divides height and width.
       mlp_ratio: width of the MLP over the width of the tokens.
       time_scale: times are multiplied by it before the embedding.
-      guidance: whether cond["guidance"] [B], scales of at least 1, is embedded as 1 - 1 / w; from zero, so that it changes nothing at first.
-      interval: whether cond["interval"] [B, 2], the times between which the map is guided, is embedded; from zero likewise.
+      inputs: further inputs, keys of flowjax.conditioning.INPUTS; all start at zero.
       remat: what the backward pass finds of a block, the rest is computed again: "nothing_saveable" (one more forward pass), or another
         of REMAT; "": matmuls and the attention's own choice.
       unroll: blocks unrolled in one iteration of the scan over blocks.
@@ -133,23 +138,24 @@ class DiT(nn.Module):
     patch: int = 2
     mlp_ratio: float = 4.0
     time_scale: float = 1.0
-    guidance: bool = False
-    interval: bool = False
+    inputs: tuple[str, ...] = ()
     remat: str = ""
     unroll: int = 1
     dtype: str = "float32"
     attention: str = "auto"
 
-    _block = Block  # not annotated, so no field
+    # Not annotated, so no fields.
+    _block = Block
+    _features = {}  # of inputs, where they are not the table's
 
     @nn.compact
-    def __call__(self, x, s, t, cond=None):
-        """Images [B, H, W, C], times scalar or [B, 1, 1, 1] in [0, 1], cond a dict of [B] arrays -> V in the shape and dtype of x."""
-        h = self._tokens(x)
-        c = self._conditioning(x, s, t, cond or {})
+    def __call__(self, x: Array, s: Time, t: Time, cond=None) -> Array:
+        """Images [B, H, W, C], times scalar or [B, 1, 1, 1] in [0, 1], cond a dict of [B, ...] arrays -> V like x."""
+        h = self._tokens(x, cond)
+        c = self._conditioning(x, s, t, cond)
         return self._image(self._blocks(self.depth, "blocks")(h, c)[0], c, x)
 
-    def _tokens(self, x):
+    def _tokens(self, x, cond):
         """Images -> tokens [B, N, width] that know their positions."""
         p, dtype = self.patch, jnp.dtype(self.dtype)
         h = embeddings.patches(x, p, type(self).__name__)
@@ -158,10 +164,12 @@ class DiT(nn.Module):
                 f"{type(self).__name__}: width {self.width} must be a multiple of 4 and of {self.heads} heads."
             )
         positions = embeddings.grid_positions(x.shape[1] // p, x.shape[2] // p, self.width)
-        return dense(self.width, dtype, "patch_in")(h.astype(dtype)) + jnp.asarray(positions, dtype)[None]
+        h = dense(self.width, dtype, "patch_in")(h.astype(dtype)) + jnp.asarray(positions, dtype)[None]
+        first = lambda name: lambda image: from_zero(self.width, dtype, name)(embeddings.patches(image, p).astype(dtype))
+        return embeddings.beside(h, self.inputs, cond, x, first)
 
     def _conditioning(self, x, s, t, cond):
-        """Times, label and guidance scale -> [B, width]."""
+        """Times, label and further inputs -> [B, width]."""
         s, t = embeddings.flatten_times(s, x), embeddings.flatten_times(t, x)
         c = self._embed("source")(s) + self._embed("gap")(s - t)
         return sum(self._embed_cond(x, cond), c)
@@ -171,22 +179,17 @@ class DiT(nn.Module):
         return embeddings.TimeEmbedding(self.width, scale=self.time_scale, dtype=jnp.dtype(self.dtype), name=name, **more)
 
     def _embed_cond(self, x, cond):
-        """What cond has for the network, a list of [B, width]."""
-        parts = [self._embed_label(x, cond)] if self.num_classes else []
-        if self.guidance:
-            parts.append(self._embed_guidance(x, cond))
-        if self.interval:
-            for side, time in zip(("low", "high"), embeddings.interval(cond, x)):
-                parts.append(self._embed(f"interval_{side}", zero=True)(time))
-        return parts
+        """Label and further inputs, a list of [B, width]."""
+        dtype, parts = jnp.dtype(self.dtype), []
+        if self.num_classes:
+            label = embeddings.LabelEmbedding(self.num_classes, self.width, dtype=dtype, name="label")
+            parts.append(label(conditioning.value("label", cond, x)))
+        vector = lambda name: from_zero(self.width, dtype, name)
+        return parts + embeddings.inputs(self.inputs, cond, x, self._embed_input, vector, self._features)
 
-    def _embed_label(self, x, cond):
-        label = embeddings.LabelEmbedding(self.num_classes, self.width, dtype=jnp.dtype(self.dtype), name="label")
-        return label(cond.get("label"), x.shape[0])
-
-    def _embed_guidance(self, x, cond):
-        """The guidance scale as 1 - 1 / w, [B, width]."""
-        return self._embed("guidance_scale", zero=True)(embeddings.guidance_scale(cond, x))
+    def _embed_input(self, name, times):
+        """The embeddings of an input's numbers, {name of the embedding: [B]} -> a list of [B, width]."""
+        return [self._embed(embedding, zero=True)(time) for embedding, time in times.items()]
 
     def _blocks(self, depth, name):
         """Blocks in a scan, called `(h, c)`."""

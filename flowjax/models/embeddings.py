@@ -1,12 +1,14 @@
 """What a network makes of images, times, labels and positions before its first block."""
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import typing
+from flowjax import conditioning, typing
+from flowjax.typing import Array
 
 
 def flatten_times(t, x):
@@ -16,29 +18,49 @@ def flatten_times(t, x):
     return jnp.broadcast_to(t.reshape(-1), (x.shape[0],))
 
 
-def guidance(cond, x):
-    """The scale w of the guidance, at least 1: [B], from cond["guidance"] [B]; raises InputError without it."""
-    if "guidance" not in (cond or {}):
-        raise typing.InputError(
-            'this network was built with guidance=True: pass cond["guidance"], one scale of at least 1 a row.'
-        )
-    return flatten_times(cond["guidance"], x)
+def inputs(
+    names: tuple[str, ...],
+    cond: Mapping[str, Array] | None,
+    x: Array,
+    embed: Callable[[str, dict[str, Array]], list[Array]],
+    vector: Callable[[str], Callable[[Array], Array]],
+    features: Mapping[str, Callable] = types.MappingProxyType({}),
+) -> list[Array]:
+    """What the inputs of a network add to its conditioning, in the order of `names`; those like x are not among it, see `beside`.
+
+    Args:
+      names: keys of flowjax.conditioning.INPUTS.
+      cond: a condition, or None.
+      x: [B, ...], the data.
+      embed: `(name, {name of the embedding: [B]}) -> a list of [B, width]`, of an input of numbers.
+      vector: `name -> layer`, of an input of vectors, a function [B, n] -> [B, width].
+      features: what is embedded of an input of numbers, by its name, where it is not the table's feature.
+
+    Returns:
+      A list of [B, width].
+    """
+    parts = []
+    for name in names:
+        kind = conditioning.INPUTS[name].kind
+        if kind == "times":
+            parts += embed(name, conditioning.numbers(name, cond, x, features.get(name)))
+        if kind == "vector":
+            parts.append(vector(name)(conditioning.value(name, cond, x)))
+    return parts
 
 
-def guidance_scale(cond, x):
-    """The scale of the guidance as a time, 1 - 1 / w in [0, 1): [B]; raises InputError without it."""
-    return 1 - 1 / guidance(cond, x)
-
-
-def interval(cond, x):
-    """The times between which guidance acts, ([B], [B]), from cond["interval"] [B, 2]; raises InputError without it."""
-    found = None if "interval" not in (cond or {}) else jnp.shape(cond["interval"])
-    if found != (x.shape[0], 2):
-        raise typing.InputError(
-            'this network was built with interval=True: pass cond["interval"], the times between which guidance acts, low and'
-            f" high, of shape {(x.shape[0], 2)}; got {'none' if found is None else f'shape {found}'}. All times: [[0.0, 1.0]] * B."
-        )
-    return tuple(flatten_times(cond["interval"][:, side], x) for side in (0, 1))
+def beside(
+    h: Array,
+    names: tuple[str, ...],
+    cond: Mapping[str, Array] | None,
+    x: Array,
+    first: Callable[[str], Callable[[Array], Array]],
+) -> Array:
+    """The first layer's result `h` with that of each input like x added; `first`: `name -> layer`, a function of an array like x."""
+    for name in names:
+        if conditioning.INPUTS[name].kind == "data":
+            h = h + first(name)(conditioning.value(name, cond, x).astype(x.dtype))
+    return h
 
 
 def patches(x, p, network="DiT"):
@@ -102,7 +124,7 @@ class TimeEmbedding(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-    """Labels [B] in -1..num_classes-1 -> [B, width]; -1, or no label at all, is the null label: the extra last row."""
+    """Labels [B] in -1..num_classes-1 -> [B, width]; -1 is the null label: the extra last row."""
 
     num_classes: int
     width: int
@@ -110,8 +132,7 @@ class LabelEmbedding(nn.Module):
     init: Callable = nn.initializers.normal(0.02)
 
     @nn.compact
-    def __call__(self, label, batch):
-        label = jnp.full((batch,), -1) if label is None else label
+    def __call__(self, label):
         rows = jnp.where(label < 0, self.num_classes, label)
         return nn.Embed(self.num_classes + 1, self.width, embedding_init=self.init, dtype=self.dtype)(rows)
 

@@ -4,8 +4,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import checks, typing
+from flowjax import checks, conditioning, typing
 from flowjax.models import attention, dit, embeddings
+from flowjax.typing import Array, Time
 
 MIT_SIZES = {
     "tiny": {"width": 64, "depth": 4, "heads": 4, "head_depth": 2},
@@ -20,6 +21,8 @@ MIT_SIZES = {
 }
 POSITIONS = ("sequence", "grid")
 TOKENS = {"class": 8, "guidance": 4, "low": 2, "high": 2, "gap": 4}  # as published
+# The tokens of an input's embeddings; further inputs have none and are added to those of the gap.
+GROUPS = {"guidance_scale": "guidance", "interval_low": "low", "interval_high": "high"}
 
 
 def _scaled(constant):
@@ -69,8 +72,8 @@ class MiT(nn.Module):
     """A transformer whose sequence is [label, guidance scale, interval's low and high time, s - t, patches].
 
     Each quantity is embedded once and added to learned tokens of its own; `s` itself is not embedded. All blocks but the last
-    `head_depth` are shared by two heads: the average velocity V, and the velocity at `s`, which `both` returns besides and
-    which sampling does not need. With a bottleneck and positions on the grid it is the network of pixel MeanFlow, there with
+    `head_depth` are shared by two heads: the average velocity V, and the velocity at `s`, which `all_heads` returns
+    besides and which sampling does not need. With a bottleneck and positions on the grid it is the network of pixel MeanFlow, there with
     the parameterisation "denoised_field".
 
     Attributes:
@@ -81,8 +84,8 @@ class MiT(nn.Module):
       patch: side of a patch in pixels; divides height and width.
       head_depth: blocks of each head's own, counted in `depth`; 8 as published.
       mlp_ratio: hidden width of the MLP over the width of the tokens.
-      guidance: whether cond["guidance"] [B], scales w of at least 1, is embedded as 1 - 1 / w.
-      interval: whether cond["interval"] [B, 2], the times between which guidance acts, low and high, is embedded.
+      inputs: further inputs, keys of flowjax.conditioning.INPUTS. Guidance and interval have tokens as published, which do not
+        start at zero; what else stands here is added, from zero, to the embedding of s - t or, if it is like x, to the patches.
       bottleneck: channels between the two linear maps of a patch; 0 for one map. Published: 128, above width 1024 256.
       positions: "sequence" (rotary positions in the whole sequence) or "grid" (rotary rows and columns of the patches alone, a
         learned embedding of all positions, and the MLP's hidden width rounded up to a multiple of 8).
@@ -102,8 +105,7 @@ class MiT(nn.Module):
     patch: int = 2
     head_depth: int = 2
     mlp_ratio: float = 8 / 3
-    guidance: bool = True
-    interval: bool = True
+    inputs: tuple[str, ...] = ()
     bottleneck: int = 0
     positions: str = "sequence"
     remat: str = ""
@@ -111,58 +113,71 @@ class MiT(nn.Module):
     dtype: str = "float32"
     attention: str = "auto"
 
-    def __call__(self, x, s, t, cond=None):
-        """Images [B, H, W, C], times scalar or [B, 1, 1, 1] in [0, 1], cond a dict of [B, ...] arrays -> V in the shape and dtype of x."""
+    NOT_FROM_ZERO = conditioning.GUIDANCE
+    HEADS = ("V", "velocity")
+
+    def __call__(self, x: Array, s: Time, t: Time, cond=None) -> Array:
+        """Images [B, H, W, C], times scalar or [B, 1, 1, 1] in [0, 1], cond a dict of [B, ...] arrays -> V like x."""
         return self._evaluate(x, s, t, cond, ("average",))[0]
 
-    def both(self, x, s, t, cond=None):
-        """(V, velocity at s), like x both, from one pass; initialising through it makes the parameters of both heads."""
+    def all_heads(self, x: Array, s: Time, t: Time, cond=None) -> dict[str, Array]:
+        """{"V": average velocity, "velocity": velocity at s}, like x both, from one pass; initialising through it makes the
+        parameters of both heads."""
+        return dict(zip(self.HEADS, self._evaluate(x, s, t, cond, ("average", "velocity"))))
+
+    def both(self, x: Array, s: Time, t: Time, cond=None) -> tuple[Array, Array]:
+        """(V, velocity at s), see `all_heads`."""
         return self._evaluate(x, s, t, cond, ("average", "velocity"))
 
     @nn.compact
     def _evaluate(self, x, s, t, cond, heads):
         self._check()
-        tokens = self._patches(x)
-        angles = self._angles(x, self._prefix())
-        h = jnp.concatenate([*self._conditioning(x, s, t, cond or {}), tokens], axis=1)
+        tokens, groups = self._patches(x, cond), self._conditioning(x, s, t, cond)
+        prefix = sum(group.shape[1] for group in groups)
+        angles = self._angles(x, prefix)
+        h = jnp.concatenate([*groups, tokens], axis=1)
         if self.positions == "grid":
             positions = self.param("position_embedding", nn.initializers.normal(0.02), h.shape[1:], jnp.float32)
             h = h + positions.astype(h.dtype)[None]
         h = self._transformed(h, angles, self.depth - self.head_depth, "shared")
-        return tuple(self._head(h, angles, x, name) for name in heads)
+        return tuple(self._head(h, angles, x, prefix, name) for name in heads)
 
-    def _patches(self, x):
+    def _patches(self, x, cond):
         dtype = jnp.dtype(self.dtype)
         h = embeddings.patches(x, self.patch, "MiT").astype(dtype)
         if self.bottleneck:
             h = dit.dense(self.bottleneck, dtype, "patch_bottleneck")(h)
-        return dit.dense(self.width, dtype, "patch_in")(h)
-
-    def _prefix(self):
-        """Number of tokens before those of the patches."""
-        asked = {"class": bool(self.num_classes), "guidance": self.guidance, "low": self.interval, "high": self.interval}
-        return sum(count for name, count in TOKENS.items() if asked.get(name, True))
+        h = dit.dense(self.width, dtype, "patch_in")(h)
+        first = lambda name: lambda image: self._from_zero(name)(embeddings.patches(image, self.patch, "MiT").astype(dtype))
+        return embeddings.beside(h, self.inputs, cond, x, first)
 
     def _conditioning(self, x, s, t, cond):
         """The tokens before the patches, a list of [B, n, width]."""
         dtype, groups = jnp.dtype(self.dtype), []
-        embed = lambda name: embeddings.TimeEmbedding(self.width, dtype=dtype, init=_scaled(1.0), name=name)
+        embed = lambda name, **more: embeddings.TimeEmbedding(self.width, dtype=dtype, init=_scaled(1.0), name=name, **more)
         spread = nn.initializers.normal(self.width**-0.5)
 
         def add(group, embedding):
             tokens = self.param(f"{group}_tokens", spread, (TOKENS[group], self.width), jnp.float32)
             groups.append(tokens.astype(dtype)[None] + embedding[:, None])
 
+        def embed_input(name, times):
+            if name not in self.NOT_FROM_ZERO:
+                return [embed(embedding, zero=True)(time) for embedding, time in times.items()]
+            for embedding, time in times.items():
+                add(GROUPS[embedding], embed(embedding)(time))
+            return []
+
         if self.num_classes:
             label = embeddings.LabelEmbedding(self.num_classes, self.width, dtype=dtype, init=spread, name="label")
-            add("class", label(cond.get("label"), x.shape[0]))
-        if self.guidance:
-            add("guidance", embed("guidance_scale")(embeddings.guidance_scale(cond, x)))
-        if self.interval:
-            for side, time in zip(("low", "high"), embeddings.interval(cond, x)):
-                add(side, embed(f"interval_{side}")(time))
-        add("gap", embed("gap")(embeddings.flatten_times(s, x) - embeddings.flatten_times(t, x)))
+            add("class", label(conditioning.value("label", cond, x)))
+        further = embeddings.inputs(self.inputs, cond, x, embed_input, self._from_zero)
+        gap = embed("gap")(embeddings.flatten_times(s, x) - embeddings.flatten_times(t, x))
+        add("gap", sum(further, gap))
         return groups
+
+    def _from_zero(self, name):
+        return dit.from_zero(self.width, jnp.dtype(self.dtype), name)
 
     def _angles(self, x, prefix):
         """Rotary angles of every token, [N, head_dim / 2], never narrower than float32."""
@@ -185,8 +200,8 @@ class MiT(nn.Module):
         blocks = dit.stack(Block, depth, remat=self.remat, unroll=self.unroll)
         return blocks(self.width, self.heads, hidden, jnp.dtype(self.dtype), self.attention, name=name)(h, angles)[0]
 
-    def _head(self, h, angles, x, name):
-        h = self._transformed(h, angles, self.head_depth, name)[:, self._prefix() :]
+    def _head(self, h, angles, x, prefix, name):
+        h = self._transformed(h, angles, self.head_depth, name)[:, prefix:]
         h = nn.RMSNorm(epsilon=1e-6, dtype=jnp.dtype(self.dtype), name=f"{name}_norm")(h)
         h = dit.dense(self.patch**2 * x.shape[-1], jnp.dtype(self.dtype), f"{name}_out", nn.initializers.zeros)(h)
         return embeddings.image(h, x, self.patch)

@@ -3,19 +3,20 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from flowjax import conditioning
 from flowjax.models import embeddings
+from flowjax.typing import Array, Time
 
 
 class MLP(nn.Module):
-    """Average velocity of points: (x, s, s - t, label) -> V, with smooth activations.
+    """Average velocity of points: (x, s, s - t, inputs) -> V, with smooth activations.
 
     Attributes:
       num_classes: labels, 0 for none.
       width: of the hidden layers.
       depth: number of hidden layers.
       harmonics: each time enters as itself and as this many sines and cosines of pi, 2 pi, ...
-      guidance: whether cond["guidance"] [B], scales of at least 1, enters as 1 - 1 / w; from zero, so that it changes nothing at first.
-      interval: whether cond["interval"] [B, 2], the times between which the map is guided, enters; from zero likewise.
+      inputs: further inputs, keys of flowjax.conditioning.INPUTS; all start at zero.
       dtype: "float32" or "bfloat16", of the computation; parameters are float32.
     """
 
@@ -23,26 +24,32 @@ class MLP(nn.Module):
     width: int = 256
     depth: int = 3
     harmonics: int = 4
-    guidance: bool = False
-    interval: bool = False
+    inputs: tuple[str, ...] = ()
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x, s, t, cond=None):
-        """x [B, D], times scalar or [B, 1] in [0, 1], cond {"label": [B]} or None -> V [B, D] in the dtype of x."""
+    def __call__(self, x: Array, s: Time, t: Time, cond=None) -> Array:
+        """x [B, D], times scalar or [B, 1] in [0, 1], cond a dict of [B, ...] arrays or None -> V [B, D] in the dtype of x."""
         s, t = embeddings.flatten_times(s, x), embeddings.flatten_times(t, x)
-        times = [embeddings.harmonics(time, self.harmonics).astype(self.dtype) for time in (s, s - t)]
-        h = jnp.concatenate([x.astype(self.dtype), *times], axis=-1)
+        h = jnp.concatenate([x.astype(self.dtype), self._features(s), self._features(s - t)], axis=-1)
         h = nn.Dense(self.width, dtype=self.dtype)(h)
+        h = embeddings.beside(h, self.inputs, cond, x, self._from_zero)
         if self.num_classes:
-            label = (cond or {}).get("label")
-            h = h + embeddings.LabelEmbedding(self.num_classes, self.width, dtype=self.dtype)(label, x.shape[0])
-        told = [embeddings.guidance_scale(cond, x)] if self.guidance else []
-        told += embeddings.interval(cond, x) if self.interval else ()
-        for name, number in zip(["guidance"] * self.guidance + ["interval_low", "interval_high"], told):
-            number = embeddings.harmonics(number, self.harmonics).astype(self.dtype)
-            from_zero = nn.Dense(self.width, use_bias=False, kernel_init=nn.initializers.zeros, dtype=self.dtype, name=name)
-            h = h + from_zero(number)
+            label = embeddings.LabelEmbedding(self.num_classes, self.width, dtype=self.dtype)
+            h = h + label(conditioning.value("label", cond, x))
+        h = sum(embeddings.inputs(self.inputs, cond, x, self._embed, self._from_zero), h)
         for _ in range(self.depth - 1):
             h = nn.Dense(self.width, dtype=self.dtype)(nn.gelu(h))
         return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype)(nn.gelu(h)).astype(x.dtype)
+
+    def _features(self, time: Array) -> Array:
+        return embeddings.harmonics(time, self.harmonics).astype(self.dtype)
+
+    def _embed(self, name: str, times: dict[str, Array]) -> list[Array]:
+        """Of an input of one number, by the name of the input."""
+        return [
+            self._from_zero(name if len(times) == 1 else embedding)(self._features(time)) for embedding, time in times.items()
+        ]
+
+    def _from_zero(self, name: str) -> nn.Module:
+        return nn.Dense(self.width, use_bias=False, kernel_init=nn.initializers.zeros, dtype=self.dtype, name=name)

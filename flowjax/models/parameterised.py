@@ -3,9 +3,10 @@
 import flax.linen as nn
 
 from flowjax import flowmap, typing
+from flowjax.typing import Array, Time
 
-# Those that ask the raw network at (x, s, t) as they are, so that one pass gives both heads.
-OF_BOTH_HEADS = ("velocity", "denoised_field")
+# Those that evaluate the raw network at (x, s, t) as they are, so that one pass gives all heads.
+OF_ALL_HEADS = ("velocity", "denoised_field")
 
 
 class Parameterised(nn.Module):
@@ -19,32 +20,43 @@ class Parameterised(nn.Module):
     net: nn.Module
     parameterisation: str
 
-    def __call__(self, x, s, t, cond=None):
-        """As the raw network: x [B, ...], times scalar or [B, 1, ..., 1], cond a dict of [B] arrays -> V like x."""
+    def __call__(self, x: Array, s: Time, t: Time, cond=None) -> Array:
+        """As the raw network: x [B, ...], times scalar or [B, 1, ..., 1], cond a dict of [B, ...] arrays -> V like x."""
         return flowmap.PARAMETERISATIONS[self.parameterisation](self.net)(x, s, t, cond)
 
-    def both(self, x, s, t, cond=None):
-        """(V, velocity at s) from one pass of a raw network with two heads, both heads by the same parameterisation.
+    def all_heads(self, x: Array, s: Time, t: Time, cond=None) -> dict[str, Array]:
+        """{name: array} of all heads of the raw network from one pass, each by the same parameterisation.
 
         Raises:
-          InputError: if the raw network has one head, or the parameterisation changes what the network is asked.
+          InputError: if the raw network has one head, or the parameterisation changes at which inputs the network is evaluated.
         """
-        if not hasattr(self.net, "both"):
+        if not hasattr(self.net, "all_heads"):
             raise typing.InputError(
-                f"{type(self.net).__name__} has one head, and a second one for the velocity was asked for; use a network with"
-                ' `both`, such as config.model.name="mit".'
+                f"{type(self.net).__name__} has one head; use a network with several where the velocity is a second one,"
+                ' such as config.model.name="mit".'
             )
-        if self.parameterisation not in OF_BOTH_HEADS:
+        if self.parameterisation not in OF_ALL_HEADS:
             raise typing.InputError(
-                f"a network with two heads cannot be parameterised as {self.parameterisation!r}, which asks the network at other"
-                f" inputs or knows no velocity; use parameterisation={' or '.join(map(repr, OF_BOTH_HEADS))}."
+                f"a network with two heads cannot be parameterised as {self.parameterisation!r}, which evaluates the network at other"
+                f" inputs or knows no velocity; use parameterisation={' or '.join(map(repr, OF_ALL_HEADS))}."
             )
         wrap = flowmap.PARAMETERISATIONS[self.parameterisation]
-        return tuple(wrap(lambda *_, head=head: head)(x, s, t, cond) for head in self.net.both(x, s, t, cond))
+        raw = self.net.all_heads(x, s, t, cond)
+        return {name: wrap(lambda *_, head=head: head)(x, s, t, cond) for name, head in raw.items()}
+
+    def both(self, x: Array, s: Time, t: Time, cond=None) -> tuple[Array, Array]:
+        """(V, velocity at s), see `all_heads`."""
+        found = self.all_heads(x, s, t, cond)
+        return found["V"], found["velocity"]
 
 
-def two_headed(net):
-    """Whether `net.both` gives V and velocity: a raw network with a second head, in a parameterisation that allows it."""
+def heads(net: nn.Module) -> tuple[str, ...]:
+    """Names of the heads of a network that one pass gives: ("V",), or the keys of `net.all_heads(x, s, t, cond)`."""
     if isinstance(net, Parameterised):
-        return net.parameterisation in OF_BOTH_HEADS and two_headed(net.net)
-    return hasattr(net, "both")
+        return heads(net.net) if net.parameterisation in OF_ALL_HEADS else ("V",)
+    return getattr(net, "HEADS", ("V",))
+
+
+def two_headed(net: nn.Module) -> bool:
+    """Whether `net.both` gives V and velocity."""
+    return {"V", "velocity"} <= set(heads(net))

@@ -1,9 +1,11 @@
-"""The diffusion transformer of Terminal Velocity Matching, whose derivatives stay tame."""
+"""The diffusion transformer of Terminal Velocity Matching, whose derivatives in its times are bounded."""
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from flowjax.models import dit, embeddings
+from flowjax import conditioning
+from flowjax.models import dit
+from flowjax.typing import Array, Time
 
 SEMI_LIPSCHITZ_SIZES = {**dit.DIT_SIZES, "XL": {**dit.DIT_SIZES["XL"], "heads": 18}}
 
@@ -54,22 +56,24 @@ class SemiLipschitzDiT(dit.DiT):
     scale_output: bool = True
 
     _block = Block
+    _features = {"guidance": lambda w: 1 / w}
+    NOT_FROM_ZERO = ("guidance",)
 
     @nn.compact
-    def __call__(self, x, s, t, cond=None):
-        """Images [B, H, W, C], times scalar or [B, 1, 1, 1] in [0, 1], cond a dict of [B] arrays -> V in the shape and dtype of x."""
-        h = self._tokens(x)
-        c = self._conditioning(x, s, t, cond or {})
+    def __call__(self, x: Array, s: Time, t: Time, cond=None) -> Array:
+        """Images [B, H, W, C], times scalar or [B, 1, 1, 1] in [0, 1], cond a dict of [B, ...] arrays -> V like x."""
+        h = self._tokens(x, cond)
+        c = self._conditioning(x, s, t, cond)
         V = self._image(self._blocks(self.depth, "blocks")(h, c)[0], c, x)
-        if not (self.guidance and self.scale_output):
+        if not ("guidance" in self.inputs and self.scale_output):
             return V
-        return (V * embeddings.guidance(cond, x)[:, None, None, None]).astype(x.dtype)
+        return (V * conditioning.value("guidance", cond, x)[:, None, None, None]).astype(x.dtype)
 
     def _embed(self, name, **more):
         return dit.DiT._embed(self, name, init=spectral, **more)
 
-    def _embed_guidance(self, x, cond):
-        return self._embed("guidance_scale")(1 / embeddings.guidance(cond, x))
+    def _embed_input(self, name, times):
+        return [self._embed(embedding, zero=name not in self.NOT_FROM_ZERO)(time) for embedding, time in times.items()]
 
     def _modulation(self, c):
         return [rms_norm(part, jnp.dtype(self.dtype)) for part in dit.DiT._modulation(self, c)]

@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flowjax import typing
+from flowjax import conditioning, typing
 from flowjax.models import attention, dit, embeddings
+from flowjax.typing import Array, Time
 
 XAVIER = nn.initializers.xavier_uniform()
 MAX_PERIOD = 10_000.0
@@ -22,8 +23,8 @@ def _dense(features, dtype, name, init=XAVIER, bias=True):
     return nn.Dense(features, kernel_init=init, use_bias=bias, dtype=dtype, name=name)
 
 
-def _conv(features, dtype, name, init=XAVIER):
-    return nn.Conv(features, (3, 3), kernel_init=init, dtype=dtype, name=name)
+def _conv(features, dtype, name, init=XAVIER, bias=True):
+    return nn.Conv(features, (3, 3), kernel_init=init, use_bias=bias, dtype=dtype, name=name)
 
 
 def _norm(channels, dtype, name):
@@ -112,7 +113,7 @@ class UNet(nn.Module):
     """The U-Net of DDPM++, as EDM has it for CIFAR-10, that knows where a jump starts and how far it goes.
 
     The sines and cosines of `s` and of `s - t` are concatenated and go through one MLP of two layers, as in MeanFlow's CIFAR-10
-    network; the embedding of a label is added before the MLP, guidance scale and interval enter its first layer from zero. The
+    network; the embedding of a label is added before the MLP, further inputs enter its first layer. The
     defaults are EDM's for CIFAR-10, 55.7 million parameters, but for the dropout. The middle always attends.
 
     Attributes:
@@ -125,8 +126,7 @@ class UNet(nn.Module):
       embedding: width of the MLP over `channels`.
       dropout: rate in [0, 1) for rows that come with a key, cond["dropout"]; EDM has 0.13, MeanFlow 0.2.
       time_scale: times are multiplied by it before the embedding.
-      guidance: whether cond["guidance"] [B], scales of at least 1, is embedded as 1 - 1 / w; from zero, so that it changes nothing at first.
-      interval: whether cond["interval"] [B, 2], times in [0, 1] between which guidance acts, is embedded; from zero too.
+      inputs: further inputs, keys of flowjax.conditioning.INPUTS; all start at zero.
       remat: what the backward pass finds of a block, the rest is computed again: "nothing_saveable" (one more forward pass), or another
         of dit.REMAT (which know matmuls, not convolutions); "": everything.
       dtype: "float32" or "bfloat16", of the computation; parameters, statistics of norms and the embedding are float32.
@@ -144,28 +144,26 @@ class UNet(nn.Module):
     embedding: int = 4
     dropout: float = 0.0
     time_scale: float = 1.0
-    guidance: bool = False
-    interval: bool = False
+    inputs: tuple[str, ...] = ()
     remat: str = ""
     dtype: str = "float32"
     attention: str = "auto"
 
     @nn.compact
-    def __call__(self, x, s, t, cond=None):
+    def __call__(self, x: Array, s: Time, t: Time, cond=None) -> Array:
         """Images to velocities.
 
         Args:
           x: [B, H, W, C], a floating dtype; H and W are multiples of 2 ** (len(multipliers) - 1).
           s: source time in [0, 1], scalar or [B, 1, 1, 1].
           t: target time, likewise.
-          cond: {"label": ints [B] in -1..num_classes-1, -1 or absent: none; "guidance": [B]; "interval": [B, 2]; "dropout": typed
-            keys [B], absent: no dropout} or None.
+          cond: a condition, see flowjax.conditioning, possibly with "dropout", typed keys [B]; or None.
 
         Returns:
           V in the shape and dtype of x, zero at initialisation.
 
         Raises:
-          InputError: for fields or sides that make no U-Net, and for conditioning that is missing or of another shape.
+          InputError: for fields or sides that make no U-Net, and for conditioning of another shape.
         """
         cond, dtype = cond or {}, jnp.dtype(self.dtype)
         self._check(x)
@@ -176,14 +174,17 @@ class UNet(nn.Module):
             made = kind(width, next(numbers), self.dropout, resample, attend, dtype, self.attention, name=name)
             return made(h, c, keys)
 
-        h, skips = self._encoded(x.astype(dtype), block)
+        h, skips = self._encoded(x, cond, block)
         h = block(h, "middle_0", h.shape[-1], attend=True)
         h = block(h, "middle_1", h.shape[-1])
         h = nn.silu(_norm(self.channels * self.multipliers[0], dtype, "norm")(self._decoded(h, skips, block)))
         return _conv(x.shape[-1], dtype, "last", nn.initializers.zeros)(h).astype(x.dtype)
 
-    def _encoded(self, x, block):
-        h = _conv(self.channels, x.dtype, "first")(x)
+    def _encoded(self, x, cond, block):
+        dtype = jnp.dtype(self.dtype)
+        h = _conv(self.channels, dtype, "first")(x.astype(dtype))
+        first = lambda name: _conv(self.channels, dtype, name, nn.initializers.zeros, bias=False)
+        h = embeddings.beside(h, self.inputs, cond, x, first)
         skips = [h]
         for level, multiplier in enumerate(self.multipliers):
             if level:
@@ -213,13 +214,13 @@ class UNet(nn.Module):
             # The rows of EDM's labels: Xavier's deviation times sqrt(num_classes), by which it multiplies one-hot labels.
             init = nn.initializers.normal((2 * self.num_classes / (self.num_classes + h.shape[-1])) ** 0.5)
             label = embeddings.LabelEmbedding(self.num_classes, h.shape[-1], dtype=dtype, init=init, name="label")
-            h = h + label(cond.get("label"), x.shape[0])
+            h = h + label(conditioning.value("label", cond, x))
         h = _dense(width, dtype, "embedding_in")(h)
-        from_zero = lambda name, features: _dense(width, dtype, name, nn.initializers.zeros, bias=False)(features)
-        if self.guidance:
-            h = h + from_zero("guidance_scale", self._features(dtype, embeddings.guidance_scale(cond, x)))
-        if self.interval:
-            h = h + from_zero("guidance_interval", self._features(dtype, *embeddings.interval(cond, x)))
+        from_zero = lambda name: _dense(width, dtype, name, nn.initializers.zeros, bias=False)
+        together = lambda name, times: [
+            from_zero(conditioning.INPUTS[name].joint or name)(self._features(dtype, *times.values()))
+        ]
+        h = sum(embeddings.inputs(self.inputs, cond, x, together, from_zero), h)
         return nn.silu(_dense(width, dtype, "embedding_out")(nn.silu(h)))
 
     def _features(self, dtype, *times):
