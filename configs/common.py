@@ -90,10 +90,9 @@ def auxiliary(config):
 def network(name, **fields):
     """All fields of a network, those given and the defaults of the others, so that each can be overridden.
 
-    What it is told of the guidance follows from config.guidance.
+    Its inputs guidance and interval follow from config.guidance; `inputs` are those besides.
     """
-    own = {field: value for field, value in models.defaults(name).items() if field not in models.TOLD}
-    return ml_collections.ConfigDict({"name": name, **own, **fields})
+    return ml_collections.ConfigDict({"name": name, **models.defaults(name), **fields})
 
 
 def _digits(config):

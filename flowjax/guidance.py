@@ -24,7 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flowjax import checks, times, typing
+from flowjax import checks, conditioning, times, typing
 
 sg = jax.lax.stop_gradient
 
@@ -61,8 +61,8 @@ def classifier_free(velocity, scale):
     """
 
     def ask(x, t, cond):
-        own = _untold(cond)
-        v, v_null = _doubled(velocity, x, t, own, null(own))
+        own = conditioning.without(cond, conditioning.GUIDANCE)
+        v, v_null = _doubled(velocity, x, t, own, conditioning.null(own))
         return guided(v, v_null, scale(typing.Point(x=x, s=t, cond=cond)))
 
     return ask
@@ -72,7 +72,7 @@ def autoguidance(velocity, weak, scale):
     """`velocity` guided away from that of a weaker network, as `classifier_free`; labels are not needed."""
 
     def ask(x, t, cond):
-        own = _untold(cond)
+        own = conditioning.without(cond, conditioning.GUIDANCE)
         return guided(velocity(x, t, own), weak(x, t, own), scale(typing.Point(x=x, s=t, cond=cond)))
 
     return ask
@@ -253,8 +253,8 @@ def _own_and_null(net, point, cond, V_ss, own):
     """(V(x, s, s | c), V(x, s, s | null)) without gradient; the first is asked only if it is needed and not known."""
     ask = lambda x, s, cond: sg(net(x, s, s, cond))
     if V_ss is not None or not own:
-        return (sg(V_ss) if own else None), ask(point.x, point.s, null(cond))
-    return _doubled(ask, point.x, point.s, cond, null(cond))
+        return (sg(V_ss) if own else None), ask(point.x, point.s, conditioning.null(cond))
+    return _doubled(ask, point.x, point.s, cond, conditioning.null(cond))
 
 
 def _doubled(ask, x, t, one, other):
@@ -262,21 +262,6 @@ def _doubled(ask, x, t, one, other):
     t = jnp.broadcast_to(jnp.asarray(t), x.shape[:1] + (1,) * (x.ndim - 1))
     twice = lambda first, second: jnp.concatenate([first, second])
     return tuple(jnp.split(ask(twice(x, x), twice(t, t), jax.tree.map(twice, one, other)), 2))
-
-
-def null(cond):
-    """The condition of no class: the null label, and no guidance."""
-    plain = {"label": jnp.full_like(cond["label"], -1)}
-    if "guidance" in cond:
-        plain["guidance"] = jnp.ones_like(cond["guidance"])
-    if "interval" in cond:
-        plain["interval"] = jnp.zeros_like(cond["interval"]).at[:, 1].set(1.0)
-    return {**cond, **plain}
-
-
-def _untold(cond):
-    """The condition of a network that knows of no guidance."""
-    return {name: value for name, value in cond.items() if name not in ("guidance", "interval")}
 
 
 def _unless_dropped(point, v, V_ss):

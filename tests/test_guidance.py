@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from flowjax import exact, guidance, methods, models, samplers, typing
+from flowjax import conditioning, exact, guidance, methods, models, samplers, typing
 from flowjax.profiling import flops
 from flowjax.training import step_cost
 
@@ -433,7 +433,7 @@ def test_a_guided_meanflow_step_costs_what_its_formula_needs():
 @pytest.mark.slow
 def test_a_guided_two_headed_improved_meanflow_step_costs_what_its_formula_needs():
     """In two-headed forward passes; a velocity alone is `own` of one, and so is the jvp of V alone."""
-    net = models.make("mit", num_classes=10, width=128, depth=4, head_depth=2, heads=4, patch=1, guidance=True, interval=True)
+    net = models.make("mit", num_classes=10, width=128, depth=4, head_depth=2, heads=4, patch=1, inputs=("guidance", "interval"))
     method = methods.guided("imf", methods.make("imf", heads=2), "imf", scale=(1.0, 8.0))
     program, init = step_cost.program(method, net, batch=16, optimizer=optax.sgd(1e-3))
     state, rows, _ = jax.eval_shape(init)
@@ -468,7 +468,7 @@ def follows_the_guided_flow(name, kind, steps, bound, batch=512):
     uniform = {"times": ("uniform_triangle",), "p": 0.5} if "p" in methods.constants(name) else {"times": ("uniform_triangle",)}
     plain = methods.make(name, total_steps=steps, label_drop=0.2, **uniform)
     method = methods.guided(name, plain, kind, scale=(1.0, 3.0), interval=(0.0, 1.0), k=0.5, mix=0.5, decay=1.0)
-    net = models.make("mlp", num_classes=2, width=64, depth=3, harmonics=1, guidance=True, interval=kind == "imf")
+    net = models.make("mlp", num_classes=2, width=64, depth=3, harmonics=1, inputs=conditioning.GUIDANCE[: 1 + (kind == "imf")])
     cond = {"guidance": jnp.ones(1), "interval": jnp.array([[0.0, 1.0]])}
     params = net.init(jax.random.key(0), jnp.zeros((1, 2)), 1.0, 0.0, cond)["params"]
     V = lambda params: lambda x, s, t, cond: net.apply({"params": params}, x, s, t, cond)

@@ -11,7 +11,7 @@ LAYERS = [
     {"typing"},
     {"checks", "profiling"},
     {"options"},
-    {"flowmap", "times", "schedules", "derivatives", "distances"},
+    {"conditioning", "flowmap", "times", "schedules", "derivatives", "distances"},
     {"spaces"},
     {"paths"},
     {"losses", "guidance", "samplers", "exact"},

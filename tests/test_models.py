@@ -137,15 +137,16 @@ def test_published_sizes(size, millions):
 
 @pytest.mark.slow
 def test_guidance_scale_is_an_input_when_asked():
-    net = models.make("dit", width=16, depth=1, heads=2, guidance=True)
+    net = models.make("dit", width=16, depth=1, heads=2, inputs=("guidance",))
     x = jnp.ones((2, 4, 4, 1))
     cond = {"guidance": jnp.array([1.0, 2.0])}
     params = net.init(jax.random.key(0), x, 1.0, 0.0, cond)
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
     out = net.apply(params, x, 1.0, 0.0, cond)
     assert not np.allclose(out[0], out[1])
-    with pytest.raises(typing.InputError, match="guidance"):
-        net.apply(params, x, 1.0, 0.0)
+    np.testing.assert_array_equal(net.apply(params, x, 1.0, 0.0)[1], out[0])  # absent: the scale 1
+    with pytest.raises(typing.InputError, match=r"cond\['guidance'\] has shape \(\), .*expected \(2,\)"):
+        net.apply(params, x, 1.0, 0.0, {"guidance": 2.0})
 
 
 def test_positions_are_distinct():

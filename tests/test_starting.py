@@ -177,8 +177,8 @@ def test_what_a_run_is_told_when_it_is_sampled():
     ):
         told(2.0, (0.0, 1.0), config=fixed)
     ranged.guidance.scale = (2.0, 2.0)  # still told: outside the interval it is 1
-    assert parts.network_inputs(guidance(ranged)) == ("guidance", "interval")
-    assert parts.network_inputs(guidance(fixed)) == ()  # its network has no such input
+    assert parts.guidance_inputs(guidance(ranged)) == ("guidance", "interval")
+    assert parts.guidance_inputs(guidance(fixed)) == ()  # its network has no such input
     plain = meanflow.get_config("digits")
     assert told(config=plain) == {}
     with pytest.raises(
@@ -195,7 +195,7 @@ def test_networks_are_told_what_the_config_says():
         chosen = settings.read(config)
         net = parts.network(chosen.model, chosen.guidance, 10)
         assert (net.guidance, net.interval) == fields
-    assert not any(field in common.network(name) for name in models.MODELS for field in models.TOLD)
+    assert not any(common.network(name).inputs for name in models.MODELS)
 
 
 MODULE = """

@@ -12,12 +12,13 @@ import pytest
 from flowjax import models, typing
 from flowjax.models import decoupled_dit, embeddings, mit, parameterised, semi_lipschitz_dit
 
+BOTH = ("guidance", "interval")
 FIELDS = {"num_classes": 3, "width": 16, "depth": 3, "heads": 2, "patch": 2}
 NETS = {
-    "mit": mit.MiT(**FIELDS, head_depth=1),
-    "pixel": mit.MiT(**{**FIELDS, "depth": 2}, head_depth=1, bottleneck=4, positions="grid"),
-    "decoupled": decoupled_dit.DecoupledDiT(**FIELDS, guidance=True),
-    "semi_lipschitz": semi_lipschitz_dit.SemiLipschitzDiT(**{**FIELDS, "depth": 2}, guidance=True),
+    "mit": mit.MiT(**FIELDS, inputs=BOTH, head_depth=1),
+    "pixel": mit.MiT(**{**FIELDS, "depth": 2}, inputs=BOTH, head_depth=1, bottleneck=4, positions="grid"),
+    "decoupled": decoupled_dit.DecoupledDiT(**FIELDS, inputs=("guidance",)),
+    "semi_lipschitz": semi_lipschitz_dit.SemiLipschitzDiT(**{**FIELDS, "depth": 2}, inputs=("guidance",)),
 }
 SHAPE = (3, 4, 4, 2)
 COND = {
@@ -205,7 +206,7 @@ def test_a_gap_is_all_that_mit_knows_of_times():
 
 
 def test_a_mit_without_conditions():
-    net = mit.MiT(width=16, depth=2, heads=2, head_depth=2, guidance=False, interval=False)
+    net = mit.MiT(width=16, depth=2, heads=2, head_depth=2)
     x = jnp.zeros((2, 4, 6, 1))
     V, params = jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), x, 1.0, 0.0))
     assert {name for name in params["params"] if "tokens" in name} == {"gap_tokens"} and "shared" not in params["params"]
@@ -230,7 +231,7 @@ def count(net, shape, method=None):
 @pytest.mark.parametrize("size,millions", [("B", 89), ("M", 174), ("L", 409), ("XL", 610)])
 def test_published_sizes_of_mit(size, millions):
     """Parameters at sampling, without the velocity head, to the million."""
-    assert round(count(mit.MiT(num_classes=1000, **mit.MIT_SIZES[size]), (32, 32, 4))) == millions
+    assert round(count(mit.MiT(num_classes=1000, inputs=BOTH, **mit.MIT_SIZES[size]), (32, 32, 4))) == millions
 
 
 def test_sizes_of_the_others():
@@ -238,18 +239,18 @@ def test_sizes_of_the_others():
     xl = semi_lipschitz_dit.SEMI_LIPSCHITZ_SIZES["XL"]
     assert xl["heads"] == 18 and models.DIT_SIZES["XL"]["heads"] == 16
     assert round(count(decoupled_dit.DecoupledDiT(num_classes=1000, **xl), (32, 32, 4))) == 675
-    assert round(count(semi_lipschitz_dit.SemiLipschitzDiT(num_classes=1000, guidance=True, **xl), (32, 32, 4))) == 678
+    assert round(count(semi_lipschitz_dit.SemiLipschitzDiT(num_classes=1000, inputs=("guidance",), **xl), (32, 32, 4))) == 678
     for size, millions in {"pixel-B": 118, "pixel-L": 411, "pixel-H": 956}.items():
-        assert round(count(mit.MiT(num_classes=1000, patch=16, **mit.MIT_SIZES[size]), (256, 256, 3))) == millions
+        assert round(count(mit.MiT(num_classes=1000, inputs=BOTH, patch=16, **mit.MIT_SIZES[size]), (256, 256, 3))) == millions
 
 
 def test_a_plain_dit_becomes_a_decoupled_one():
-    plain, rng = models.DiT(**FIELDS, guidance=True), np.random.default_rng(1)
+    plain, rng = models.DiT(**FIELDS, inputs=("guidance",)), np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), shapes(plain))
     x = case("decoupled")[2]
     expected = jit(plain.apply)({"params": params}, x, S, S, COND)
     for depth, sizes in {0: (2, 1), 1: (1, 2), 3: (3, 0)}.items():
-        net = decoupled_dit.DecoupledDiT(**FIELDS, guidance=True, source_depth=depth)
+        net = decoupled_dit.DecoupledDiT(**FIELDS, inputs=("guidance",), source_depth=depth)
         new = decoupled_dit.from_plain(params, depth)
         chex.assert_trees_all_equal_shapes(new, shapes(net))
         lengths = [len(new[f"{part}_blocks"]["qkv"]["bias"]) if f"{part}_blocks" in new else 0 for part in ("source", "target")]
@@ -316,10 +317,8 @@ def test_positions_tell_the_column_first():
 @pytest.mark.parametrize(
     "net,cond,said",
     [
-        (NETS["mit"], {"interval": COND["interval"]}, 'guidance=True: pass cond."guidance"'),
-        (NETS["mit"], {"guidance": COND["guidance"]}, r'interval=True: pass cond."interval".*shape \(3, 2\); got none'),
-        (NETS["mit"], {**COND, "interval": jnp.ones(3)}, r"of shape \(3, 2\); got shape \(3,\)"),
-        (NETS["semi_lipschitz"], {}, 'guidance=True: pass cond."guidance"'),
+        (NETS["mit"], {**COND, "interval": jnp.ones(3)}, r"cond.'interval'. has shape \(3,\), .*expected \(3, 2\)"),
+        (NETS["semi_lipschitz"], {"guidance": jnp.ones((3, 1))}, r"cond.'guidance'. has shape \(3, 1\), .*expected \(3,\)"),
         (NETS["mit"].clone(patch=3), COND, "MiT: patches of 3 must tile"),
         (NETS["decoupled"].clone(patch=3), COND, "DecoupledDiT: patches of 3 must tile"),
         (NETS["semi_lipschitz"].clone(heads=3), COND, "SemiLipschitzDiT: width 16 must be a multiple of 4 and of 3 heads"),

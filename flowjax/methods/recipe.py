@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flowjax import checks, distances, flowmap, guidance, losses, paths, schedules, times, typing
+from flowjax import checks, conditioning, distances, flowmap, guidance, losses, paths, schedules, times, typing
 
 WHOLE = (0, 1, 1)  # every row
 NOISE = object()  # instead of a path: every term starts from noise, and no data is read
@@ -39,10 +39,8 @@ def method(parts: list[tuple[typing.Term, Callable]], *, path, label_drop, needs
         noise_key, label_key, *keys = jax.random.split(key, 2 + len(parts))
         x0 = batch["x"]
         rows = {"x0": x0, "eps": batch["eps"] if "eps" in batch else paths.independent(noise_key, x0), "cond": {}}
-        if "label" in batch:
-            dropped = jax.random.bernoulli(label_key, label_drop, x0.shape[:1])
-            rows["cond"]["label"] = jnp.where(dropped, -1, batch["label"])
-        rows["cond"] |= {name: batch[name] for name in ("guidance", "interval", "dropout") if name in batch}
+        dropped = jax.random.bernoulli(label_key, label_drop, x0.shape[:1])
+        rows["cond"] = conditioning.dropped(conditioning.of_batch(batch), dropped)
         if "trajectory" in batch:
             rows["trajectory"], rows["times"] = batch["trajectory"], batch["times"]
         return {
@@ -111,10 +109,10 @@ def guided(method, kind, scale, whole_anchor, constants):
 
     def condition(name, cond):
         """Rows without a label ask for no guidance; the anchor, if `whole_anchor`, for guidance at all times."""
-        plain = guidance.null(cond)
+        plain = conditioning.null(cond)
         if target.told_interval and whole_anchor and name == "anchor":
             cond = {**cond, "interval": plain["interval"]}
-        asked = {field: cond[field] for field in ("guidance", "interval") if field in cond}
+        asked = {field: cond[field] for field in conditioning.GUIDANCE if field in cond}
         dropped = cond["label"] < 0
         return cond | {field: jnp.where(times.expand(dropped, own), plain[field], own) for field, own in asked.items()}
 

@@ -72,7 +72,7 @@ class MiT(nn.Module):
     """A transformer whose sequence is [label, guidance scale, interval's low and high time, s - t, patches].
 
     Each quantity is embedded once and added to learned tokens of its own; `s` itself is not embedded. All blocks but the last
-    `head_depth` are shared by two heads: the average velocity V, and the velocity at `s`, which `all_heads` returns
+    `head_depth` are shared by two heads: the average velocity V, and the velocity at `s`, which `named_heads` returns
     besides and which sampling does not need. With a bottleneck and positions on the grid it is the network of pixel MeanFlow, there with
     the parameterisation "denoised_field".
 
@@ -120,13 +120,13 @@ class MiT(nn.Module):
         """Images [B, H, W, C], times scalar or [B, 1, 1, 1] in [0, 1], cond a dict of [B, ...] arrays -> V like x."""
         return self._evaluate(x, s, t, cond, ("average",))[0]
 
-    def all_heads(self, x: Array, s: Time, t: Time, cond=None) -> dict[str, Array]:
+    def named_heads(self, x: Array, s: Time, t: Time, cond=None) -> dict[str, Array]:
         """{"V": average velocity, "velocity": velocity at s}, like x both, from one pass; initialising through it makes the
         parameters of both heads."""
         return dict(zip(self.HEADS, self._evaluate(x, s, t, cond, ("average", "velocity"))))
 
     def both(self, x: Array, s: Time, t: Time, cond=None) -> tuple[Array, Array]:
-        """(V, velocity at s), see `all_heads`."""
+        """(V, velocity at s), see `named_heads`."""
         return self._evaluate(x, s, t, cond, ("average", "velocity"))
 
     @nn.compact

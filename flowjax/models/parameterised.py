@@ -6,7 +6,7 @@ from flowjax import flowmap, typing
 from flowjax.typing import Array, Time
 
 # Those that evaluate the raw network at (x, s, t) as they are, so that one pass gives all heads.
-OF_ALL_HEADS = ("velocity", "denoised_field")
+OF_NAMED_HEADS = ("velocity", "denoised_field")
 
 
 class Parameterised(nn.Module):
@@ -24,36 +24,36 @@ class Parameterised(nn.Module):
         """As the raw network: x [B, ...], times scalar or [B, 1, ..., 1], cond a dict of [B, ...] arrays -> V like x."""
         return flowmap.PARAMETERISATIONS[self.parameterisation](self.net)(x, s, t, cond)
 
-    def all_heads(self, x: Array, s: Time, t: Time, cond=None) -> dict[str, Array]:
+    def named_heads(self, x: Array, s: Time, t: Time, cond=None) -> dict[str, Array]:
         """{name: array} of all heads of the raw network from one pass, each by the same parameterisation.
 
         Raises:
           InputError: if the raw network has one head, or the parameterisation changes at which inputs the network is evaluated.
         """
-        if not hasattr(self.net, "all_heads"):
+        if not hasattr(self.net, "named_heads"):
             raise typing.InputError(
                 f"{type(self.net).__name__} has one head; use a network with several where the velocity is a second one,"
                 ' such as config.model.name="mit".'
             )
-        if self.parameterisation not in OF_ALL_HEADS:
+        if self.parameterisation not in OF_NAMED_HEADS:
             raise typing.InputError(
                 f"a network with two heads cannot be parameterised as {self.parameterisation!r}, which evaluates the network at other"
-                f" inputs or knows no velocity; use parameterisation={' or '.join(map(repr, OF_ALL_HEADS))}."
+                f" inputs or knows no velocity; use parameterisation={' or '.join(map(repr, OF_NAMED_HEADS))}."
             )
         wrap = flowmap.PARAMETERISATIONS[self.parameterisation]
-        raw = self.net.all_heads(x, s, t, cond)
+        raw = self.net.named_heads(x, s, t, cond)
         return {name: wrap(lambda *_, head=head: head)(x, s, t, cond) for name, head in raw.items()}
 
     def both(self, x: Array, s: Time, t: Time, cond=None) -> tuple[Array, Array]:
-        """(V, velocity at s), see `all_heads`."""
-        found = self.all_heads(x, s, t, cond)
+        """(V, velocity at s), see `named_heads`."""
+        found = self.named_heads(x, s, t, cond)
         return found["V"], found["velocity"]
 
 
 def heads(net: nn.Module) -> tuple[str, ...]:
-    """Names of the heads of a network that one pass gives: ("V",), or the keys of `net.all_heads(x, s, t, cond)`."""
+    """Names of the heads of a network that one pass gives: ("V",), or the keys of `net.named_heads(x, s, t, cond)`."""
     if isinstance(net, Parameterised):
-        return heads(net.net) if net.parameterisation in OF_ALL_HEADS else ("V",)
+        return heads(net.net) if net.parameterisation in OF_NAMED_HEADS else ("V",)
     return getattr(net, "HEADS", ("V",))
 
 

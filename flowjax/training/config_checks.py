@@ -11,7 +11,7 @@ import math
 import jax
 import numpy as np
 
-from flowjax import checks, data, guidance as guidances, methods, models, samplers, typing
+from flowjax import checks, conditioning, data, guidance as guidances, methods, models, samplers, typing
 from flowjax.data import points
 from flowjax.training import evaluation, initial_weights, networks, parts, sharding, teachers
 
@@ -100,6 +100,16 @@ def guidance_constants(settings, facts):
         value = getattr(settings.guidance, name)
         if not isinstance(value, (int, float)) or not allowed(value):
             raise typing.InputError(f"config.guidance.{name} is {value!r}; expected {words}.")
+
+
+def inputs(settings, facts):
+    """The inputs that say how a row is guided follow from config.guidance."""
+    for name in settings.model.inputs:
+        if name in conditioning.GUIDANCE:
+            raise typing.InputError(
+                f"config.model.inputs has {name!r}, which follows from config.guidance: leave it out, and give scales of different"
+                " size, --config.guidance.scale=1.0,4.0 (the kind imf has the interval as input, too)."
+            )
 
 
 def batch(settings, facts):
@@ -294,13 +304,14 @@ def start(settings, facts):
             f"config.start is {wanted!r}, whose network predicts {predicts!r}, and config.model"
             f" {model.parameterisation!r}: --config.model.parameterisation={predicts}."
         )
-    have, want = (parts.network_inputs(section) for section in (run.settings.guidance, settings.guidance))
-    if not set(have) <= set(want) or (have != want and model.name not in initial_weights.FROM_ZERO):
-        inputs = lambda names: " and ".join(names) or "none"
+    have, want = (parts.network_inputs(given.model, given.guidance) for given in (run.settings, settings))
+    if not set(have) <= set(want) or not all(models.from_zero(model.name, name) for name in set(want) - set(have)):
+        shown = lambda names: " and ".join(names) or "none"
+        able = [name for name in models.MODELS if all(models.from_zero(name, added) for added in set(want) - set(have))]
         raise typing.InputError(
-            f"config.start is {wanted!r}, whose network has the inputs {inputs(have)} besides the label, and this one"
-            f" {inputs(want)}; {', '.join(initial_weights.FROM_ZERO)} can learn more inputs, none can do without one. Make"
-            " config.guidance fit, or --config.start= for fresh weights."
+            f"config.start is {wanted!r}, whose network has the inputs {shown(have)} besides the label, and this one"
+            f" {shown(want)}; {', '.join(able)} can learn more inputs, none can do without one. Make config.guidance and"
+            " config.model.inputs fit, or --config.start= for fresh weights."
         )
 
 
@@ -320,8 +331,8 @@ def _same_data(run, name, source, flag, folder):
 
 
 def _unguided(run, flag, folder):
-    """A teacher has no input besides the label."""
-    inputs = parts.network_inputs(run.settings.guidance)
+    """A teacher has no input that says how a row is guided."""
+    inputs = parts.guidance_inputs(run.settings.guidance)
     if inputs:
         raise typing.InputError(
             f"{flag}={folder} is itself guided and has the inputs {' and '.join(inputs)};"
@@ -358,6 +369,7 @@ CHECKS = (
     averages,
     guidance,
     guidance_constants,
+    inputs,
     batch,
     evaluation_steps,
     labels,

@@ -12,8 +12,6 @@ FILES = {
     "decoupled_dit": lambda tree, fields: decoupled_dit.from_plain(published.meanflow_dit(tree), fields["source_depth"]),
 }
 VELOCITY_HEAD = ("velocity", "velocity_norm", "velocity_out")  # of a mit
-# Networks whose embeddings of the guidance start at zero: with them, a network without them is the same function.
-FROM_ZERO = ("mlp", "dit", "decoupled_dit", "unet")
 
 
 def is_published(start):

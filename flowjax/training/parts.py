@@ -5,7 +5,7 @@ import importlib
 import jax
 import numpy as np
 
-from flowjax import guidance as guidances, methods, models, typing
+from flowjax import conditioning as conditionings, guidance as guidances, methods, models, typing
 from flowjax.training import state
 
 
@@ -33,19 +33,26 @@ def method(section, guidance, dropout=0.0):
     return methods.guided(section.name, made, guidance.kind, scale=guidance.scale, **constants)
 
 
-def network_inputs(guidance):
-    """Names of the inputs that V's network has besides the label, under config.guidance."""
+def network_inputs(model, guidance):
+    """Names of the inputs of V's network besides the label: those of config.model, and what follows from config.guidance."""
+    return conditionings.check((*guidance_inputs(guidance), *model.inputs))
+
+
+def guidance_inputs(guidance):
+    """Names of the inputs that say how a row is guided, under config.guidance."""
     low, high = guidance.scale
     target = guidances.TARGETS.get(guidance.kind)
     if target is not None and target.told_interval:
-        return ("guidance", "interval")  # outside its interval such a network must know w = 1
+        return conditionings.GUIDANCE  # outside its interval such a network must know w = 1
     return ("guidance",) if low < high else ()
 
 
 def network(model, guidance, num_classes):
     """The linen network of V of config.model, for data with so many classes (0: no labels)."""
-    inputs = {name: name in network_inputs(guidance) for name in models.TOLD}
-    return models.make(model.name, num_classes=num_classes, parameterisation=model.parameterisation, **model.fields | inputs)
+    inputs = network_inputs(model, guidance)
+    return models.make(
+        model.name, num_classes=num_classes, parameterisation=model.parameterisation, inputs=inputs, **model.fields
+    )
 
 
 def conditioning(guidance, scale=None, interval=(), *, about=""):
@@ -75,7 +82,7 @@ def conditioning(guidance, scale=None, interval=(), *, about=""):
         learned = f"scales from {low} to {high}" if low < high else f"the scale {low} alone"
         raise typing.InputError(f"--guidance={scale}: the run learned {learned}.")
     inputs = {"guidance": guidances.quantile(guidance.kind, 0.5, low, high) if scale is None else scale}
-    if "interval" not in network_inputs(guidance):
+    if "interval" not in guidance_inputs(guidance):
         if interval and tuple(interval) != tuple(guidance.interval):
             raise typing.InputError(
                 f"--guidance_interval={_shown(interval)}: the run is guided at the times from {guidance.interval[0]} to"

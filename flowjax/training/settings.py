@@ -20,10 +20,11 @@ class Data(NamedTuple):
 
 
 class Model(NamedTuple):
-    """config.model: a network by name, what it predicts, and the other fields of its module."""
+    """config.model: a network by name, what it predicts, its further inputs, and the other fields of its module."""
 
     name: str
     parameterisation: str
+    inputs: tuple[str, ...]
     fields: Mapping[str, Any]
 
 
@@ -173,8 +174,8 @@ def _over(optim, where, given):
     return optim._replace(**given)
 
 
-def _model(name, parameterisation="velocity", **fields):
-    return Model(name, parameterisation, fields)
+def _model(name, parameterisation="velocity", inputs=(), **fields):
+    return Model(name, parameterisation, tuple(inputs), fields)
 
 
 def _method(name, **constants):

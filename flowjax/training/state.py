@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flowjax import checks, typing
+from flowjax import checks, conditioning, typing
 
 
 class State(NamedTuple):
@@ -83,15 +83,12 @@ def init(key, trained, shape, optimizers, *, has_target, decays, start=None, hea
     )
 
 
-# The embeddings of a guidance scale and interval, whose last layer starts at zero: a network without them is the same function.
-_OPTIONAL = ("guidance", "interval")
-
-
 def _started(fresh, start, path=""):
-    """`start` in the place of `fresh`, which may have embeddings of the guidance besides."""
+    """`start` in the place of `fresh`, which may have embeddings of further inputs besides: they keep their initial weights."""
     if not isinstance(fresh, dict):
         return jnp.asarray(start, fresh.dtype)
-    shapes = lambda tree: {name: getattr(leaf, "shape", "") for name, leaf in tree.items() if not name.startswith(_OPTIONAL)}
+    further = conditioning.layers()
+    shapes = lambda tree: {name: getattr(leaf, "shape", "") for name, leaf in tree.items() if name not in further}
     if shapes(fresh) != shapes(start):
         raise typing.InputError(
             f"the weights to start from are of another network: {path or 'it'} has {shapes(start)}, config.model"
