@@ -433,7 +433,9 @@ def test_a_guided_meanflow_step_costs_what_its_formula_needs():
 @pytest.mark.slow
 def test_a_guided_two_headed_improved_meanflow_step_costs_what_its_formula_needs():
     """In two-headed forward passes; a velocity alone is `own` of one, and so is the jvp of V alone."""
-    net = models.make("mit", num_classes=10, width=128, depth=4, head_depth=2, heads=4, patch=1, inputs=("guidance", "interval"))
+    net = models.make(
+        "mit", num_classes=10, width=128, depth=4, head_depth=2, heads=4, patch=1, inputs=("guidance", "interval")
+    )
     method = methods.guided("imf", methods.make("imf", heads=2), "imf", scale=(1.0, 8.0))
     program, init = step_cost.program(method, net, batch=16, optimizer=optax.sgd(1e-3))
     state, rows, _ = jax.eval_shape(init)

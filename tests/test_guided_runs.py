@@ -59,7 +59,7 @@ def test_a_guided_run_is_no_teacher_and_may_be_continued(guided):
         jax.device_get(runs.setup(config, devices=jax.devices()[:1]).init().params["V"]), loading.load(guided).params
     )
     config.guidance.update({"kind": "meanflow"})  # knows no interval
-    with pytest.raises(typing.InputError, match="is told guidance and interval of the guidance, and this one guidance; "):
+    with pytest.raises(typing.InputError, match="has the inputs guidance and interval besides .* this one guidance. None"):
         runs.setup(config, devices=jax.devices()[:1])
 
 

@@ -228,7 +228,16 @@ def test_the_published_meanflow_network():
 def test_the_published_transformer_with_two_heads(pixel):
     tree = mit_tree(pixel)
     more = {"bottleneck": 4, "positions": "grid"} if pixel else {}
-    net = mit.MiT(num_classes=CLASSES, width=WIDTH, depth=4, heads=HEADS, patch=PATCH, head_depth=2, inputs=("guidance", "interval"), **more)
+    net = mit.MiT(
+        num_classes=CLASSES,
+        width=WIDTH,
+        depth=4,
+        heads=HEADS,
+        patch=PATCH,
+        head_depth=2,
+        inputs=("guidance", "interval"),
+        **more,
+    )
     x, s, t, label = inputs()
     w, interval = np.array([1.5, 4.0], np.float32), np.array([[0.1, 0.8], [0.0, 1.0]], np.float32)
     cond = {"label": label, "guidance": w, "interval": interval}

@@ -310,8 +310,8 @@ def start(settings, facts):
         able = [name for name in models.MODELS if all(models.from_zero(name, added) for added in set(want) - set(have))]
         raise typing.InputError(
             f"config.start is {wanted!r}, whose network has the inputs {shown(have)} besides the label, and this one"
-            f" {shown(want)}; {', '.join(able)} can learn more inputs, none can do without one. Make config.guidance and"
-            " config.model.inputs fit, or --config.start= for fresh weights."
+            f" {shown(want)}. None can be left out, and what is added must start at zero, as in {', '.join(able)}. Make"
+            " config.guidance and config.model.inputs fit, or --config.start= for fresh weights."
         )
 
 
