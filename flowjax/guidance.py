@@ -330,7 +330,7 @@ TEACHERS = ("classifier_free", "autoguidance")
 KINDS = (*TARGETS, *TEACHERS)
 
 
-def named(kind, **constants):
+def guide_from_name(kind, **constants):
     """(guide, scale) of a kind with its constants bound: `(nets, point, V_ss=None) -> Guided` and `point -> w`.
 
     Constants that it has no use for are left out.

@@ -1,17 +1,23 @@
 """Schedules over training: functions of the training step, a Python or a traced integer, to a float32 scalar."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from flowjax import typing
+from flowjax.typing import Array
+
+Schedule = Callable[[ArrayLike], Array]
 
 
-def constant(value):
+def constant(value: float) -> Schedule:
     """The schedule that stays at `value`."""
     return lambda step: jnp.float32(value)
 
 
-def exponential(start, end, total_steps):
+def exponential(start: float, end: float, total_steps: int) -> Schedule:
     """From `start` at step 0 to `end` at `total_steps` by a constant factor a step, then `end` (SoFlow's `a`).
 
     Example:
@@ -21,13 +27,19 @@ def exponential(start, end, total_steps):
     return lambda step: jnp.float32(start) * (end / start) ** _progress(step, total_steps)
 
 
-def linear(start, end, total_steps):
+def linear(start: float, end: float, total_steps: int) -> Schedule:
     """From `start` at step 0 to `end` at `total_steps` by a constant difference a step, then `end`."""
     return lambda step: start + (end - start) * _progress(step, total_steps)
 
 
-def sigmoid(start, end, steepness=25.0, snap=0.005):
-    """From 1 before `start` to 0 after `end` along 1 - sigmoid, its slope set by `steepness`; within `snap` of 0 or 1 exactly so.
+def sigmoid(start: float, end: float, steepness: float = 25.0, snap: float = 0.005) -> Schedule:
+    """From 1 before the step `start` to 0 after the step `end` along 1 - sigmoid.
+
+    Args:
+      start: first step of the fall.
+      end: last step of the fall.
+      steepness: slope of the sigmoid over the interval.
+      snap: values nearer than this to 0 or 1 become 0 or 1.
 
     Example:
       >>> [round(float(sigmoid(0, 100)(step)), 4) for step in (0, 50, 60, 100)]

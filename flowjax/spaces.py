@@ -79,11 +79,11 @@ euclidean = Space(
 
 # The sphere
 
-# Series in n = angle^2 below 1 and in z = 1 - cos(angle) below 0.1: no division, so that all derivatives exist at angle 0; the number of
-# terms leaves less than float64 rounds away.
-_COS = [(-1) ** k / math.factorial(2 * k) for k in range(11)]
-_SINC = [(-1) ** k / math.factorial(2 * k + 1) for k in range(10)]
-_ANGLE_OVER_SINE = [2**k * math.factorial(k) ** 2 / math.factorial(2 * k + 1) for k in range(16)]
+# Series in angle^2 below 0.1 and in 1 - cos(angle) below 0.02: no division, so that all derivatives exist at angle 0. What the terms
+# leave out is below the rounding of float64.
+_COS = [(-1) ** k / math.factorial(2 * k) for k in range(8)]
+_SINC = [(-1) ** k / math.factorial(2 * k + 1) for k in range(8)]
+_ANGLE_OVER_SINE = [2**k * math.factorial(k) ** 2 / math.factorial(2 * k + 1) for k in range(10)]
 
 
 def _series(coefficients, z):
@@ -102,7 +102,7 @@ def _sphere_move(x, s, t, v):
     dtype = jnp.result_type(x)
     step = (t - s) * _sphere_project(x, v)
     square = _dot(step, step)
-    near = square < 1
+    near = square < 0.1
     angle = jnp.sqrt(jnp.where(near, 1.0, square))
     cos = jnp.where(near, _series(_COS, square), jnp.cos(angle))
     sinc = jnp.where(near, _series(_SINC, square), jnp.sin(angle) / angle)
@@ -114,7 +114,7 @@ def _sphere_log(x, y):
     x, y = _wide(x, y)
     cos, gap = _dot(x, y), _dot(y - x, y - x) / 2  # gap = 1 - cos, without cancellation
     across = y - cos * x
-    near = gap < 0.1
+    near = gap < 0.02
     opposite = ~near & (_dot(across, across) < (8 * jnp.finfo(x.dtype).eps) ** 2)
     # Every direction is a shortest way to the opposite point: the one towards the axis of the smallest coordinate.
     axis = jax.nn.one_hot(jnp.argmin(jnp.abs(x), axis=-1), x.shape[-1], dtype=x.dtype)

@@ -4,19 +4,30 @@ A sampler of one time is a function `(key, n) -> [n]`, of a pair `(key, n) -> (s
 [0, 1].
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.scipy import special
+from jax.typing import ArrayLike
 
 from flowjax import options, typing
+from flowjax.typing import Array
+
+Times = Callable[[Array, int], Array]  # (key, n) -> times [n]
+Pairs = Callable[[Array, int], tuple[Array, Array]]  # (key, n) -> (s, t), each [n]
 
 
-def expand(t, x):
+def expand(t: ArrayLike, x: ArrayLike) -> Array:
     """Gives times the axes of data: [B] becomes [B, 1, ..., 1] with `x.ndim` axes; scalars stay.
 
     Example:
       >>> expand(jnp.zeros(8), jnp.zeros((8, 32, 32, 4))).shape
       (8, 1, 1, 1)
+
+    Raises:
+      InputError: unless t is a scalar or has one time for each row of x.
     """
     t = jnp.asarray(t)
     if t.ndim == 0:
@@ -26,17 +37,17 @@ def expand(t, x):
     return t.reshape(t.shape + (1,) * (jnp.ndim(x) - 1))
 
 
-def uniform(low=0.0, high=1.0):
+def uniform(low: float = 0.0, high: float = 1.0) -> Times:
     """Times uniform on [low, high]."""
     return lambda key, n: jax.random.uniform(key, (n,), jnp.float32, low, high)
 
 
-def logit_normal(mean, std):
+def logit_normal(mean: float, std: float) -> Times:
     """Times sigmoid(N(mean, std^2)); a larger mean is closer to noise (Esser et al. 2024, arXiv 2403.03206, eq. 19)."""
     return lambda key, n: jax.nn.sigmoid(mean + std * jax.random.normal(key, (n,), jnp.float32))
 
 
-def sorted_pair(sampler):
+def sorted_pair(sampler: Times) -> Pairs:
     """Two independent times of one sampler, the larger as the source: s, t = max, min (MeanFlow, arXiv 2505.13447, 4.3)."""
 
     def draw(key, n):
@@ -47,7 +58,7 @@ def sorted_pair(sampler):
     return draw
 
 
-def two_sided(source, target, gap=1e-4):
+def two_sided(source: Times, target: Times, gap: float = 1e-4) -> Pairs:
     """Source and target from a sampler each, then t := min(t, s - gap) (SoFlow, arXiv 2512.15657).
 
     For `s < gap` the target is 0 and the gap is `s` itself.
@@ -61,7 +72,7 @@ def two_sided(source, target, gap=1e-4):
     return draw
 
 
-def gap_first(gap_mean=-0.8, gap_std=1.0, mean=-0.4, std=1.0):
+def gap_first(gap_mean: float = -0.8, gap_std: float = 1.0, mean: float = -0.4, std: float = 1.0) -> Pairs:
     """TVM's pair: the gap g = sigmoid(N(gap_mean, gap_std^2)) first, then t logit-normal truncated to t <= 1 - g, s = t + g.
 
     The truncated draw inverts the normal distribution function, so every key gives a pair and nothing is rejected.
@@ -82,7 +93,7 @@ def gap_first(gap_mean=-0.8, gap_std=1.0, mean=-0.4, std=1.0):
     return draw
 
 
-def sorted_sides(one, other):
+def sorted_sides(one: Times, other: Times) -> Pairs:
     """One time from each of two samplers, the larger as the source: s, t = max, min (Decoupled MeanFlow, arXiv 2510.24474)."""
 
     def draw(key, n):
@@ -93,7 +104,7 @@ def sorted_sides(one, other):
     return draw
 
 
-def gap_uniform(gap):
+def gap_uniform(gap: Times) -> Pairs:
     """The gap from a sampler first, then t uniform on [0, 1 - gap], s = t + gap (Align Your Flow, arXiv 2506.14603)."""
 
     def draw(key, n):
@@ -105,7 +116,7 @@ def gap_uniform(gap):
     return draw
 
 
-def dyadic(sections=128):
+def dyadic(sections: int = 128) -> Pairs:
     """Jumps of dyadic length on their own grid: d = 2^-k, s a multiple of d, t = s - d (Shortcut Models, arXiv 2410.12557).
 
     `k` is uniform on 0 .. log2(sections) - 1, so that half a jump is at least 1 / sections.
@@ -122,7 +133,7 @@ def dyadic(sections=128):
     return draw
 
 
-def uniform_square():
+def uniform_square() -> Pairs:
     """Two independent uniform times, in both orders: for maps that run both ways (Flow Map Matching, arXiv 2406.07507)."""
 
     def draw(key, n):
@@ -132,7 +143,7 @@ def uniform_square():
     return draw
 
 
-def karras(levels=40, sigma_min=0.002, sigma_max=80.0, rho=7.0):
+def karras(levels: int = 40, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Times:
     """Source times on a Karras grid of `levels` noise levels, without the lowest one, uniformly.
 
         sigma_i = (sigma_min^(1/rho) + i / (levels - 1) (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho,   s = sigma / (1 + sigma)
@@ -146,34 +157,36 @@ def karras(levels=40, sigma_min=0.002, sigma_max=80.0, rho=7.0):
     return draw
 
 
-def karras_sigma(index, levels, sigma_min=0.002, sigma_max=80.0, rho=7.0):
+def karras_sigma(
+    index: ArrayLike, levels: ArrayLike, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> Array:
     """Noise level number `index` (0 the lowest) of `levels`, both may be traced."""
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return (low + jnp.asarray(index, jnp.float32) / (levels - 1) * (high - low)) ** rho
 
 
-def from_sigma(sigma):
+def from_sigma(sigma: Array) -> Array:
     """The time of a noise level of the EDM family: t = sigma / (1 + sigma), x = x_ve / (1 + sigma)."""
     return sigma / (1 + sigma)
 
 
-def to_sigma(t):
+def to_sigma(t: Array) -> Array:
     """The noise level of a time: sigma = t / (1 - t)."""
     return t / (1 - t)
 
 
-def fixed(value):
+def fixed(value: float) -> Times:
     """The sampler that always draws `value`: fractions of one half, source times of one."""
     return lambda key, n: jnp.full((n,), value, jnp.float32)
 
 
-def uniform_triangle():
+def uniform_triangle() -> Pairs:
     """Pairs uniform on the triangle 0 <= t <= s <= 1 (Boffi et al. 2025, arXiv 2505.18825)."""
     return sorted_pair(uniform())
 
 
 # What a config may write, as [name, *constants]; nested for the samplers of a pair.
-SAMPLERS = {
+SAMPLERS: dict[str, Callable[..., Any]] = {
     "uniform": uniform,
     "logit_normal": logit_normal,
     "sorted_pair": sorted_pair,
@@ -189,7 +202,7 @@ SAMPLERS = {
 }
 
 
-def sampler_from_name(spec, draws=None):
+def sampler_from_name(spec: Any, draws: int | None = None) -> Any:
     """A sampler from its name and constants in a config, or the sampler itself.
 
     Args:

@@ -87,7 +87,7 @@ def test_the_target_of_two_gaussian_classes_is_their_guided_velocity(kind, heads
         nets = typing.Nets(V=wrong, both=lambda x, s, t, cond: (wrong(x, s, t, cond), net(x, s, t, cond)))
     else:
         nets = typing.Nets(V=net, ema=net if heads == 2 else None)
-    guide, scale = guidance.named(kind, **CONSTANTS)
+    guide, scale = guidance.guide_from_name(kind, **CONSTANTS)
     V_ss = net(point.x, point.s, point.s, point.cond) if known else None
     own = guide(nets, point, V_ss)
     np.testing.assert_allclose(own.v, expected, atol=1e-9)
@@ -141,7 +141,7 @@ def test_the_network_is_asked_once_and_no_more_than_the_formula_needs(kind):
         asked.append(len(x))
         return net(x, s, t, cond)
 
-    guide, _ = guidance.named(kind, **CONSTANTS)
+    guide, _ = guidance.guide_from_name(kind, **CONSTANTS)
     guide(typing.Nets(V=counting), point)
     needs_own = kind in ("meanflow", "imf", "dmf", "soflow")
     assert asked == [12 if needs_own else 6]  # one doubled batch
@@ -156,7 +156,7 @@ def test_the_network_is_asked_once_and_no_more_than_the_formula_needs(kind):
 @pytest.mark.parametrize("kind", guidance.TARGETS)
 def test_no_gradient_passes_through_the_guidance(kind):
     point, net, _ = points(kind)
-    guide, _ = guidance.named(kind, **CONSTANTS)
+    guide, _ = guidance.guide_from_name(kind, **CONSTANTS)
 
     def total(theta):
         nets = typing.Nets(V=lambda *args: theta * net(*args), ema=lambda *args: theta * net(*args))

@@ -32,7 +32,7 @@ def test_move_and_log_are_inverse_and_stay_in_the_space(space):
     close(space.distance(x, y), space.distance(y, x))
     close(space.distance(x, x), 0.0)
     # On both sides of the border between series and closed form, forward and backward in time.
-    for length in (1e-9, 1e-3, 0.44, 0.46, 0.99, 1.01, 3.0):
+    for length in (1e-9, 1e-3, 0.199, 0.202, 0.315, 0.317, 3.0):
         v = tangents(space, x, length=length)
         there = space.move(x, 0.2, 0.7, 2 * v)
         close(space.nearest(there), there)
@@ -98,7 +98,7 @@ def test_derivatives_to_second_order_are_finite_where_points_coincide_or_are_opp
     np.testing.assert_allclose(spaces.sphere.project(x, along), 2 * direction, atol=1e-9)
 
 
-@pytest.mark.parametrize("angle", [1e-6, 0.3, 0.449, 0.453, 1.5, 3.0])
+@pytest.mark.parametrize("angle", [1e-6, 0.1, 0.199, 0.202, 1.5, 3.0])
 def test_derivatives_of_the_logarithm_agree_with_differences(angle):
     """Along curves on the sphere, to second order: on both sides of the border between series and closed form."""
     x = points(spaces.sphere, 1)

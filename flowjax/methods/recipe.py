@@ -96,7 +96,7 @@ def with_dropout(method):
 
 def guided(method, kind, scale, whole_anchor, constants):
     """`method` with a guidance inside its target; see flowjax.methods.guided."""
-    target, (guide, scale_at) = guidance.TARGETS[kind], guidance.named(kind, **constants)
+    target, (guide, scale_at) = guidance.TARGETS[kind], guidance.guide_from_name(kind, **constants)
     drawing = guidance.drawing(method, kind, scale, target.told_interval)
 
     def draw(key, batch, step):
