@@ -163,7 +163,9 @@ def setup(config, devices=None):
         method, modules, optimizers, mesh, draw_key, rules=rules, accumulate=chosen.accumulate
     )
 
-    about = f"config.model {chosen.model} and config.optim.name {chosen.optim.name!r}, on {chosen.data.name}"
+    about = (
+        f"config.model {chosen.model.name} {chosen.model.fields} and config.optim {chosen.optim.name}, on {chosen.data.name}"
+    )
     like = sharding.placed(_shapes(about, init, key, start), rules, mesh, int(seeds > 1))
     batch_like = _batch_like(source, mesh, chosen.batch_size, seeds)
     _shapes(about, step_on(mesh), like, batch_like, modules.fixed)

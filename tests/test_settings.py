@@ -1,0 +1,61 @@
+"""The config as named tuples, the checks over them, and a package that offers its modules."""
+
+import subprocess
+import sys
+
+import ml_collections
+import pytest
+from support import small
+
+import flowjax
+from flowjax import typing
+from flowjax.training import config_checks, settings
+
+
+def test_a_config_becomes_sections_with_the_same_values():
+    config = small("freeflow", teacher="exact", ema=(0.5, 0.9))
+    config.auxiliary.velocity.every = 3
+    found = settings.read(config)
+    assert found.steps == found.method.constants["total_steps"] == 8  # a reference, resolved
+    assert found.method.name == "freeflow" and found.method.path == "linear" and found.data.name == "checkerboard"
+    assert found.evaluation.averages == (0.5, 0.9) and found.evaluation.average == "0.5" and found.evaluation.every == 0
+    assert found.bookkeeping.save_every == 4 and found.guidance == settings.Guidance()
+    assert found.auxiliary["velocity"] == found.optim._replace(every=3)
+    assert found.model.name == "mlp" and found.model.fields["width"] == 32
+    again = settings.read(ml_collections.FrozenConfigDict(config))  # as it is read from the folder of a run
+    assert again == found
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: config.pop("ema"), "config lacks ema; expected all fields of configs/common.py"),
+        (lambda config: config["optim"].pop("every"), "config.optim lacks every"),
+        (lambda config: config.update(epochs=3), "unknown field of config 'epochs'"),
+        (lambda config: config["data"].update(nam="x"), "unknown field of config.data 'nam'; did you mean name"),
+        (lambda config: config["guidance"].update(omega=2.0), "unknown field of config.guidance 'omega'"),
+        (
+            lambda config: config["auxiliary"].update(V={"evry": 3}),
+            "unknown field of config.auxiliary.V 'evry'; did you mean every",
+        ),
+    ],
+)
+def test_a_field_that_is_missing_or_unknown_is_named(change, message):
+    config = small().to_dict()
+    change(config)
+    with pytest.raises(typing.InputError, match=message):
+        settings.read(config)
+
+
+def test_every_check_is_in_the_list():
+    public = {value for name, value in vars(config_checks).items() if callable(value) and not name.startswith("_")}
+    here = {value for value in public if getattr(value, "__module__", "") == config_checks.__name__}
+    assert here - {config_checks.check, config_checks.teacher_needs} == set(config_checks.CHECKS)
+
+
+def test_flowjax_offers_its_modules_and_training_draws_nothing():
+    assert {"data", "evals", "losses", "models", "plots", "residuals", "training"} <= set(dir(flowjax))
+    with pytest.raises(AttributeError, match="has no attribute 'rules'; it has .*residuals"):
+        flowjax.rules  # noqa: B018
+    code = "import sys, flowjax; flowjax.training.train; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
