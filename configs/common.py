@@ -22,7 +22,7 @@ def base(preset, *, method):
     """
     checks.member("preset", preset, PRESETS)
     config = ml_collections.ConfigDict()
-    # Modules to import, which register methods of one's own (flowjax.methods.register): ("my_method",), found on PYTHONPATH.
+    # Modules on PYTHONPATH to import first, which register methods, networks or data: ("my_method",).
     config.modules = ()
     config.seed = 0
     config.seeds = 1  # trained side by side in one program, with seeds seed, seed + 1, ...
@@ -64,12 +64,12 @@ def base(preset, *, method):
     config.start = ""
     # kind "": none. Inside the training target: a key of flowjax.guidance.TARGETS, with its constants k, mix, decay. On the teacher:
     # "classifier_free" or "autoguidance" (away from the run in the folder weak). Scales and times of the interval are (low, high);
-    # each row draws its scale, which the network is told if low < high (and for imf).
+    # each row draws its scale, which is an input of the network if low < high (and for imf).
     config.guidance = settings.Guidance()._asdict()
     config.method = {"name": method, "total_steps": config.get_ref("steps"), **methods.constants(method)}
     if preset in IMAGES:
         _digits(config)
-    if preset == "guided":  # the method's own guidance, or MeanFlow's; scales up to 4, which the network is told
+    if preset == "guided":  # the guidance of the method's paper, or MeanFlow's; scales up to 4, an input of the network
         config.guidance.kind = {"pmf": "imf"}.get(method, method if method in guidance.TARGETS else "meanflow")
         config.guidance.scale = GUIDED_SCALES
         config.method.label_drop = 0.1

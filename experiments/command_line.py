@@ -12,7 +12,7 @@ from flowjax.training import NonFiniteError, SaveError, hosts, log
 
 SAMPLER_HELP = (
     "flow_map, consistency, gamma:gamma=0.5, restart:low=0.2,high=0.6,repeats=2, euler, heun, midpoint or adaptive:rtol=1e-5;"
-    " default: the run's own"
+    " default: that of the run's config"
 )
 GUIDANCE_HELP = "scale of the guidance, of a run that learned several; default: the median of them"
 INTERVAL_HELP = (
@@ -55,27 +55,27 @@ def join(processes):
 def whole_numbers(name, values, low, needed=False):
     """Flag values as ints, () for none; raises InputError unless each is at least `low` and, if `needed`, there is one."""
     try:
-        found = tuple(int(value) for value in values)
+        given = tuple(int(value) for value in values)
     except ValueError:
-        found = (low - 1,)
-    if (needed and not found) or any(number < low for number in found):
+        given = (low - 1,)
+    if (needed and not given) or any(number < low for number in given):
         example = ",".join(str(max(low, 1) * number) for number in (1, 2, 4))
         raise typing.InputError(
             f"--{name}={','.join(values)}: expected whole numbers of at least {low}, e.g. --{name}={example}."
         )
-    return found
+    return given
 
 
 def numbers(name, values, count=None):
     """Flag values as floats, () for none; raises InputError unless all are numbers, and `count` of them if it is given."""
     try:
-        found = tuple(float(value) for value in values)
+        given = tuple(float(value) for value in values)
     except ValueError:
-        found = None
-    if found is None or (found and count not in (None, len(found))):
+        given = None
+    if given is None or (given and count not in (None, len(given))):
         expected = "numbers, e.g. 1,2" if count is None else f"{count} numbers, e.g. 0.1,0.7"
         raise typing.InputError(f"--{name}={','.join(values)}: expected {expected}.")
-    return found
+    return given
 
 
 def typed(module):

@@ -1,8 +1,7 @@
 """Several processes of a script on this machine: python -m experiments.launch --processes=2 -- train --config=configs/meanflow.py:digits --workdir=runs/digits
 
-Each process joins the others through JAX's own runtime; what stands behind -- is the script and its flags. Each has --devices
-GPUs of its own. SIGTERM or Ctrl-C stops and saves all of them. When one dies the others are ended within seconds, with
-one sentence, and the same command goes on from the last checkpoint. For several machines see docs/pods.md: one process on each.
+The script and its flags stand behind --. The processes join each other through JAX's runtime, and each has --devices GPUs to
+itself. SIGTERM or Ctrl-C stops and saves all of them. When one dies the others are ended within seconds, with one sentence, and the same command goes on from the last checkpoint. For several machines see docs/pods.md: one process on each.
 """
 
 import os
@@ -39,10 +38,10 @@ def main(script, *given):
         signal.signal(stop, pass_on)
     for number in range(NUMBER.value):
         variables = dict(zip(hosts.VARIABLES, (coordinator, str(NUMBER.value), str(number))))
-        own = range(number * DEVICES.value, (number + 1) * DEVICES.value)
-        variables["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, own))
+        local = range(number * DEVICES.value, (number + 1) * DEVICES.value)
+        variables["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, local))
         command = [sys.executable, "-m", f"experiments.{script}", *given]
-        # A session of its own, so that Ctrl-C in the terminal reaches it once, from here.
+        # A new session, so that Ctrl-C in the terminal reaches it once, from here.
         children.append(subprocess.Popen(command, env=os.environ | variables, start_new_session=True))
 
     # --------------------------------------------------------------------------------------------------------- wait

@@ -13,7 +13,9 @@ from experiments import command_line
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "config file and preset, FILE.py:PRESET")
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "compile the step by shapes alone and print what each device holds and says")
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "compile the step by shapes alone and print per-device memory and the collectives of one step, then exit"
+)
 PROFILE = flags.DEFINE_string("profile", "", "START:STOP, steps of which a trace is written")
 PROCESSES = command_line.define_processes()
 flags.mark_flags_as_required(["config"])

@@ -39,7 +39,7 @@ class Log:
       checkpoints: a flowjax.training.checkpoint.Checkpoints, for the last good one.
       start: steps that were done before.
       flops: matmul FLOPs of a step, for the utilisation; None: not logged.
-      once: what only the first line has besides.
+      once: further values of the first line.
     """
 
     def __init__(self, run, metrics, checkpoints, start, flops=None, once=()):
@@ -47,9 +47,9 @@ class Log:
         self._pending, self._flushed, self._once = [], start, dict(once)
         self.clock = Clock()
 
-    def add(self, step, found):
-        """The metrics of a step, still on the device; waits until few steps are under way."""
-        self._pending.append((step, found))
+    def add(self, step, values):
+        """Takes the metrics of a step, still on the device; waits until few steps are under way."""
+        self._pending.append((step, values))
         if len(self._pending) > hosts.LAG:
             with self.clock.spending("compute"):
                 jax.block_until_ready(self._pending[-1 - hosts.LAG][1])
@@ -59,7 +59,7 @@ class Log:
         if not self._pending:
             return ""
         with self.clock.spending("compute"):
-            rows = jax.device_get([found for _, found in self._pending])
+            rows = jax.device_get([values for _, values in self._pending])
         for (step, _), row in zip(self._pending, rows):
             self._check(step, row)
         step, settings = self._pending[-1][0], self._run.settings
@@ -110,15 +110,15 @@ class RecompilationError(RuntimeError):
 
 
 def peak_flops(device):
-    """FLOPs a second of dense bfloat16 matmuls of a device; None if its peak is not known here."""
+    """FLOPs a second of dense bfloat16 matmuls of a device; None if PEAK_TFLOPS lacks it."""
     known = [name for name in PEAK_TFLOPS if device.device_kind.startswith(name)]
     return 1e12 * PEAK_TFLOPS[max(known, key=len)] if known else None
 
 
 def memory_gib():
-    """The highest use of memory so far of any device of this process, GiB; None where a device does not say."""
-    found = [device.memory_stats() for device in jax.local_devices()]
-    peaks = [stats["peak_bytes_in_use"] for stats in found if stats and "peak_bytes_in_use" in stats]
+    """The highest use of memory so far of any device of this process, GiB; None where devices do not report it."""
+    reports = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [stats["peak_bytes_in_use"] for stats in reports if stats and "peak_bytes_in_use" in stats]
     return max(peaks) / 2**30 if peaks else None
 
 
@@ -161,16 +161,16 @@ class Compilations:
     def __init__(self):
         self.count, self.seconds = 0, 0.0
 
-    def _hear(self, event, seconds, **_):
+    def _count(self, event, seconds, **_):
         if event == "/jax/core/compile/backend_compile_duration":
             self.count, self.seconds = self.count + 1, self.seconds + seconds
 
     def __enter__(self):
-        jax.monitoring.register_event_duration_secs_listener(self._hear)
+        jax.monitoring.register_event_duration_secs_listener(self._count)
         return self
 
     def __exit__(self, *error):
-        jax.monitoring.unregister_event_duration_listener(self._hear)
+        jax.monitoring.unregister_event_duration_listener(self._count)
 
     @contextlib.contextmanager
     def none(self, step):

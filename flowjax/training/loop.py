@@ -28,7 +28,7 @@ WARM_UP = 2  # steps after which nothing may be compiled within a step
 
 
 def train(config, workdir, devices=None, profile=()):
-    """Trains as `config` says, in `workdir`, from where a former call was stopped or killed.
+    """Trains the run of a config in `workdir`, from where a former call was stopped or killed.
 
     Args:
       config: an ml_collections config with the fields of configs/common.py.
@@ -106,13 +106,13 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
             with compilations.none(step + 1) if step >= start + WARM_UP else contextlib.nullcontext():
                 batch = sharding.global_batch(run.mesh, local, settings.seeds)
                 with jax.transfer_guard("disallow"):  # what is not on the devices by now would be sent there at every step
-                    state, found = step_fn(state, batch, run.fixed)
+                    state, values = step_fn(state, batch, run.fixed)
                 with logger.clock.spending("compute"):
                     if block:
                         jax.block_until_ready(state)
                     # Read once: a signal may come at any moment, and what it stops must be saved.
                     stopping = agreed(bool(stop))
-            logger.add(step + 1, found)
+            logger.add(step + 1, values)
             bar.update()
             last = step + 1 == settings.steps
             evaluates = evaluate and (last or (step + 1) % evaluated.every == 0)
@@ -139,7 +139,7 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
 
 
 def _batches(run, start):
-    """This host's batches from a step on; those of several seeds stacked, each in its own order."""
+    """The batches of this process from a step on; those of several seeds stacked, each seed with its order."""
     settings = run.settings
     streams = [
         data.batches(
@@ -237,8 +237,8 @@ def _stop_signals():
 
     previous = {}
     with contextlib.suppress(ValueError):  # signals belong to the main thread; elsewhere nothing is caught
-        heard = [number for number in STOPS if signal.getsignal(number) != signal.SIG_IGN]  # nohup
-        previous = {number: signal.signal(number, handle) for number in heard}
+        caught = [number for number in STOPS if signal.getsignal(number) != signal.SIG_IGN]  # nohup
+        previous = {number: signal.signal(number, handle) for number in caught}
     try:
         yield stop
     finally:
