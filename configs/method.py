@@ -39,7 +39,7 @@ POINTS = {
     "split_meanflow": {"times": TRIANGLE, "anchor_times": UNIFORM},
 }
 # Methods that learn from the trajectories of a teacher; these are the closed-form velocity's.
-COUPLED = {"rectified_meanflow": "checkerboard_reflow", "cmt": "checkerboard_trajectories"}
+COUPLED = {"rectified_meanflow": "checkerboard_pairs", "cmt": "checkerboard_trajectories"}
 
 
 def get_config(choice="meanflow,checkerboard"):

@@ -33,14 +33,14 @@ flags.mark_flag_as_required("workdir")
 
 def main():
     from flowjax import training
-    from flowjax.training import evaluation
+    from flowjax.training import progress, sampling
 
     given = command_line.whole_numbers("steps", STEPS.value, low=1)
     trained = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
     steps = given or ((32,) if INVERT.value else trained.settings.evaluation.steps)
-    asked = command_line.whole_numbers("labels", LABELS.value, low=0)
-    labels = np.resize(evaluation.asked_labels(trained, asked), NUM.value)
-    sample = evaluation.make_sampler(
+    chosen = command_line.whole_numbers("labels", LABELS.value, low=0)
+    labels = np.resize(sampling.classes_to_sample(trained.num_classes, chosen, trained.settings.data.name), NUM.value)
+    sample = sampling.make_sampler(
         trained.net,
         trained.shape,
         SAMPLER.value or ("heun" if INVERT.value else trained.settings.evaluation.sampler),
@@ -57,18 +57,17 @@ def main():
     npz, png = out.with_name(out.name + ".npz"), out.with_name(out.name + ".png")
     np.savez(npz, labels=labels, seed=SEED.value, **{f"samples_{n}": x for n, x in samples.items()})
     title = f"{trained.settings.method.name}, {trained.step} steps of training"
-    evaluation.draw_samples(png, samples, labels, trained.num_classes, title=title, per_class=16)
+    progress.draw_samples(png, samples, labels, trained.num_classes, title=title, per_class=16)
     print(f"{png}\n{npz}: {', '.join(f'samples_{n} {x.shape}' for n, x in samples.items())}, labels, seed")
 
 
 def invert(trained, sample, steps):
     """Held-out data, the noise that it comes from, and what becomes of that noise: a picture and the error of the round trip."""
     from flowjax import data
-    from flowjax.training import evaluation
+    from flowjax.training import sampling
 
-    section = trained.settings.data
-    rows = data.arrays(data.load(section.name, split="test", data_dir=section.dir or None), limit=NUM.value)
-    labels = evaluation.labels_like(rows.get("label"), trained.num_classes, len(rows["x"]))
+    rows = data.arrays(trained.source("test"), limit=NUM.value)
+    labels = sampling.labels_like(rows.get("label"), trained.num_classes, len(rows["x"]))
     noise = sample(trained.params, SEED.value, labels, steps, x=rows["x"], inverted=True)
     back = sample(trained.params, SEED.value, labels, steps, x=noise)
     error = float(np.sqrt(np.mean((back - rows["x"]) ** 2)))

@@ -25,7 +25,7 @@ os.chdir(pathlib.Path(flowjax.__file__).parents[1])  # where configs/, experimen
 
 from configs import meanflow
 from flowjax import data, evals, paths, plots, residuals, training
-from flowjax.training import evaluation
+from flowjax.training import progress, sampling
 
 # %% [markdown]
 # ## A trained map
@@ -49,12 +49,12 @@ print(f"{run}: {trained.settings.method.name}, {trained.step} steps of training"
 
 # %% tags=["picture"]
 labels = np.arange(rows) % 10
-sample = evaluation.make_sampler(trained.net, trained.shape)
+sample = sampling.make_sampler(trained.net, trained.shape)
 samples = {n: sample(trained.params, 0, labels, n) for n in (1, 2, 4)}
-evaluation.draw_samples(None, samples, labels, 10, real=real, per_class=5)
+progress.draw_samples(None, samples, labels, 10, real=real, per_class=5)
 
 # %%
-classifier = evaluation.digit_classifier()
+classifier = evals.features.digits_classifier()
 training_rows = data.arrays(data.load("digits"), limit=rows)
 for n, x in samples.items():
     agreement, distance = evals.agreement(classifier, x, labels), evals.frechet(x, real["x"])
@@ -73,7 +73,7 @@ print(f"from one step to four a digit changes {change:.2f} times as much as two 
 
 # %%
 held_out, asked = real["x"][:10], real["label"][:10]
-solver = evaluation.make_sampler(trained.net, trained.shape, "heun")
+solver = sampling.make_sampler(trained.net, trained.shape, "heun")
 noise = solver(trained.params, 0, asked, 32, x=held_out, inverted=True)
 back = {n: sample(trained.params, 0, asked, n, x=noise) for n in (1, 4)}
 others = {f"as a {digit}": sample(trained.params, 0, np.full(10, digit), 1, x=noise) for digit in (0, 3, 7)}

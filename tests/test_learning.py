@@ -8,7 +8,7 @@ import pytest
 from configs import method as method_config
 from flowjax import data, evals, exact, methods, samplers
 from flowjax.data import points
-from flowjax.training import evaluation, networks, runs, sharding
+from flowjax.training import networks, runs, sampling, sharding
 
 
 def far(points):
@@ -38,8 +38,8 @@ def test_three_hundred_steps_lower_the_distance(name, monkeypatch):
         monkeypatch.setattr(networks, "make", with_exact_map)
     run = runs.setup(config, devices=jax.devices()[:1])
     held_out = far(data.arrays(data.load("eight_gaussians", split="test"), limit=2_000)["x"])
-    sample = evaluation.make_sampler(run.net, run.source.shape, config.sampler)
-    labels = evaluation.labels_like(None, 0, len(held_out))
+    sample = sampling.make_sampler(run.net, run.source.shape, config.sampler)
+    labels = sampling.labels_like(None, 0, len(held_out))
     distance = lambda params: evals.sliced_wasserstein(sample(params, 0, labels, FEW_STEPS.get(name, 1)), held_out)
 
     state, step = run.init(), jax.jit(run.step, donate_argnums=0)
@@ -77,8 +77,8 @@ def trained_distance(name):
     batches = data.batches(run.source, batch_size=config.batch_size, seed=config.seed)
     for _ in range(config.steps):
         state, _ = step(state, sharding.global_batch(run.mesh, next(batches)), run.fixed)
-    sample = evaluation.make_sampler(run.net, run.source.shape, config.sampler)
-    labels = evaluation.labels_like(None, 0, len(held_out))
+    sample = sampling.make_sampler(run.net, run.source.shape, config.sampler)
+    labels = sampling.labels_like(None, 0, len(held_out))
     return evals.sliced_wasserstein(sample(state.averages["0.999"], 0, labels, 1), held_out)
 
 

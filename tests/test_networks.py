@@ -16,13 +16,13 @@ from flowjax.evaluation import trajectories
 from flowjax.training import (
     checkpoint,
     config_checks,
-    evaluation,
     loading,
     log,
     loop,
     networks,
     parts,
     runs,
+    sampling,
     settings,
     sharding,
     teachers,
@@ -291,7 +291,7 @@ def test_an_autoguided_teacher_is_extrapolated_and_its_scale_is_told(teacher, tm
     with pytest.raises(typing.InputError, match="--config.teacher=.*student is itself guided and must be told guidance"):
         runs.setup(small("ayf_emd", teacher=str(tmp_path / "student")), devices=ONE)
     samples = [
-        evaluation.make_sampler(student.net, (2,), told={"guidance": w})(student.params, 0, np.full(16, -1), 1)
+        sampling.make_sampler(student.net, (2,), conditioning={"guidance": w})(student.params, 0, np.full(16, -1), 1)
         for w in (1.0, 3.0)
     ]
     assert not np.array_equal(*samples)

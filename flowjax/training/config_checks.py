@@ -11,9 +11,9 @@ import math
 import jax
 import numpy as np
 
-from flowjax import checks, conditioning, data, guidance as guidances, methods, models, samplers, typing
+from flowjax import checks, conditioning, data, evals, guidance as guidances, methods, models, samplers, typing
 from flowjax.data import points
-from flowjax.training import evaluation, initial_weights, networks, parts, sharding, teachers
+from flowjax.training import initial_weights, networks, parts, sharding, teachers
 
 
 def check(settings, facts):
@@ -143,9 +143,8 @@ def batches(settings, facts):
 def best(settings, facts):
     """config.best is "" or a number that an evaluation during training measures on such data."""
     wanted, evaluated = settings.evaluation.best, settings.evaluation
-    names = evaluation.POINTS if len(facts.source.shape) == 1 else evaluation.IMAGES
-    if settings.data.name == "digits":
-        names += evaluation.CLASSIFIED
+    views = evals.measures.views(facts.source.shape, bool(facts.source.features))
+    names = evals.measures.suited(views, during_training=True)
     known = [f"{steps}step/{name}" for steps in evaluated.steps for name in names] if evaluated.every else []
     if wanted and wanted not in known:
         raise typing.InputError(

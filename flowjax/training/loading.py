@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import typing
-from flowjax.training import checkpoint, evaluation, parts, settings, workdir as folders
+from flowjax import data, typing
+from flowjax.training import checkpoint, parts, sampling, settings, workdir as folders
 
 
 class Trained(NamedTuple):
@@ -29,6 +29,10 @@ class Trained(NamedTuple):
     net: Any
     params: Any
     step: int
+
+    def source(self, split="train"):
+        """The rows of one split of its dataset, see flowjax.data.load."""
+        return data.load(self.settings.data.name, split=split, data_dir=self.settings.data.dir)
 
     def conditioning(self, guidance=None, interval=()):
         """The inputs of V besides the label, see flowjax.training.parts.conditioning."""
@@ -55,7 +59,7 @@ class Trained(NamedTuple):
 
         def V(x, s, t):
             rows = jnp.broadcast_to(jnp.asarray(labels, jnp.int32), x.shape[:1])
-            return self.net.apply({"params": self.params}, x, s, t, evaluation.condition(rows, inputs))
+            return self.net.apply({"params": self.params}, x, s, t, sampling.condition(rows, inputs))
 
         return V
 
@@ -72,12 +76,14 @@ class Trained(NamedTuple):
           grid: name and options, or times, see flowjax.samplers.grid_from_name.
           seed: of the noise.
           guidance, interval: as of `V`.
-          **options: of the function of flowjax.training.evaluation.make_sampler: first, x, inverted, progress; and `mesh`.
+          **options: of the function of flowjax.training.sampling.make_sampler: first, x, inverted, progress; and `mesh`.
 
         Raises:
           InputError: for a class, sampler, grid, scale or interval that cannot work.
         """
-        classes = evaluation.asked_labels(self, () if labels is None else np.atleast_1d(labels))
+        classes = sampling.classes_to_sample(
+            self.num_classes, () if labels is None else np.atleast_1d(labels), self.settings.data.name
+        )
         inputs = tuple(self.conditioning(guidance, interval).items())
         sampler, path = sampler or self.settings.evaluation.sampler, self.settings.method.path
         draw = _sampler(self.net, self.shape, sampler, inputs, grid, path, options.pop("mesh", None))
@@ -87,7 +93,7 @@ class Trained(NamedTuple):
 @functools.lru_cache(maxsize=16)
 def _sampler(net, shape, sampler, inputs, grid, path, mesh):
     """The sampler of these arguments: made once, so that a second call with as many samples compiles nothing."""
-    return evaluation.make_sampler(net, shape, sampler, dict(inputs), grid=grid, path=path, mesh=mesh)
+    return sampling.make_sampler(net, shape, sampler, dict(inputs), grid=grid, path=path, mesh=mesh)
 
 
 def weights(state, average, seeds):

@@ -97,7 +97,7 @@ class Facts:
     def sources(self):
         """(training rows, held-out rows or None); process 0 prepares the dataset first."""
         section, evaluated = self._settings.data, self._settings.evaluation.every
-        split = lambda name: data.load(section.name, split=name, data_dir=section.dir or None)
+        split = lambda name: data.load(section.name, split=name, data_dir=section.dir)
         with hosts.main_first("the dataset is prepared"):
             return data.couple(split("train"), section.coupling), split("test") if evaluated else None
 
