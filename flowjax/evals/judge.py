@@ -143,15 +143,15 @@ class Judge:
             distances = neighbours.nearest(samples[: measure.limit], self._training)
             return (measure.of, distances, *([self._held_out_distances] if measure.against == "training and held out" else []))
         limit = min(len(samples), len(self.reference), measure.limit) if measure.paired else measure.limit
-        constants = measure.scale(self._fixed("scale", name)[: measure.limit].astype(np.float64)) if measure.scale else {}
-        rows = self._view(name, samples[:limit]), self._fixed("reference", name)[:limit]
+        constants = measure.scale(self._kept_view(name, self._scale)[: measure.limit].astype(np.float64)) if measure.scale else {}
+        rows = self._view(name, samples[:limit]), self._kept_view(name, self.reference)[:limit]
         return functools.partial(measure.of, **constants), *rows
 
-    def _fixed(self, which: str, name: str) -> np.ndarray:
-        """The reference rows, or those of the scale, as a measure sees them; each view of them is made once."""
-        key = which, measures.in_features(name)
+    def _kept_view(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """`_view` of an array of this Judge, made once."""
+        key = id(rows), measures.in_features(name)
         if key not in self._views:
-            self._views[key] = self._view(name, {"reference": self.reference, "scale": self._scale}[which])
+            self._views[key] = self._view(name, rows)
         return self._views[key]
 
     @functools.cached_property
