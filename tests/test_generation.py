@@ -53,7 +53,7 @@ def test_what_is_there_is_kept_and_what_is_missing_is_drawn_again(points, tmp_pa
     write()
     whole = contents(tmp_path / "out")
     (tmp_path / "out" / "shard_00001.npz").unlink()
-    (tmp_path / "out" / ".shard_00001.npz").write_bytes(b"half a file")
+    (tmp_path / "out" / ".shard_00001.npz.1.2.part").write_bytes(b"half a file")
     drawn, save = [], generation._save
     monkeypatch.setattr(generation, "_save", lambda file, *rest: drawn.append(file.name) or save(file, *rest))
     write()
@@ -132,7 +132,7 @@ def test_a_folder_of_something_else_is_kept(points, tmp_path):
     with pytest.raises(typing.InputError, match="holds no about.json"):
         generation.read(tmp_path / "mine")
     (tmp_path / "out" / "shard_00000.npz").unlink()
-    with pytest.raises(typing.InputError, match="lacks shard_00000.npz; the command that began it goes on"):
+    with pytest.raises(typing.InputError, match="lacks shard_00000.npz; the command that began it continues"):
         generation.read(tmp_path / "out")
 
 
@@ -187,7 +187,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(digits, tmp_path):
     peaks = []
     for num in (20_000, 80_000):
         code = (
-            "import resource; from flowjax.training import generation;"
+            "import resource; from flowjax.evaluation import generation;"
             f" generation.write({str(digits)!r}, {str(tmp_path / str(num))!r}, num={num}, shard=2048);"
             " print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )

@@ -143,7 +143,9 @@ class Judge:
             distances = neighbours.nearest(samples[: measure.limit], self._training)
             return (measure.of, distances, *([self._held_out_distances] if measure.against == "training and held out" else []))
         limit = min(len(samples), len(self.reference), measure.limit) if measure.paired else measure.limit
-        constants = measure.scale(self._kept_view(name, self._scale)[: measure.limit].astype(np.float64)) if measure.scale else {}
+        constants = (
+            measure.scale(self._kept_view(name, self._scale)[: measure.limit].astype(np.float64)) if measure.scale else {}
+        )
         rows = self._view(name, samples[:limit]), self._kept_view(name, self.reference)[:limit]
         return functools.partial(measure.of, **constants), *rows
 
