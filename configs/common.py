@@ -75,16 +75,15 @@ def base(preset, *, method):
         config.method.label_drop = 0.1
     if preset == "test":
         _test(config)
-    # Networks trained along: each as V is but for what stands here.
-    config.auxiliary = {
-        name: auxiliary(config) for name in ("velocity", "log_variance") if name in methods.METHODS[method].needs
-    }
+    # Networks trained along: fields of config.optim in which their optimizers differ from V's.
+    along = methods.make(**config.method.to_dict()).networks
+    config.auxiliary = {name: auxiliary(config, **declared.optim) for name, declared in along.items()}
     return config
 
 
-def auxiliary(config):
-    """How an auxiliary network is trained: fields of config.optim that are its own. The rate follows V's until it is set."""
-    return ml_collections.ConfigDict({"learning_rate": config.optim.get_oneway_ref("learning_rate"), "every": 1})
+def auxiliary(config, **optim):
+    """How a network is trained along: fields of config.optim, those given first. The rate follows V's unless it is given."""
+    return ml_collections.ConfigDict({"learning_rate": config.optim.get_oneway_ref("learning_rate"), "every": 1, **optim})
 
 
 def network(name, **fields):

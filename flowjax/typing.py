@@ -156,7 +156,8 @@ class Nets:
 
     def training(self, names):
         """The networks for a term that trains `names`: of every other trained network the stopped twin."""
-        return self.replace(**{name: net for name, net in self.stopped.items() if name not in names})
+        trained = {*names, "both", "heads"} if "V" in names else set(names)  # heads are of V's network
+        return self.replace(**{name: net for name, net in self.stopped.items() if name not in trained})
 
     def __repr__(self):
         return f"Nets({', '.join(self.names())})"
@@ -217,6 +218,13 @@ class Method(NamedTuple):
     loss: Callable[[Nets, Mapping[str, Point]], tuple[Array, dict[str, Array]]]
     terms: tuple[Term, ...]
     needs: Mapping[str, Any]
+
+    @property
+    def networks(self):
+        """{name: Network} of the networks that are trained along with V."""
+        older = {"velocity": Network(call="velocity"), "log_variance": Network("LogVariance", call="times")}
+        needs = {name: need or older.get(name) for name, need in self.needs.items()}
+        return {name: need for name, need in needs.items() if isinstance(need, Network)}
 
     def __repr__(self):
         rows = [("term", "rows", "every", "trains", "distance")]

@@ -250,7 +250,7 @@ def test_the_step_compiles_once(tmp_path):
     with log.Compilations() as seen:
         run = runs.setup(small(), devices=ONE)
         state, before = run.init(), seen.count
-        step = compilation.compiled(run)
+        (step,) = compilation.compiled(run).values()
         assert seen.count == before + 1 and seen.seconds > 0
         for _ in range(3):
             batch = sharding.global_batch(run.mesh, {"x": np.zeros((32, 2), np.float32)})

@@ -60,8 +60,10 @@ def loss(terms, needs, nets, drawn):
             )
     errors, metrics = 0.0, {}
     for term in terms:
+        if term.name not in drawn:  # it rests
+            continue
         point, (lo, hi, n) = drawn[term.name], term.columns
-        scored, raw = _score(term, term.pair(nets, point))
+        scored, raw = _score(term, term.pair(nets.training(term.trains) if term.trains else nets, point))
         metrics[term.name] = jnp.mean(raw)
         weighted = scored * (term.weight(point) if callable(term.weight) else term.weight)
         errors += jnp.pad(weighted.reshape(-1, hi - lo), ((0, 0), (lo, n - hi))).reshape(-1)

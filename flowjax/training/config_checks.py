@@ -168,11 +168,11 @@ def coupling(settings, facts):
 
 def auxiliary(settings, facts):
     """config.auxiliary has exactly the networks that the method trains along with V."""
-    needed, name = [name for name in networks.trained(facts.method, facts.net) if name != "V"], settings.method.name
+    needed, name = facts.method.networks, settings.method.name
     for network in needed:
         if network not in settings.auxiliary:
             raise typing.InputError(
-                f"method {name!r} trains an auxiliary network {network!r} along, and config.auxiliary has"
+                f"method {name!r} trains the network {network!r} along, and config.auxiliary has"
                 f" {', '.join(settings.auxiliary) or 'none'}; add config.auxiliary.{network} = common.auxiliary(config)."
             )
     for network in settings.auxiliary:
@@ -184,8 +184,12 @@ def auxiliary(settings, facts):
 
 
 def heads(settings, facts):
-    """A method that trains a velocity head has a network with one."""
-    if networks.heads(facts.method) == 2 and not models.two_headed(facts.net):
+    """A method that trains several heads has a network with them."""
+    if "heads" in facts.method.needs and networks.heads(facts.method, facts.net) is None:
+        raise typing.InputError(
+            f"the method needs heads by name, and a {settings.model.name} has no method `named_heads(x, s, t, cond) -> dict`."
+        )
+    if "both" in facts.method.needs and not models.two_headed(facts.net):
         raise typing.InputError(
             f"config.method.heads is 2, and a {settings.model.name} that predicts {settings.model.parameterisation!r} has one head;"
             " expected a mit that predicts 'velocity' or 'denoised_field', as in --config=configs/network.py:imf,mit, or"

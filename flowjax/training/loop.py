@@ -86,8 +86,8 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
     written, evaluated = settings.bookkeeping, settings.evaluation
     hosts.print_once(compilation.mesh_line(run.mesh))
     with compilations:
-        step_fn = compilation.compiled(run)
-    once = {"compile_s": compilations.seconds, "program_gib": compilation.device_bytes(step_fn) / 2**30}
+        programs = compilation.compiled(run)
+    once = {"compile_s": compilations.seconds, "program_gib": compilation.device_bytes(programs) / 2**30}
     # Programs that queue up on several CPU devices deadlock in the all-reduce.
     block = run.mesh.devices.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
     batches, agreed = _batches(run, start), hosts.Agreement(run.mesh, block)
@@ -103,7 +103,7 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
             with compilations.none(step + 1) if step >= start + WARM_UP else contextlib.nullcontext():
                 batch = sharding.global_batch(run.mesh, local, settings.seeds)
                 with jax.transfer_guard("disallow"):  # what is not on the devices by now would be sent there at every step
-                    state, values = step_fn(state, batch, run.fixed)
+                    state, values = programs[run.cycle.at(step)](state, batch, run.fixed)
                 with logger.clock.spending("compute"):
                     if block:
                         jax.block_until_ready(state)
