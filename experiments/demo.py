@@ -5,7 +5,6 @@
 
 import pathlib
 
-import numpy as np
 from absl import flags
 
 from configs import meanflow
@@ -22,7 +21,7 @@ IMAGE_MEASURES = ("frechet_pixels", "frechet_features", "agreement", "precision"
 def main():
     from flowjax import training
     from flowjax.evaluation import scores
-    from flowjax.training import progress, sampling, workdir as folders
+    from flowjax.training import progress, workdir as folders
 
     # ------------------------------------------------------------------------------------------------------ train
     config, path = meanflow.get_config(PRESET.value), pathlib.Path(WORKDIR.value)
@@ -36,9 +35,8 @@ def main():
     # ----------------------------------------------------------------------------------------------------- samples
     trained = training.load(path)
     real = data.arrays(trained.source("test"))
-    labels = sampling.labels_like(np.arange(trained.num_classes), trained.num_classes, 100)
-    sample = sampling.make_sampler(trained.net, trained.shape, config.sampler)
-    samples = {n: sample(trained.params, 0, labels, n) for n in config.eval_steps}
+    labels = trained.labels(100)
+    samples = {n: trained.sample(100, n, labels) for n in config.eval_steps}
     title = f"MeanFlow, {config.steps} steps of training; one, two and four steps start from the same noise"
     progress.draw_samples(path / "samples.png", samples, labels, trained.num_classes, real=real, title=title, per_class=8)
 

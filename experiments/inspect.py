@@ -58,8 +58,7 @@ class Run:
         from flowjax.training import sampling
 
         self.trained, self.settings = trained, trained.settings
-        self.conditioning = trained.conditioning(scale, interval)
-        self._guidance = {"guidance": scale, "interval": interval}
+        self.guidance = {"guidance": scale, "interval": interval}
         self.name, self.jumps = trained.settings.method.name, methods.METHODS[trained.settings.method.name].jumps
         self.path = paths.path_from_name(trained.settings.method.path)
         held_out = trained.source("test")
@@ -68,7 +67,7 @@ class Run:
         self.points = self.real["x"].shape[1:] == (2,)
 
     def V(self, labels):
-        return self.trained.V(labels, **self._guidance)
+        return self.trained.V(labels, **self.guidance)
 
     def way(self):
         """The run's own sampler if it draws no new noise, else jumps along the map."""
@@ -80,18 +79,11 @@ class Run:
 
 
 def samples(run, out, steps):
-    from flowjax.training import progress, sampling
+    from flowjax.training import progress
 
-    labels = (
-        np.resize(sampling.classes_to_sample(run.trained.num_classes), 8 * run.trained.num_classes or 64)
-        if not run.points
-        else run.labels[:4096]
-    )
-    sample = sampling.make_sampler(
-        run.trained.net, run.trained.shape, run.settings.evaluation.sampler, run.conditioning, path=run.settings.method.path
-    )
+    labels = run.labels[:4096] if run.points else run.trained.labels(8 * run.trained.num_classes or 64)
     shown = sorted({n for n in steps if n <= 8} | {1})
-    drawn = {n: sample(run.trained.params, 0, labels, n) for n in shown}
+    drawn = {n: run.trained.sample(len(labels), n, labels, **run.guidance) for n in shown}
     progress.draw_samples(
         out / "samples.png", drawn, labels, run.trained.num_classes, real=run.real, title=f"{run.name}: samples", per_class=8
     )

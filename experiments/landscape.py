@@ -139,7 +139,6 @@ def train(name, config, path):
 def measured(name, config, path, real):
     """What a trained method is worth and costs: {"distance": {steps: [per seed]}, "second": [...], "FPE": ..., "ms": ...}."""
     from flowjax import training
-    from flowjax.training import sampling
 
     known = path / name / "measured.json"
     if known.exists():
@@ -147,12 +146,10 @@ def measured(name, config, path, real):
     jumps = methods.METHODS[name].jumps
     steps = {"none": EULER_STEPS, "from noise": (1,), "grid": (config.method.get("steps", 1),)}.get(jumps, SAMPLING_STEPS)
     found = {"distance": {str(n): [] for n in steps}, "second": []}
-    first = training.load(path / name)
-    sample = sampling.make_sampler(first.net, first.shape, config.sampler)
     for seed in range(config.seeds):
-        trained = training.load(path / name, seed=seed) if seed else first
+        trained = training.load(path / name, seed=seed)
         for n in steps:
-            samples = sample(trained.params, seed, real.labels, n)
+            samples = trained.sample(len(real.labels), n, real.labels, seed=seed)
             values = real.judge.values(samples, real.labels, real.names if n == 1 else real.names[:1])
             found["distance"][str(n)].append(values[real.distance])
             if n == 1:

@@ -39,6 +39,22 @@ class Trained(NamedTuple):
         about = "" if self.num_classes else f", and {self.settings.data.name} has no labels"
         return parts.conditioning(self.settings.guidance, guidance, interval, about=about)
 
+    def labels(self, n, classes=None):
+        """The labels of n samples, int32 [n].
+
+        Args:
+          n: how many.
+          classes: in turn, [k] or one of them, -1 for a sample without a class; None: all classes, or -1 of data without labels.
+
+        Raises:
+          InputError: for a class that the data does not have.
+        """
+        if classes is None:
+            return np.resize(sampling.classes_to_sample(self.num_classes), n)
+        classes = np.atleast_1d(np.asarray(classes, np.int32))
+        sampling.classes_to_sample(self.num_classes, classes[classes != -1], self.settings.data.name)
+        return np.resize(classes, n)
+
     def V(self, labels=None, guidance=None, interval=()):
         """The average velocity with its conditioning bound, a callable V(x, s, t).
 
@@ -71,7 +87,7 @@ class Trained(NamedTuple):
         Args:
           n: how many.
           steps: of the sampler.
-          labels: classes in turn, [k] or one; None: all classes in turn.
+          labels: as of `labels`.
           sampler: name and options, see flowjax.samplers.sampler_from_name; "": that of the run's config.
           grid: name and options, or times, see flowjax.samplers.grid_from_name.
           seed: of the noise.
@@ -81,13 +97,10 @@ class Trained(NamedTuple):
         Raises:
           InputError: for a class, sampler, grid, scale or interval that cannot work.
         """
-        classes = sampling.classes_to_sample(
-            self.num_classes, () if labels is None else np.atleast_1d(labels), self.settings.data.name
-        )
-        inputs = tuple(self.conditioning(guidance, interval).items())
+        labels, inputs = self.labels(n, labels), tuple(self.conditioning(guidance, interval).items())
         sampler, path = sampler or self.settings.evaluation.sampler, self.settings.method.path
         draw = _sampler(self.net, self.shape, sampler, inputs, grid, path, options.pop("mesh", None))
-        return draw(self.params, seed, np.resize(classes, n), steps, **options)
+        return draw(self.params, seed, labels, steps, **options)
 
 
 @functools.lru_cache(maxsize=16)
