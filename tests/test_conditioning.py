@@ -112,13 +112,16 @@ def test_added_inputs_start_at_zero_and_are_learned(added, name):
         new = {layer: params[layer] for layer in params if layer not in bare}
         bare = moved(bare)
         V = lambda new: net.apply({"params": bare | new}, x, 0.8, 0.3, cond)
-        along = [{layer: jax.tree.map(jnp.ones_like if layer == entry else jnp.zeros_like, new[layer]) for layer in new} for entry in ADDED]
+        spread = lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape)
+        along = [
+            {layer: jax.tree.map(spread if layer == entry else jnp.zeros_like, new[layer]) for layer in new} for entry in ADDED
+        ]
         found, change = jax.linearize(V, new)
         changes = jax.vmap(change)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *along))
         return plain.apply({"params": bare}, x, 0.8, 0.3), found, changes
 
     expected, found, changes = jax.jit(program, compiler_options={"xla_backend_optimization_level": 0})()
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     assert np.abs(changes).reshape(3, -1).max(axis=1).min() > 1e-3
 
 
@@ -150,5 +153,10 @@ def test_a_run_with_added_inputs_trains_samples_and_continues_one_without(added,
     moved = [name for name in ADDED if any(np.any(leaf) for leaf in jax.tree.leaves(after.params[name]))]
     assert moved == list(ADDED)
     values = {"level": 0.2, "x_c": np.array([1.0, -1.0]), "text": np.ones(5)}
-    draw = lambda given: sampling.make_sampler(after.net, after.shape, "euler", given)(after.params, 0, [-1] * 4, 2)
-    assert np.abs(draw(values) - draw({})).max() > 1e-4
+    samples = after.sample(4, 2, sampler="euler", inputs=values)
+    assert np.abs(samples - after.sample(4, 2, sampler="euler")).max() > 1e-4
+    np.testing.assert_array_equal(
+        samples, sampling.make_sampler(after.net, after.shape, "euler", values)(after.params, 0, [-1] * 4, 2)
+    )
+    with pytest.raises(typing.InputError, match="unknown input in config.model.inputs of the run 'interval'"):
+        after.V(inputs={"interval": (0.0, 1.0)})

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import tqdm
 
-from flowjax import checks, data, methods, paths, samplers, typing
+from flowjax import checks, conditioning, data, methods, paths, samplers, typing
 from flowjax.data import couplings
 from flowjax.training import loading, sampling
 
@@ -89,7 +89,7 @@ def _carry(run: loading.Trained, solver: Callable, steps: int, points: int) -> C
     @jax.jit
     def carry(params, key, index, labels):
         noise = sampling.noise(space, sampling.row_keys(key, index), run.shape)
-        cond = sampling.condition(labels, run.conditioning())  # of a guided run, the median of its scales
+        cond = conditioning.rows(labels, run.conditioning())  # of a guided run, the median of its scales
         v = lambda x, t: run.net.apply({"params": params}, x, t, t, cond)
         return samplers.trajectory(solver, v, noise, samplers.grid(steps), points)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import data, typing
+from flowjax import checks, conditioning, data, typing
 from flowjax.training import checkpoint, parts, sampling, settings, workdir as folders
 
 
@@ -34,10 +34,12 @@ class Trained(NamedTuple):
         """The rows of one split of its dataset, see flowjax.data.load."""
         return data.load(self.settings.data.name, split=split, data_dir=self.settings.data.dir)
 
-    def conditioning(self, guidance=None, interval=()):
-        """The inputs of V besides the label, see flowjax.training.parts.conditioning."""
+    def conditioning(self, guidance=None, interval=(), inputs=None):
+        """The inputs of V besides the label, for one row: see flowjax.training.parts.conditioning, and those of config.model.inputs."""
+        for name in inputs or {}:
+            checks.member("input in config.model.inputs of the run", name, self.settings.model.inputs)
         about = "" if self.num_classes else f", and {self.settings.data.name} has no labels"
-        return parts.conditioning(self.settings.guidance, guidance, interval, about=about)
+        return parts.conditioning(self.settings.guidance, guidance, interval, about=about) | dict(inputs or {})
 
     def labels(self, n, classes=None):
         """The labels of n samples, int32 [n].
@@ -55,32 +57,33 @@ class Trained(NamedTuple):
         sampling.classes_to_sample(self.num_classes, classes[classes != -1], self.settings.data.name)
         return np.resize(classes, n)
 
-    def V(self, labels=None, guidance=None, interval=()):
+    def V(self, labels=None, guidance=None, interval=(), inputs=None):
         """The average velocity with its conditioning bound, a callable V(x, s, t).
 
         Args:
           labels: classes [rows] of the rows of x, or one for all of them; -1 or None: without a class.
           guidance: scale, of a run that learned several; None: the median of them.
           interval: times (low, high) between which to guide, of a run that learned several; (): the widest.
+          inputs: values of one row for further inputs of the network, config.model.inputs: {"level": 0.3}; null values where absent.
 
         Raises:
-          InputError: for a scale or an interval that the run did not learn.
+          InputError: for a scale, an interval or an input that the run did not learn.
 
         Example:
           run = training.load("runs/digits")
           V = run.V(labels=3)
           x = eps - V(eps, 1.0, 0.0)          # one jump from noise to data
         """
-        inputs, labels = self.conditioning(guidance, interval), -1 if labels is None else labels
+        values, labels = self.conditioning(guidance, interval, inputs), -1 if labels is None else labels
 
         def V(x, s, t):
             rows = jnp.broadcast_to(jnp.asarray(labels, jnp.int32), x.shape[:1])
-            return self.net.apply({"params": self.params}, x, s, t, sampling.condition(rows, inputs))
+            return self.net.apply({"params": self.params}, x, s, t, conditioning.rows(rows, values))
 
         return V
 
     def sample(
-        self, n, steps=1, labels=None, *, sampler="", grid="uniform", seed=0, guidance=None, interval=(), **options
+        self, n, steps=1, labels=None, *, sampler="", grid="uniform", seed=0, guidance=None, interval=(), inputs=None, **options
     ):  # fmt: skip
         """Samples, [n, *shape]; sample i depends on `seed`, its label and i alone.
 
@@ -91,15 +94,16 @@ class Trained(NamedTuple):
           sampler: name and options, see flowjax.samplers.sampler_from_name; "": that of the run's config.
           grid: name and options, or times, see flowjax.samplers.grid_from_name.
           seed: of the noise.
-          guidance, interval: as of `V`.
+          guidance, interval, inputs: as of `V`.
           **options: of the function of flowjax.training.sampling.make_sampler: first, x, inverted, progress; and `mesh`.
 
         Raises:
-          InputError: for a class, sampler, grid, scale or interval that cannot work.
+          InputError: for a class, sampler, grid, scale, interval or input that cannot work.
         """
-        labels, inputs = self.labels(n, labels), tuple(self.conditioning(guidance, interval).items())
+        labels, values = self.labels(n, labels), tuple(self.conditioning(guidance, interval, inputs).items())
         sampler, path = sampler or self.settings.evaluation.sampler, self.settings.method.path
-        draw = _sampler(self.net, self.shape, sampler, inputs, grid, path, options.pop("mesh", None))
+        make = _sampler.__wrapped__ if inputs else _sampler  # arrays are no keys of a cache
+        draw = make(self.net, self.shape, sampler, values, grid, path, options.pop("mesh", None))
         return draw(self.params, seed, labels, steps, **options)
 
 

@@ -5,21 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
-from flowjax import paths, samplers, typing
+from flowjax import conditioning as conditionings, paths, samplers, typing
 from flowjax.training import sharding
 
 CHUNK = 512  # rows that go through the network together
-
-
-def condition(labels: typing.Array, conditioning: Mapping[str, Any]) -> dict[str, typing.Array]:
-    """The cond of a network: labels [n], and the same values of its other inputs for every row, {"guidance": 2.0}."""
-    rows = lambda value: jnp.broadcast_to(jnp.asarray(value, jnp.float32), (len(labels), *np.shape(value)))
-    return {"label": jnp.asarray(labels), **{name: rows(value) for name, value in conditioning.items()}}
 
 
 def row_keys(key: typing.Array, index: typing.Array) -> typing.Array:
@@ -52,7 +45,7 @@ def make_sampler(
       net: a network, `net.apply(variables, x, s, t, cond)`.
       shape: of one row of data.
       sampler: name and options, see flowjax.samplers.sampler_from_name.
-      conditioning: inputs of the network besides the label, the same for every row; None: none.
+      conditioning: values of one row for the inputs of the network besides the label, the same for every row; None: none.
       grid: name and options, or times, see flowjax.samplers.grid_from_name.
       path: the interpolant that the network was trained on.
       mesh: its devices share the rows; None: the default device alone.
@@ -69,7 +62,7 @@ def make_sampler(
     @functools.partial(jax.jit, static_argnames="times", out_shardings=rows)
     def chunk(params, key, index, labels, times, x):
         keys = row_keys(key, index)
-        cond = condition(labels, conditioning or {})
+        cond = conditionings.rows(labels, conditioning or {})
         V = lambda x, s, t: net.apply({"params": params}, x, s, t, cond)
         return chosen.run(V, noise(space, keys, shape) if x is None else x, np.array(times), keys)
 
