@@ -12,7 +12,7 @@ Example:
 import functools
 from collections.abc import Callable
 
-from flowjax.data import points
+from flowjax.data import points, sphere
 from flowjax.data.couplings import couple
 from flowjax.data.pipeline import Source, arrays, batches, check
 
@@ -35,6 +35,7 @@ DATASETS: dict[str, Callable[..., Source]] = {
     **{name: functools.partial(points.source, name) for name in points.DENSITIES},
     **{f"{name}_pairs": functools.partial(_exact_trajectories, name, 2) for name in points.VELOCITIES},
     **{f"{name}_trajectories": functools.partial(_exact_trajectories, name, 17) for name in points.VELOCITIES},
+    "sphere_caps": sphere.source,
     "digits": _digits,
 }
 

@@ -34,6 +34,7 @@ class Source(NamedTuple):
       decode: key of flowjax.evals.DECODERS, what turns rows into images before they are measured; "": rows are measured as they are.
       reference: the split whose rows samples are compared with.
       reference_rows: at most this many of them; None: all.
+      space: key of flowjax.spaces.SPACES, where the rows are.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Source(NamedTuple):
     decode: str = ""
     reference: str = "test"
     reference_rows: int | None = 10_000
+    space: str = "euclidean"
 
 
 def arrays(source: Source, limit: int | None = None) -> dict[str, np.ndarray]:

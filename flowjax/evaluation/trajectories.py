@@ -1,5 +1,6 @@
 """Trajectories of a trained velocity, written to a folder: couplings for ReFlow, and the data of consistency mid-training."""
 
+import functools
 import os
 from collections.abc import Callable
 
@@ -91,6 +92,6 @@ def _carry(run: loading.Trained, solver: Callable, steps: int, points: int) -> C
         noise = sampling.noise(space, sampling.row_keys(key, index), run.shape)
         cond = conditioning.rows(labels, run.conditioning())  # of a guided run, the median of its scales
         v = lambda x, t: run.net.apply({"params": params}, x, t, t, cond)
-        return samplers.trajectory(solver, v, noise, samplers.grid(steps), points)
+        return samplers.trajectory(functools.partial(solver, space=space), v, noise, samplers.grid(steps), points)
 
     return carry

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flowjax import checks, conditioning, distances, flowmap, guidance, losses, paths, schedules, times, typing
+from flowjax import checks, conditioning, distances, flowmap, guidance, losses, paths, schedules, spaces, times, typing
 
 WHOLE = (0, 1, 1)  # every row
 NOISE = object()  # instead of a path: every term starts from noise, and no data is read
@@ -30,6 +30,7 @@ def method(parts: list[tuple[typing.Term, Callable]], *, path, label_drop, needs
     """
     special = {id(NOISE): from_noise, id(TRAJECTORY): on_trajectory}
     point = special.get(id(path)) or functools.partial(on_path, paths.path_from_name(path))
+    space = spaces.euclidean if id(path) in special else paths.path_from_name(path).space
     parts = [(term, draw) for term, draw in parts if term.columns[0] < term.columns[1]]
     terms, needs = tuple(term for term, _ in parts), dict(needs or {})
     if not isinstance(label_drop, (int, float)) or not 0 <= label_drop <= 1:
@@ -38,7 +39,7 @@ def method(parts: list[tuple[typing.Term, Callable]], *, path, label_drop, needs
     def draw(key, batch, step):
         noise_key, label_key, *keys = jax.random.split(key, 2 + len(parts))
         x0 = batch["x"]
-        rows = {"x0": x0, "eps": batch["eps"] if "eps" in batch else paths.independent(noise_key, x0), "cond": {}}
+        rows = {"x0": x0, "eps": batch["eps"] if "eps" in batch else paths.independent(noise_key, x0, space), "cond": {}}
         dropped = jax.random.bernoulli(label_key, label_drop, x0.shape[:1])
         rows["cond"] = conditioning.dropped(conditioning.of_batch(batch), dropped)
         if "trajectory" in batch:

@@ -11,7 +11,7 @@ import math
 import jax
 import numpy as np
 
-from flowjax import checks, conditioning, data, evals, guidance as guidances, methods, models, samplers, typing
+from flowjax import checks, conditioning, data, evals, guidance as guidances, methods, models, paths, samplers, spaces, typing
 from flowjax.data import points
 from flowjax.training import initial_weights, networks, parts, sharding, teachers
 
@@ -154,6 +154,29 @@ def best(settings, facts):
                 if known
                 else "and config.eval_every is 0, so that nothing is measured: --config.best=."
             )
+        )
+
+
+def space(settings, facts):
+    """The path is in the space of the data; off the diagonal, losses are written for R^n."""
+    path, info = paths.path_from_name(settings.method.path), methods.METHODS[settings.method.name]
+    if path.space.name != facts.source.space:
+        fit = [name for name, other in paths.PATHS.items() if other.space.name == facts.source.space]
+        raise typing.InputError(
+            f"config.method.path is {settings.method.path!r}, in the space {path.space.name!r}, and {settings.data.name} is in"
+            f" {facts.source.space!r}; expected a path of it: --config.method.path={' or '.join(fit)}."
+        )
+    if path.space is spaces.euclidean:
+        return
+    if info.rule not in ("diagonal", "own"):
+        raise typing.InputError(
+            f"the losses of {settings.method.name!r} are written for R^n, and {settings.data.name} is in the space {path.space.name!r}; expected"
+            " a method of the diagonal, flow_matching, or one of your own."
+        )
+    if settings.data.coupling == "ot":
+        raise typing.InputError(
+            f"config.data.coupling is 'ot', which pairs rows with normal noise, and {settings.data.name} is in the space"
+            f" {path.space.name!r}: --config.data.coupling= clears it."
         )
 
 
@@ -378,6 +401,7 @@ CHECKS = (
     labels,
     batches,
     best,
+    space,
     coupling,
     auxiliary,
     heads,

@@ -95,5 +95,6 @@ def draw_samples(
     if real is not None:
         columns = {"data" if real["x"].ndim == 2 else "real": (real["x"], real.get("label"))} | columns
     if next(iter(samples.values())).ndim == 2:
-        return plots.point_grid(path, {name: x for name, (x, _) in columns.items()}, title=title)
+        # Of points with more coordinates the first two: a view of the sphere from above.
+        return plots.point_grid(path, {name: x[:, :2] for name, (x, _) in columns.items()}, title=title)
     return plots.class_grid(path, columns, num_classes, title=title, per_class=per_class)
