@@ -14,7 +14,7 @@ import tqdm
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import data, flowmap, folders, methods, paths, plots, residuals, samplers
+from flowjax import data, flowmap, methods, paths, plots, residuals, samplers
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 EMA = flags.DEFINE_string(
@@ -40,8 +40,8 @@ def main():
     asked = command_line.whole_numbers("steps", STEPS.value, low=1)
     trained = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
     interval = command_line.numbers("guidance_interval", INTERVAL.value, count=2)
-    run = Run(trained, GUIDANCE.value, interval)
-    steps = asked or ((1, 2, 4, 8, 64) if run.jumps in ("any", "none", "to data") else trained.settings.evaluation.steps)
+    run = Run(trained, trained.conditioning(GUIDANCE.value, interval))
+    steps = asked or ((1, 2, 4, 8, 64) if run.info.eval_steps({}) is None else trained.settings.evaluation.steps)
     out = pathlib.Path(WORKDIR.value) / "inspect"
     pictures = {}
     parts = [samples, ways, velocity, broken_rules, time_bins, curves]
@@ -54,20 +54,22 @@ def main():
 class Run:
     """A trained run, rows of its data, and its map with the labels of as many rows bound to it."""
 
-    def __init__(self, trained, scale, interval):
-        from flowjax.training import sampling
+    def __init__(self, trained, inputs):
+        from flowjax.training import evaluation
 
-        self.trained, self.settings = trained, trained.settings
-        self.guidance = {"guidance": scale, "interval": interval}
-        self.name, self.jumps = trained.settings.method.name, methods.METHODS[trained.settings.method.name].jumps
+        self.trained, self.settings, self.inputs = trained, trained.settings, inputs
+        self.name, self.info = trained.settings.method.name, methods.METHODS[trained.settings.method.name]
         self.path = paths.path_from_name(trained.settings.method.path)
-        held_out = trained.source("test")
-        self.real = data.arrays(held_out, limit=held_out.reference_rows)
-        self.labels = sampling.labels_like(self.real.get("label"), trained.num_classes, len(self.real["x"]))
+        source = data.load(trained.settings.data.name, split="test", data_dir=trained.settings.data.dir or None)
+        self.real = data.arrays(source, limit=10_000)
+        self.labels = evaluation.labels_like(self.real.get("label"), trained.num_classes, len(self.real["x"]))
         self.points = self.real["x"].shape[1:] == (2,)
 
     def V(self, labels):
-        return self.trained.V(labels, **self.guidance)
+        from flowjax.training import evaluation
+
+        cond = evaluation.condition(labels, self.inputs)
+        return lambda x, s, t: self.trained.net.apply({"params": self.trained.params}, x, s, t, cond)
 
     def way(self):
         """The run's own sampler if it draws no new noise, else jumps along the map."""
@@ -79,12 +81,19 @@ class Run:
 
 
 def samples(run, out, steps):
-    from flowjax.training import progress
+    from flowjax.training import evaluation
 
-    labels = run.labels[:4096] if run.points else run.trained.labels(8 * run.trained.num_classes or 64)
+    labels = (
+        np.resize(evaluation.asked_labels(run.trained), 8 * run.trained.num_classes or 64)
+        if not run.points
+        else run.labels[:4096]
+    )
+    sample = evaluation.make_sampler(
+        run.trained.net, run.trained.shape, run.settings.evaluation.sampler, run.inputs, path=run.settings.method.path
+    )
     shown = sorted({n for n in steps if n <= 8} | {1})
-    drawn = {n: run.trained.sample(len(labels), n, labels, **run.guidance) for n in shown}
-    progress.draw_samples(
+    drawn = {n: sample(run.trained.params, 0, labels, n) for n in shown}
+    evaluation.draw_samples(
         out / "samples.png", drawn, labels, run.trained.num_classes, real=run.real, title=f"{run.name}: samples", per_class=8
     )
     return {
@@ -96,7 +105,7 @@ def samples(run, out, steps):
 
 
 def ways(run, out, steps):
-    if run.jumps == "to data":  # each step adds noise again: there is no way between
+    if run.info.sampler == "consistency":  # each step adds noise again: there is no way between
         return {}
     count = 64 if run.points else 2 * (run.trained.num_classes or 8)
     labels = (
@@ -123,7 +132,7 @@ def ways(run, out, steps):
 
 def velocity(run, out, steps):
     at = (1.0, 0.75, 0.5, 0.25, 0.05)
-    if run.jumps in ("to data", "from noise"):
+    if not run.info.learns_velocity:
         return {}
     if run.points:
         side = np.linspace(-2.5, 2.5, 21)
@@ -151,7 +160,7 @@ def velocity(run, out, steps):
 
 
 def broken_rules(run, out, steps):
-    if run.jumps == "none":
+    if run.info.jumps == "none":
         return {}
     x0, exact = run.real["x"][: ROWS.value], exact_velocity(run)
     known, grid = None if exact is None else residuals.along(exact, EXACT_STEPS), np.linspace(*GRID, CELLS.value)
@@ -174,7 +183,7 @@ def broken_rules(run, out, steps):
     said = "; ".join(
         f"{row['rule']} {row['trained']:.2g}" + (f" (exact flow {row['exact flow']:.1g})" if known else "") for row in rows
     )
-    learned = "" if run.jumps == "any" else f" It learned jumps {run.jumps}, so that the rest of the map means nothing."
+    learned = "" if run.info.learns_map else f" It learned {run.info.learns}, so that the rest of the map means nothing."
     return {
         "rules.png": "Errors over source s and target t, root mean square in all: "
         f"{said}. A true flow map has none; on the diagonal no map can break a rule, only be wrong.{learned}"
@@ -202,9 +211,9 @@ COLUMNS = {"": residuals.root_mean_square, ", highest": lambda values: float(np.
 
 
 def time_bins(run, out, steps):
-    from flowjax.training import workdir
+    from flowjax.training import workdir as folders
 
-    records = [record for record in workdir.read_metrics(WORKDIR.value) if any(name.startswith("bins/") for name in record)]
+    records = [record for record in folders.read_metrics(WORKDIR.value) if any(name.startswith("bins/") for name in record)]
     terms = sorted({name.split("/")[1] for record in records for name in record if name.startswith("bins/")})
     if not records:
         return {}
@@ -217,14 +226,14 @@ def time_bins(run, out, steps):
         out / "bins.png", [record["step"] for record in records], errors, np.linspace(0, 1, number + 1),
         title=f"{run.name}: raw error by time during training",
     )  # fmt: skip
-    of = "target time t" if run.jumps == "from noise" else "source time s"
+    of = "target time t" if not run.info.reads_data else "source time s"
     return {"bins.png": f"Raw error of each term by training step and {of}, on one batch at each evaluation."}
 
 
 def curves(run, out, steps):
-    from flowjax.training import workdir
+    from flowjax.training import workdir as folders
 
-    records = workdir.read_metrics(WORKDIR.value)
+    records = folders.read_metrics(WORKDIR.value)
     names = sorted({name for record in records for name in record})
     one = [
         name
@@ -249,8 +258,7 @@ def write_page(path, run, pictures):
     measured = f"<h2>Measures</h2><pre>{html.escape(table.read_text())}</pre>" if table.exists() else ""
     config = html.escape((path.parents[1] / "config.json").read_text())
     title = html.escape(f"{run.name} on {run.settings.data.name}, {run.trained.step} steps of training")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folders.write_text(path, PAGE.format(title=title, figures=figures, measured=measured, config=config))
+    tables.write_text(path, PAGE.format(title=title, figures=figures, measured=measured, config=config))
 
 
 PAGE = """<!doctype html>

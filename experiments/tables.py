@@ -2,8 +2,7 @@
 
 import csv
 import io
-
-from flowjax import folders
+import os
 
 
 def markdown(rows):
@@ -20,7 +19,7 @@ def write(path, rows, about, shown=None):
     """
     text = about + "\n\n" + markdown(shown or rows) + "\n"
     write_csv(path.with_name(f"{path.name}.csv"), [_apart(row) for row in rows])
-    folders.write_text(path.with_name(f"{path.name}.md"), text)
+    write_text(path.with_name(f"{path.name}.md"), text)
     return text
 
 
@@ -46,5 +45,12 @@ def write_csv(path, rows):
     writer = csv.DictWriter(numbers, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
+    write_text(path, numbers.getvalue())
+
+
+def write_text(path, text):
+    """Writes a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    folders.write_text(path, numbers.getvalue())
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, newline="")
+    os.replace(temporary, path)

@@ -109,7 +109,8 @@ class Nets:
       log_variance: `(s, t) -> [rows]`, trained along.
       guide: a guidance inside the training target, `(nets, point, V_ss=None) -> flowjax.guidance.Guided`.
       heads: `(x, s, t, cond=None) -> {name: array}`, all heads of V's network from one pass.
-      stopped: {name: network}: each trained network with its weights under a stop-gradient; gradients of its inputs pass.
+      stopped: {name: network}: each trained network, "both" and "heads" among them where they are given, with its weights under a
+        stop-gradient; gradients of its inputs pass.
       mean: `[rows, ...] -> [...]`, the mean over the rows of the whole batch, of all devices.
     """
 
@@ -155,9 +156,9 @@ class Nets:
     _replace = replace
 
     def training(self, names):
-        """The networks for a term that trains `names`: of every other trained network the stopped twin."""
-        trained = {*names, "both", "heads"} if "V" in names else set(names)  # heads are of V's network
-        return self.replace(**{name: net for name, net in self.stopped.items() if name not in trained})
+        """The networks for a term that trains `names`: of every other trained network the stopped twin; both and heads follow V."""
+        names = {*names, "both", "heads"} if "V" in names else names
+        return self.replace(**{name: net for name, net in self.stopped.items() if name not in names})
 
     def __repr__(self):
         return f"Nets({', '.join(self.names())})"
@@ -168,11 +169,11 @@ class Term(NamedTuple):
 
     Attributes:
       name: key of the term in the draw and in the metrics.
-      pair: `(nets, point) -> Pair`; or `-> (Pair, Pair)`, of two heads, each scored; or `-> errors [rows]`, used as they are (no
-        distance).
+      pair: `(nets, point) -> Pair`; or `-> {head: Pair}` or a tuple of Pairs, of several heads: their errors are summed, their raw
+        metrics averaged; or `-> errors [rows]`, used as they are (no distance).
       distance: `(prediction, target, **arguments) -> errors [rows]`.
       weight: a float, or `point -> [rows]`.
-      columns: `(lo, hi, n)`: the term owns the columns `lo:hi` of `rows.reshape(-1, n)`.
+      columns: `(lo, hi, n)`: the term is on the columns `lo:hi` of `rows.reshape(-1, n)`.
       times: `(key, n, step) -> {"s": [n], ...}`: the draw of its times, fields of Point.
       trains: names of the networks that it trains; the others have stopped weights and live inputs. (): all that the method trains.
       every: the term is computed in every `every`-th step, and rests in the others.
@@ -206,7 +207,7 @@ class Method(NamedTuple):
     Attributes:
       draw: `(key, batch, step) -> {term name: Point}`: all randomness, and the split of the rows among the terms. `batch` is
         `{"x": [B, ...], "label": [B] or absent, "eps": like x or absent}`.
-      loss: `(nets, drawn) -> (errors [B], metrics)`: no randomness. `errors[i]` sums the terms that own row i, their mean is
+      loss: `(nets, drawn) -> (errors [B], metrics)`: no randomness. `errors[i]` sums the terms on row i, their mean is
         the loss; `metrics` has one raw mean square (or `Term.metric`) a term, under the term's name. A term that `drawn` lacks rests:
         nothing of it is computed.
       terms: the summands.
@@ -218,13 +219,6 @@ class Method(NamedTuple):
     loss: Callable[[Nets, Mapping[str, Point]], tuple[Array, dict[str, Array]]]
     terms: tuple[Term, ...]
     needs: Mapping[str, Any]
-
-    @property
-    def networks(self):
-        """{name: Network} of the networks that are trained along with V."""
-        older = {"velocity": Network(call="velocity"), "log_variance": Network("LogVariance", call="times")}
-        needs = {name: need or older.get(name) for name, need in self.needs.items()}
-        return {name: need for name, need in needs.items() if isinstance(need, Network)}
 
     def __repr__(self):
         rows = [("term", "rows", "every", "trains", "distance")]

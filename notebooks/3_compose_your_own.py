@@ -29,7 +29,6 @@ from flax import nnx
 
 import flowjax
 from flowjax import (
-    derivatives,
     distances,
     evals,
     exact,
@@ -44,7 +43,7 @@ from flowjax import (
     typing,
 )
 from flowjax.data import points
-from flowjax.methods import recipe
+from flowjax.methods import draws, pairs, recipe
 from flowjax.models import embeddings
 
 os.chdir(pathlib.Path(flowjax.__file__).parents[1])  # where configs/ and experiments/ are
@@ -191,41 +190,38 @@ for name, own in ({"noise": noise, "other data": circle[8192:16384]} | samples).
 #
 # A **recipe** says which pairs, on which rows, with which distance and constants, and leaves the rest to the trainer: averages,
 # checkpoints, evaluation, meshes. Every constant is a keyword, so every one is a field of the config. The smallest has one
-# **term**, a pair with its rows and its draw of times. `nets.V` is the network (others, `ema` or a `teacher`, come to those who register
-# with `needs`), `at` a `typing.Point` with x, s, t, v, a, x0, eps, cond; times are drawn by the names of `times.SAMPLERS`.
+# **term**, a pair with its draw of times. `pairs.pair` supplies the arguments of a loss by their names: `V` is the network, `x`, `s`, `t`,
+# `v` the term's points (other networks, `V_target` or a `teacher`, come to a method that `needs` them); times are drawn by the names of
+# `times.SAMPLERS`.
 
 
 # %%
-def smallest(*, total_steps=None):
-    pair = lambda nets, at: losses.meanflow(recipe.bind(nets.V, at), at.x, at.s, at.t, at.v)
-    term = typing.Term("mine", pair, distances.l2), recipe.pair_times(("uniform_triangle",))
-    return recipe.method([term], path="linear", label_drop=0.0)
+def smallest():
+    term = typing.Term("mine", pairs.pair(losses.meanflow), distances.l2, times=draws.pair_times(("uniform_triangle",)))
+    return recipe.method([term], points=draws.on_path("linear"), label_drop=0.0)
 
 
 # %% [markdown]
-# Ours has two: the anchor on the diagonal, which is flow matching, and the mix on the other rows; the weight `w` arrives as `at.a`.
+# Ours has two: the anchor on the diagonal, which is flow matching, and the mix on the other rows; the weight `w` arrives as `point.a`.
 
 
 # %%
 def mixed_targets(*, total_steps=None, times=("sorted_pair", ("uniform",)), diagonal="1/2", c=0.5, jvp="exact", label_drop=0.0):
     """MeanFlow fading into self-distillation over the training, scored by the pseudo-Huber distance."""
-    on, off = recipe.split(diagonal)  # which rows each term owns
-    distance, derivative = (
-        functools.partial(distances.huber, c=c),
-        derivatives.jvp_from_name(jvp),
-    )  # "exact", "central:0.01", ...
+    on, off = recipe.split(diagonal)  # the rows of each term
+    distance, mix = functools.partial(distances.huber, c=c), pairs.pair(mixed, jvp=jvp)  # "exact", "central:0.01", ...
     length = recipe.length("mixed_targets", "the mix changes", total_steps)  # an error if it is not known
     schedule = schedules.linear(0.0, 1.0, length)
-    pair = lambda nets, at: mixed(recipe.bind(nets.V, at), at.x, at.s, at.t, at.v, at.a, derivative)
-    anchor = typing.Term("anchor", recipe.anchor, distance, columns=on), recipe.source_times(times)
-    jumps = typing.Term("mixed", pair, distance, columns=off), recipe.pair_times(times, schedule)  # s, t and at.a
-    return recipe.method([anchor, jumps], path="linear", label_drop=label_drop)
+    pair = lambda nets, point: mix(nets, point, w=point.a)
+    anchor = typing.Term("anchor", pairs.anchor, distance, columns=on, times=draws.source_times(times))
+    jumps = typing.Term("mixed", pair, distance, columns=off, times=draws.pair_times(times, schedule))  # s, t and a
+    return recipe.method([anchor, jumps], points=draws.on_path("linear"), label_drop=label_drop)
 
 
 methods.register("mixed_targets", mixed_targets)
 method = methods.make("mixed_targets", total_steps=steps)
 drawn = method.draw(jax.random.key(10), {"x": circle[:rows]}, step=steps // 2)
-errors, raw = method.loss(typing.Nets(V=lambda x, s, t, cond=None: -x), drawn)
+errors, raw = method.loss(typing.Nets(V=lambda x, s, t: -x), drawn)
 print(
     {name: point.x.shape for name, point in drawn.items()}, errors.shape, {name: round(float(e), 2) for name, e in raw.items()}
 )
@@ -240,8 +236,8 @@ head = """import functools
 import jax
 
 from configs import common
-from flowjax import derivatives, distances, losses, methods, schedules, typing
-from flowjax.methods import recipe
+from flowjax import distances, losses, methods, schedules, typing
+from flowjax.methods import draws, pairs, recipe
 """
 tail = """methods.register("mixed_targets", mixed_targets)
 

@@ -15,9 +15,9 @@ from scipy import optimize
 from support import small
 
 from flowjax import data, typing
-from flowjax.data import couplings, points, trajectories as exact_trajectories, transport
+from flowjax.data import couplings, points, reflow as exact_reflow, transport
 from flowjax.evaluation import trajectories
-from flowjax.methods import recipe
+from flowjax.methods import draws
 from flowjax.training import loading, loop, runs, settings
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -287,9 +287,9 @@ def test_a_folder_of_something_else_is_left_alone(folder, tmp_path):
 
 
 def test_the_pairs_of_the_checkerboard_are_the_ends_of_its_trajectories(monkeypatch):
-    assert exact_trajectories.TRAJECTORIES == 2**16
-    monkeypatch.setattr(exact_trajectories, "TRAJECTORIES", 2**10)  # these many are made in seconds
-    pairs, ways = data.load("checkerboard_pairs"), data.load("checkerboard_trajectories")
+    assert exact_reflow.PAIRS == 2**16
+    monkeypatch.setattr(exact_reflow, "PAIRS", 2**10)  # these many are made in seconds
+    pairs, ways = data.load("checkerboard_reflow"), data.load("checkerboard_trajectories")
     assert pairs.size == ways.size == 2**10 and pairs.coupled and ways.coupled
     two, all_ = pairs.rows(np.arange(2**10)), ways.rows(np.arange(2**10))
     assert set(two) == {"x", "eps"} and set(all_) == {"x", "eps", "trajectory", "times"}
@@ -444,7 +444,7 @@ def drawn(draw_times, n, known=(1.0, 0.7, 0.4, 0.0)):
     way[..., 0] = np.arange(n)[:, None] + np.arange(len(known)) / 10
     rows = {"x0": way[:, -1], "eps": way[:, 0], "cond": {}, "trajectory": way, "times": np.tile(np.float32(known), (n, 1))}
     rows = jax.tree.map(jnp.asarray, rows)
-    return jax.jit(lambda rows: recipe.on_trajectory(draw_times, jax.random.key(0), rows))(rows), rows
+    return jax.jit(lambda rows: draws.on_trajectory(draw_times, jax.random.key(0), rows))(rows), rows
 
 
 def test_points_are_two_different_ones_of_their_rows_trajectory():
@@ -481,7 +481,7 @@ def test_the_points_are_the_nearest_to_the_drawn_times_that_differ(s, t, expecte
 
 
 def test_a_draw_that_wants_trajectories_says_so():
-    draw = recipe.with_trajectories(lambda key, batch, step: "drawn")
+    draw = draws.with_trajectories(typing.Method(lambda key, batch, step: "drawn", None, (), {})).draw
     x = np.zeros((4, 2), np.float32)
     assert "--config.data.coupling=FOLDER" in sentence(draw, None, {"x": x, "eps": x}, 0)
     assert draw(None, {"x": x, "trajectory": x}, 0) == "drawn"

@@ -9,15 +9,14 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = [
     {"typing"},
-    {"checks", "folders", "profiling"},
+    {"checks", "profiling"},
     {"options"},
     {"conditioning", "flowmap", "times", "schedules", "derivatives", "distances"},
     {"spaces"},
     {"paths"},
     {"losses", "guidance", "samplers", "exact"},
     {"methods"},
-    {"models", "data", "plots", "residuals"},
-    {"evals"},
+    {"models", "data", "evals", "plots", "residuals"},
     {"training"},
     {"evaluation"},
 ]

@@ -912,10 +912,14 @@ def test_the_decay_of_the_target_is_a_need():
 
 @every_method
 def test_the_docstring_names_the_paper_and_every_constant(name):
-    text = inspect.getdoc(methods.METHODS[name].recipe)
+    recipe = methods.METHODS[name].recipe
+    text, shared = (
+        inspect.getdoc(recipe),
+        inspect.getdoc(methods).replace("sigma_min, sigma_max, rho:", "sigma_min:  sigma_max:  rho:"),
+    )
     assert f"arXiv {methods.METHODS[name].arxiv}" in text
-    for constant in (*methods.constants(name), "total_steps"):
-        assert f"  {constant}: " in text or "Arguments as in" in text, constant
+    for constant in inspect.signature(recipe).parameters:
+        assert f"  {constant}: " in text + shared or "Arguments as in" in text, constant
     for pair in methods.METHODS[name].pairs:
         assert "arXiv " in inspect.getdoc(pair)
 

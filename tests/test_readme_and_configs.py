@@ -17,8 +17,9 @@ from ml_collections import config_flags
 
 from configs import common, method, network
 from experiments import landscape
-from flowjax import evals, flowmap, losses, methods, options, samplers, typing
-from flowjax.data import trajectories
+from flowjax import flowmap, losses, methods, options, samplers, typing
+from flowjax.data import reflow
+from flowjax.evaluation import scores
 from flowjax.training import loop, runs, workdir as folders
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -89,7 +90,7 @@ def test_the_table_of_the_readme_is_current():
     for name, info in methods.METHODS.items():
         assert f"| `{name}` |" in shown and f"arxiv.org/abs/{info.arxiv}" in shown
         assert info.pairs and all(getattr(losses, pair.__name__) is pair for pair in info.pairs)
-        assert info.parametrisation in flowmap.PARAMETERISATIONS
+        assert info.parameterisation in flowmap.PARAMETERISATIONS
 
 
 def test_the_samplers_of_the_readme_are_those_of_the_code():
@@ -102,7 +103,7 @@ def test_the_samplers_of_the_readme_are_those_of_the_code():
             shown = dict(part.split("=") for part in row[3].strip("`").split(",") if part)
             assert {key: float(value) for key, value in shown.items()} == options.numbers(samplers.SAMPLERS[name].run)
     listed = re.search(r"`--measures` takes any of\n(.*?), most also", README, re.S)[1]
-    assert set(re.findall(r"`(\w+)`", listed)) == set(evals.MEASURES)
+    assert set(re.findall(r"`(\w+)`", listed)) == {*scores.MEASURES, *scores.COPYING, "agreement"}
 
 
 def test_the_caption_of_the_heat_maps_says_what_was_measured():
@@ -149,13 +150,13 @@ PRESETS = [
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
 def test_every_preset_builds_its_training_step(name, preset, teacher, monkeypatch):
-    monkeypatch.setattr(trajectories, "TRAJECTORIES", 2**8)  # all of them take seconds
+    monkeypatch.setattr(reflow, "PAIRS", 2**8)  # all of them take seconds
     config = method.get_config(f"{name},{preset}")
     if name == "pfmm":
         config.teacher = teacher
     run = runs.setup(config, devices=jax.devices()[:1])  # traces the step
     assert run.settings.method.name == name
-    assert config.model.parameterisation == methods.METHODS[name].parametrisation
+    assert config.model.parameterisation == methods.METHODS[name].parameterisation
 
 
 @pytest.mark.parametrize(

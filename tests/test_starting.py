@@ -269,15 +269,15 @@ def test_data_and_a_network_of_ones_own_train(tmp_path, monkeypatch):
 
 def test_a_name_that_is_taken_is_not_registered():
     with pytest.raises(typing.InputError, match="'imf' is Improved Mean Flows, a published method"):
-        methods.register("imf", lambda *, total_steps=None: None)
-    with pytest.raises(typing.InputError, match="takes no total_steps; type def mine"):
-        methods.register("mine", lambda: None)
-    recipe = lambda *, total_steps=None: None
+        methods.register("imf", lambda: None)
+    with pytest.raises(
+        typing.InputError, match=r"'c' of the recipe of 'mine' is no keyword with a default; type def mine\(\*, c="
+    ):
+        methods.register("mine", lambda *, c: None)
+    recipe = lambda: None
     for odd, said in (
         ({"jumps": "all"}, "unknown kind of jumps 'all'"),
-        ({"needs": "ema"}, r"needs is 'ema'; expected fields in a tuple: \('ema',\)"),
-        ({"needs": ("emma",)}, "unknown field of Nets 'emma'; did you mean ema"),
-        ({"parametrisation": "eps"}, "unknown parametrisation 'eps'"),
+        ({"parameterisation": "eps"}, "unknown parameterisation 'eps'"),
     ):
         with pytest.raises(typing.InputError, match=said):
             methods.register("mine", recipe, **odd)

@@ -1,21 +1,45 @@
 """The published recipes: which pairs, on which rows, with what times, distance and constants.
 
 `make(name, **constants)` returns a `Method`; every constant is a keyword whose default is the published one. A recipe is a few
-`Term`s and what to draw for each. All randomness is in `Method.draw`; `Method.loss` is a pure function of networks and points.
-One file a rule, as in flowjax.losses; `landscape` has the table of all methods, `recipe` what they share.
+`Term`s, each with its pair, distance, times and columns of the rows. All randomness is in `Method.draw`; `Method.loss` is a pure
+function of networks and points. One file a rule, as in flowjax.losses (`consistency` has the Eulerian ones with the target at the
+data); `recipe`, `draws` and `pairs` have what recipes are made of, `landscape` the table of all methods.
+
+Constants that recipes share, and what they mean where a recipe does not say more:
+
+  total_steps: length of the training; taken only by recipes in which something changes over the training.
+  times: sampler of the times of the rule, as `flowjax.times.sampler_from_name` takes it: of (s, t), or of one time.
+  anchor_times: sampler of the anchor's time.
+  diagonal: share of the rows with the anchor, t = s, as a string ("3/4"), or "both": every term on every row.
+  path: name of a path, or a flowjax.paths.Path.
+  label_drop: share of labels replaced by the null label, an independent draw.
+  jvp: the derivative: "exact", a scheme of finite differences ("central", "forward:1e-3"), or a function like jax.jvp.
+  distance: "l2", "huber", "cosine", or a function; LPIPS: functools.partial(distances.features, phi=...).
+  ema: decay of the target network's weights, a step.
+  log_variance_bound: bound on the size of a learned log-variance; None, no bound, as published.
+  solver: one step of the teacher, "heun" or "euler".
+  sigma_min, sigma_max, rho: of a Karras grid of noise levels, from 0.002 to 80 with spacing 7 as published.
 """
 
 import inspect
 
 from flowjax import checks, flowmap, guidance, typing
-from flowjax.methods import recipe
-from flowjax.methods.landscape import METHODS, MethodInfo
+from flowjax.methods import recipe as recipes
+from flowjax.methods.landscape import JUMPS, METHODS, MethodInfo, takes_total_steps
 from flowjax.methods.recipe import raw_errors, rows_multiple, with_dropout
 
-__all__ = ["METHODS", "MethodInfo", "constants", "guided", "make", "raw_errors", "register", "rows_multiple", "with_dropout"]
-
-
-JUMPS = ("any", "to data", "from noise", "grid", "none")
+__all__ = [
+    "JUMPS",
+    "METHODS",
+    "MethodInfo",
+    "constants",
+    "guided",
+    "make",
+    "raw_errors",
+    "register",
+    "rows_multiple",
+    "with_dropout",
+]
 
 
 def make(name, *, total_steps=None, **hyper):
@@ -23,7 +47,7 @@ def make(name, *, total_steps=None, **hyper):
 
     Args:
       name: a key of METHODS.
-      total_steps: length of the training, for recipes with schedules; all accept it.
+      total_steps: length of the training, for recipes with schedules; the others do not get it.
       **hyper: constants of the recipe; the defaults are the published ones.
 
     Returns:
@@ -36,62 +60,63 @@ def make(name, *, total_steps=None, **hyper):
       >>> from flowjax import typing
       >>> method = make("meanflow", diagonal="1/2")
       >>> drawn = method.draw(jax.random.key(0), {"x": jnp.ones((4, 2))}, 0)
-      >>> errors, metrics = method.loss(typing.Nets(V=lambda x, s, t, cond=None: -x), drawn)
+      >>> errors, metrics = method.loss(typing.Nets(V=lambda x, s, t: -x), drawn)
       >>> errors.shape, sorted(metrics)
       ((4,), ['anchor', 'eulerian'])
     """
     checks.member("method", name, METHODS)
     for key in hyper:
         checks.member(f"constant of method {name!r}", key, constants(name))
-    return METHODS[name].recipe(total_steps=total_steps, **hyper)
+    recipe = METHODS[name].recipe
+    return recipe(total_steps=total_steps, **hyper) if takes_total_steps(recipe) else recipe(**hyper)
 
 
-def register(name, recipe, *, needs=(), parametrisation="velocity", jumps="any"):
-    """Adds a recipe of one's own to METHODS, so that `make`, configs and the trainer know it by its name in this process.
+def register(name, recipe, *, parameterisation="velocity", jumps="any"):
+    """Adds a recipe to METHODS, so that `make`, configs and the trainer know it by its name in this process.
 
-    A module that calls this and is named in config.modules is imported wherever a run of it is trained, sampled or measured.
+    A module that calls this and is named in config.modules is imported wherever a run of it is trained, sampled or measured. Which
+    networks are supplied and trained along, is what the Method `needs`: any names, see flowjax.typing.Network.
 
     Args:
       name: a key that no published method has. One registered before is replaced, so that a notebook cell may run again.
-      recipe: a function of keyword arguments, `total_steps` among them, that returns a Method.
-      needs: fields of Nets that the trainer must supply, such as ("ema",) or ("teacher",).
-      parametrisation: a key of flowjax.flowmap.PARAMETERISATIONS.
-      jumps: which it learns, one of JUMPS.
+      recipe: a function of keyword arguments with defaults that returns a Method; it gets the length of the training if one of
+        them is `total_steps`.
+      parameterisation: a key of flowjax.flowmap.PARAMETERISATIONS.
+      jumps: which it learns, a key of JUMPS.
 
     Raises:
-      InputError: if a published method has the name, the recipe takes no total_steps, or what it needs or predicts is not known.
+      InputError: if a published method has the name, an argument of the recipe has no default, or what it predicts or learns is not
+        known.
 
     Example:
       >>> from flowjax import typing
-      >>> register("plain", lambda *, total_steps=None, diagonal="1/2": make("meanflow", diagonal=diagonal))
+      >>> register("plain", lambda *, diagonal="1/2": make("meanflow", diagonal=diagonal))
       >>> make("plain", diagonal="3/4").terms[0].columns
       (0, 3, 4)
       >>> del METHODS["plain"]
     """
     if name in METHODS and METHODS[name].paper:
         raise typing.InputError(f"register: {name!r} is {METHODS[name].paper}, a published method; expected another name.")
-    checks.member("parametrisation", parametrisation, flowmap.PARAMETERISATIONS)
+    checks.member("parameterisation", parameterisation, flowmap.PARAMETERISATIONS)
     checks.member("kind of jumps", jumps, JUMPS)
-    if isinstance(needs, str):
-        raise typing.InputError(f"register: needs is {needs!r}; expected fields in a tuple: ({needs!r},).")
-    if "total_steps" not in inspect.signature(recipe).parameters:
-        raise typing.InputError(
-            f"register: the recipe of {name!r} takes no total_steps; type def {name}(*, total_steps=None, ...)."
-        )
-    METHODS[name] = MethodInfo(
-        recipe, (), "own", "", "", tuple(needs), parametrisation, jumps, None, float("nan"), 0, {}, paper="", arxiv=""
-    )  # fmt: skip
+    for key, parameter in inspect.signature(recipe).parameters.items():
+        if parameter.default is inspect.Parameter.empty or parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            raise typing.InputError(
+                f"register: the argument {key!r} of the recipe of {name!r} is no keyword with a default; type"
+                f" def {name}(*, {key}=...)."
+            )
+    METHODS[name] = MethodInfo(recipe, parameterisation=parameterisation, jumps=jumps)
 
 
-# Methods that use the velocity of the data off the diagonal: there an interval is learned, and their anchor is told all times.
+# Methods whose off-diagonal term takes the guided velocity. It teaches the interval, so their anchor is conditioned on (0, 1).
 OFF_DIAGONAL = ("meanflow", "imf", "pmf", "dmf", "alphaflow", "soflow", "rectified_meanflow")
 
 
 def guided(name, method, kind, *, scale, **constants):
     """A method with a guidance inside its training target: the map that it learns is guided, at no cost in sampling.
 
-    Wherever the recipe uses the conditional velocity of the data, the guided one stands; a teacher's velocity is guided by the
-    teacher's own answers, at the scale that the kind reaches at each time. Rows draw their scale, which is in the cond of all
+    Wherever the recipe uses the conditional velocity of the data, the guided one stands; a teacher's velocity is guided by its answer
+    to the null label, at the scale that the kind reaches at each time. Rows draw their scale, which is in the cond of all
     networks, with the interval of times for "imf".
 
     Args:
@@ -120,12 +145,12 @@ def guided(name, method, kind, *, scale, **constants):
             f"guidance {kind!r} acts on a velocity, and {name!r} learns from the jumps of a teacher; guide what makes the jumps: train"
             " the teacher with config.guidance."
         )
-    if "teacher" not in method.needs and METHODS[name].jumps not in ("any", "none"):
+    if "teacher" not in method.needs and not METHODS[name].learns_velocity:
         raise typing.InputError(
-            f"guidance {kind!r} needs the velocity without a label, and {name!r} learns jumps {METHODS[name].jumps} and no velocity; expected"
-            " a method that learns one (meanflow, psd, ...), or one that distils it from a teacher's (cd, facm, ...)."
+            f"guidance {kind!r} needs the velocity without a label, and {name!r} learns {METHODS[name].learns} and no velocity;"
+            " expected a method that learns one (meanflow, psd, ...), or one that distils it from a teacher's (cd, facm, ...)."
         )
-    return recipe.guided(method, kind, scale, name in OFF_DIAGONAL, constants)
+    return recipes.guided(method, kind, scale, name in OFF_DIAGONAL, constants)
 
 
 def constants(name):

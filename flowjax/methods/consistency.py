@@ -9,8 +9,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from flowjax import derivatives, distances, flowmap, losses, times, typing
-from flowjax.methods import recipe
+from flowjax import distances, flowmap, losses, times as time_samplers, typing
+from flowjax.methods import draws, pairs, recipe
 
 
 def _neighbours(levels_of, index_of, sigma_min, sigma_max, rho):
@@ -22,7 +22,7 @@ def _neighbours(levels_of, index_of, sigma_min, sigma_max, rho):
     def draw(key, n, step):
         levels = levels_of(step)
         index = index_of(key, n, levels)
-        at = lambda i: times.from_sigma(times.karras_sigma(i, levels, sigma_min, sigma_max, rho))
+        at = lambda i: time_samplers.from_sigma(time_samplers.karras_sigma(i, levels, sigma_min, sigma_max, rho))
         s, m = at(index), jnp.where(index > 0, at(index - 1), 0.0)
         return {"s": s, "t": jnp.zeros_like(s), "a": (s - m) / s}
 
@@ -33,10 +33,10 @@ def _uniform_index(key, n, levels):
     return jax.random.randint(key, (n,), 0, levels)
 
 
-def _sigma_gap(point):
-    """Difference of the noise levels of a point and its neighbour, [rows]."""
+def _inverse_gap(point):
+    """One over the difference of the noise levels of a point and its neighbour, [rows]."""
     m = point.s * (1 - point.a)
-    return (times.to_sigma(point.s) - times.to_sigma(m)).reshape(-1)
+    return 1 / (time_samplers.to_sigma(point.s) - time_samplers.to_sigma(m)).reshape(-1)
 
 
 def ct(
@@ -58,15 +58,11 @@ def ct(
     The target has the current weights. The paper averages them with a decay that follows N(k); iCT shows why that cannot be right.
 
     Args:
-      total_steps: K, the length of the training; required.
+      total_steps: K, required.
       first_levels: s0, 2 as published.
       last_levels: s1, 150 as published.
-      sigma_min: lowest noise level, 0.002 as published.
-      sigma_max: highest, 80 as published.
-      rho: spacing of the grid, 7 as published.
-      distance: "l2", "huber", "cosine", or a function; LPIPS in the paper: functools.partial(distances.features, phi=...).
-      path: name of a path or a flowjax.paths.Path; neighbours are on one line on the linear path alone.
-      label_drop: share of labels replaced by the null label, an independent draw.
+      distance: LPIPS in the paper.
+      path: neighbours are on one line on the linear path alone.
 
     Reference: Song et al. 2023 (arXiv 2303.01469), Table 3 and appendix C.
     """
@@ -76,13 +72,10 @@ def ct(
         share = jnp.clip(jnp.asarray(step, jnp.float32) / steps, 0, 1)
         return jnp.ceil(jnp.sqrt(share * ((last_levels + 1) ** 2 - first_levels**2) + first_levels**2) - 1).astype(int) + 1
 
-    draw = _neighbours(levels_of, _uniform_index, sigma_min, sigma_max, rho)
-    eulerian = typing.Term("eulerian", _training_pair, distances.distance_from_name(distance))
-    return recipe.method([(eulerian, draw)], path=path, label_drop=label_drop)
-
-
-def _training_pair(nets, point):
-    return losses.consistency_training(recipe.bind(nets.V, point), point.x, point.s, point.t, point.v, point.a)
+    neighbours = _neighbours(levels_of, _uniform_index, sigma_min, sigma_max, rho)
+    training = pairs.pair(losses.consistency_training)
+    eulerian = typing.Term("eulerian", training, distances.distance_from_name(distance), times=neighbours)
+    return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop)
 
 
 def ict(
@@ -104,17 +97,13 @@ def ict(
         N(k) = min(s0 2^floor(k / K'), s1) + 1,  K' = floor(K / (log2(s1 / s0) + 1));  weight 1 / (sigma_i+1 - sigma_i)
 
     Args:
-      total_steps: K, the length of the training; required.
+      total_steps: K, required.
       first_levels: s0, 10 as published.
       last_levels: s1, 1280 as published.
       mean: of the logarithm of the noise level, -1.1 as published.
       std: its deviation, 2 as published.
-      sigma_min: lowest noise level, 0.002 as published.
-      sigma_max: highest, 80 as published.
-      rho: spacing of the grid, 7 as published.
       c: of the pseudo-Huber distance; None: 0.00054 sqrt(D) as published.
-      path: name of a path or a flowjax.paths.Path; neighbours are on one line on the linear path alone.
-      label_drop: share of labels replaced by the null label, an independent draw.
+      path: neighbours are on one line on the linear path alone.
 
     Reference: Song and Dhariwal 2023 (arXiv 2310.14189), Table 1.
     """
@@ -133,10 +122,10 @@ def ict(
         below = jnp.floor((sigma ** (1 / rho) - low) / (high - low) * (levels - 1)).astype(int)
         return jnp.clip(below + 1, 1, levels - 1)
 
-    draw = _neighbours(levels_of, index_of, sigma_min, sigma_max, rho)
-    distance = functools.partial(distances.huber, c=c)
-    eulerian = typing.Term("eulerian", _training_pair, distance, weight=lambda point: 1 / _sigma_gap(point))
-    return recipe.method([(eulerian, draw)], path=path, label_drop=label_drop)
+    neighbours = _neighbours(levels_of, index_of, sigma_min, sigma_max, rho)
+    training, distance = pairs.pair(losses.consistency_training), functools.partial(distances.huber, c=c)
+    eulerian = typing.Term("eulerian", training, distance, weight=_inverse_gap, times=neighbours)
+    return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop)
 
 
 def ect(
@@ -157,21 +146,20 @@ def ect(
     The paper starts from a diffusion model.
 
     Args:
-      total_steps: length of the training, which is divided evenly among the stages; required.
+      total_steps: divided evenly among the stages; required.
       times: sampler of s; noise level log-normal(-1.1, 2), which is logit-normal in our time.
       q: base of the approach, 2 as published.
       k: how much closer neighbours are at high noise, 8 as published.
       stages: number of stages, from the paper as remembered.
       c: of the distance sqrt(e + c^2) - c; 0 as published, here as small as float32 allows, for a finite gradient at e = 0.
-      path: name of a path or a flowjax.paths.Path; neighbours are on one line on the linear path alone.
-      label_drop: share of labels replaced by the null label, an independent draw.
+      path: neighbours are on one line on the linear path alone.
 
     Reference: Geng et al. 2024 (arXiv 2406.14548), the continuous-time schedule and appendix.
     """
     steps = recipe.length("ect", f"neighbours approach each other in {stages} stages", total_steps)
-    sampler = recipe.diagonal_times(times)
+    sampler = draws.diagonal_times(times)
 
-    def draw(key, n, step):
+    def neighbours(key, n, step):
         s = jnp.minimum(sampler(key, n, step)["s"], 1 - 1e-4)  # sigma stays finite
         sigma = s / (1 - s)
         stage = jnp.minimum(jnp.asarray(step, jnp.float32) * stages // steps, stages - 1)
@@ -179,14 +167,13 @@ def ect(
         m = ratio * sigma / (1 + ratio * sigma)
         return {"s": s, "t": jnp.zeros_like(s), "a": (s - m) / s}
 
-    distance = functools.partial(distances.huber, c=c)
-    eulerian = typing.Term("eulerian", _training_pair, distance, weight=lambda point: 1 / _sigma_gap(point))
-    return recipe.method([(eulerian, draw)], path=path, label_drop=label_drop)
+    training, distance = pairs.pair(losses.consistency_training), functools.partial(distances.huber, c=c)
+    eulerian = typing.Term("eulerian", training, distance, weight=_inverse_gap, times=neighbours)
+    return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop)
 
 
 def cd(
     *,
-    total_steps=None,
     levels=40,
     ema=0.95,
     solver="heun",
@@ -200,37 +187,27 @@ def cd(
     """Consistency distillation on a Karras grid, one step of the teacher from a level to the one below.
 
     Args:
-      total_steps: unused.
       levels: of the grid, 40 as published for ImageNet 64 x 64.
       ema: decay of the target network's weights, a step; 0.95 as published.
       solver: "heun" as published, or "euler".
-      sigma_min: lowest noise level, 0.002 as published.
-      sigma_max: highest, 80 as published.
-      rho: spacing of the grid, 7 as published.
-      distance: "l2", "huber", "cosine", or a function; LPIPS in the paper: functools.partial(distances.features, phi=...).
-      path: name of a path or a flowjax.paths.Path.
-      label_drop: share of labels replaced by the null label, an independent draw.
+      distance: LPIPS in the paper.
 
     Reference: Song et al. 2023 (arXiv 2303.01469), Table 3.
     """
-    del total_steps
-    mean_velocity = recipe.teacher_solver(solver)
+    mean_velocity, step_down = pairs.teacher_solver(solver), pairs.pair(losses.consistency_distillation)
 
     def pair(nets, point):
-        V, V_target = recipe.bind(nets.V, point), recipe.bind(nets.ema, point)
         m = point.s * (1 - point.a)
-        v = mean_velocity(recipe.bind_velocity(nets.teacher, point), point.x, point.s, m)
-        return losses.consistency_distillation(V, V_target, point.x, point.s, point.t, v, point.a)
+        return step_down(nets, point, v=mean_velocity(pairs.bind(nets.teacher, point), point.x, point.s, m))
 
-    draw = _neighbours(lambda step: levels, _uniform_index, sigma_min, sigma_max, rho)
-    eulerian = typing.Term("eulerian", pair, distances.distance_from_name(distance))
-    parts = [(eulerian, draw)]
-    return recipe.method(parts, path=path, label_drop=label_drop, needs={"teacher": {}, "ema": ema})
+    neighbours = _neighbours(lambda step: levels, _uniform_index, sigma_min, sigma_max, rho)
+    eulerian = typing.Term("eulerian", pair, distances.distance_from_name(distance), times=neighbours)
+    needs = {"teacher": {}, "ema": ema}
+    return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop, needs=needs)
 
 
 def ctm(
     *,
-    total_steps=None,
     levels=18,
     teacher_steps=17,
     solver="heun",
@@ -248,26 +225,19 @@ def ctm(
     Every row runs the largest number, the steps that it does not need having no length. Without the denoising and adversarial terms.
 
     Args:
-      total_steps: unused.
       levels: of the grid, 18 as published; the data is one more level below.
       teacher_steps: most steps of the teacher, 17 as published.
       solver: "heun" as published, or "euler".
       ema: decay of the weights of the last jump, 0.999 as published.
-      sigma_min: lowest noise level, 0.002 as published.
-      sigma_max: highest, 80 as published.
-      rho: spacing of the grid, 7 as published.
-      distance: "l2", "huber", "cosine", or a function; LPIPS in the paper: functools.partial(distances.features, phi=...).
-      path: name of a path or a flowjax.paths.Path.
-      label_drop: share of labels replaced by the null label, an independent draw.
+      distance: LPIPS in the paper.
 
     Reference: Kim et al. 2023 (arXiv 2310.02279), Algorithm 1 and appendix; the weighting of the steps from its code.
     """
-    del total_steps
-    mean_velocity = recipe.teacher_solver(solver)
-    grid = times.from_sigma(times.karras_sigma(jnp.arange(levels), levels, sigma_min, sigma_max, rho))
+    mean_velocity, compare = pairs.teacher_solver(solver), pairs.pair(losses.consistency_trajectory)
+    grid = time_samplers.from_sigma(time_samplers.karras_sigma(jnp.arange(levels), levels, sigma_min, sigma_max, rho))
     grid = jnp.concatenate([jnp.zeros(1), grid])
 
-    def draw(key, n, step):
+    def levels_and_steps(key, n, step):
         source_key, target_key, steps_key = jax.random.split(key, 3)
         source = jax.random.randint(source_key, (n,), 1, levels + 1)
         target = jax.random.randint(target_key, (n,), 0, source)
@@ -279,14 +249,12 @@ def ctm(
         return {"s": s, "t": t, "a": (s - m) / (s - t)}
 
     def pair(nets, point):
-        V, V_frozen, s, t = recipe.bind(nets.V, point), recipe.bind(nets.ema, point), point.s, point.t
-        m = s + point.a * (t - s)
-        x_m = _solve(recipe.bind_velocity(nets.teacher, point), point.x, s, m, grid, teacher_steps, mean_velocity)
-        return losses.consistency_trajectory(V, V_frozen, point.x, s, t, x_m, m)
+        teacher, m = pairs.bind(nets.teacher, point), pairs.middle(point)
+        return compare(nets, point, m=m, x_m=_solve(teacher, point.x, point.s, m, grid, teacher_steps, mean_velocity))
 
-    eulerian = typing.Term("eulerian", pair, distances.distance_from_name(distance))
-    parts = [(eulerian, draw)]
-    return recipe.method(parts, path=path, label_drop=label_drop, needs={"teacher": {}, "ema": ema})
+    eulerian = typing.Term("eulerian", pair, distances.distance_from_name(distance), times=levels_and_steps)
+    needs = {"teacher": {}, "ema": ema}
+    return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop, needs=needs)
 
 
 def _solve(teacher, x, s, m, grid, steps, mean_velocity):
@@ -305,7 +273,6 @@ def _solve(teacher, x, s, m, grid, steps, mean_velocity):
 
 def scm(
     *,
-    total_steps=None,
     times=("logit_normal", -1.0, 1.4),
     warmup_steps=10_000,
     c=0.1,
@@ -320,31 +287,25 @@ def scm(
     paper's in trigonometric time, whose network is r V up to a multiple of x. The raw metric is of this pair.
 
     Args:
-      total_steps: unused.
       times: sampler of s; the paper's tan(t) is a noise level, log-normal(-1, 1.4), which is logit-normal in our time.
       warmup_steps: steps over which the factor of the derivative grows from 0 to 1, 10,000 as published.
       c: floor of the root mean square that normalises the tangent, 0.1 as published.
-      log_variance_bound: bound on the size of the learned log-variance; None, no bound, as published.
-      path: name of a path or a flowjax.paths.Path.
-      label_drop: share of labels replaced by the null label, an independent draw.
-      jvp: "exact", a scheme of finite differences, or a function with the signature of jax.jvp.
 
     Reference: Lu and Song 2024 (arXiv 2410.11081), eq. 8 and Algorithm 1.
     """
-    del total_steps
-    jvp = derivatives.jvp_from_name(jvp)
-    sampler, warmup = recipe.diagonal_times(times), recipe.warm_up(1.0, warmup_steps)
+    tangent = pairs.pair(losses.continuous_consistency, jvp=jvp)
+    sampler, warmup = draws.diagonal_times(times), draws.warm_up(1.0, warmup_steps)
 
-    def draw(key, n, step):
+    def warming(key, n, step):
         return sampler(key, n, step) | {"t": jnp.zeros((n,)), "a": jnp.full((n,), warmup(step))}
 
-    def pair(nets, point):
+    def normalised(nets, point):
         s, r = point.s, jnp.sqrt(point.s**2 + (1 - point.s) ** 2)
-        V, target = losses.continuous_consistency(recipe.bind(nets.V, point), point.x, s, point.v, warmup=point.a, jvp=jvp)
+        V, target = tangent(nets, point)
         g = jax.lax.stop_gradient((1 - s) * r * (V - target))
         norm = jnp.sqrt(jnp.mean(g**2, axis=tuple(range(1, g.ndim)), keepdims=True))
         return typing.Pair(r * V, jax.lax.stop_gradient(r * V) - g / (norm + c))
 
-    eulerian = typing.Term("eulerian", recipe.with_log_variance(pair, log_variance_bound), distances.likelihood)
-    parts = [(eulerian, draw)]
-    return recipe.method(parts, path=path, label_drop=label_drop, needs={"log_variance": {}})
+    learned = {"distance": distances.likelihood, "arguments": pairs.log_variance(log_variance_bound)}
+    eulerian = typing.Term("eulerian", normalised, times=warming, **learned)
+    return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop, needs={"log_variance": {}})

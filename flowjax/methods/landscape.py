@@ -1,10 +1,21 @@
 """The table of the landscape: every method, what it is and what it costs. README and `experiments.landscape --table` show it."""
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from flowjax import losses
 from flowjax.methods import compositional, consistency, diagonal, eulerian, lagrangian
+
+# Which jumps a method learns, in words.
+JUMPS = {
+    "any": "all jumps",
+    "to data": "jumps to data",
+    "from noise": "jumps from noise",
+    "grid": "jumps between neighbours of a grid",
+    "none": "no jumps",
+}
 
 
 class MethodInfo(NamedTuple):
@@ -15,198 +26,268 @@ class MethodInfo(NamedTuple):
 
     Attributes:
       recipe: the function that `make` calls.
-      pairs: its own losses of flowjax.losses, besides the anchor.
-      rule: "diagonal", "eulerian", "lagrangian" or "compositional".
+      pairs: its losses of flowjax.losses, besides the anchor.
+      rule: "diagonal", "eulerian", "lagrangian", "compositional", or "own".
       setting: "D" distils a teacher, "S" self-distils, "M" learns the marginal flow from conditional velocities.
       derivative: which derivative is taken, and what is under the stop-gradient.
-      needs: fields of Nets that the trainer must supply, with the published constants.
-      parametrisation: what the paper's network predicts, a key of flowjax.flowmap.PARAMETERISATIONS.
-      jumps: which jumps it learns: "any", "to data" (t = 0), "from noise" (s = 1), "grid" (neighbours of
-        one grid), or "none" (the diagonal alone).
+      parameterisation: what the paper's network predicts, a key of flowjax.flowmap.PARAMETERISATIONS.
+      jumps: which jumps it learns, a key of JUMPS: "any", "to data" (t = 0), "from noise" (s = 1), "grid" (neighbours of one grid),
+        or "none" (the diagonal alone).
       source_fpe: the cost as the literature estimates it; None where it does not.
       derived_fpe: the cost from the graph, when the jvp's primal output is reused.
       rho: how often attention's share rho = N / (6 d + N) of the forward pass (N tokens, width d) comes on top.
       every_row: constants that put every term on every row, with one Euler step where a teacher is integrated.
-      paper: title.
+      paper: title; "" for a method that `register` added.
       arxiv: arXiv id.
     """
 
     recipe: Callable
-    pairs: tuple[Callable, ...]
-    rule: str
-    setting: str
-    derivative: str
-    needs: tuple[str, ...]
-    parametrisation: str
-    jumps: str
-    source_fpe: float | None
-    derived_fpe: float
-    rho: int
-    every_row: Mapping[str, Any]
-    paper: str
-    arxiv: str
+    pairs: tuple[Callable, ...] = ()
+    rule: str = "own"
+    setting: str = ""
+    derivative: str = ""
+    parameterisation: str = "velocity"
+    jumps: str = "any"
+    source_fpe: float | None = None
+    derived_fpe: float = float("nan")
+    rho: int = 0
+    every_row: Mapping[str, Any] = {}
+    paper: str = ""
+    arxiv: str = ""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the networks that the trainer must supply besides V, with the published constants."""
+        return needs(self.recipe)
+
+    @property
+    def learns(self) -> str:
+        """Which jumps it learns, in words: "all jumps", "jumps to data", ..., "no jumps"."""
+        return JUMPS[self.jumps]
+
+    @property
+    def learns_velocity(self) -> bool:
+        """Whether V(x, s, s) is the velocity of the flow."""
+        return self.jumps in ("any", "none")
+
+    @property
+    def learns_map(self) -> bool:
+        """Whether V(x, s, t) is learned for all times s >= t."""
+        return self.jumps == "any"
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether the values of the data are used, not their shape alone."""
+        return self.jumps != "from noise"
+
+    @property
+    def sampler(self) -> str:
+        """Name of the sampler that makes the jumps that were learned, a key of flowjax.samplers.SAMPLERS."""
+        return {"to data": "consistency", "none": "euler"}.get(self.jumps, "flow_map")
+
+    def eval_steps(self, constants: Mapping[str, Any]) -> tuple[int, ...] | None:
+        """The only numbers of sampling steps whose jumps a method with these constants learns; None: any number."""
+        return {"from noise": (1,), "grid": (constants.get("steps", 1),)}.get(self.jumps)
+
+    def __repr__(self):
+        names = lambda functions: ", ".join(function.__name__ for function in functions)
+        cost = f"{self.derived_fpe}" + {0: "", 1: " + rho"}.get(self.rho, f" + {self.rho} rho")
+        fields = {
+            "recipe": f"{self.recipe.__module__}.{self.recipe.__name__}",
+            "pairs": names(self.pairs),
+            "rule": self.rule,
+            "setting": self.setting,
+            "derivative": self.derivative,
+            "needs": ", ".join(self.needs) or "V alone",
+            "predicts": self.parameterisation,
+            "learns": self.learns,
+            "cost": f"{cost} FPE",
+            "paper": f"{self.paper} (arXiv {self.arxiv})" if self.arxiv else self.paper,
+        }
+        return "\n".join(["MethodInfo", *(f"  {name:10}  {value}" for name, value in fields.items() if value)])
+
+
+@functools.cache
+def needs(recipe):
+    """Names of the networks that a recipe with its default constants needs; any length of the training does to ask."""
+    total_steps = {"total_steps": 1_000} if takes_total_steps(recipe) else {}
+    return tuple(recipe(**total_steps).needs)
+
+
+def takes_total_steps(recipe):
+    """Whether something in a recipe changes over the training, so that it takes the training's length."""
+    return "total_steps" in inspect.signature(recipe).parameters
 
 
 METHODS: dict[str, MethodInfo] = {
     "flow_matching": MethodInfo(
-        diagonal.flow_matching, (losses.flow_matching,), "diagonal", "M",
-        "none",
-        (), "velocity", "none", 3, 3, 0, {}, "Flow Matching for Generative Modeling", "2210.02747",
+        diagonal.flow_matching, pairs=(losses.flow_matching,), rule="diagonal", setting="M",
+        derivative="none", jumps="none",
+        source_fpe=3, derived_fpe=3, paper="Flow Matching for Generative Modeling", arxiv="2210.02747",
     ),
     "lmd": MethodInfo(
-        lagrangian.lmd, (losses.lagrangian_distillation,), "lagrangian", "D",
-        "d_t V, gradient through it and through the teacher",
-        ("teacher",), "velocity", "any", 9, 8, 3, {}, "Flow Map Matching", "2406.07507",
+        lagrangian.lmd, pairs=(losses.lagrangian_distillation,), rule="lagrangian", setting="D",
+        derivative="d_t V, gradient through it and through the teacher",
+        source_fpe=9, derived_fpe=8, rho=3, paper="Flow Map Matching", arxiv="2406.07507",
     ),
     "lsd": MethodInfo(
-        lagrangian.lsd, (losses.lagrangian_self_distillation,), "lagrangian", "S",
-        "d_t V, gradient through it; target in sg",
-        ("log_variance",), "velocity", "any", 10, 10, 3, {"diagonal": "both"}, "How to Build a Consistency Model", "2505.18825",
+        lagrangian.lsd, pairs=(losses.lagrangian_self_distillation,), rule="lagrangian", setting="S",
+        derivative="d_t V, gradient through it; target in sg",
+        source_fpe=10, derived_fpe=10, rho=3, every_row={"diagonal": "both"},
+        paper="How to Build a Consistency Model", arxiv="2505.18825",
     ),
     "ayf_lmd": MethodInfo(
-        lagrangian.ayf_lmd, (losses.align_your_flow_lmd,), "lagrangian", "D",
-        "d_t V, all of the target in sg",
-        ("teacher",), "velocity", "any", 6, 5, 1, {}, "Align Your Flow", "2506.14603",
+        lagrangian.ayf_lmd, pairs=(losses.align_your_flow_lmd,), rule="lagrangian", setting="D",
+        derivative="d_t V, all of the target in sg",
+        source_fpe=6, derived_fpe=5, rho=1, paper="Align Your Flow", arxiv="2506.14603",
     ),
     "tvm": MethodInfo(
-        lagrangian.tvm, (losses.terminal_velocity,), "lagrangian", "S",
-        "d_t V, gradient through it; target in sg",
-        ("ema",), "velocity", "any", 10, 10, 3, {}, "Terminal Velocity Matching", "2511.19797",
+        lagrangian.tvm, pairs=(losses.terminal_velocity,), rule="lagrangian", setting="S",
+        derivative="d_t V, gradient through it; target in sg",
+        source_fpe=10, derived_fpe=10, rho=3, paper="Terminal Velocity Matching", arxiv="2511.19797",
     ),
     "freeflow": MethodInfo(
-        lagrangian.freeflow, (losses.freeflow_prediction, losses.freeflow_correction), "lagrangian", "D",
-        "finite difference in t, all of the target in sg",
-        ("teacher", "velocity"), "velocity", "from noise", 12, 13, 0, {"correction": "both"}, "Flow Map Distillation Without Data", "2511.19428",
+        lagrangian.freeflow, pairs=(losses.freeflow_prediction, losses.freeflow_correction), rule="lagrangian", setting="D",
+        derivative="finite difference in t, all of the target in sg", jumps="from noise",
+        source_fpe=12, derived_fpe=13, every_row={"correction": "both"},
+        paper="Flow Map Distillation Without Data", arxiv="2511.19428",
     ),
     "pid": MethodInfo(
-        lagrangian.pid, (losses.physics_informed,), "lagrangian", "D",
-        "finite difference in t, gradient through it; target in sg",
-        ("teacher",), "edm", "from noise", 7, 7, 0, {}, "Physics Informed Distillation for Diffusion Models", "2411.08378",
+        lagrangian.pid, pairs=(losses.physics_informed,), rule="lagrangian", setting="D",
+        derivative="finite difference in t, gradient through it; target in sg", parameterisation="edm", jumps="from noise",
+        source_fpe=7, derived_fpe=7, paper="Physics Informed Distillation for Diffusion Models", arxiv="2411.08378",
     ),
     "ct": MethodInfo(
-        consistency.ct, (losses.consistency_training,), "eulerian", "S",
-        "finite step in sg",
-        (), "edm", "to data", 4, 4, 0, {}, "Consistency Models", "2303.01469",
+        consistency.ct, pairs=(losses.consistency_training,), rule="eulerian", setting="S",
+        derivative="finite step in sg", parameterisation="edm", jumps="to data",
+        source_fpe=4, derived_fpe=4, paper="Consistency Models", arxiv="2303.01469",
     ),
     "cd": MethodInfo(
-        consistency.cd, (losses.consistency_distillation,), "eulerian", "D",
-        "finite step in sg",
-        ("teacher", "ema"), "edm", "to data", 5, 5, 0, {"solver": "euler"}, "Consistency Models", "2303.01469",
+        consistency.cd, pairs=(losses.consistency_distillation,), rule="eulerian", setting="D",
+        derivative="finite step in sg", parameterisation="edm", jumps="to data",
+        source_fpe=5, derived_fpe=5, every_row={"solver": "euler"}, paper="Consistency Models", arxiv="2303.01469",
     ),
     "ctm": MethodInfo(
-        consistency.ctm, (losses.consistency_trajectory,), "eulerian", "D",
-        "finite step in sg; frozen weights around both sides",
-        ("teacher", "ema"), "edm", "any", 7, 8, 0, {"teacher_steps": 1, "solver": "euler"}, "Consistency Trajectory Models", "2310.02279",
+        consistency.ctm, pairs=(losses.consistency_trajectory,), rule="eulerian", setting="D",
+        derivative="finite step in sg; frozen weights around both sides", parameterisation="edm",
+        source_fpe=7, derived_fpe=8, every_row={"teacher_steps": 1, "solver": "euler"},
+        paper="Consistency Trajectory Models", arxiv="2310.02279",
     ),
     "emd": MethodInfo(
-        eulerian.emd, (losses.eulerian_distillation,), "eulerian", "D",
-        "d_s V, gradient through it",
-        ("teacher",), "velocity", "any", 7, 7, 3, {}, "Flow Map Matching", "2406.07507",
+        eulerian.emd, pairs=(losses.eulerian_distillation,), rule="eulerian", setting="D",
+        derivative="d_s V, gradient through it",
+        source_fpe=7, derived_fpe=7, rho=3, paper="Flow Map Matching", arxiv="2406.07507",
     ),
     "esd": MethodInfo(
-        eulerian.esd, (losses.eulerian_self_distillation,), "eulerian", "S",
-        "both partial derivatives, gradient through the one in time",
-        ("log_variance",), "velocity", "any", 10, 11, 4, {"diagonal": "both"}, "How to Build a Consistency Model", "2505.18825",
+        eulerian.esd, pairs=(losses.eulerian_self_distillation,), rule="eulerian", setting="S",
+        derivative="both partial derivatives, gradient through the one in time",
+        source_fpe=10, derived_fpe=11, rho=4, every_row={"diagonal": "both"},
+        paper="How to Build a Consistency Model", arxiv="2505.18825",
     ),
     "ayf_emd": MethodInfo(
-        eulerian.ayf_emd, (losses.align_your_flow_emd,), "eulerian", "D",
-        "d_s V, all of the target in sg",
-        ("teacher",), "velocity", "any", 6, 5, 1, {}, "Align Your Flow", "2506.14603",
+        eulerian.ayf_emd, pairs=(losses.align_your_flow_emd,), rule="eulerian", setting="D",
+        derivative="d_s V, all of the target in sg",
+        source_fpe=6, derived_fpe=5, rho=1, paper="Align Your Flow", arxiv="2506.14603",
     ),
     "soflow": MethodInfo(
-        eulerian.soflow, (losses.soflow,), "eulerian", "S",
-        "finite step in sg",
-        (), "velocity", "any", 7, 7, 0, {"diagonal": "both"}, "SoFlow: Solution Flow Models", "2512.15657",
+        eulerian.soflow, pairs=(losses.soflow,), rule="eulerian", setting="S",
+        derivative="finite step in sg",
+        source_fpe=7, derived_fpe=7, every_row={"diagonal": "both"},
+        paper="SoFlow: Solution Flow Models", arxiv="2512.15657",
     ),
     "facm": MethodInfo(
-        eulerian.facm, (losses.flow_anchored,), "eulerian", "D",
-        "d_s V, all of the target in sg",
-        ("teacher",), "velocity", "to data", 8, 8, 1, {}, "Flow-Anchored Consistency Models", "2507.03738",
+        eulerian.facm, pairs=(losses.flow_anchored,), rule="eulerian", setting="D",
+        derivative="d_s V, all of the target in sg", jumps="to data",
+        source_fpe=8, derived_fpe=8, rho=1, paper="Flow-Anchored Consistency Models", arxiv="2507.03738",
     ),
     "meanflow": MethodInfo(
-        eulerian.meanflow, (losses.meanflow,), "eulerian", "M",
-        "d_s V, all of the target in sg",
-        (), "velocity", "any", 4, 4, 1, {"diagonal": "0"}, "Mean Flows for One-step Generative Modeling", "2505.13447",
+        eulerian.meanflow, pairs=(losses.meanflow,), rule="eulerian", setting="M",
+        derivative="d_s V, all of the target in sg",
+        source_fpe=4, derived_fpe=4, rho=1, every_row={"diagonal": "0"},
+        paper="Mean Flows for One-step Generative Modeling", arxiv="2505.13447",
     ),
     "imf": MethodInfo(
-        eulerian.imf, (losses.improved_meanflow,), "eulerian", "M",
-        "d_s V in sg, along the network's own velocity",
-        (), "velocity", "any", 5, 5, 1, {"diagonal": "0"}, "Improved Mean Flows", "2512.02012",
+        eulerian.imf, pairs=(losses.improved_meanflow,), rule="eulerian", setting="M",
+        derivative="d_s V in sg, along the network's velocity",
+        source_fpe=5, derived_fpe=5, rho=1, every_row={"diagonal": "0"}, paper="Improved Mean Flows", arxiv="2512.02012",
     ),
     "shortcut": MethodInfo(
-        compositional.shortcut, (losses.shortcut,), "compositional", "S",
-        "none; two half jumps in sg",
-        ("ema",), "velocity", "any", 8, 8, 0, {"diagonal": "both"}, "One Step Diffusion via Shortcut Models", "2410.12557",
+        compositional.shortcut, pairs=(losses.shortcut,), rule="compositional", setting="S",
+        derivative="none; two half jumps in sg",
+        source_fpe=8, derived_fpe=8, every_row={"diagonal": "both"},
+        paper="One Step Diffusion via Shortcut Models", arxiv="2410.12557",
     ),
     "split_meanflow": MethodInfo(
-        compositional.split_meanflow, (losses.split_meanflow,), "compositional", "D",
-        "none; two jumps in sg",
-        ("teacher",), "velocity", "any", 9, 9, 0, {"diagonal": "both"}, "SplitMeanFlow", "2507.16884",
+        compositional.split_meanflow, pairs=(losses.split_meanflow,), rule="compositional", setting="D",
+        derivative="none; two jumps in sg",
+        source_fpe=9, derived_fpe=9, every_row={"diagonal": "both"}, paper="SplitMeanFlow", arxiv="2507.16884",
     ),
     "psd": MethodInfo(
-        compositional.psd, (losses.progressive_self_distillation,), "compositional", "S",
-        "none; two jumps in sg",
-        ("log_variance",), "velocity", "any", 8, 8, 0, {"diagonal": "both"}, "How to Build a Consistency Model", "2505.18825",
+        compositional.psd, pairs=(losses.progressive_self_distillation,), rule="compositional", setting="S",
+        derivative="none; two jumps in sg",
+        source_fpe=8, derived_fpe=8, every_row={"diagonal": "both"},
+        paper="How to Build a Consistency Model", arxiv="2505.18825",
     ),
     "fmm": MethodInfo(
-        compositional.fmm, (losses.flow_map_matching,), "compositional", "M",
-        "derivative of the round trip, gradient through it",
-        (), "velocity", "any", 9, 9, 3, {}, "Flow Map Matching", "2406.07507",
+        compositional.fmm, pairs=(losses.flow_map_matching,), rule="compositional", setting="M",
+        derivative="derivative of the round trip, gradient through it",
+        source_fpe=9, derived_fpe=9, rho=3, paper="Flow Map Matching", arxiv="2406.07507",
     ),
     "pfmm": MethodInfo(
-        compositional.pfmm, (losses.progressive_flow_map_matching,), "compositional", "D",
-        "none; two jumps of the teacher's map",
-        ("teacher_map",), "velocity", "any", 5, 5, 0, {}, "Flow Map Matching", "2406.07507",
+        compositional.pfmm, pairs=(losses.progressive_flow_map_matching,), rule="compositional", setting="D",
+        derivative="none; two jumps of the teacher's map",
+        source_fpe=5, derived_fpe=5, paper="Flow Map Matching", arxiv="2406.07507",
     ),
     # Beyond the table of the literature.
     "alphaflow": MethodInfo(
-        eulerian.alphaflow, (losses.alphaflow,), "eulerian", "M",
-        "finite step in sg; d_s V at a = 0",
-        (), "velocity", "any", None, 4, 1, {"diagonal": "0"}, "AlphaFlow", "2510.20771",
+        eulerian.alphaflow, pairs=(losses.alphaflow,), rule="eulerian", setting="M",
+        derivative="finite step in sg; d_s V at a = 0",
+        derived_fpe=4, rho=1, every_row={"diagonal": "0"}, paper="AlphaFlow", arxiv="2510.20771",
     ),
     "dmf": MethodInfo(
-        eulerian.dmf, (losses.meanflow,), "eulerian", "M",
-        "d_s V, all of the target in sg",
-        ("log_variance",), "velocity", "any", None, 7, 1, {"diagonal": "both"}, "Decoupled MeanFlow", "2510.24474",
+        eulerian.dmf, pairs=(losses.meanflow,), rule="eulerian", setting="M",
+        derivative="d_s V, all of the target in sg",
+        derived_fpe=7, rho=1, every_row={"diagonal": "both"}, paper="Decoupled MeanFlow", arxiv="2510.24474",
     ),
     "pmf": MethodInfo(
-        eulerian.pmf, (losses.improved_meanflow,), "eulerian", "M",
-        "d_s V in sg, along the network's own velocity",
-        (), "denoised_field", "any", None, 5, 1, {"diagonal": "0"}, "Pixel Mean Flows", "2601.22158",
+        eulerian.pmf, pairs=(losses.improved_meanflow,), rule="eulerian", setting="M",
+        derivative="d_s V in sg, along the network's velocity", parameterisation="denoised_field",
+        derived_fpe=5, rho=1, every_row={"diagonal": "0"}, paper="Pixel Mean Flows", arxiv="2601.22158",
     ),
     "rectified_meanflow": MethodInfo(
-        eulerian.rectified_meanflow, (losses.meanflow,), "eulerian", "D",
-        "d_s V, all of the target in sg",
-        (), "velocity", "any", None, 4, 1, {"diagonal": "0"}, "Rectified MeanFlow", "2511.23342",
+        eulerian.rectified_meanflow, pairs=(losses.meanflow,), rule="eulerian", setting="D",
+        derivative="d_s V, all of the target in sg",
+        derived_fpe=4, rho=1, every_row={"diagonal": "0"}, paper="Rectified MeanFlow", arxiv="2511.23342",
     ),
     "scm": MethodInfo(
-        consistency.scm, (losses.continuous_consistency,), "eulerian", "M",
-        "d_s V, all of the target in sg",
-        ("log_variance",), "trigflow", "to data", None, 4, 1, {}, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models", "2410.11081",
+        consistency.scm, pairs=(losses.continuous_consistency,), rule="eulerian", setting="M",
+        derivative="d_s V, all of the target in sg", parameterisation="trigflow", jumps="to data",
+        derived_fpe=4, rho=1,
+        paper="Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models", arxiv="2410.11081",
     ),
     "ict": MethodInfo(
-        consistency.ict, (losses.consistency_training,), "eulerian", "S",
-        "finite step in sg",
-        (), "edm", "to data", None, 4, 0, {}, "Improved Techniques for Training Consistency Models", "2310.14189",
+        consistency.ict, pairs=(losses.consistency_training,), rule="eulerian", setting="S",
+        derivative="finite step in sg", parameterisation="edm", jumps="to data",
+        derived_fpe=4, paper="Improved Techniques for Training Consistency Models", arxiv="2310.14189",
     ),
     "ect": MethodInfo(
-        consistency.ect, (losses.consistency_training,), "eulerian", "S",
-        "finite step in sg",
-        (), "edm", "to data", None, 4, 0, {}, "Consistency Models Made Easy", "2406.14548",
+        consistency.ect, pairs=(losses.consistency_training,), rule="eulerian", setting="S",
+        derivative="finite step in sg", parameterisation="edm", jumps="to data",
+        derived_fpe=4, paper="Consistency Models Made Easy", arxiv="2406.14548",
     ),
     "boot": MethodInfo(
-        lagrangian.boot, (losses.boot,), "lagrangian", "D",
-        "none; one teacher step in sg",
-        ("teacher",), "denoised_field", "from noise", None, 9, 0, {}, "BOOT", "2306.05544",
+        lagrangian.boot, pairs=(losses.boot,), rule="lagrangian", setting="D",
+        derivative="none; one teacher step in sg", parameterisation="denoised_field", jumps="from noise",
+        derived_fpe=9, paper="BOOT", arxiv="2306.05544",
     ),
     "cmt": MethodInfo(
-        lagrangian.cmt, (losses.consistency_mid_training,), "lagrangian", "D",
-        "none; a recorded trajectory",
-        (), "velocity", "any", None, 3, 0, {}, "CMT: Mid-Training", "2509.24526",
+        lagrangian.cmt, pairs=(losses.consistency_mid_training,), rule="lagrangian", setting="D",
+        derivative="none; a recorded trajectory",
+        derived_fpe=3, paper="CMT: Mid-Training", arxiv="2509.24526",
     ),
     "pd": MethodInfo(
-        compositional.pd, (losses.progressive_distillation,), "compositional", "D",
-        "none; two teacher steps in sg",
-        ("teacher",), "denoised_field", "grid", None, 5, 0, {}, "Progressive Distillation", "2202.00512",
+        compositional.pd, pairs=(losses.progressive_distillation,), rule="compositional", setting="D",
+        derivative="none; two teacher steps in sg", parameterisation="denoised_field", jumps="grid",
+        derived_fpe=5, paper="Progressive Distillation", arxiv="2202.00512",
     ),
 }  # fmt: skip

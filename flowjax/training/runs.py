@@ -16,7 +16,6 @@ from flowjax.training import (
     loading,
     networks,
     parts,
-    phases,
     settings,
     sharding,
     state,
@@ -40,8 +39,7 @@ class Run(NamedTuple):
       batch_like: a global batch likewise.
       step_on: mesh -> the pure training step, `(state, batch, fixed)`; of all seeds together if there are several.
       binned: raw errors by time bin of the first seed, jitted, see flowjax.training.step.make_binned.
-      cycle: which terms are computed and which networks move in each step, a flowjax.training.phases.Cycle.
-      schedule: steps done -> learning rate of V.
+      schedule: step -> learning rate of V.
     """
 
     settings: settings.Settings
@@ -55,7 +53,6 @@ class Run(NamedTuple):
     batch_like: dict
     step_on: Callable
     binned: Callable
-    cycle: phases.Cycle
     schedule: Callable
 
     @property
@@ -100,7 +97,7 @@ class Facts:
     def sources(self):
         """(training rows, held-out rows or None); process 0 prepares the dataset first."""
         section, evaluated = self._settings.data, self._settings.evaluation.every
-        split = lambda name: data.load(section.name, split=name, data_dir=section.dir)
+        split = lambda name: data.load(section.name, split=name, data_dir=section.dir or None)
         with hosts.main_first("the dataset is prepared"):
             return data.couple(split("train"), section.coupling), split("test") if evaluated else None
 
@@ -152,16 +149,14 @@ def setup(config, devices=None):
     method, mesh, source, seeds = facts.method, facts.mesh, facts.source, chosen.seeds
     (key, draw_key), rules = parts.keys(chosen.seed, seeds), models.SHARDING[chosen.model.name]
 
-    taught = bool(config_checks.teacher_needs(method))
-    teacher = teachers.make(facts.teacher, facts.weak, chosen.guidance, chosen.data.name) if taught else None
-    modules = networks.make(method, facts.net, source.shape, teacher)
-    cycle = parts.cycle(method, chosen.optim, chosen.auxiliary)
-    optimizers = parts.optimizers(cycle, chosen.optim, chosen.auxiliary, chosen.steps)
+    modules = _networks(method, facts, chosen.guidance, chosen.data.name)
+    optimizers = parts.optimizers(modules.trained, chosen.optim, chosen.auxiliary, chosen.steps)
     start = initial_weights.weights(chosen.start, facts.start, chosen.model, modules.heads)
     decays = [str(decay) for decay in chosen.evaluation.averages]
     init = lambda key, start: state.init(
-        key, modules, source.shape, optimizers, has_target="ema" in method.needs, decays=decays, start=start
-    )
+        key, modules.trained, source.shape, optimizers, has_target="ema" in method.needs, decays=decays, start=start,
+        heads=modules.heads,
+    )  # fmt: skip
     if seeds > 1:
         init = jax.vmap(init, in_axes=(0, None), out_axes=state.SEEDS)
     step_on = lambda mesh: step.make_step(
@@ -173,12 +168,10 @@ def setup(config, devices=None):
     )
     like = sharding.placed(_shapes(about, init, key, start), rules, mesh, int(seeds > 1))
     batch_like = _batch_like(source, mesh, chosen.batch_size, seeds)
-    for phase in cycle.distinct():
-        _shapes(about, functools.partial(step_on(mesh), phase=phase), like, batch_like, modules.fixed)
+    _shapes(about, step_on(mesh), like, batch_like, modules.fixed)
     _shapes(about, checkpoint.fingerprint, like)
     # By way of the host: the teacher's weights were read onto one device of this process.
-    weights = jax.device_put(jax.device_get(modules.fixed), sharding.whole(mesh))
-    modules = modules._replace(teacher=modules.teacher._replace(weights=weights))
+    modules = modules._replace(fixed=jax.device_put(jax.device_get(modules.fixed), sharding.whole(mesh)))
     binned = step.make_binned(method, modules, draw_key, seeds)
     return Run(
         settings=chosen,
@@ -192,8 +185,21 @@ def setup(config, devices=None):
         batch_like=batch_like,
         step_on=step_on,
         binned=jax.jit(binned, out_shardings=sharding.whole(mesh)),
-        cycle=cycle,
-        schedule=lambda steps: optimizers["V"].schedule(cycle.updates("V", steps)),
+        schedule=optimizers["V"].schedule,
+    )
+
+
+def _networks(method, facts, guidance, data_name):
+    """The Networks of a method, with its teacher if it has one."""
+    teacher = teachers.Teacher()
+    if config_checks.teacher_needs(method):
+        teacher = teachers.make(facts.teacher, facts.weak, guidance, data_name)
+    return networks.Networks(
+        trained=networks.trained(method, facts.net),
+        teacher=teacher.velocity,
+        teacher_map=teacher.map,
+        fixed=teacher.weights,
+        heads=networks.heads(method),
     )
 
 

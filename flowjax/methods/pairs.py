@@ -1,0 +1,185 @@
+"""Pairs of a recipe: losses on the networks and the points of a term.
+
+A loss takes its arguments by name, and the names are the wiring: `pair(losses.meanflow)` is the function `(nets, point) -> Pair` that
+calls `losses.meanflow(V, x, s, t, v)` with
+
+    V, both, heads      the networks of that name, on the conditioning of the point
+    V_target, V_frozen  nets.ema
+    V_teacher           nets.teacher_map
+    teacher, velocity   the velocities of that name
+    x, s, t, a, x0, eps the fields of the point
+    r                   t, up to which a sample is noised again
+    m                   the time at the fraction a of the way from s (1 where a point has no s) to t
+    v                   the velocity of the data at (x, s), guided if `nets.guide` is given
+    v_tangent           the network's velocity that the guidance evaluated, or None
+    warmup              a, a factor that grows over the training
+
+and, under any other name, an array of `point.extra` or a network of `nets`. What is None leaves a loss its default.
+"""
+
+import functools
+import inspect
+
+import jax.numpy as jnp
+
+from flowjax import checks, derivatives, flowmap, guidance, losses, typing
+
+
+def pair(loss, **constants):
+    """`(nets, point, **given) -> Pair` of a loss, whose arguments are supplied by name; see the head of this file.
+
+    Args:
+      loss: a function of flowjax.losses, or like one.
+      **constants: arguments that are fixed; a derivative, `jvp`, may be given by its name.
+
+    Raises:
+      InputError: for a constant that the loss does not take.
+
+    Example:
+      >>> nets = typing.Nets(V=lambda x, s, t: s * x)
+      >>> point = typing.Point(x=jnp.ones((2, 1)), s=jnp.ones((2, 1)), v=jnp.ones((2, 1)))
+      >>> pair(losses.flow_matching)(nets, point).prediction.tolist()
+      [[1.0], [1.0]]
+    """
+    for name in constants:
+        checks.member(f"argument of {loss.__name__}", name, inspect.signature(loss).parameters)
+    if "jvp" in constants:
+        constants["jvp"] = derivatives.jvp_from_name(constants["jvp"])
+    return functools.partial(call, loss, **constants)
+
+
+def distilled(loss, **constants):
+    """`pair` of a loss whose `v` is the teacher's velocity at (x, s)."""
+    supplied = pair(loss, **constants)
+    return lambda nets, point: supplied(nets, point, v=bind(nets.teacher, point)(point.x, point.s))
+
+
+def call(loss, nets, point, **given):
+    """What a loss returns for a term's networks and points; arguments that are `given` are not supplied."""
+    supplied = _supplied(nets, point)
+
+    def value(name, default):
+        if name in given:
+            return given[name]
+        if name in supplied:
+            found = supplied[name]()
+        elif point.extra and name in point.extra:
+            found = point.extra[name]
+        elif name in nets.names():
+            found = bind(getattr(nets, name), point)
+        else:
+            found = None
+        if found is None and default is inspect.Parameter.empty:
+            raise typing.InputError(
+                f"{loss.__name__} takes {name!r}, which neither the point has (as a field or in `extra`), nor the networks"
+                f" ({', '.join(nets.names())}); give it: pairs.pair(losses.{loss.__name__}, {name}=...)."
+            )
+        return default if found is None else found
+
+    return loss(**{name: value(name, parameter.default) for name, parameter in inspect.signature(loss).parameters.items()})
+
+
+def _supplied(nets, point):
+    """The vocabulary: {argument of a loss: function without arguments that supplies it}."""
+    net = lambda name: lambda: bind(getattr(nets, name), point)
+    guided = functools.cache(lambda: velocity(nets, point))
+    fields = {name: functools.partial(getattr, point, name) for name in ("x", "s", "t", "a", "x0", "eps")}
+    same = {name: net(name) for name in ("V", "both", "heads", "teacher", "velocity")}
+    return {
+        **fields,
+        **same,
+        "V_target": net("ema"),
+        "V_frozen": net("ema"),
+        "V_teacher": net("teacher_map"),
+        "r": fields["t"],
+        "m": lambda: middle(point),
+        "v": lambda: guided().v,
+        "v_tangent": lambda: guided().V_ss,
+        "warmup": fields["a"],
+    }
+
+
+def bind(net, point):
+    """A network as a loss calls it, without conditioning: V(x, s, t), v(x, t); None stays None.
+
+    A network that takes no conditioning, such as `lambda x, s, t: ...`, is called without it.
+    """
+    if net is None:
+        return None
+    return lambda *inputs: net(*inputs, point.cond) if _takes(net, len(inputs) + 1) else net(*inputs)
+
+
+def _takes(net, count):
+    """Whether a callable takes so many arguments by position."""
+    try:
+        inspect.signature(net).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # a callable without a signature
+        return True
+    return True
+
+
+def middle(point):
+    """The time at the fraction a of the way from s to t; a point without s is noise, s = 1."""
+    s = 1 if point.s is None else point.s
+    return s + point.a * (point.t - s)
+
+
+def velocity(nets, point, V_ss=None):
+    """The velocity of the data that a loss takes, guided if `nets.guide` is given, as a Guided.
+
+    `V_ss` is the network's V(x, s, s) where it is known already, so that the guidance need not evaluate it again.
+    """
+    return guidance.Guided(point.v, V_ss) if nets.guide is None else nets.guide(nets, point, V_ss)
+
+
+def anchor(nets, point):
+    """Flow matching on the conditional velocity: the anchor of methods that learn from data.
+
+    Guidance may need V(x, s, s), which is the prediction itself: the network is evaluated once.
+    """
+    V_ss = bind(nets.V, point)(point.x, point.s, point.s)
+    return losses.flow_matching(lambda x, s, t: V_ss, point.x, point.s, velocity(nets, point, V_ss).v)
+
+
+def both_anchors(nets, point):
+    """`anchor` of both heads of a network, from one pass."""
+    V_ss, u_ss = bind(nets.both, point)(point.x, point.s, point.s)
+    v = velocity(nets, point, u_ss).v
+    return typing.Pair(V_ss, v), typing.Pair(u_ss, v)
+
+
+# Flow matching on the teacher's velocity: the anchor of methods that distil one.
+teacher_anchor = distilled(losses.flow_matching)
+
+
+def log_variance(bound=None):
+    """A `Term.arguments`: the learned log-variance of a point's times; an anchor's target time is its source.
+
+    `bound` keeps the log-variance between -bound and bound, smoothly. Where an error falls towards 0 its weight grows without end,
+    and where it grows nothing pulls it back: without a bound a small network may diverge.
+    """
+    if bound is not None and not (isinstance(bound, (int, float)) and bound > 0):
+        raise typing.InputError(f"log_variance_bound is {bound!r}; expected a number above 0, or None for no bound.")
+
+    def arguments(nets, point):
+        log_variance = nets.log_variance(point.s, point.s if point.t is None else point.t)
+        return {"log_variance": log_variance if bound is None else bound * jnp.tanh(log_variance / bound)}
+
+    return arguments
+
+
+def teacher_solver(name):
+    """One step of a teacher, `(teacher, x, s, m) -> its mean velocity`: "euler", its velocity at x; "heun", the mean of both ends."""
+
+    def euler(teacher, x, s, m):
+        return teacher(x, s)
+
+    def heun(teacher, x, s, m):
+        v = teacher(x, s)
+        return (v + teacher(flowmap.move(x, s, m, v), m)) / 2
+
+    solvers = {"euler": euler, "heun": heun}
+    checks.member("solver", name, solvers)
+    return solvers[name]
