@@ -1,4 +1,4 @@
-# make demo: the main job.  make test: all tests but the slow ones.  Both set up .venv from nothing; a second call installs nothing.
+# make demo: the main job. make test: lint and the quick tests. Both create .venv if it is missing, and only then install.
 PYTHON ?= python3
 BIN = .venv/bin
 READY = .venv/installed
@@ -10,7 +10,7 @@ ON_GPU = JAX_PLATFORMS=cuda,cpu $(BIN)/python
 demo: $(READY)
 	$(BIN)/python -m experiments.demo --workdir=runs/demo
 
-# Opens the notebooks in JupyterLab, which it installs; as root: make notebooks LAB=--allow-root
+# Installs JupyterLab and opens the notebooks in it; as root: make notebooks LAB=--allow-root
 notebooks: $(READY)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[notebooks]"
 	$(BIN)/python -m jupyterlab $(LAB) notebooks
@@ -18,15 +18,15 @@ notebooks: $(READY)
 test: $(READY) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
-# All slow tests, about an hour on two cores; SIXTH=0 to 5: a sixth of them, as CI runs after `make test`.
+# All slow tests, about an hour on two cores. With SIXTH=0 to 5: one sixth of them, as CI runs after `make test`.
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow $(if $(SIXTH),--sixth=$(SIXTH))
 
-# Twenty small changes to losses, recipes, samplers and the step, one at a time: the quick tests must notice each of them.
+# Makes twenty small changes to losses, recipes, samplers and the step, one at a time; the quick tests must fail for each.
 mutants: $(READY)
 	$(BIN)/python -m experiments.mutants
 
-# On a machine with an NVIDIA GPU: costs of derivatives, of every method, and of training steps of published size, into docs/gpu.
+# On a machine with an NVIDIA GPU: writes the costs of derivatives, methods and training steps of published size into docs/gpu.
 benchmark-gpu: $(READY)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[cuda]"
 	$(ON_GPU) -m experiments.benchmark_training --output=docs/gpu

@@ -1,11 +1,11 @@
-"""Common settings of the tests: CPU with eight virtual devices, programs compiled fast, no silent broadcasting of ranks, names for doctests."""
+"""What all tests share: eight virtual CPU devices, fast compilation, no silent broadcasting of ranks, names for doctests."""
 
 import os
 import tempfile
 import zlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the time of the tests is compiling, and a program that runs once need not be fast: half the time for the same numbers.
+# Tests mostly compile, and most programs run once: without optimisation they take half the time and give the same numbers.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0")
 
 import jax
@@ -15,7 +15,7 @@ import pytest
 from flowjax import exact
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Many tests compile the same programs. One folder a process, which dies with it: no other may read what it is writing.
+# Many tests compile the same programs. Each process has its cache folder, because no other may read what it is writing.
 _COMPILED = tempfile.TemporaryDirectory(prefix="flowjax_compiled_")
 jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -27,7 +27,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Keeps the sixth of the tests; all cases of one function are in the same, because they share what they compile."""
+    """Keeps one sixth of the tests. All cases of a function are in the same sixth, because they share compiled programs."""
     sixth = config.getoption("--sixth")
     if sixth is not None:
         kept = [item for item in items if zlib.crc32(item.nodeid.partition("[")[0].encode()) % 6 == sixth]
@@ -44,7 +44,7 @@ def x64():
 
 @pytest.fixture(scope="session", autouse=True)
 def tfds_dir(tmp_path_factory):
-    """A TFDS directory of the tests' own, shared by the workers of one run."""
+    """A temporary TFDS directory, shared by the workers of one run."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
     os.environ["TFDS_DATA_DIR"] = str(shared / "tfds")
@@ -53,14 +53,14 @@ def tfds_dir(tmp_path_factory):
 @pytest.fixture(scope="session", autouse=True)
 def doctest_names(doctest_namespace):
     """Names that the examples in docstrings may use without importing them."""
-    # Those of flowjax.losses; compiled, because its examples call the same functions of the flow.
+    # The names of flowjax.losses; its examples call the same functions of the flow, so these are compiled.
     flow = exact.ExactFlow(*(jax.jit(function) for function in exact.gaussian(0.5, 4.0)))
     doctest_namespace.update(jax=jax, jnp=jnp, exact=exact, flow=flow, x=jnp.array([-1.0, 0.5, 2.0]), s=0.8, t=0.4)
 
 
 @pytest.fixture(scope="session")
 def saved_run():
-    """`(config, folder) -> folder`: a run with weights that move its rows, written without training it."""
+    """`(config, folder) -> folder`: writes a run without training it; its weights are not zero, so that jumps move the rows."""
     from flowjax.training import checkpoint, runs, workdir
 
     def save(config, folder):

@@ -14,7 +14,8 @@ def base(preset, *, method):
     """A config for a preset, to which the method's file adds its constants.
 
     Args:
-      preset: "checkerboard" (points), "digits" (real 8 x 8 images), "guided" (digits, with guidance trained in) or "test" (seconds).
+      preset: "checkerboard" (points), "digits" (real 8 x 8 images), "guided" (digits; guidance is part of the training target)
+        or "test" (seconds).
       method: registry name of the method.
 
     Raises:
@@ -22,7 +23,7 @@ def base(preset, *, method):
     """
     checks.member("preset", preset, PRESETS)
     config = ml_collections.ConfigDict()
-    # Modules on PYTHONPATH to import first, which register methods, networks or data: ("my_method",).
+    # Modules on PYTHONPATH that register methods, networks or data; they are imported first: ("my_method",).
     config.modules = ()
     config.seed = 0
     config.seeds = 1  # trained side by side in one program, with seeds seed, seed + 1, ...
@@ -34,21 +35,24 @@ def base(preset, *, method):
     config.eval_every = 500  # 0: never
     config.eval_samples = 8_192
     config.eval_steps = (1, 2, 4)
-    # Name and options, see flowjax.samplers.sampler_from_name: "euler" or "heun" where V is trained on the diagonal only, "gamma:gamma=0.3", ...
+    # Name and options, as flowjax.samplers.sampler_from_name reads them: "gamma:gamma=0.3"; "euler" or "heun" where V is
+    # trained on the diagonal only.
     config.sampler = "flow_map"
     config.save_every = 1_000
     config.keep = 2  # newest checkpoints that stay
-    # A number of the evaluations by which the best checkpoint stays besides, "1step/frechet_pixels"; "": none. Each evaluation saves.
+    # A metric of the evaluations, such as "1step/frechet_pixels": its best checkpoint stays too, and every evaluation saves
+    # one. "": none.
     config.best = ""
-    config.max_nonfinite_steps = 0  # so many steps whose loss or gradient is not finite are skipped; one more ends the training
+    # At most this many steps with a loss or gradient that is not finite are skipped; the next one ends the training.
+    config.max_nonfinite_steps = 0
     config.accumulate = 1  # parts of the batch that go through the network one after the other
-    # Devices along which weights are repeated, and along which they are sliced; -1: as many as there are left.
+    # Sizes of the mesh of devices: weights are repeated along "data" and sliced along "fsdp"; -1: all devices that are left.
     config.mesh = {"data": -1, "fsdp": 1}
 
-    # dir "": TFDS_DATA_DIR or the default of TFDS. coupling "": independent noise; "ot": minibatch optimal transport; or a folder
-    # that experiments.reflow wrote.
+    # dir "": TFDS_DATA_DIR or the default of TFDS. coupling "": independent noise; "ot": minibatch optimal transport; otherwise
+    # a folder of experiments.reflow.
     config.data = {"name": "checkerboard", "dir": "", "flip": False, "coupling": ""}
-    # One harmonic of each time: with four, derivatives along time are rough, and one-step distances two to three times larger.
+    # One harmonic of each time: with four, derivatives in time are rough, and one-step distances are two to three times larger.
     config.model = network("mlp", width=256, depth=3, harmonics=1)
     config.optim = {
         "name": "adam",
@@ -59,38 +63,39 @@ def base(preset, *, method):
         "every": 1,  # steps from one update to the next
         "kwargs": {"b1": 0.9, "b2": 0.95},
     }
-    config.teacher = ""  # of a method that distils: "exact" (closed-form velocity of points) or the folder of a run
-    # Weights to start from: "" fresh ones, "teacher" the teacher's, the folder of a run, or a file of published ones (.npz, .safetensors).
+    # The teacher of a method that distils: "exact" (the closed-form velocity of points) or the folder of a run.
+    config.teacher = ""
+    # Initial weights. "": random; "teacher": the teacher's; otherwise the folder of a run, or a file of published weights
+    # (.npz, .safetensors).
     config.start = ""
-    # kind "": none. Inside the training target: a key of flowjax.guidance.TARGETS, with its constants k, mix, decay. On the teacher:
-    # "classifier_free" or "autoguidance" (away from the run in the folder weak). Scales and times of the interval are (low, high);
-    # each row draws its scale, which is an input of the network if low < high (and for imf).
+    # kind "": no guidance. Inside the training target: a key of flowjax.guidance.TARGETS, with its constants k, mix, decay. On
+    # the teacher: "classifier_free", or "autoguidance" (away from the run in the folder `weak`). The scale and the times of the
+    # interval are ranges (low, high). Each row draws its scale, which is an input of the network if low < high (and for imf).
     config.guidance = settings.Guidance()._asdict()
     config.method = {"name": method, "total_steps": config.get_ref("steps"), **methods.constants(method)}
     if preset in IMAGES:
         _digits(config)
-    if preset == "guided":  # the guidance of the method's paper, or MeanFlow's; scales up to 4, an input of the network
+    if preset == "guided":  # the guidance of the method's paper, otherwise MeanFlow's; the scale is an input of the network
         config.guidance.kind = {"pmf": "imf"}.get(method, method if method in guidance.TARGETS else "meanflow")
         config.guidance.scale = GUIDED_SCALES
         config.method.label_drop = 0.1
     if preset == "test":
         _test(config)
-    # Networks trained along: each as V is but for what stands here.
-    config.auxiliary = {
-        name: auxiliary(config) for name in ("velocity", "log_variance") if name in methods.METHODS[method].needs
-    }
+    # Auxiliary networks: the fields of config.optim in which their optimizers differ from V's.
+    along = methods.make(**config.method.to_dict()).networks
+    config.auxiliary = {name: auxiliary(config, **declared.optim) for name, declared in along.items()}
     return config
 
 
-def auxiliary(config):
-    """How an auxiliary network is trained: fields of config.optim that are its own. The rate follows V's until it is set."""
-    return ml_collections.ConfigDict({"learning_rate": config.optim.get_oneway_ref("learning_rate"), "every": 1})
+def auxiliary(config, **optim):
+    """The optimizer of an auxiliary network: given fields of config.optim; the learning rate follows V's unless it is given."""
+    return ml_collections.ConfigDict({"learning_rate": config.optim.get_oneway_ref("learning_rate"), "every": 1, **optim})
 
 
 def network(name, **fields):
-    """All fields of a network, those given and the defaults of the others, so that each can be overridden.
+    """All fields of a network: the given ones and the defaults of the others, so that each can be overridden.
 
-    Its inputs guidance and interval follow from config.guidance; `inputs` are those besides.
+    The inputs guidance and interval follow from config.guidance; the field `inputs` names further ones.
     """
     return ml_collections.ConfigDict({"name": name, **models.defaults(name), **fields})
 

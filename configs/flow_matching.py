@@ -1,4 +1,4 @@
-"""Flow matching: the anchor alone, sampled with Euler's method.
+"""Flow matching: V is trained on the diagonal alone and sampled with Euler's method.
 
     python -m experiments.train --config=configs/flow_matching.py:digits --workdir=runs/fm_digits
 
@@ -7,8 +7,8 @@ digits (default), 4,500 steps, 6 minutes: Frechet distance in pixels 5.4 at one 
 checkerboard, 3,000 steps at batch 1,024: sliced W2 to held-out points 1.135 at one Euler step, 0.514 at two, 0.268 at four.
 test: 20 steps, seconds.
 
-Hardware: two CPU cores, shared with other work, so that durations are upper ends. We ran all of these; numbers of one seed.
-Constants: arXiv 2210.02747.
+Hardware: two CPU cores that also did other work, so the durations are upper bounds. We ran all of these presets, with one seed
+each. Constants: arXiv 2210.02747.
 """
 
 from configs import common

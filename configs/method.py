@@ -2,19 +2,23 @@
 
     python -m experiments.train --config=configs/method.py:psd,checkerboard --workdir=runs/psd
 
-NAME is a row of `python -m experiments.landscape --table`, PRESET is checkerboard, digits, guided or test. All start from the
-published constants of flowjax.methods and the published parameterisation. On points (checkerboard, test) times are uniform and
-powers 0.5, because the published ones are for images; learned log-variances are bounded (log_variance_bound 0.5), because
-unbounded they diverged there; and a method that distils gets the closed-form velocity of the points as its teacher; pfmm needs
-a flow map: --config.teacher=runs/psd. On digits each that distils must be given a run: --config.teacher=runs/flow_matching;
-rectified_meanflow and cmt, which learn from a teacher's trajectories, what experiments.reflow wrote:
---config.data.coupling=runs/pairs. "guided" is digits with guidance (docs/guidance.md): a teacher must have learned with
-method.label_drop above 0, and ct, ict, ect, scm, pfmm and cmt refuse. Gradients are clipped at norm 1, and warm-ups last a
-tenth of the steps: ours too. The methods with a file of their own (configs/NAME.py) are what that file says.
+NAME is a row of `python -m experiments.landscape --table`, PRESET is checkerboard, digits, guided or test. The constants and
+the parameterisation are the published ones (flowjax.methods), with these exceptions, which are ours:
 
-On two CPU cores checkerboard takes one to three minutes, digits 5 to 15. What checkerboard gives, three seeds, every method
-learning from a trained teacher: docs/landscape_checkerboard.md; digits after 500 steps, ten methods: docs/landscape_digits.md.
-Digits of the others, and digits at full length of those without a file of their own, we have not run.
+* On points (checkerboard, test) times are uniform and powers are 0.5, because the published values are for images. Learned
+  log-variances are bounded (log_variance_bound 0.5), because they diverged on points without a bound.
+* Gradients are clipped at norm 1, and warm-ups last a tenth of the steps.
+* The methods flow_matching, meanflow, imf, tvm and soflow have files, configs/NAME.py, whose presets are used.
+
+Teachers. On points a method that distils learns from the closed-form velocity; pfmm needs a flow map:
+--config.teacher=runs/psd. On digits a method that distils needs a run: --config.teacher=runs/flow_matching. rectified_meanflow
+and cmt learn from trajectories of a teacher, which experiments.reflow writes: --config.data.coupling=runs/pairs. The preset
+guided is digits with guidance (docs/guidance.md): its teacher must be trained with method.label_drop above 0, and ct, ict, ect,
+scm, pfmm and cmt refuse it.
+
+On two CPU cores checkerboard takes one to three minutes, digits 5 to 15. Results of every method on checkerboard, three seeds,
+with a trained teacher: docs/landscape_checkerboard.md. Results of ten methods on digits after 500 steps:
+docs/landscape_digits.md. Other methods on digits, and full trainings on digits of methods without a file, have not been run.
 """
 
 import importlib
@@ -24,7 +28,7 @@ from flowjax import checks, methods, typing
 
 HEADLINE = ("flow_matching", "meanflow", "imf", "tvm", "soflow")
 TRIANGLE, UNIFORM, DIAGONAL = ("uniform_triangle",), ("uniform",), ("sorted_pair", ("uniform",))
-# What differs on points from the published constants, which are for images.
+# Where points differ from the published constants, which are for images.
 POINTS = {
     "alphaflow": {"times": DIAGONAL, "p": 0.5},
     "ayf_emd": {"times": TRIANGLE},
@@ -38,8 +42,8 @@ POINTS = {
     "shortcut": {"ema": 0.95, "diagonal": "3/4"},
     "split_meanflow": {"times": TRIANGLE, "anchor_times": UNIFORM},
 }
-# Methods that learn from the trajectories of a teacher; these are the closed-form velocity's.
-COUPLED = {"rectified_meanflow": "checkerboard_reflow", "cmt": "checkerboard_trajectories"}
+# Methods that learn from trajectories of a teacher, and data sets with those of the closed-form velocity.
+COUPLED = {"rectified_meanflow": "checkerboard_pairs", "cmt": "checkerboard_trajectories"}
 
 
 def get_config(choice="meanflow,checkerboard"):
@@ -58,7 +62,7 @@ def get_config(choice="meanflow,checkerboard"):
     config.eval_steps = info.eval_steps(config.method) or config.eval_steps
     if preset not in common.IMAGES:
         config.method.update(POINTS.get(name, {}))
-        if "log_variance" in info.needs:  # unbounded, the weight of the rule outgrows the anchor's, and the map diverges
+        if "log_variance" in info.needs:  # without it the rule outweighs the anchor, and the map diverges
             config.method.log_variance_bound = 0.5
         config.data.name = COUPLED.get(name, config.data.name)
         config.teacher = "exact" if "teacher" in info.needs else ""

@@ -3,8 +3,8 @@
     python -m experiments.train --config=configs/network.py:imf,mit --workdir=runs/imf_mit
     python -m experiments.train --config=configs/network.py:dmf,decoupled_dit --config.start=runs/teacher --workdir=runs/dmf
 
-METHOD is a row of `python -m experiments.landscape --table`, NETWORK dit, mit, decoupled_dit, semi_lipschitz_dit or unet, small
-enough for two CPU cores; everything else is the preset "guided" of the method (which some refuse, see configs/method.py).
+METHOD is a row of `python -m experiments.landscape --table`. NETWORK is dit, mit, decoupled_dit, semi_lipschitz_dit or unet,
+small enough for two CPU cores. Everything else is the method's preset guided, which some methods refuse (configs/method.py).
 Without guidance: `--config.guidance.kind= --config.guidance.scale="(1.0, 1.0)"`. Improved MeanFlow and pixel MeanFlow train
 both heads of a mit. Published sizes: `--config.model.size=B`.
 """

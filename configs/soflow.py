@@ -2,15 +2,15 @@
 
     python -m experiments.train --config=configs/soflow.py:digits --workdir=runs/soflow_digits
 
-digits (default), 4,500 steps, 8 minutes: one step: Frechet distance in pixels 0.50, agreement with the asked-for label 0.982,
+digits (default), 4,500 steps, 8 minutes: one step: Frechet distance in pixels 0.50, agreement with the requested label 0.982,
 recall 0.84; four steps: 0.33, 0.991, 0.90.
 checkerboard, 3,000 steps at batch 1,024, about a minute: sliced W2 to held-out points 0.060 at one step, 0.047 at two, 0.062 at
 four; flow matching at one Euler step 1.135, other real points 0.024.
 guided: digits at scales 1 to 4, 8 minutes: one step at w = 1.1: Frechet distance in pixels 0.54, agreement 0.989, recall 0.83.
 test: 20 steps, seconds.
 
-Hardware: two CPU cores, shared with other work, so that durations are upper ends. We ran all of these; numbers of one seed.
-Published constants: arXiv 2512.15657. Ours: the times and the power p on points.
+Hardware: two CPU cores that also did other work, so the durations are upper bounds. We ran all of these presets, with one seed
+each. Published constants: arXiv 2512.15657. Ours: the times and the power p on points.
 """
 
 from configs import common

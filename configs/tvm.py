@@ -2,16 +2,16 @@
 
     python -m experiments.train --config=configs/tvm.py:digits --workdir=runs/tvm_digits
 
-digits (default), 4,500 steps, 13 minutes: one step: Frechet distance in pixels 0.36, agreement with the asked-for label 0.982,
+digits (default), 4,500 steps, 13 minutes: one step: Frechet distance in pixels 0.36, agreement with the requested label 0.982,
 recall 0.88; four steps: 0.21, 0.982, 0.93.
-checkerboard, 3,000 steps at batch 1,024, about three minutes: sliced W2 to held-out points 0.030 at one step, 0.028 at two, 0.030
-at four; flow matching at one Euler step 1.135, other real points 0.024.
-guided: digits at scales 1 to 4, 24 minutes beside other work: one step at w = 1.1: Frechet distance in pixels 0.54, agreement 0.981,
-recall 0.84.
+checkerboard, 3,000 steps at batch 1,024, about three minutes: sliced W2 to held-out points 0.030 at one step, 0.028 at two,
+0.030 at four; flow matching at one Euler step 1.135, other real points 0.024.
+guided: digits at scales 1 to 4, 24 minutes beside other work: one step at w = 1.1: Frechet distance in pixels 0.54, agreement
+0.981, recall 0.84.
 test: 20 steps, seconds.
 
-Hardware: two CPU cores, shared with other work, so that durations are upper ends. We ran all of these; numbers of one seed.
-Published constants: arXiv 2511.19797. Ours: the times on points; the plain DiT instead of the semi-Lipschitz one.
+Hardware: two CPU cores that also did other work, so the durations are upper bounds. We ran all of these presets, with one seed
+each. Published constants: arXiv 2511.19797. Ours: the times on points; the plain DiT instead of the semi-Lipschitz one.
 """
 
 from configs import common

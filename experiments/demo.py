@@ -5,7 +5,6 @@
 
 import pathlib
 
-import numpy as np
 from absl import flags
 
 from configs import meanflow
@@ -15,11 +14,14 @@ from flowjax import data, plots
 WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "folder of the run")
 PRESET = flags.DEFINE_string("preset", "digits", "preset of configs/meanflow.py")
 
+POINT_MEASURES = ("sliced_wasserstein", "energy_distance")
+IMAGE_MEASURES = ("frechet_pixels", "frechet_features", "agreement", "precision", "recall", "copying")
+
 
 def main():
     from flowjax import training
     from flowjax.evaluation import scores
-    from flowjax.training import evaluation, workdir as folders
+    from flowjax.training import progress, workdir as folders
 
     # ------------------------------------------------------------------------------------------------------ train
     config, path = meanflow.get_config(PRESET.value), pathlib.Path(WORKDIR.value)
@@ -32,19 +34,16 @@ def main():
 
     # ----------------------------------------------------------------------------------------------------- samples
     trained = training.load(path)
-    real = data.arrays(data.load(config.data.name, split="test", data_dir=config.data.dir or None))
-    labels = evaluation.labels_like(np.arange(trained.num_classes), trained.num_classes, 100)
-    sample = evaluation.make_sampler(trained.net, trained.shape, config.sampler)
-    samples = {n: sample(trained.params, 0, labels, n) for n in config.eval_steps}
+    real = data.arrays(trained.source("test"))
+    labels = trained.labels(100)
+    samples = {n: trained.sample(100, n, labels) for n in config.eval_steps}
     title = f"MeanFlow, {config.steps} steps of training; one, two and four steps start from the same noise"
-    evaluation.draw_samples(path / "samples.png", samples, labels, trained.num_classes, real=real, title=title, per_class=8)
+    progress.draw_samples(path / "samples.png", samples, labels, trained.num_classes, real=real, title=title, per_class=8)
 
     # ------------------------------------------------------------------------------------------------------ curves
-    headlines = scores.HEADLINES if config.data.name == "digits" else ("sliced_wasserstein", "energy_distance")
-    rows, about = scores.evaluate(path, config.eval_steps, measures=headlines)
+    rows, about = scores.evaluate(path, config.eval_steps, measures=IMAGE_MEASURES if real["x"].ndim == 4 else POINT_MEASURES)
     records = folders.read_metrics(path)
-    measures = ("frechet_pixels", "frechet_features", "sliced_wasserstein", "energy_distance")
-    distances = [f"{config.eval_steps[0]}step/{name}" for name in measures if name in rows[0]]
+    distances = [f"{config.eval_steps[0]}step/{name}" for name in (*POINT_MEASURES, *IMAGE_MEASURES[:2]) if name in rows[0]]
     raw = sorted({name for record in records for name in record if name.startswith("raw/")})
     plots.training_curves(
         path / "training.png", records, raw=raw, distances=distances, title=f"MeanFlow on {trained.settings.data.name}"

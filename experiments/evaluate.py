@@ -43,7 +43,7 @@ def main():
         seed=SEED.value,
         averages=EMA.value or [""],
         checkpoint=CHECKPOINT.value,
-        chosen=SAMPLER.value,
+        sampler_names=SAMPLER.value,
         guidances=command_line.numbers("guidance", GUIDANCE.value) or [None],
         interval=command_line.numbers("guidance_interval", INTERVAL.value, count=2),
         grid=GRID.value,

@@ -108,7 +108,6 @@ def draw(path, rows, real):
 def draw_samples(path, scales):
     """One-step digits of each method at the first and the last scale, from the same noise."""
     from flowjax import training
-    from flowjax.training import evaluation
 
     chosen = sorted({scales[0], scales[-1]})
     blocks = {}
@@ -116,10 +115,7 @@ def draw_samples(path, scales):
         trained = training.load(path / name)
         labels = np.tile(np.arange(trained.num_classes), 4)
         for scale in chosen:
-            sample = evaluation.make_sampler(
-                trained.net, trained.shape, trained.settings.evaluation.sampler, trained.conditioning(scale)
-            )
-            x = sample(trained.params, 0, labels, 1)
+            x = trained.sample(len(labels), 1, labels, guidance=scale)
             blocks[f"{name}, w = {scale:g}"] = x.reshape(4, trained.num_classes, *x.shape[1:]).swapaxes(0, 1)
     plots.image_grid(path / "guidance_digits_samples.png", blocks, row_names=[str(label) for label in range(len(x) // 4)])
 

@@ -14,7 +14,7 @@ import tqdm
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import data, flowmap, methods, paths, plots, residuals, samplers
+from flowjax import data, flowmap, folders, methods, paths, plots, residuals, samplers
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 EMA = flags.DEFINE_string(
@@ -40,7 +40,7 @@ def main():
     asked = command_line.whole_numbers("steps", STEPS.value, low=1)
     trained = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
     interval = command_line.numbers("guidance_interval", INTERVAL.value, count=2)
-    run = Run(trained, trained.conditioning(GUIDANCE.value, interval))
+    run = Run(trained, GUIDANCE.value, interval)
     steps = asked or ((1, 2, 4, 8, 64) if run.info.eval_steps({}) is None else trained.settings.evaluation.steps)
     out = pathlib.Path(WORKDIR.value) / "inspect"
     pictures = {}
@@ -54,22 +54,20 @@ def main():
 class Run:
     """A trained run, rows of its data, and its map with the labels of as many rows bound to it."""
 
-    def __init__(self, trained, inputs):
-        from flowjax.training import evaluation
+    def __init__(self, trained, scale, interval):
+        from flowjax.training import sampling
 
-        self.trained, self.settings, self.inputs = trained, trained.settings, inputs
+        self.trained, self.settings = trained, trained.settings
+        self.guidance = {"guidance": scale, "interval": interval}
         self.name, self.info = trained.settings.method.name, methods.METHODS[trained.settings.method.name]
         self.path = paths.path_from_name(trained.settings.method.path)
-        source = data.load(trained.settings.data.name, split="test", data_dir=trained.settings.data.dir or None)
-        self.real = data.arrays(source, limit=10_000)
-        self.labels = evaluation.labels_like(self.real.get("label"), trained.num_classes, len(self.real["x"]))
+        held_out = trained.source("test")
+        self.real = data.arrays(held_out, limit=held_out.reference_rows)
+        self.labels = sampling.labels_like(self.real.get("label"), trained.num_classes, len(self.real["x"]))
         self.points = self.real["x"].shape[1:] == (2,)
 
     def V(self, labels):
-        from flowjax.training import evaluation
-
-        cond = evaluation.condition(labels, self.inputs)
-        return lambda x, s, t: self.trained.net.apply({"params": self.trained.params}, x, s, t, cond)
+        return self.trained.V(labels, **self.guidance)
 
     def way(self):
         """The run's own sampler if it draws no new noise, else jumps along the map."""
@@ -81,19 +79,12 @@ class Run:
 
 
 def samples(run, out, steps):
-    from flowjax.training import evaluation
+    from flowjax.training import progress
 
-    labels = (
-        np.resize(evaluation.asked_labels(run.trained), 8 * run.trained.num_classes or 64)
-        if not run.points
-        else run.labels[:4096]
-    )
-    sample = evaluation.make_sampler(
-        run.trained.net, run.trained.shape, run.settings.evaluation.sampler, run.inputs, path=run.settings.method.path
-    )
+    labels = run.labels[:4096] if run.points else run.trained.labels(8 * run.trained.num_classes or 64)
     shown = sorted({n for n in steps if n <= 8} | {1})
-    drawn = {n: sample(run.trained.params, 0, labels, n) for n in shown}
-    evaluation.draw_samples(
+    drawn = {n: run.trained.sample(len(labels), n, labels, **run.guidance) for n in shown}
+    progress.draw_samples(
         out / "samples.png", drawn, labels, run.trained.num_classes, real=run.real, title=f"{run.name}: samples", per_class=8
     )
     return {
@@ -211,9 +202,9 @@ COLUMNS = {"": residuals.root_mean_square, ", highest": lambda values: float(np.
 
 
 def time_bins(run, out, steps):
-    from flowjax.training import workdir as folders
+    from flowjax.training import workdir
 
-    records = [record for record in folders.read_metrics(WORKDIR.value) if any(name.startswith("bins/") for name in record)]
+    records = [record for record in workdir.read_metrics(WORKDIR.value) if any(name.startswith("bins/") for name in record)]
     terms = sorted({name.split("/")[1] for record in records for name in record if name.startswith("bins/")})
     if not records:
         return {}
@@ -231,9 +222,9 @@ def time_bins(run, out, steps):
 
 
 def curves(run, out, steps):
-    from flowjax.training import workdir as folders
+    from flowjax.training import workdir
 
-    records = folders.read_metrics(WORKDIR.value)
+    records = workdir.read_metrics(WORKDIR.value)
     names = sorted({name for record in records for name in record})
     one = [
         name
@@ -258,7 +249,8 @@ def write_page(path, run, pictures):
     measured = f"<h2>Measures</h2><pre>{html.escape(table.read_text())}</pre>" if table.exists() else ""
     config = html.escape((path.parents[1] / "config.json").read_text())
     title = html.escape(f"{run.name} on {run.settings.data.name}, {run.trained.step} steps of training")
-    tables.write_text(path, PAGE.format(title=title, figures=figures, measured=measured, config=config))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folders.write_text(path, PAGE.format(title=title, figures=figures, measured=measured, config=config))
 
 
 PAGE = """<!doctype html>

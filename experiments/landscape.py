@@ -20,7 +20,7 @@ import os
 import pathlib
 import platform
 import traceback
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ from absl import flags
 
 from configs import common, method as configs_of
 from experiments import command_line, tables
-from flowjax import checks, data, methods, plots, typing
+from flowjax import checks, data, evals, folders, methods, plots, typing
 from flowjax.data import points
 from flowjax.profiling import flops
 
@@ -136,10 +136,9 @@ def train(name, config, path):
 # ------------------------------------------------------------------------------------------------------------ measure
 
 
-def measured(name, config, path, judge):
+def measured(name, config, path, real):
     """What a trained method is worth and costs: {"distance": {steps: [per seed]}, "second": [...], "FPE": ..., "ms": ...}."""
     from flowjax import training
-    from flowjax.training import evaluation
 
     known = path / name / "measured.json"
     if known.exists():
@@ -147,20 +146,18 @@ def measured(name, config, path, judge):
     info = methods.METHODS[name]
     steps = info.eval_steps(config.method) or (SAMPLING_STEPS if info.jumps != "none" else EULER_STEPS)
     found = {"distance": {str(n): [] for n in steps}, "second": []}
-    first = training.load(path / name)
-    sample = evaluation.make_sampler(first.net, first.shape, config.sampler)
     for seed in range(config.seeds):
-        trained = training.load(path / name, seed=seed) if seed else first
+        trained = training.load(path / name, seed=seed)
         for n in steps:
-            samples = sample(trained.params, seed, judge.labels, n)
-            distances = judge.measure(samples, judge.labels)
-            found["distance"][str(n)].append(distances[judge.distance])
+            samples = trained.sample(len(real.labels), n, real.labels, seed=seed)
+            values = real.judge.values(samples, real.labels, real.names if n == 1 else real.names[:1])
+            found["distance"][str(n)].append(values[real.distance])
             if n == 1:
-                found["second"].append(distances[judge.second])
+                found["second"].append(values[real.second])
                 if seed == 0:
-                    np.savez(path / name / "one_step.npz", x=samples[:8192], labels=judge.labels[:8192])
+                    np.savez(path / name / "one_step.npz", x=samples[:8192], labels=real.labels[:8192])
     found |= {"FPE": forward_passes(config), "ms": wall_time(path / name)}
-    tables.write_text(known, json.dumps(found) + "\n")
+    folders.write_text(known, json.dumps(found) + "\n")
     return found
 
 
@@ -179,41 +176,53 @@ def forward_passes(config):
 
 def wall_time(folder):
     """Milliseconds a step of all seeds together: the fastest tenth of the logged means, which other work on the machine disturbs least."""
-    from flowjax.training import workdir as folders
+    from flowjax.training import workdir
 
-    return float(np.quantile([row["step_ms"] for row in folders.read_metrics(folder) if "step_ms" in row], 0.1))
+    return float(np.quantile([row["step_ms"] for row in workdir.read_metrics(folder) if "step_ms" in row], 0.1))
 
 
-class Judge(NamedTuple):
-    """What samples are compared with: held-out rows, labels to sample, the measure, and which two of its numbers are shown."""
+class RealRows(NamedTuple):
+    """What samples are compared with.
 
-    data: dict
+    Attributes:
+      rows: real rows, {"x", "label"}.
+      labels: to sample with.
+      judge: measures of samples against the rows.
+      names: the two measures that are shown, the distance and the second.
+      floor: the distance of other real rows.
+      noise: that of noise.
+    """
+
+    rows: dict
     labels: np.ndarray
-    measure: Any
-    distance: str
-    second: str
+    judge: evals.Judge
+    names: tuple[str, str]
     floor: float
     noise: float
 
+    @property
+    def distance(self):
+        return self.names[0]
 
-def make_judge(config):
-    """The judge of a dataset: up to 16,384 held-out points, 10,000 held-out images, or all digits."""
-    from flowjax.training import evaluation
+    @property
+    def second(self):
+        return self.names[1]
 
-    rows = lambda split, limit: data.arrays(
-        data.load(config.data.name, split=split, data_dir=config.data.dir or None), limit=limit
-    )
-    digits = config.data.name == "digits"
-    held_out = rows("train+test" if digits else "test", 2**14 if config.data.name in points.DENSITIES else 10_000)
-    other = rows("test" if digits else "train", len(held_out["x"]))
-    labels = evaluation.labels_like(held_out.get("label"), int("label" in held_out), len(held_out["x"]))
-    measure = evaluation.judge(config.data, held_out["x"])
-    flat = held_out["x"].ndim == 2
-    distance = "sliced_wasserstein" if flat else "frechet_pixels"
-    second = "energy_distance" if flat else "agreement" if digits else "recall"
-    noise = np.random.default_rng(0).standard_normal(held_out["x"].shape, np.float32)
-    floor = measure(other["x"], other.get("label"))[distance]
-    return Judge(held_out, labels, measure, distance, second, floor, measure(noise, labels)[distance])
+
+def real_rows(config):
+    """The reference rows of a dataset (of points, all 16,384 held-out ones), and other real rows for the floor."""
+    from flowjax.training import sampling
+
+    load = lambda split: data.load(config.data.name, split=split, data_dir=config.data.dir)
+    test = load("test")
+    rows = data.arrays(load(test.reference), limit=None if len(test.shape) == 1 else test.reference_rows)
+    other = data.arrays(load("train") if test.reference == "test" else test, limit=len(rows["x"]))
+    labels = sampling.labels_like(rows.get("label"), test.num_classes, len(rows["x"]))
+    judge = evals.judge(test, rows["x"], data_dir=config.data.dir)
+    distance, *_, second = judge.names(during_training=True)
+    noise = np.random.default_rng(0).standard_normal(rows["x"].shape, np.float32)
+    value = lambda x, labels: judge.values(x, labels, (distance,))[distance]
+    return RealRows(rows, labels, judge, (distance, second), value(other["x"], other.get("label")), value(noise, labels))
 
 
 # ------------------------------------------------------------------------------------------------------------- report
@@ -278,15 +287,15 @@ def spread(values):
     return f"{np.mean(values):.3g}" + (f" ± {np.std(values, ddof=1):.1g}" if len(values) > 1 else "")
 
 
-def report(path, configs, found, failed, judge):
+def report(path, configs, found, failed, real):
     """Writes the tables and the pictures and returns the table to read."""
     first = next(iter(configs.values()))
     exact, read = table(found, failed, configs)
     seeds = f"{first.seeds} seeds side by side, mean ± standard deviation" if first.seeds > 1 else "one seed"
-    size = len(judge.data["x"])
+    size = len(real.rows["x"])
     about = (
-        f"{first.data.name}, {first.steps} steps of training at batch {first.batch_size}, {seeds}: {judge.distance} of {size} samples to as"
-        f" many real rows; other real rows (the floor) {judge.floor:.4f}, noise {judge.noise:.4g}. FPE: forward passes of a batch, counted"
+        f"{first.data.name}, {first.steps} steps of training at batch {first.batch_size}, {seeds}: {real.distance} of {size} samples to as"
+        f" many real rows; other real rows (the floor) {real.floor:.4f}, noise {real.noise:.4g}. FPE: forward passes of a batch, counted"
         f" in the compiled step; {first.steps} of them and, for a method that distils, the teacher's training (and trajectories) are its"
         f" training cost. All seeds of a student share one teacher, the first seed of flow_matching (psd for pfmm), so that its deviation leaves"
         f" the teacher's out. Empty: jumps that a method does not learn. ms a step: of all seeds together, the fastest tenth. {datetime.date.today()}, {jax.device_count()}"
@@ -296,25 +305,23 @@ def report(path, configs, found, failed, judge):
     text = tables.write(path / "landscape", exact, about, shown=read)
     times = [{"method": name, "ms a step, all seeds": row["ms"]} for name, row in found.items()]
     tables.write_csv(path / "wall_time.csv", times or [{"method": "", "ms a step, all seeds": ""}])
-    draw(path, first, found, costs(found, configs)[1], judge)
+    draw(path, first, found, costs(found, configs)[1], real)
     return text
 
 
-def draw(path, first, found, cost, judge):
+def draw(path, first, found, cost, real):
     """The one-step samples of every method that has any beside the data, and distance against training cost."""
     one_step = {name: row for name, row in found.items() if "1" in row["distance"]}
     title = f"{first.data.name}: one-step samples after {first.steps} steps of training"
     head = lambda name: f"{name}\n{np.mean(one_step[name]['distance']['1']):.3g}"
     load = lambda name: np.load(path / name / "one_step.npz", allow_pickle=False)
-    if judge.data["x"].ndim == 2:
-        panels = {"data": judge.data["x"]} | {head(name): load(name)["x"] for name in one_step}
-        plots.point_grid(path / "landscape.png", panels, title=f"{title}, {judge.distance}")
+    if real.rows["x"].ndim == 2:
+        panels = {"data": real.rows["x"]} | {head(name): load(name)["x"] for name in one_step}
+        plots.point_grid(path / "landscape.png", panels, title=f"{title}, {real.distance}")
     else:
-        few = lambda x, labels: (
-            np.stack([x[labels == c][:4] for c in range(10)]) if "label" in judge.data else x[:40].reshape(10, 4, *x.shape[1:])
-        )
-        columns = {"real": few(judge.data["x"], judge.labels)} | {head(name): few(*load(name).values()) for name in one_step}
-        plots.image_grid(path / "landscape.png", columns, title=f"{title}, {judge.distance}")
+        columns = {"real": (real.rows["x"], real.labels)} | {head(name): tuple(load(name).values()) for name in one_step}
+        classes = real.labels.max() + 1
+        plots.class_grid(path / "landscape.png", columns, classes, title=f"{title}, {real.distance}", per_class=4)
     priced = {name: row for name, row in one_step.items() if np.isfinite(cost[name])}
     if priced:
         plots.labelled_points(
@@ -323,9 +330,9 @@ def draw(path, first, found, cost, judge):
                 name: plots.Labelled(cost[name] / 1e3, row["distance"]["1"], methods.METHODS[name].rule)
                 for name, row in priced.items()
             },
-            reference=("other real rows", judge.floor),
+            reference=("other real rows", real.floor),
             xlabel="cost of training, its teacher's included, in thousand forward passes of a batch",
-            ylabel=f"{judge.distance} at one step",
+            ylabel=f"{real.distance} at one step",
             title=f"{first.data.name}: {first.steps} steps of training",
         )
 
@@ -334,26 +341,26 @@ def main():
     if TABLE.value:
         print(method_table())
         return
-    from flowjax.training import NonFiniteError, workdir as folders
+    from flowjax.training import NonFiniteError, workdir
 
     path = pathlib.Path(WORKDIR.value)
     configs, found, failed = planned(path), {}, {}
     for name, config in configs.items():
-        folders.check(path / name, config)
-    judge = make_judge(next(iter(configs.values())))
+        workdir.check(path / name, config)
+    real = real_rows(next(iter(configs.values())))
     with tqdm.tqdm(configs.items(), desc="landscape", unit="method") as bar:
         for name, config in bar:
             bar.set_postfix_str(name)
             try:
                 if not train(name, config, path):
                     return
-                found[name] = measured(name, config, path, judge)
+                found[name] = measured(name, config, path, real)
             except Exception as error:  # whatever it is, it stands in the row, and the others go on
                 known = isinstance(error, (NonFiniteError, typing.InputError))
                 failed[name] = " ".join(f"{'' if known else f'{type(error).__name__}: '}{error}".split())[:300]
-                tables.write_text(path / f"{name}.failure.txt", "".join(traceback.format_exception(error)))
+                folders.write_text(path / f"{name}.failure.txt", "".join(traceback.format_exception(error)))
                 bar.write(f"{name} failed: {failed[name]}")
-    print("\n" + report(path, configs, found, failed, judge))
+    print("\n" + report(path, configs, found, failed, real))
     names = ("landscape.md", "landscape.csv", "wall_time.csv", "landscape.png", "distance_against_cost.png")
     print("\n".join(str(path / name) for name in names if (path / name).exists()))
 

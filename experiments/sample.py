@@ -1,8 +1,8 @@
 """Samples a run: python -m experiments.sample --workdir=runs/demo --steps=1,2,4 --labels=0,3,7 --seed=0 --num=64
 
 Needs the workdir alone. Writes sample.png and sample.npz there (or to --out): one array of samples for each number of steps, all
-from the same noise, and the labels. With --invert it carries held-out data to the noise that it comes from, and back, by 32 Heun steps each way unless told
-otherwise (few networks learn jumps from data to noise).
+from the same noise, and the labels. With --invert it carries held-out data to the noise that it comes from, and back, by 32 Heun
+steps each way, or as --sampler and --steps say (few networks learn jumps from data to noise).
 """
 
 import pathlib
@@ -33,50 +33,45 @@ flags.mark_flag_as_required("workdir")
 
 def main():
     from flowjax import training
-    from flowjax.training import evaluation
+    from flowjax.training import progress
 
-    given = command_line.whole_numbers("steps", STEPS.value, low=1)
-    trained = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
-    steps = given or ((32,) if INVERT.value else trained.settings.evaluation.steps)
-    asked = command_line.whole_numbers("labels", LABELS.value, low=0)
-    labels = np.resize(evaluation.asked_labels(trained, asked), NUM.value)
-    sample = evaluation.make_sampler(
-        trained.net,
-        trained.shape,
-        SAMPLER.value or ("heun" if INVERT.value else trained.settings.evaluation.sampler),
-        trained.conditioning(GUIDANCE.value, command_line.numbers("guidance_interval", INTERVAL.value, count=2)),
-        grid=GRID.value,
-        path=trained.settings.method.path,
-    )
+    steps = command_line.whole_numbers("steps", STEPS.value, low=1)
+    run = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
+    options = {
+        "grid": GRID.value,
+        "seed": SEED.value,
+        "guidance": GUIDANCE.value,
+        "interval": command_line.numbers("guidance_interval", INTERVAL.value, count=2),
+    }
     if INVERT.value:
-        return invert(trained, sample, max(steps))
-    samples = {n: sample(trained.params, SEED.value, labels, n, progress=True) for n in steps}
+        return invert(run, max(steps or (32,)), {**options, "sampler": SAMPLER.value or "heun"})
+    labels = run.labels(NUM.value, command_line.whole_numbers("labels", LABELS.value, low=0) or None)
+    options |= {"sampler": SAMPLER.value, "progress": True}
+    samples = {n: run.sample(NUM.value, n, labels, **options) for n in steps or run.settings.evaluation.steps}
 
     out = pathlib.Path(OUT.value or pathlib.Path(WORKDIR.value) / "sample")
     out.parent.mkdir(parents=True, exist_ok=True)
     npz, png = out.with_name(out.name + ".npz"), out.with_name(out.name + ".png")
     np.savez(npz, labels=labels, seed=SEED.value, **{f"samples_{n}": x for n, x in samples.items()})
-    title = f"{trained.settings.method.name}, {trained.step} steps of training"
-    evaluation.draw_samples(png, samples, labels, trained.num_classes, title=title, per_class=16)
+    title = f"{run.settings.method.name}, {run.step} steps of training"
+    progress.draw_samples(png, samples, labels, run.num_classes, title=title, per_class=16)
     print(f"{png}\n{npz}: {', '.join(f'samples_{n} {x.shape}' for n, x in samples.items())}, labels, seed")
 
 
-def invert(trained, sample, steps):
+def invert(run, steps, options):
     """Held-out data, the noise that it comes from, and what becomes of that noise: a picture and the error of the round trip."""
     from flowjax import data
-    from flowjax.training import evaluation
 
-    section = trained.settings.data
-    rows = data.arrays(data.load(section.name, split="test", data_dir=section.dir or None), limit=NUM.value)
-    labels = evaluation.labels_like(rows.get("label"), trained.num_classes, len(rows["x"]))
-    noise = sample(trained.params, SEED.value, labels, steps, x=rows["x"], inverted=True)
-    back = sample(trained.params, SEED.value, labels, steps, x=noise)
+    rows = data.arrays(run.source("test"), limit=NUM.value)
+    labels = run.labels(len(rows["x"]), rows.get("label"))
+    noise = run.sample(len(rows["x"]), steps, labels, x=rows["x"], inverted=True, **options)
+    back = run.sample(len(rows["x"]), steps, labels, x=noise, **options)
     error = float(np.sqrt(np.mean((back - rows["x"]) ** 2)))
     out = pathlib.Path(OUT.value or pathlib.Path(WORKDIR.value) / "inversion")
     out.parent.mkdir(parents=True, exist_ok=True)
     npz, png = out.with_name(out.name + ".npz"), out.with_name(out.name + ".png")
     np.savez(npz, x=rows["x"], noise=noise, back=back, labels=labels)
-    title = f"{trained.settings.method.name}: data, its noise, and back in {steps} steps each way; error {error:.2g}"
+    title = f"{run.settings.method.name}: data, its noise, and back in {steps} steps each way; error {error:.2g}"
     shown = {"data": rows["x"], "noise": noise, "back": back}
     if noise.ndim == 2:
         plots.point_grid(png, shown, title=title)

@@ -2,7 +2,8 @@
 
 import csv
 import io
-import os
+
+from flowjax import folders
 
 
 def markdown(rows):
@@ -19,7 +20,7 @@ def write(path, rows, about, shown=None):
     """
     text = about + "\n\n" + markdown(shown or rows) + "\n"
     write_csv(path.with_name(f"{path.name}.csv"), [_apart(row) for row in rows])
-    write_text(path.with_name(f"{path.name}.md"), text)
+    folders.write_text(path.with_name(f"{path.name}.md"), text)
     return text
 
 
@@ -45,12 +46,5 @@ def write_csv(path, rows):
     writer = csv.DictWriter(numbers, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, numbers.getvalue())
-
-
-def write_text(path, text):
-    """Writes a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, newline="")
-    os.replace(temporary, path)
+    folders.write_text(path, numbers.getvalue())

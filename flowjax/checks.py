@@ -17,7 +17,7 @@ def times(caller: str, x: typing.Array, **named: typing.Time) -> tuple[typing.Ar
       **named: times (or fractions) by name: Python scalars, 0-d arrays, or arrays with `x.ndim` axes.
 
     Returns:
-      A tuple of arrays in the order given, in the wider of their own dtype, that of `x` and float32.
+      A tuple of arrays in the order given, each in the widest of its dtype, that of `x` and float32.
 
     Raises:
       InputError: if `x` is not floating, or if a time has another rank or does not broadcast to the shape of `x`.

@@ -141,7 +141,7 @@ def likelihood(prediction: Array, target: Array, *, log_variance: Array | float 
 
 
 def normalised(prediction: Array, target: Array, *, reduce: str, c: float = 0.1) -> Array:
-    """Squared error over its own norm, so that the gradient is the residual at unit length.
+    """Squared error over its norm, so that the gradient is the residual at unit length.
 
         |r|^2 / sg(|r| + c),   r = prediction - target;   its gradient along the prediction is 2 r / (|r| + c), for "mean" over
                                the number of data elements

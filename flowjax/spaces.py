@@ -26,7 +26,7 @@ class Space(NamedTuple):
     """A space with its shortest ways (geodesics).
 
     Attributes:
-      name: in messages.
+      name: its key in SPACES.
       move: `(x, s, t, v) -> point`: from x along the geodesic with velocity v for the time t - s, exp_x((t - s) v). Only the part of v
         that is tangent at x counts, so that the output of any network moves a point within the space.
       log: `(x, y) -> v`: the velocity at x that reaches y in one unit of time along a shortest way, the inverse of the exponential.
@@ -68,7 +68,7 @@ def _wide(*arrays):
 # R^n
 
 euclidean = Space(
-    "R^n",
+    "euclidean",
     flowmap.move,
     lambda x, y: y - x,
     lambda x, v: v,
@@ -158,4 +158,4 @@ torus = Space(
     lambda key, shape, dtype=float: jax.random.uniform(key, shape, dtype, -jnp.pi, jnp.pi),
 )
 
-SPACES = {"euclidean": euclidean, "sphere": sphere, "torus": torus}
+SPACES = {space.name: space for space in (euclidean, sphere, torus)}

@@ -25,7 +25,7 @@ os.chdir(pathlib.Path(flowjax.__file__).parents[1])  # where configs/, experimen
 
 from configs import meanflow
 from flowjax import data, evals, paths, plots, residuals, training
-from flowjax.training import evaluation
+from flowjax.training import progress
 
 # %% [markdown]
 # ## A trained map
@@ -49,12 +49,11 @@ print(f"{run}: {trained.settings.method.name}, {trained.step} steps of training"
 
 # %% tags=["picture"]
 labels = np.arange(rows) % 10
-sample = evaluation.make_sampler(trained.net, trained.shape)
-samples = {n: sample(trained.params, 0, labels, n) for n in (1, 2, 4)}
-evaluation.draw_samples(None, samples, labels, 10, real=real, per_class=5)
+samples = {n: trained.sample(rows, n, labels) for n in (1, 2, 4)}
+progress.draw_samples(None, samples, labels, 10, real=real, per_class=5)
 
 # %%
-classifier = evaluation.digit_classifier()
+classifier = evals.features.digits_classifier()
 training_rows = data.arrays(data.load("digits"), limit=rows)
 for n, x in samples.items():
     agreement, distance = evals.agreement(classifier, x, labels), evals.frechet(x, real["x"])
@@ -72,11 +71,10 @@ print(f"from one step to four a digit changes {change:.2f} times as much as two 
 # only) and come back in one jump. Then the same noise is asked for another digit: look at what stays.
 
 # %%
-held_out, asked = real["x"][:10], real["label"][:10]
-solver = evaluation.make_sampler(trained.net, trained.shape, "heun")
-noise = solver(trained.params, 0, asked, 32, x=held_out, inverted=True)
-back = {n: sample(trained.params, 0, asked, n, x=noise) for n in (1, 4)}
-others = {f"as a {digit}": sample(trained.params, 0, np.full(10, digit), 1, x=noise) for digit in (0, 3, 7)}
+held_out, classes = real["x"][:10], real["label"][:10]
+noise = trained.sample(10, 32, classes, sampler="heun", x=held_out, inverted=True)
+back = {n: trained.sample(10, n, classes, x=noise) for n in (1, 4)}
+others = {f"as a {digit}": trained.sample(10, labels=digit, x=noise) for digit in (0, 3, 7)}
 shown = {"held out": held_out, "its noise": noise, "back, 1 jump": back[1]} | others
 plots.image_grid(None, {name: x[:, None] for name, x in shown.items()}, title="What the noise remembers")
 
@@ -94,7 +92,7 @@ print(f"the noise has mean {noise.mean():.2f} and deviation {noise.std():.2f}; f
 ends = jax.random.normal(jax.random.key(1), (2, 8, *trained.shape))
 angles = np.linspace(0, np.pi / 2, 9)[:, None, None, None, None]
 between = jnp.cos(angles) * ends[0] + jnp.sin(angles) * ends[1]
-ways = np.stack([sample(trained.params, 0, np.arange(2, 10), 1, x=x) for x in np.asarray(between)], axis=1)
+ways = np.stack([trained.sample(8, labels=np.arange(2, 10), x=x) for x in np.asarray(between)], axis=1)
 plots.image_grid(
     None, {"one noise ... another": ways}, [str(digit) for digit in range(2, 10)], "One jump from each noise between two"
 )
@@ -110,7 +108,7 @@ print(f"the classifier reads the asked-for digit in {read:.1%} of these pictures
 
 # %%
 start = np.asarray(jax.random.normal(jax.random.key(2), (10, *trained.shape)))
-one, two = (sample(trained.params, 0, np.arange(10), n, x=start) for n in (1, 2))
+one, two = (trained.sample(10, n, x=start) for n in (1, 2))
 shown = {"one jump": one, "two jumps": two, "difference, times 4": 4 * (two - one)}
 plots.image_grid(None, {name: x[:, None] for name, x in shown.items()})
 
@@ -123,8 +121,7 @@ print(f"one jump and two differ by {np.sqrt(np.mean((two - one) ** 2)):.2f}; pix
 # to the data, in the lowest row.
 
 # %%
-cond = {"label": jnp.asarray(np.resize(real["label"], 64))}
-V = lambda x, s, t: trained.net.apply({"params": trained.params}, x, s, t, cond)
+V = trained.V(np.resize(real["label"], 64))
 maps = residuals.error_maps(V, np.resize(real["x"], (64, *trained.shape)), paths.linear, (np.arange(cells) + 0.5) / cells)
 plots.heat_maps(None, maps, xlabel="source s", ylabel="target t", label="data per unit of time")
 

@@ -39,8 +39,7 @@ def trained(name, **fields):
     config.model.width = 192
     shutil.rmtree(f"{folder}/{name}", ignore_errors=True)
     training.train(config, f"{folder}/{name}")
-    run = training.load(f"{folder}/{name}")
-    return lambda x, s, t: run.net.apply({"params": run.params}, x, s, t)
+    return training.load(f"{folder}/{name}").V()
 
 
 teacher_map = trained("flow_matching", steps=teacher_steps)

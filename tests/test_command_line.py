@@ -13,9 +13,11 @@ import time
 
 import jax
 import numpy as np
+import pictures
 import pytest
 
 from configs import meanflow, method
+from flowjax import plots
 from flowjax.training import checkpoint, runs
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -155,7 +157,9 @@ def test_sampling_needs_the_workdir_alone(trained):
         assert file["samples_1"].shape == file["samples_2"].shape == (9, 8, 8, 1)
         assert file["labels"].tolist() == [0, 3, 7] * 3
         assert not np.array_equal(file["samples_1"], file["samples_2"])
-    assert (trained / "sample.png").stat().st_size > 1_000
+        rows = np.searchsorted([0, 3, 7], file["labels"])
+        columns = [(file["samples_1"], rows), (file["samples_2"], rows)]
+    pictures.assert_classes(trained / "sample.png", columns, 3, per_class=3)
 
 
 def test_evaluation_needs_the_workdir_alone(trained):
@@ -166,7 +170,7 @@ def test_evaluation_needs_the_workdir_alone(trained):
     assert [row["what"] for row in rows] == ["1 step"] * 4 + ["real, held out", "noise"]
     assert float(rows[0]["frechet error"]) > 0 and 0 <= float(rows[0]["agreement"]) <= 1
     assert "| 1 step | flow_map | none | 100 |" in output and "| 1 step |" in (trained / "evaluation.md").read_text()
-    assert (trained / "evaluation.png").stat().st_size > 5_000
+    pictures.assert_colours(trained / "evaluation.png", *plots.curves.COLOURS[:4], plots.canvas.RED)
 
 
 @pytest.mark.slow
@@ -344,7 +348,8 @@ def results(folder, parts):
         "attention_cost.csv",
         "attention_cost.md",
     } | names
-    assert all(path.stat().st_size > 10_000 for path in folder.glob("*.png"))
+    for path in folder.glob("*.png"):
+        pictures.assert_colours(path, plots.canvas.BLUE)
     return json.loads((folder / "jvp.json").read_text())
 
 
@@ -399,7 +404,7 @@ def test_the_benchmark_of_methods_goes_on_where_it_was(tmp_path):
     assert code == 2 and "one table holds one setting" in output and (tmp_path / "method_costs.csv").read_text() == before
     output, code = finish("benchmark_methods", "--methods=flow_matching", "--resume", *flags)
     assert code == 0 and (tmp_path / "method_costs.csv").read_text() == before, output
-    assert (tmp_path / "method_costs.png").stat().st_size > 10_000
+    pictures.assert_colours(tmp_path / "method_costs.png", plots.canvas.BLUE)
 
 
 @pytest.mark.slow
@@ -407,7 +412,7 @@ def test_the_benchmark_of_training_rehearses_on_a_cpu(tmp_path):
     flags = ["--sizes=tiny/4", "--latent=4", "--batch=16", "--steps=2", "--methods=flow_matching", f"--output={tmp_path}"]
     output, code = finish("benchmark_training", *flags)
     assert code == 0 and "| DiT-tiny/4 | flow_matching |" in output, output
-    assert (tmp_path / "training_speed.png").stat().st_size > 10_000
+    pictures.assert_colours(tmp_path / "training_speed.png", plots.canvas.BLUE)
 
 
 @pytest.mark.slow
@@ -416,7 +421,9 @@ def test_guidance_trains_measures_and_draws(tmp_path):
         "guidance", "--methods=meanflow", "--steps=20", "--scales=1,2", "--resamples=0", f"--workdir={tmp_path}"
     )
     assert status == 0, output
-    for end in (".csv", ".md", ".png", "_samples.png"):
-        assert (tmp_path / f"guidance_digits{end}").stat().st_size > 100
+    assert len(list(csv.DictReader((tmp_path / "guidance_digits.csv").read_text().splitlines()))) == 3
+    assert "| meanflow | 2 |" in (tmp_path / "guidance_digits.md").read_text()
+    pictures.assert_colours(tmp_path / "guidance_digits.png", plots.canvas.BLUE, plots.canvas.RED)
+    assert pictures.inked(tmp_path / "guidance_digits_samples.png") > 0.3
     output, status = finish("guidance", "--scales=0.5", f"--workdir={tmp_path}")
     assert status == 2 and "expected at least one method, and scales from 1.0 to 4.0" in output

@@ -15,7 +15,7 @@ from scipy import optimize
 from support import small
 
 from flowjax import data, typing
-from flowjax.data import couplings, points, reflow as exact_reflow, transport
+from flowjax.data import couplings, points, trajectories as exact_trajectories, transport
 from flowjax.evaluation import trajectories
 from flowjax.methods import draws
 from flowjax.training import loading, loop, runs, settings
@@ -287,9 +287,9 @@ def test_a_folder_of_something_else_is_left_alone(folder, tmp_path):
 
 
 def test_the_pairs_of_the_checkerboard_are_the_ends_of_its_trajectories(monkeypatch):
-    assert exact_reflow.PAIRS == 2**16
-    monkeypatch.setattr(exact_reflow, "PAIRS", 2**10)  # these many are made in seconds
-    pairs, ways = data.load("checkerboard_reflow"), data.load("checkerboard_trajectories")
+    assert exact_trajectories.TRAJECTORIES == 2**16
+    monkeypatch.setattr(exact_trajectories, "TRAJECTORIES", 2**10)  # these many are made in seconds
+    pairs, ways = data.load("checkerboard_pairs"), data.load("checkerboard_trajectories")
     assert pairs.size == ways.size == 2**10 and pairs.coupled and ways.coupled
     two, all_ = pairs.rows(np.arange(2**10)), ways.rows(np.arange(2**10))
     assert set(two) == {"x", "eps"} and set(all_) == {"x", "eps", "trajectory", "times"}

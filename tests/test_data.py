@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn import datasets as sklearn_datasets
 
 from flowjax import data, evals, typing
-from flowjax.data import digits, points, reflow, tfds_images
+from flowjax.data import digits, points, tfds_images, trajectories
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COUNT = data.Source("count", 10, (1,), 0, lambda ids: {"x": ids[:, None].astype(np.float32)})
@@ -274,8 +274,8 @@ def test_tensorflow_is_never_imported():
 
 
 def test_reflow_pairs_noise_with_what_the_exact_flow_makes_of_it(monkeypatch):
-    monkeypatch.setattr(reflow, "PAIRS", 2**12)  # all of them take seconds
-    source = data.load("checkerboard_reflow")
+    monkeypatch.setattr(trajectories, "TRAJECTORIES", 2**12)  # all of them take seconds
+    source = data.load("checkerboard_pairs")
     batch = next(data.batches(source, batch_size=256, seed=0))
     assert source.coupled and set(batch) == {"x", "eps"} and batch["eps"].dtype == np.float32
     rows = data.arrays(source, limit=4_096)
@@ -284,6 +284,6 @@ def test_reflow_pairs_noise_with_what_the_exact_flow_makes_of_it(monkeypatch):
     assert np.corrcoef(rows["x"].ravel(), rows["eps"].ravel())[0, 1] > 0.9
     real = data.arrays(data.load("checkerboard", split="test"))["x"]
     assert evals.sliced_wasserstein(rows["x"], real[:4_096]) < 0.1
-    held_out = data.load("checkerboard_reflow", split="test")
+    held_out = data.load("checkerboard_pairs", split="test")
     assert not held_out.coupled
     np.testing.assert_array_equal(data.arrays(held_out, limit=100)["x"], real[:100])

@@ -14,7 +14,7 @@ import pytest
 from configs import flow_matching
 from flowjax import training, typing
 from flowjax.evaluation import generation
-from flowjax.training import evaluation, sharding
+from flowjax.training import sampling, sharding
 
 ROOT = pathlib.Path(__file__).parents[1]
 ENV = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
@@ -41,7 +41,7 @@ def test_shards_hold_the_samples_in_order(points, tmp_path):
     assert [file.name for file in files] == ["shard_00000.npz", "shard_00001.npz", "shard_00002.npz"]
     found, labels = generation.read(tmp_path / "out")
     run = training.load(points)
-    expected = evaluation.make_sampler(run.net, run.shape, "euler")(run.params, 3, np.full(1_100, -1), 2)
+    expected = sampling.make_sampler(run.net, run.shape, "euler")(run.params, 3, np.full(1_100, -1), 2)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert found.shape == (1_100, 2) and found.dtype == np.float32 and (labels == -1).all() and labels.dtype == np.int32
     few, _ = generation.read(tmp_path / "out", limit=500)
@@ -53,7 +53,7 @@ def test_what_is_there_is_kept_and_what_is_missing_is_drawn_again(points, tmp_pa
     write()
     whole = contents(tmp_path / "out")
     (tmp_path / "out" / "shard_00001.npz").unlink()
-    (tmp_path / "out" / ".shard_00001.npz").write_bytes(b"half a file")
+    (tmp_path / "out" / ".shard_00001.npz.1.2.part").write_bytes(b"half a file")
     drawn, save = [], generation._save
     monkeypatch.setattr(generation, "_save", lambda file, *rest: drawn.append(file.name) or save(file, *rest))
     write()
@@ -65,9 +65,7 @@ def test_labels_go_on_from_shard_to_shard(digits, tmp_path):
     images, labels = generation.read(tmp_path / "out")
     assert labels.tolist() == [3, 1, 4] * 16 + [3, 1] and images.shape == (50, 8, 8, 1)
     run = training.load(digits)
-    np.testing.assert_allclose(
-        evaluation.make_sampler(run.net, run.shape, "euler")(run.params, 0, labels, 1), images, atol=1e-5
-    )
+    np.testing.assert_allclose(sampling.make_sampler(run.net, run.shape, "euler")(run.params, 0, labels, 1), images, atol=1e-5)
 
 
 def test_images_may_be_whole_numbers(digits, tmp_path):
@@ -83,22 +81,22 @@ def test_eight_devices_draw_what_one_draws(points):
     run, labels = training.load(points), np.full(1_001, -1)
     mesh = sharding.make_mesh()
     assert mesh.devices.size == 8
-    one = evaluation.make_sampler(run.net, run.shape, "restart")(run.params, 0, labels, 3, first=7)
-    eight = evaluation.make_sampler(run.net, run.shape, "restart", mesh=mesh)(run.params, 0, labels, 3, first=7)
+    one = sampling.make_sampler(run.net, run.shape, "restart")(run.params, 0, labels, 3, first=7)
+    eight = sampling.make_sampler(run.net, run.shape, "restart", mesh=mesh)(run.params, 0, labels, 3, first=7)
     np.testing.assert_allclose(eight, one, rtol=1e-4, atol=1e-5)
-    later = evaluation.make_sampler(run.net, run.shape, "restart")(run.params, 0, labels[:5], 3, first=10)
+    later = sampling.make_sampler(run.net, run.shape, "restart")(run.params, 0, labels[:5], 3, first=10)
     np.testing.assert_allclose(later, one[3:8], rtol=1e-4, atol=1e-5)  # sample i depends on its number alone
 
 
 def test_samples_start_from_what_they_are_given(points):
     run, labels = training.load(points), np.full(9, -1)
-    sample = evaluation.make_sampler(run.net, run.shape, "heun", grid="karras")
+    sample = sampling.make_sampler(run.net, run.shape, "heun", grid="karras")
     x = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
     noise = sample(run.params, 0, labels, 64, x=x, inverted=True)
     np.testing.assert_allclose(sample(run.params, 0, labels, 64, x=noise), x, atol=2e-2)
     assert np.abs(noise - x).max() > 0.1
     with pytest.raises(typing.InputError, match="new noise and cannot be inverted"):
-        evaluation.make_sampler(run.net, run.shape, "consistency")(run.params, 0, labels, 4, x=x, inverted=True)
+        sampling.make_sampler(run.net, run.shape, "consistency")(run.params, 0, labels, 4, x=x, inverted=True)
 
 
 BAD = {
@@ -134,7 +132,7 @@ def test_a_folder_of_something_else_is_kept(points, tmp_path):
     with pytest.raises(typing.InputError, match="holds no about.json"):
         generation.read(tmp_path / "mine")
     (tmp_path / "out" / "shard_00000.npz").unlink()
-    with pytest.raises(typing.InputError, match="lacks shard_00000.npz; the command that began it goes on"):
+    with pytest.raises(typing.InputError, match="lacks shard_00000.npz; the command that began it continues"):
         generation.read(tmp_path / "out")
 
 
@@ -189,7 +187,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(digits, tmp_path):
     peaks = []
     for num in (20_000, 80_000):
         code = (
-            "import resource; from flowjax.training import generation;"
+            "import resource; from flowjax.evaluation import generation;"
             f" generation.write({str(digits)!r}, {str(tmp_path / str(num))!r}, num={num}, shard=2048);"
             " print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )

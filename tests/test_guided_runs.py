@@ -9,7 +9,7 @@ from support import with_sgd
 from configs import common, imf
 from flowjax import data, typing
 from flowjax.evaluation import generation, scores, trajectories
-from flowjax.training import evaluation, loading, runs, sharding, teachers
+from flowjax.training import loading, runs, sampling, sharding, teachers
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def guided(tmp_path_factory, saved_run):
 def test_scale_and_interval_reach_samples_and_tables(guided, tmp_path):
     run = loading.load(guided)
     # Embeddings of the guidance start from zero, and the run was not trained: the random weights of saved_run tell them apart.
-    draw = lambda *told: evaluation.make_sampler(run.net, run.shape, told=run.conditioning(*told))(
+    draw = lambda *told: sampling.make_sampler(run.net, run.shape, conditioning=run.conditioning(*told))(
         run.params, 0, np.arange(8), 1
     )
     samples = [draw(1.0), draw(3.0), draw(3.0, (0.2, 0.7))]
@@ -45,7 +45,7 @@ def test_a_guided_run_walks_at_the_median_of_its_scales(guided, tmp_path):
     trajectories.write(guided, tmp_path / "pairs", num=8, steps=2, solver="euler")
     source = data.couple(data.load("digits"), str(tmp_path / "pairs"))
     rows, run = data.arrays(source), loading.load(guided)
-    expected = evaluation.make_sampler(run.net, run.shape, "euler", run.conditioning(2.0))(
+    expected = sampling.make_sampler(run.net, run.shape, "euler", run.conditioning(2.0))(
         run.params, 0, rows["label"], 2, x=rows["eps"]
     )
     np.testing.assert_allclose(rows["x"], expected, rtol=1e-5, atol=1e-5)

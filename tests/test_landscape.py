@@ -9,11 +9,12 @@ import sys
 import time
 
 import numpy as np
+import pictures
 import pytest
 from absl import flags
 
 from experiments import landscape
-from flowjax import methods, training, typing
+from flowjax import methods, plots, training, typing
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -73,7 +74,8 @@ def test_every_method_has_its_row_and_a_failing_one_says_why(finished):
         and "the floor" in text
         and "python -m experiments.landscape" in text
     )
-    assert all((finished / name).stat().st_size > 10_000 for name in ("landscape.png", "distance_against_cost.png"))
+    assert pictures.inked(finished / "landscape.png") > 0.3
+    pictures.assert_colours(finished / "distance_against_cost.png", plots.canvas.BLUE, plots.canvas.RED)
     times = list(csv.DictReader((finished / "wall_time.csv").read_text().splitlines()))
     assert [row["method"] for row in times] == ["flow_matching", "freeflow", "ct"]
     assert all(float(row["ms a step, all seeds"]) > 0 for row in times)

@@ -9,14 +9,15 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = [
     {"typing"},
-    {"checks", "profiling"},
+    {"checks", "folders", "profiling"},
     {"options"},
     {"conditioning", "flowmap", "times", "schedules", "derivatives", "distances"},
     {"spaces"},
     {"paths"},
     {"losses", "guidance", "samplers", "exact"},
     {"methods"},
-    {"models", "data", "evals", "plots", "residuals"},
+    {"models", "data", "plots", "residuals"},
+    {"evals"},
     {"training"},
     {"evaluation"},
 ]

@@ -8,7 +8,7 @@ import pytest
 from configs import method as method_config
 from flowjax import data, evals, exact, methods, samplers
 from flowjax.data import points
-from flowjax.training import evaluation, networks, runs, sharding
+from flowjax.training import config_checks, runs, sampling, sharding, teachers
 
 
 def far(points):
@@ -35,11 +35,12 @@ def test_three_hundred_steps_lower_the_distance(name, monkeypatch):
     config.model.width, config.optim.learning_rate = 64, 3e-3
     monkeypatch.setitem(points.VELOCITIES, "eight_gaussians", FAR_VELOCITY)
     if name == "pfmm":  # its teacher is a flow map: the exact one, in 32 steps for each leg
-        monkeypatch.setattr(networks, "make", with_exact_map)
+        monkeypatch.setattr(config_checks, "CHECKS", ())
+        monkeypatch.setattr(teachers, "make", exact_map)
     run = runs.setup(config, devices=jax.devices()[:1])
     held_out = far(data.arrays(data.load("eight_gaussians", split="test"), limit=2_000)["x"])
-    sample = evaluation.make_sampler(run.net, run.source.shape, config.sampler)
-    labels = evaluation.labels_like(None, 0, len(held_out))
+    sample = sampling.make_sampler(run.net, run.source.shape, config.sampler)
+    labels = sampling.labels_like(None, 0, len(held_out))
     distance = lambda params: evals.sliced_wasserstein(sample(params, 0, labels, FEW_STEPS.get(name, 1)), held_out)
 
     state, step = run.init(), jax.jit(run.step, donate_argnums=0)
@@ -54,8 +55,8 @@ def test_three_hundred_steps_lower_the_distance(name, monkeypatch):
     assert after < 0.5 * before, (before, after)
 
 
-def with_exact_map(config, method, net, load):
-    """Networks whose teacher is the exact flow map, by Heun's method."""
+def exact_map(run, weak, guidance, data_name):
+    """The exact flow map as a teacher, by Heun's method."""
 
     def V(weights, x, s, t, cond):
         legs = jnp.linspace(0, 1, 17)
@@ -64,7 +65,7 @@ def with_exact_map(config, method, net, load):
         moved = samplers.heun(v, x, legs) - x
         return moved / jnp.where(jnp.abs(t - s) < 1e-4, -1e-4, t - s)
 
-    return networks.Networks(networks.trained(method, net), teacher_map=V)
+    return teachers.Teacher(map=V)
 
 
 def trained_distance(name):
@@ -77,8 +78,8 @@ def trained_distance(name):
     batches = data.batches(run.source, batch_size=config.batch_size, seed=config.seed)
     for _ in range(config.steps):
         state, _ = step(state, sharding.global_batch(run.mesh, next(batches)), run.fixed)
-    sample = evaluation.make_sampler(run.net, run.source.shape, config.sampler)
-    labels = evaluation.labels_like(None, 0, len(held_out))
+    sample = sampling.make_sampler(run.net, run.source.shape, config.sampler)
+    labels = sampling.labels_like(None, 0, len(held_out))
     return evals.sliced_wasserstein(sample(state.averages["0.999"], 0, labels, 1), held_out)
 
 

@@ -28,7 +28,7 @@ def config_of(name, mesh=(1, 1), **changes):
 def trained(config, count):
     """The state after some steps on the same rows, and the metrics of each."""
     run = runs.setup(config, devices=jax.devices()[: np.prod(list(config.mesh.values()))])
-    step, state, found = compilation.compiled(run), run.init(), []
+    (step,), state, found = compilation.compiled(run).values(), run.init(), []
     rng = np.random.default_rng(0)
     for _ in range(count):
         x = rng.standard_normal((config.batch_size, 2)).astype(np.float32)
@@ -99,11 +99,11 @@ def test_options_of_the_step_on_a_mesh(changes):
         config = with_sgd(config_of("tvm", mesh))
         config.update_from_flattened_dict(changes)
         run = runs.setup(config, devices=jax.devices()[: np.prod(mesh)])
-        state, step = run.init(), compilation.compiled(run)
+        state, programs = run.init(), compilation.compiled(run)
         x = np.random.default_rng(0).standard_normal((config.seeds, 64, 2)).astype(np.float32)
-        for _ in range(4):
+        for number in range(4):
             batch = sharding.global_batch(run.mesh, {"x": x if config.seeds > 1 else x[0]}, config.seeds)
-            state, _ = jax.block_until_ready(step(state, batch, run.fixed))
+            state, _ = jax.block_until_ready(programs[run.cycle.at(number)](state, batch, run.fixed))
         states.append(jax.device_get(state))
     # Muon iterates on whole matrices, which makes more of rounding.
     chex.assert_trees_all_close(*states, atol=1e-5 if "optim.name" in changes else 1e-6, rtol=0)
@@ -173,7 +173,8 @@ def spoken(config):
     """{kind: bytes} of a step, and the bytes of the leaves of the parameters that are sliced, and of the others."""
     run = runs.setup(config, devices=jax.devices()[: np.prod(list(config.mesh.values()))])
     found = collections.Counter()
-    for collective in collectives.listed(compilation.compiled(run).as_text()):
+    (program,) = compilation.compiled(run).values()
+    for collective in collectives.listed(program.as_text()):
         found[collective.kind] += collective.bytes
     sliced = lambda leaf: leaf.sharding.shard_shape(leaf.shape) != leaf.shape
     size = lambda cut: sum(leaf.size * 4 for leaf in jax.tree.leaves(run.like.params) if sliced(leaf) == cut)

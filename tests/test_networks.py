@@ -16,13 +16,13 @@ from flowjax.evaluation import trajectories
 from flowjax.training import (
     checkpoint,
     config_checks,
-    evaluation,
     loading,
     log,
     loop,
     networks,
     parts,
     runs,
+    sampling,
     settings,
     sharding,
     teachers,
@@ -187,9 +187,9 @@ def test_each_network_has_its_own_rate_and_period():
         runs.setup(small("freeflow", **plain, auxiliary={"velocity": {"learning_rate": 0.1, "every": 1}}), devices=ONE),
     )
     states = [run.init()]
-    step, step_twice = jax.jit(run.step), jax.jit(twice.step)
-    for _ in range(4):
-        states.append(step(states[-1], rows(), run.fixed)[0])
+    step, step_twice = jax.jit(run.step, static_argnames="phase"), jax.jit(twice.step)
+    for number in range(4):
+        states.append(step(states[-1], rows(), run.fixed, phase=run.cycle.at(number))[0])
     chex.assert_trees_all_equal(*(state.params["velocity"] for state in states[:3]))
     chex.assert_trees_all_equal(states[3].params["velocity"], states[4].params["velocity"])
     moved = lambda old, new, name: jax.tree.map(lambda a, b: np.asarray(b - a), old.params[name], new.params[name])
@@ -208,9 +208,9 @@ def test_averages_rest_when_v_rests():
     config = small("tvm")
     config.optim.every, config.ema = 2, (0.5,)
     run = runs.setup(config, devices=ONE)
-    step, states = jax.jit(run.step), [run.init()]
-    for _ in range(2):
-        states.append(step(states[-1], rows(), ())[0])
+    step, states = jax.jit(run.step, static_argnames="phase"), [run.init()]
+    for number in range(2):
+        states.append(step(states[-1], rows(), (), phase=run.cycle.at(number))[0])
     first, resting, moved = states
     chex.assert_trees_all_equal(*((state.params, state.target, state.averages, state.opt_state) for state in (first, resting)))
     assert all(
@@ -291,7 +291,7 @@ def test_an_autoguided_teacher_is_extrapolated_and_its_scale_is_told(teacher, tm
     with pytest.raises(typing.InputError, match="--config.teacher=.*student is itself guided and must be told guidance"):
         runs.setup(small("ayf_emd", teacher=str(tmp_path / "student")), devices=ONE)
     samples = [
-        evaluation.make_sampler(student.net, (2,), told={"guidance": w})(student.params, 0, np.full(16, -1), 1)
+        sampling.make_sampler(student.net, (2,), conditioning={"guidance": w})(student.params, 0, np.full(16, -1), 1)
         for w in (1.0, 3.0)
     ]
     assert not np.array_equal(*samples)
@@ -439,7 +439,7 @@ def test_the_weights_of_v_do_not_depend_on_what_else_is_trained():
         (
             "freeflow",
             {"auxiliary": {}},
-            "'freeflow' trains an auxiliary network 'velocity' along, and config.auxiliary has none; add",
+            "'freeflow' trains the network 'velocity' along, and config.auxiliary has none; add",
         ),
         (
             "soflow",

@@ -17,9 +17,8 @@ from ml_collections import config_flags
 
 from configs import common, method, network
 from experiments import landscape
-from flowjax import flowmap, losses, methods, options, samplers, typing
-from flowjax.data import reflow
-from flowjax.evaluation import scores
+from flowjax import evals, flowmap, losses, methods, options, samplers, typing
+from flowjax.data import trajectories
 from flowjax.training import loop, runs, workdir as folders
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -103,7 +102,7 @@ def test_the_samplers_of_the_readme_are_those_of_the_code():
             shown = dict(part.split("=") for part in row[3].strip("`").split(",") if part)
             assert {key: float(value) for key, value in shown.items()} == options.numbers(samplers.SAMPLERS[name].run)
     listed = re.search(r"`--measures` takes any of\n(.*?), most also", README, re.S)[1]
-    assert set(re.findall(r"`(\w+)`", listed)) == {*scores.MEASURES, *scores.COPYING, "agreement"}
+    assert set(re.findall(r"`(\w+)`", listed)) == set(evals.MEASURES)
 
 
 def test_the_caption_of_the_heat_maps_says_what_was_measured():
@@ -150,7 +149,7 @@ PRESETS = [
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
 def test_every_preset_builds_its_training_step(name, preset, teacher, monkeypatch):
-    monkeypatch.setattr(reflow, "PAIRS", 2**8)  # all of them take seconds
+    monkeypatch.setattr(trajectories, "TRAJECTORIES", 2**8)  # all of them take seconds
     config = method.get_config(f"{name},{preset}")
     if name == "pfmm":
         config.teacher = teacher

@@ -3,27 +3,29 @@
 import csv
 
 import numpy as np
+import pictures
 import pytest
 
 from configs import flow_matching, meanflow, method
 from experiments import tables
 from flowjax import data, evals, plots, training, typing
+from flowjax.data import points
 from flowjax.evaluation import generation, scores
-from flowjax.training import evaluation
+from flowjax.training import sampling
 
-POINTS = ("sliced_wasserstein", "precision")
+MEASURES = ("sliced_wasserstein", "precision")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_rows():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scores, "ROWS", 1_000)
-        patch.setattr(scores, "TRAINING", 2_000)
+        patch.setattr(points, "REFERENCE_ROWS", 1_000)
+        patch.setattr(scores, "TRAINING_ROWS", 2_000)
         yield
 
 
 @pytest.fixture(scope="module")
-def points(tmp_path_factory, saved_run):
+def points_run(tmp_path_factory, saved_run):
     return saved_run(meanflow.get_config("test"), tmp_path_factory.mktemp("points") / "run")
 
 
@@ -35,14 +37,14 @@ def digits(tmp_path_factory, saved_run):
 
 
 @pytest.fixture(scope="module")
-def table(points):
+def table(points_run):
     return scores.evaluate(
-        points,
+        points_run,
         (1, 3),
         num=300,
         averages=("0.999", "none"),
-        chosen=("", "gamma:gamma=0.5", "heun"),
-        measures=POINTS,
+        sampler_names=("", "gamma:gamma=0.5", "heun"),
+        measures=MEASURES,
         resamples=4,
     )
 
@@ -65,9 +67,9 @@ def test_every_combination_has_its_row_and_the_floor_and_noise_follow(table):
     assert "1000 held-out ones against 1000 of training" in about
 
 
-def test_a_number_is_the_measure_of_the_samples_and_has_an_error(points, table):
-    run = training.load(points, "none")
-    samples = evaluation.make_sampler(run.net, run.shape, "heun")(run.params, 0, np.full(300, -1), 3)
+def test_a_number_is_the_measure_of_the_samples_and_has_an_error(points_run, table):
+    run = training.load(points_run, "none")
+    samples = sampling.make_sampler(run.net, run.shape, "heun")(run.params, 0, np.full(300, -1), 3)
     reference = data.arrays(data.load("checkerboard", split="test"), limit=1_000)["x"]
     row = next(row for row in table[0] if (row["steps"], row["sampler"], row["ema"]) == (3, "heun", "none"))
     value, error = row["sliced_wasserstein"]
@@ -79,9 +81,9 @@ def test_a_number_is_the_measure_of_the_samples_and_has_an_error(points, table):
 
 def test_what_differs_is_shown(table, tmp_path):
     rows, about = table
-    assert list(scores.shown(rows)[0]) == ["what", "sampler", "ema", "evaluations", "rows", *POINTS]
+    assert list(scores.shown(rows)[0]) == ["what", "sampler", "ema", "evaluations", "rows", *MEASURES]
     alike = [row for row in rows if row["sampler"] in ("", "flow_map") and row["ema"] in ("", "none")]
-    assert list(scores.shown(alike)[0]) == ["what", "rows", *POINTS]
+    assert list(scores.shown(alike)[0]) == ["what", "rows", *MEASURES]
     text = tables.write(tmp_path / "table", rows, about, shown=scores.shown(alike))
     assert "| 3 steps | 300 | " in text and " ± " in text
     written = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
@@ -92,20 +94,22 @@ def test_what_differs_is_shown(table, tmp_path):
 
 def test_curves_have_a_series_for_each_way_of_sampling(table, tmp_path):
     panels, references = scores.curves(table[0])
-    assert list(panels) == list(POINTS) == list(references)
+    assert list(panels) == list(MEASURES) == list(references)
     assert set(panels["precision"]) == {
         f"{name}, ema {ema}" for name in ("flow_map", "gamma:gamma=0.5", "heun") for ema in ("0.999", "none")
     }
     assert all([steps for steps, _, _ in series] == [1, 3] for series in panels["precision"].values())
     assert set(references["precision"]) == {"real, held out", "noise"}
     plots.measure_curves(tmp_path / "curves.png", panels, references=references, xlabel="steps")
-    assert (tmp_path / "curves.png").stat().st_size > 5_000
+    pictures.assert_colours(tmp_path / "curves.png", *plots.curves.COLOURS[:6], plots.canvas.RED)
 
 
-def test_written_samples_are_measured_like_drawn_ones(points, tmp_path):
-    generation.write(points, tmp_path / "samples", num=400, steps=3, average="none", shard=150)
-    (read, *rest), _ = scores.evaluate(points, (1,), num=300, samples=str(tmp_path / "samples"), measures=POINTS, resamples=0)
-    (drawn, *_), _ = scores.evaluate(points, (3,), num=300, averages=("none",), measures=POINTS, resamples=0)
+def test_written_samples_are_measured_like_drawn_ones(points_run, tmp_path):
+    generation.write(points_run, tmp_path / "samples", num=400, steps=3, average="none", shard=150)
+    (read, *rest), _ = scores.evaluate(
+        points_run, (1,), num=300, samples=str(tmp_path / "samples"), measures=MEASURES, resamples=0
+    )
+    (drawn, *_), _ = scores.evaluate(points_run, (3,), num=300, averages=("none",), measures=MEASURES, resamples=0)
     assert read["sliced_wasserstein"][0] == pytest.approx(drawn["sliced_wasserstein"][0], rel=1e-4)
     assert (read["what"], read["sampler"], read["ema"], read["rows"]) == ("3 steps", "flow_map", "none", 300)
     assert len(rest) == 2 and np.isnan(read["precision"][1])
@@ -125,20 +129,20 @@ def test_a_student_of_a_guided_teacher_is_asked_each_scale(tmp_path, saved_run):
     assert set(scores.curves(rows)[0]["sliced_wasserstein"]) == {"guidance 1.0", "guidance 3.0"}
 
 
-def test_all_measures_of_points(points):
-    rows, _ = scores.evaluate(points, (1,), num=64, resamples=2)
-    assert set(scores.POINTS + scores.COPYING) == {name for name, value in rows[0].items() if isinstance(value, tuple)}
+def test_all_measures_of_points(points_run):
+    rows, _ = scores.evaluate(points_run, (1,), num=64, resamples=2)
+    assert set(evals.measures.suited(("points",))) == {name for name, value in rows[0].items() if isinstance(value, tuple)}
     assert all(np.isfinite(value[0]) for row in rows for value in row.values() if isinstance(value, tuple))
     floor, noise = rows[-2], rows[-1]
     assert floor["copying"][0] == 0.5 and floor["nearest_distance"][0] > 0  # of training rows against themselves: 1 and 0
     assert all(floor[name][0] < noise[name][0] for name in ("wasserstein", "sinkhorn", "energy_distance", "mmd"))
-    assert rows[0]["sinkhorn"][0] == pytest.approx(sinkhorn_of_64(points), rel=1e-6)
+    assert rows[0]["sinkhorn"][0] == pytest.approx(sinkhorn_of_64(points_run), rel=1e-6)
 
 
 def sinkhorn_of_64(folder):
     """With the blur of the reference rows, as the floor and the noise."""
     run = training.load(folder)
-    samples = evaluation.make_sampler(run.net, run.shape)(run.params, 0, np.full(64, -1), 1)
+    samples = sampling.make_sampler(run.net, run.shape)(run.params, 0, np.full(64, -1), 1)
     reference = data.arrays(data.load("checkerboard", split="test"), limit=1_000)["x"].astype(np.float64)
     epsilon = 0.05 * ((reference - reference.mean(axis=0)) ** 2).sum(axis=1).mean()
     return evals.sinkhorn(samples, reference, epsilon=epsilon)
@@ -150,7 +154,9 @@ def test_all_measures_of_digits(digits):
     with pytest.raises(typing.InputError, match="64 samples are too few for a Frechet distance in 64 dimensions: --num=65"):
         scores.evaluate(digits, (1,), num=64)
     rows, about = scores.evaluate(digits, (1,), num=100, resamples=2)
-    assert set(scores.IMAGES + scores.CLASSIFIED) == {name for name, value in rows[0].items() if isinstance(value, tuple)}
+    assert set(evals.measures.suited(("pixels", "features"))) == {
+        name for name, value in rows[0].items() if isinstance(value, tuple)
+    }
     assert "100 samples against 1797 rows of digits; real rows: 297 held-out ones against 1500 of training" in about
     floor, noise = rows[-2], rows[-1]
     assert floor["agreement"][0] > 0.97 and floor["copying"][0] == 0.5 and floor["rows"] == 297
@@ -168,8 +174,8 @@ BAD = {
         "unknown measure 'copying_features'; did you mean copying",
     ),
     "unknown measure": ({"measures": ("recal",)}, "unknown measure 'recal'; did you mean recall"),
-    "features of points": ({"measures": ("mmd_features",)}, "classifier for the digits alone"),
-    "unknown sampler": ({"chosen": ("eule",)}, "did you mean euler"),
+    "features of points": ({"measures": ("mmd_features",)}, "its features are those of a network, and the dataset names none"),
+    "unknown sampler": ({"sampler_names": ("eule",)}, "did you mean euler"),
     "grid of other steps": ({"grid": "1,0.5,0"}, "--steps=2"),
     "no such average": ({"averages": ("0.5",)}, "no average with decay 0.5"),
     "guidance that was not learned": ({"guidances": (2.0,)}, "without guidance"),
@@ -178,7 +184,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_mistakes_are_told(case, points):
+def test_mistakes_are_told(case, points_run):
     changes, said = BAD[case]
     with pytest.raises(typing.InputError, match=said):
-        scores.evaluate(points, (1,), **changes)
+        scores.evaluate(points_run, (1,), **changes)

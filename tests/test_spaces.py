@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import support
 
-from flowjax import flowmap, paths, samplers, spaces, typing
+from flowjax import data, flowmap, paths, samplers, spaces, training, typing
+from flowjax.training import runs, sampling
 
 pytestmark = pytest.mark.usefixtures("x64")
 CURVED = {"sphere": spaces.sphere, "torus": spaces.torus}
@@ -24,23 +26,29 @@ def tangents(space, x, seed=1, length=1.0):
 
 @pytest.mark.parametrize("space", spaces.SPACES.values(), ids=spaces.SPACES)
 def test_move_and_log_are_inverse_and_stay_in_the_space(space):
-    x, y = points(space), points(space, seed=2)
-    close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-12)
-    close(space.nearest(x), x)
-    close(space.project(x, space.log(x, y)), space.log(x, y))  # a tangent
-    close(space.move(x, 0.0, 1.0, space.log(x, y)), y)
-    close(space.distance(x, y), space.distance(y, x))
-    close(space.distance(x, x), 0.0)
-    # On both sides of the border between series and closed form, forward and backward in time.
-    for length in (1e-9, 1e-3, 0.199, 0.202, 0.315, 0.317, 3.0):
-        v = tangents(space, x, length=length)
-        there = space.move(x, 0.2, 0.7, 2 * v)
-        close(space.nearest(there), there)
-        close(space.log(x, there), v)
-        close(space.distance(x, there), length)
-        close(space.move(x, 0.7, 0.2, -2 * v), there)
-    # Only the tangent part of a velocity moves a point.
-    close(space.move(x, 0.0, 0.5, space.project(x, y)), space.move(x, 0.0, 0.5, y))
+    # On both sides of the borders between series and closed form.
+    lengths = (1e-9, 1e-3, 0.199, 0.202, 0.315, 0.317, 3.0)
+
+    @jax.jit
+    def pairs(x, y):
+        equal = [
+            (space.nearest(x), x),
+            (space.project(x, space.log(x, y)), space.log(x, y)),  # a tangent
+            (space.exp(x, space.log(x, y)), y),
+            (space.distance(x, y), space.distance(y, x)),
+            (space.distance(x, x), jnp.zeros(6)),
+            # Only the tangent part of a velocity moves a point.
+            (space.move(x, 0.0, 0.5, space.project(x, y)), space.move(x, 0.0, 0.5, y)),
+        ]
+        for length in lengths:
+            v = tangents(space, x, length=length)
+            there = space.move(x, 0.2, 0.7, 2 * v)
+            equal += [(space.nearest(there), there), (space.log(x, there), v), (space.distance(x, there), jnp.full(6, length))]
+            equal += [(space.move(x, 0.7, 0.2, -2 * v), there)]  # forward and backward in time
+        return equal
+
+    for found, expected in pairs(points(space), points(space, seed=2)):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
 def test_the_sphere_is_the_unit_sphere():
@@ -98,20 +106,16 @@ def test_derivatives_to_second_order_are_finite_where_points_coincide_or_are_opp
     np.testing.assert_allclose(spaces.sphere.project(x, along), 2 * direction, atol=1e-9)
 
 
-@pytest.mark.parametrize("angle", [1e-6, 0.1, 0.199, 0.202, 1.5, 3.0])
-def test_derivatives_of_the_logarithm_agree_with_differences(angle):
-    """Along curves on the sphere, to second order: on both sides of the border between series and closed form."""
+def test_derivatives_of_the_logarithm_are_known_along_curves():
+    """To second order, along curves on the sphere, on both sides of the border between series and closed form."""
     x = points(spaces.sphere, 1)
     u, w = tangents(spaces.sphere, x), jnp.cross(x, tangents(spaces.sphere, x))
-    curve = lambda r: spaces.sphere.move(x, 0.0, 1.0, (angle + r) * (jnp.cos(r) * u + jnp.sin(r) * w))
-    log = lambda r: spaces.sphere.log(x, curve(r))
-    known = lambda r: (angle + r) * (jnp.cos(r) * u + jnp.sin(r) * w)
-    for f, g in (
-        (log, known),
-        (jax.jacfwd(log), jax.jacfwd(known)),
-        (jax.jacfwd(jax.jacfwd(log)), jax.jacfwd(jax.jacfwd(known))),
-    ):
-        np.testing.assert_allclose(f(0.0), g(0.0), atol=1e-8)
+    known = lambda angle, r: (angle + r) * (jnp.cos(r) * u + jnp.sin(r) * w)
+    log = lambda angle, r: spaces.sphere.log(x, spaces.sphere.exp(x, known(angle, r)))
+    three = lambda f: lambda angle: (f(angle, 0.0), jax.jacfwd(f, 1)(angle, 0.0), jax.jacfwd(jax.jacfwd(f, 1), 1)(angle, 0.0))
+    values = jax.jit(jax.vmap(lambda angle: (three(log)(angle), three(known)(angle))))
+    for found, expected in zip(*values(jnp.array([1e-6, 0.1, 0.199, 0.202, 1.5, 3.0]))):
+        np.testing.assert_allclose(found, expected, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", CURVED)
@@ -134,15 +138,14 @@ def test_a_path_on_a_space_is_a_geodesic_with_its_velocity(name):
 
 # Flow maps and samplers
 
-AXIS = np.array([[0.0, -0.6, 0.0], [0.6, 0.0, -1.1], [0.0, 1.1, 0.0]])  # skew: v(x) = AXIS x is a rotation, a Killing field
-
 
 def killing(x, t):
-    return x @ jnp.asarray(AXIS).T
+    """The velocity of a rotation about the last axis, a Killing field."""
+    return jnp.stack([-x[:, 1], x[:, 0], 0 * x[:, 2]], axis=1)
 
 
-def rotated(x, gap):
-    return x @ jax.scipy.linalg.expm(gap * jnp.asarray(AXIS)).T
+def rotated(x, angle):
+    return jnp.cos(angle) * x + jnp.sin(angle) * killing(x, 0) + (1 - jnp.cos(angle)) * x * jnp.array([[0.0, 0.0, 1.0]])
 
 
 def rotation(x, s, t):
@@ -152,23 +155,26 @@ def rotation(x, s, t):
 
 
 def test_jumps_of_an_exact_rotation_rotate_exactly():
-    x, times = points(spaces.sphere), jnp.array([1.0, 0.35, 0.6, 0.0])
-    found = jax.jit(functools.partial(samplers.flow_map, rotation, space=spaces.sphere))(x, times)
-    np.testing.assert_allclose(found, rotated(x, -1.0), atol=1e-12)
-    jump = flowmap.jump(rotation, x, 0.9, 0.2, move=spaces.sphere.move)
-    np.testing.assert_allclose(jump, rotated(x, -0.7), atol=1e-12)
-    assert np.abs(flowmap.jump(rotation, x, 0.9, 0.2) - jump).max() > 0.01  # the same velocity, straight on
+    jump = functools.partial(flowmap.jump, rotation, s=0.9, t=0.2)
+    sample = lambda x: samplers.flow_map(rotation, x, jnp.array([1.0, 0.35, 0.6, 0.0]), space=spaces.sphere)
+    x = points(spaces.sphere)
+    end, turned, straight = jax.jit(lambda x: (sample(x), jump(x, move=spaces.sphere.move), jump(x)))(x)
+    np.testing.assert_allclose(end, rotated(x, -1.0), atol=1e-12)
+    np.testing.assert_allclose(turned, rotated(x, -0.7), atol=1e-12)
+    assert np.abs(straight - turned).max() > 0.01  # on R^n the same velocity leaves the sphere
 
 
-@pytest.mark.parametrize(("solver", "order"), [(samplers.euler, 1), (samplers.heun, 2), (samplers.midpoint, 2)])
-def test_solvers_keep_their_order_on_the_sphere(solver, order):
-    v = lambda x, t: (1 + t) * killing(x, t)
-    x, steps = points(spaces.sphere), np.array([16, 32, 64])
-    run = jax.jit(functools.partial(solver, v, space=spaces.sphere))
-    found = [run(x, samplers.grid(n)) for n in steps]
-    errors = [np.abs(y - rotated(x, -1.5)).max() for y in found]
-    assert np.polyfit(np.log(steps), np.log(errors), 1)[0] == pytest.approx(-order, abs=0.15)
-    assert np.abs(jnp.linalg.norm(found[0], axis=-1) - 1).max() < 1e-12
+def test_solvers_keep_their_order_on_the_sphere():
+    v = lambda x, t: (1 + t) * killing(x, t) + t * spaces.sphere.project(x, jnp.ones_like(x))
+    orders, steps, x = {samplers.euler: 1, samplers.heun: 2, samplers.midpoint: 2}, np.array([8, 16, 32]), points(spaces.sphere)
+    sample = lambda solver, n: lambda x: solver(v, x, samplers.grid(n), space=spaces.sphere)
+    ends, limit = jax.jit(
+        lambda x: ([[sample(solver, n)(x) for n in steps] for solver in orders], sample(samplers.heun, 1024)(x))
+    )(x)
+    for (solver, order), points_of in zip(orders.items(), ends):
+        errors = [np.abs(end - limit).max() for end in points_of]
+        assert np.polyfit(np.log(steps), np.log(errors), 1)[0] == pytest.approx(-order, abs=0.2), solver.__name__
+        assert np.abs(jnp.linalg.norm(points_of[0], axis=-1) - 1).max() < 1e-12
 
 
 @pytest.mark.parametrize("name", CURVED)
@@ -177,13 +183,20 @@ def test_every_map_of_one_point_arrives_with_every_sampler(name):
     path, space = paths.path_from_name(name), CURVED[name]
     x, x0, keys = points(space), points(space, 1, seed=5), jax.random.split(jax.random.key(0), 6)
     V = lambda x, s, t: -space.log(x, jnp.broadcast_to(x0, x.shape)) / jnp.maximum(s, 1e-9)
-    for sampler in ("flow_map", "euler", "consistency"):
-        chosen = samplers.sampler_from_name(sampler, name)
-        found = jax.jit(lambda x, run=chosen.run: run(V, x, np.array([1.0, 0.7, 0.2, 0.0]), keys))(x)
-        np.testing.assert_allclose(found, jnp.broadcast_to(x0, x.shape), atol=1e-12)
-    halfway = jax.jit(lambda x: samplers.consistency(V, x, jnp.array([1.0, 0.4]), keys, path=path))(x)
-    np.testing.assert_allclose(space.nearest(halfway), halfway, atol=1e-12)
-    assert (space.distance(halfway, jnp.broadcast_to(x0, x.shape)) <= 0.4 * np.pi * np.sqrt(3)).all()
+    times, run = np.array([1.0, 0.7, 0.2, 0.0]), lambda spec: samplers.sampler_from_name(spec, name).run
+    consistency = lambda x: samplers.consistency(V, x, jnp.array([1.0, 0.4]), keys, path=path)
+    sample = jax.jit(
+        lambda x: ([run(spec)(V, x, times, keys) for spec in ("flow_map", "euler", "consistency")], consistency(x))
+    )
+    ends, between = sample(x)
+    for end in ends:
+        np.testing.assert_allclose(end, jnp.broadcast_to(x0, x.shape), atol=1e-12)
+    # After the first jump of consistency sampling: between x0 and new noise, at 0.4 of the way.
+    noise = jax.vmap(lambda key: space.noise(jax.random.fold_in(key, 0), (3,), jnp.float64))(keys)
+    np.testing.assert_allclose(
+        space.distance(between, jnp.broadcast_to(x0, x.shape)), 0.4 * space.distance(x0, noise), atol=1e-12
+    )
+    np.testing.assert_allclose(space.distance(between, noise), 0.6 * space.distance(x0, noise), atol=1e-12)
 
 
 @pytest.mark.parametrize("spec", ["gamma", "restart", "adaptive"])
@@ -193,16 +206,67 @@ def test_samplers_that_only_r_n_allows_are_refused(spec):
     samplers.check_sampler("heun", 2, path="sphere")
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_dtypes_are_those_of_the_data(dtype):
+def test_dtypes_are_those_of_the_data():
+    t = jax.ShapeDtypeStruct((6, 1), jnp.float32)
     for space in spaces.SPACES.values():
-        x, y = (point.astype(dtype) for point in (points(space), points(space, seed=1)))
-        t = jnp.full((6, 1), 0.5, jnp.float32)
-        for found in (
-            space.move(x, 1.0, t, y),
-            space.log(x, y),
-            space.project(x, y),
-            space.nearest(x),
-            space.geodesic(x, y, t),
-        ):
-            assert found.dtype == dtype and found.shape == x.shape
+        functions = [
+            lambda x, t, space=space: space.move(x, 1.0, t, x),
+            lambda x, t, space=space: space.log(x, x),
+            lambda x, t, space=space: space.project(x, x),
+            lambda x, t, space=space: space.nearest(x),
+            lambda x, t, space=space: space.geodesic(x, x, t),
+        ]
+        for dtype in (jnp.bfloat16, jnp.float32):
+            x = jax.ShapeDtypeStruct((6, 3), dtype)
+            assert all((made := jax.eval_shape(f, x, t)).dtype == dtype and made.shape == x.shape for f in functions)
+
+
+# From the data to samples
+
+
+def test_data_on_the_sphere_are_its_points():
+    source = data.load("sphere_caps")
+    x = data.arrays(source, limit=2_000)["x"]
+    assert source.space == "sphere" and x.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1.0, rtol=1e-6)
+    assert not np.isin(data.arrays(data.load("sphere_caps", split="test"), limit=100)["x"], x).all(axis=1).any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.name": "sphere_caps"}, "path is 'linear'.*--config.method.path=sphere"),
+        ({"method.path": "torus"}, "path is 'torus'.*expected a path of it.*linear or trigonometric"),
+        ({"data.name": "sphere_caps", "method.path": "sphere", "data.coupling": "ot"}, "pairs rows with normal noise"),
+    ],
+)
+def test_a_path_in_another_space_than_the_data_is_an_error(changes, message):
+    config = support.small("flow_matching")
+    config.update_from_flattened_dict(changes)
+    with jax.enable_x64(False), pytest.raises(typing.InputError, match=message):
+        runs.setup(config, jax.devices()[:1])
+
+
+def test_losses_for_r_n_are_refused_on_the_sphere():
+    config = support.small("meanflow")
+    config.update_from_flattened_dict({"data.name": "sphere_caps", "method.path": "sphere"})
+    with jax.enable_x64(False), pytest.raises(typing.InputError, match="losses of 'meanflow' are written for R\\^n"):
+        runs.setup(config, jax.devices()[:1])
+
+
+def test_a_run_on_the_sphere_trains_and_samples_points_of_the_sphere(tmp_path):
+    config = support.small("flow_matching", steps=2, save_every=2, log_every=1)
+    config.update_from_flattened_dict({"data.name": "sphere_caps", "method.path": "sphere"})
+    with jax.enable_x64(False):
+        run = runs.setup(config, jax.devices()[:1])
+        x = data.arrays(run.source, limit=32)
+        point = run.method.draw(jax.random.key(0), x, 0)["anchor"]
+        np.testing.assert_allclose(np.linalg.norm(point.x, axis=1), 1.0, rtol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(point.eps, axis=1), 1.0, rtol=1e-5)
+        np.testing.assert_allclose((point.x * point.v).sum(axis=1), 0.0, atol=1e-5)
+        state = training.train(config, tmp_path / "run", devices=jax.devices()[:1])
+        assert int(state.step) == 2
+        sample = sampling.make_sampler(run.net, (3,), "heun", path="sphere")
+        samples = sample(state.params["V"], 0, np.full(8, -1), 3)
+        np.testing.assert_allclose(np.linalg.norm(samples, axis=1), 1.0, rtol=1e-5)
+        assert np.abs(samples[1:] - samples[0]).max() > 0.1

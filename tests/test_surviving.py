@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from support import small
 
-from flowjax import data, typing
+from flowjax import data, evals, typing
 from flowjax.profiling import flops
-from flowjax.training import checkpoint, compilation, evaluation, loading, log, loop, runs, sharding, workdir
+from flowjax.training import checkpoint, compilation, loading, log, loop, progress, runs, sharding, workdir
 
 ONE = jax.devices()[:1]
 
@@ -146,7 +146,7 @@ def test_one_more_step_that_is_not_finite_ends_the_training(tmp_path, monkeypatc
 
 def test_the_best_checkpoint_stays_and_can_be_asked_for(tmp_path, monkeypatch):
     worth = iter([0.5, 0.1, 0.9, 0.8])
-    monkeypatch.setattr(evaluation, "judge", lambda *_: lambda x, labels: {"sliced_wasserstein": next(worth)})
+    monkeypatch.setattr(evals.Judge, "values", lambda *_: {"sliced_wasserstein": next(worth)})
     config = small(
         steps=16, eval_every=4, save_every=100, keep=1, eval_steps=(2,), eval_samples=8, best="2step/sliced_wasserstein"
     )
@@ -161,15 +161,18 @@ def test_the_best_checkpoint_stays_and_can_be_asked_for(tmp_path, monkeypatch):
 
 def test_the_measures_of_a_training_have_their_names():
     points, images = np.random.default_rng(0).random((8, 2)), np.random.default_rng(0).random((8, 4, 4, 1))
-    assert tuple(evaluation.measures(points)(points, None)) == evaluation.POINTS
-    assert tuple(evaluation.measures(images)(images, None)) == evaluation.IMAGES
-    assert set(evaluation.HIGHER_IS_BETTER) < {*evaluation.IMAGES, *evaluation.CLASSIFIED}
+    for rows, names in (
+        (points, ("sliced_wasserstein", "energy_distance")),
+        (images, ("frechet_pixels", "precision", "recall")),
+    ):
+        judge = evals.Judge(rows)
+        assert tuple(judge.values(rows, None, judge.names(during_training=True))) == names
 
 
 def test_more_is_better_for_some_measures():
-    assert evaluation.lower_is_better("1step/recall", {"1step/recall": 0.7}) == -0.7
-    assert evaluation.lower_is_better("4step/frechet_pixels", {"4step/frechet_pixels": 0.7}) == 0.7
-    assert math.isnan(evaluation.lower_is_better("", {"1step/recall": 0.7}))
+    assert progress.lower_is_better("1step/recall", {"1step/recall": 0.7}) == -0.7
+    assert progress.lower_is_better("4step/frechet_pixels", {"4step/frechet_pixels": 0.7}) == 0.7
+    assert math.isnan(progress.lower_is_better("", {"1step/recall": 0.7}))
 
 
 @pytest.mark.parametrize(
@@ -247,7 +250,7 @@ def test_the_step_compiles_once(tmp_path):
     with log.Compilations() as seen:
         run = runs.setup(small(), devices=ONE)
         state, before = run.init(), seen.count
-        step = compilation.compiled(run)
+        (step,) = compilation.compiled(run).values()
         assert seen.count == before + 1 and seen.seconds > 0
         for _ in range(3):
             batch = sharding.global_batch(run.mesh, {"x": np.zeros((32, 2), np.float32)})

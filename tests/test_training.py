@@ -13,7 +13,7 @@ import pytest
 from support import rows, small, with_sgd
 
 from flowjax import data, methods, typing
-from flowjax.training import checkpoint, loading, log, loop, networks, runs, sharding, state, step, workdir
+from flowjax.training import checkpoint, loading, log, loop, networks, optimizers, runs, sharding, step, workdir
 
 # One of each kind: derivative, target network, learned log-variance, teacher in a loop, auxiliary network, conditional.
 KINDS = ("meanflow", "tvm", "dmf", "ctm", "freeflow", "alphaflow")
@@ -256,7 +256,7 @@ def test_optimizers_by_name(name):
     config = small().optim
     config.update({"name": name, "clip_norm": 1.0, "warmup_steps": 2, "schedule": "cosine"})
     config.kwargs = {}
-    optimizer, schedule, _ = state.make_optimizer(config, 10)
+    optimizer, schedule, _ = optimizers.make(config, 10)
     params = {"w": jnp.ones((4, 4))}
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     chex.assert_tree_all_finite(updates)
@@ -267,7 +267,7 @@ def test_optimizer_keywords_reach_optax():
     config = small().optim
     config.update({"name": "sgd", "learning_rate": 1.0, "clip_norm": 0.5})
     config.kwargs = {"momentum": 0.5}
-    optimizer = state.make_optimizer(config, 10).transform
+    optimizer = optimizers.make(config, 10).transform
     params, gradient = jnp.zeros(2), jnp.array([3.0, 4.0])
     opt_state = optimizer.init(params)
     first, opt_state = optimizer.update(gradient, opt_state, params)

@@ -12,7 +12,7 @@ Example:
 import functools
 from collections.abc import Callable
 
-from flowjax.data import points
+from flowjax.data import points, sphere
 from flowjax.data.couplings import couple
 from flowjax.data.pipeline import Source, arrays, batches, check
 
@@ -25,27 +25,28 @@ def _digits(**where) -> Source:
     return digits.source(**where)
 
 
-def _reflow(name, kept, **where) -> Source:
-    from flowjax.data import reflow
+def _exact_trajectories(name, kept, **where) -> Source:
+    from flowjax.data import trajectories
 
-    return reflow.source(name, kept, **where)
+    return trajectories.source(name, kept, **where)
 
 
 DATASETS: dict[str, Callable[..., Source]] = {
     **{name: functools.partial(points.source, name) for name in points.DENSITIES},
-    **{f"{name}_reflow": functools.partial(_reflow, name, 2) for name in points.VELOCITIES},
-    **{f"{name}_trajectories": functools.partial(_reflow, name, 17) for name in points.VELOCITIES},
+    **{f"{name}_pairs": functools.partial(_exact_trajectories, name, 2) for name in points.VELOCITIES},
+    **{f"{name}_trajectories": functools.partial(_exact_trajectories, name, 17) for name in points.VELOCITIES},
+    "sphere_caps": sphere.source,
     "digits": _digits,
 }
 
 
-def load(name: str, *, split: str = "train", data_dir: str | None = None) -> Source:
+def load(name: str, *, split: str = "train", data_dir: str = "") -> Source:
     """The rows of one split of a dataset.
 
     Args:
       name: a key of `DATASETS`, or any TFDS image dataset as `name` or `name/config` (`cifar10`, `mnist`).
       split: `"train"` or `"test"`; TFDS datasets and `digits` also take `"train+test"` and slices like `"train[:10%]"`.
-      data_dir: where TFDS keeps its datasets; None: TFDS's own default, which honours TFDS_DATA_DIR.
+      data_dir: where TFDS keeps its datasets; "": its default, which honours TFDS_DATA_DIR.
 
     Returns:
       A `Source`. Images are uint8 [H, W, C], points float32 [2].
@@ -54,7 +55,7 @@ def load(name: str, *, split: str = "train", data_dir: str | None = None) -> Sou
       InputError: the name or the split does not exist, the dataset cannot be prepared here, or it holds no images of one shape.
     """
     if name in DATASETS:
-        return DATASETS[name](split=split, data_dir=data_dir)
+        return DATASETS[name](split=split, data_dir=data_dir or None)
     from flowjax.data import tfds_images
 
-    return tfds_images.source(name, split=split, data_dir=data_dir, others=tuple(DATASETS))
+    return tfds_images.source(name, split=split, data_dir=data_dir or None, others=tuple(DATASETS))

@@ -1,19 +1,19 @@
-"""Which noise belongs to which row: optimal transport in each batch, or the trajectories of a teacher, read from a folder.
+"""Couplings of noise and data: optimal transport within each batch, or the trajectories of a teacher, read from a folder.
 
-A folder of trajectories holds trajectory.npy [n, K + 1, ...], from noise to what was generated, label.npy [n] and about.json, which
-says at what times and how many rows are there. Two points (K = 1) are the pairs of ReFlow (arXiv 2209.03003).
+A folder of trajectories holds trajectory.npy [n, K + 1, ...], from noise to generated rows, label.npy [n], and about.json with the times
+and the number of rows written so far. Two points (K = 1) are the pairs of ReFlow (arXiv 2209.03003).
 """
 
 import json
-import os
 import pathlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from flowjax import typing
+from flowjax import folders, typing
 from flowjax.data import pipeline
 
-ABOUT, TRAJECTORY, LABEL = "about.json", "trajectory.npy", "label.npy"
+TRAJECTORY, LABEL = "trajectory.npy", "label.npy"
 
 
 def couple(source: pipeline.Source, coupling: str) -> pipeline.Source:
@@ -39,14 +39,14 @@ def trajectories(folder: str, like: pipeline.Source) -> pipeline.Source:
     """The trajectories of a folder as a source: x and eps are their ends; with more than two points also all of them, and their times."""
     path = pathlib.Path(folder)
     hint = "write one with python -m experiments.reflow --workdir=runs/TEACHER"
-    if not (path / ABOUT).exists():
+    if not (path / folders.ABOUT).exists():
         raise typing.InputError(
             f"config.data.coupling is {folder!r}: no folder of trajectories; expected '', 'ot', or such a folder: {hint}."
         )
-    about = json.loads((path / ABOUT).read_text())
+    about = json.loads((path / folders.ABOUT).read_text())
     if about["done"] < about["count"]:
         raise typing.InputError(
-            f"config.data.coupling={folder} holds {about['done']} of {about['count']} rows; the command that began it goes on: {hint}."
+            f"config.data.coupling={folder} holds {about['done']} of {about['count']} rows; the command that began it continues: {hint}."
         )
     if tuple(about["shape"]) != tuple(like.shape) or about["num_classes"] != like.num_classes:
         raise typing.InputError(
@@ -56,30 +56,32 @@ def trajectories(folder: str, like: pipeline.Source) -> pipeline.Source:
     points = np.load(path / TRAJECTORY, mmap_mode="r", allow_pickle=False)
     label = np.load(path / LABEL, allow_pickle=False)
     source = recorded(f"{like.name} from {folder}", points, label if like.num_classes else None, np.asarray(about["times"]))
-    return source._replace(num_classes=like.num_classes)
+    return like._replace(name=source.name, size=source.size, rows=source.rows, coupled=True)
 
 
-def recorded(name, points, label, times):
+def recorded(name: str, points: np.ndarray, label: np.ndarray | None, times: np.ndarray) -> pipeline.Source:
     """A source of trajectories: `points` [n, K + 1, ...] from noise to data, `label` [n] or None, `times` [K + 1] from 1 to 0."""
     times = times.astype(np.float32)
 
-    def rows(ids):
-        own = np.asarray(points[ids])
-        found = {"x": own[:, -1], "eps": own[:, 0]} | ({} if label is None else {"label": label[ids]})
+    def rows(ids: np.ndarray) -> dict[str, np.ndarray]:
+        trajectory = np.asarray(points[ids])
+        batch = {"x": trajectory[:, -1], "eps": trajectory[:, 0]} | ({} if label is None else {"label": label[ids]})
         if len(times) > 2:
-            found |= {"trajectory": own, "times": np.broadcast_to(times, (len(own), len(times)))}
-        return found
+            batch |= {"trajectory": trajectory, "times": np.broadcast_to(times, (len(ids), len(times)))}
+        return batch
 
     return pipeline.Source(name, len(points), points.shape[2:], 0, rows, coupled=True)
 
 
-def write(folder: str, about: dict, parts, flag: str = "--output"):
-    """Writes trajectories part by part in bounded memory; what an earlier, killed call wrote is kept.
+def write(
+    folder: str, about: dict, parts: Callable[[int], tuple[np.ndarray, np.ndarray]], flag: str = "--output"
+) -> Iterator[int]:
+    """Writes trajectories part by part in bounded memory; the parts that an earlier, killed call wrote are kept.
 
     Args:
       folder: to be made, or begun by a call with the same `about`.
-      about: "count", "times" [K + 1], "shape", "num_classes", and whatever tells these trajectories from others.
-      parts: `start -> (trajectory [m, K + 1, ...], label [m])` of the rows from `start` on; m is its choice.
+      about: "count", "times" [K + 1], "shape", "num_classes", and everything else that the trajectories depend on.
+      parts: `start -> (trajectory [m, K + 1, ...], label [m])` of the rows from `start` on; it chooses m.
       flag: what the folder was given as, for the errors.
 
     Yields:
@@ -89,35 +91,17 @@ def write(folder: str, about: dict, parts, flag: str = "--output"):
       InputError: if the folder holds something else.
     """
     path = pathlib.Path(folder)
+    done = folders.claim(path, {**about, "done": 0}, flag=flag, contents="trajectories", free=("done",))["done"]
     arrays = {TRAJECTORY: ((len(about["times"]), *about["shape"]), np.float32), LABEL: ((), np.int32)}
-    if (path / ABOUT).exists():
-        old = json.loads((path / ABOUT).read_text())
-        done = old.pop("done")
-        differ = [name for name in about if json.loads(json.dumps(about[name])) != old.get(name)]
-        if differ:
-            said = "; ".join(f"{name}: {old.get(name)} there, {about[name]} now" for name in differ)
-            raise typing.InputError(f"{flag}={path} holds other trajectories ({said}); give another folder.")
-    else:
-        # Hidden files are what a kill leaves of a file that was being written.
-        if path.exists() and (not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir())):
-            raise typing.InputError(f"{flag}={path} is not empty and holds no {ABOUT}; give a new or empty folder.")
-        path.mkdir(parents=True, exist_ok=True)
-        done = 0
-        _note(path, about, done)  # first, so that a call that is killed here is recognised
     if not done:
         for name, (shape, dtype) in arrays.items():
             np.lib.format.open_memmap(path / name, "w+", dtype, (about["count"], *shape)).flush()
     opened = [np.lib.format.open_memmap(path / name, "r+") for name in arrays]
     while done < about["count"]:
-        for array, part in zip(opened, found := parts(done)):
-            array[done : done + len(part)] = part
+        part = parts(done)
+        for array, rows in zip(opened, part):
+            array[done : done + len(rows)] = rows
             array.flush()
-        done += len(found[1])
-        _note(path, about, done)
+        done += len(part[1])
+        folders.write_about(path, {**about, "done": done})
         yield done
-
-
-def _note(path, about, done):
-    aside = path / f".{ABOUT}"
-    aside.write_text(json.dumps({**about, "done": done}, indent=2) + "\n")
-    os.replace(aside, path / ABOUT)

@@ -30,6 +30,11 @@ class Source(NamedTuple):
         when unlabelled.
       coupled: whether `rows` also has "eps", the noise that belongs to each "x".
       coupling: "ot" if batches are to bring noise assigned by minibatch optimal transport, see flowjax.data.transport.
+      features: key of flowjax.evals.EXTRACTORS, the network whose features compare samples with data; "": none.
+      decode: key of flowjax.evals.DECODERS, what turns rows into images before they are measured; "": rows are measured as they are.
+      reference: the split whose rows samples are compared with.
+      reference_rows: at most this many of them; None: all.
+      space: key of flowjax.spaces.SPACES, where the rows are.
     """
 
     name: str
@@ -39,6 +44,11 @@ class Source(NamedTuple):
     rows: Callable[[np.ndarray], dict[str, np.ndarray]]
     coupled: bool = False
     coupling: str = ""
+    features: str = ""
+    decode: str = ""
+    reference: str = "test"
+    reference_rows: int | None = 10_000
+    space: str = "euclidean"
 
 
 def arrays(source: Source, limit: int | None = None) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from flowjax import exact, typing
 from flowjax.data import pipeline
 
 SPLITS = {"train": 2**18, "test": 2**14}
+REFERENCE_ROWS = 10_000
 
 
 def checkerboard(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -82,4 +83,4 @@ def source(name: str, *, split: str = "train", data_dir: str | None = None) -> p
         raise typing.InputError(f"{name} has no split {split!r}; its splits are {' and '.join(SPLITS)}.")
     rng = np.random.default_rng(list(SPLITS).index(split))
     x = DENSITIES[name](rng, SPLITS[split])
-    return pipeline.Source(name, len(x), (2,), 0, lambda ids: {"x": x[ids]})
+    return pipeline.Source(name, len(x), (2,), 0, lambda ids: {"x": x[ids]}, reference_rows=REFERENCE_ROWS)

@@ -3,20 +3,31 @@
 Every measure is deterministic; rows are flattened, so images will do. Memory is linear in the number of samples, but for
 `wasserstein`, which takes at most 4,096 of them.
 Samples that are not finite never flatter a model: distances become nan, and such samples cover and match nothing.
+
+`MEASURES` has them all by name and says which data they suit; a `Judge` applies them to the samples of one dataset, in the features of the
+network that the dataset names.
 """
 
-from flowjax.evals import classifier
+from flowjax.evals import classifier, features, measures
 from flowjax.evals.assignment import wasserstein
 from flowjax.evals.bootstrap import error_bar
 from flowjax.evals.classifier import Classifier, agreement
 from flowjax.evals.entropic import sinkhorn
+from flowjax.evals.features import DECODERS, EXTRACTORS
 from flowjax.evals.frechet import frechet
+from flowjax.evals.judge import Judge, judge
 from flowjax.evals.kernels import median_distance, mmd
+from flowjax.evals.measures import MEASURES, Measure
 from flowjax.evals.neighbours import copying, coverage, density, nearest, nearest_distance, precision, recall, smaller
 from flowjax.evals.transport import energy_distance, sliced_wasserstein
 
 __all__ = [
     "Classifier",
+    "DECODERS",
+    "EXTRACTORS",
+    "Judge",
+    "MEASURES",
+    "Measure",
     "agreement",
     "classifier",
     "copying",
@@ -24,7 +35,10 @@ __all__ = [
     "density",
     "energy_distance",
     "error_bar",
+    "features",
     "frechet",
+    "judge",
+    "measures",
     "median_distance",
     "mmd",
     "nearest",

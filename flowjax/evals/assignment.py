@@ -1,4 +1,8 @@
-"""Exact Wasserstein distance between equally many samples, by optimal assignment."""
+"""Exact Wasserstein distance between equally many samples, by optimal assignment.
+
+scipy solves the assignment. With entropic potentials taken off its costs, of which this file has the ten lines, it takes 0.65 of the time
+of `ot.emd2` of POT in 2-D and 0.28 at 64 numbers a row (docs/measures_cost.md).
+"""
 
 import jax
 import numpy as np

@@ -3,7 +3,6 @@
 import functools
 import os
 import pathlib
-import uuid
 import warnings
 import zipfile
 import zlib
@@ -16,7 +15,7 @@ import numpy as np
 import optax
 import tqdm
 
-from flowjax import typing
+from flowjax import folders, typing
 
 _STEPS, _BATCH, _RATE = 400, 128, 3e-3
 _WIDTHS, _FEATURES = (16, 32), 64
@@ -26,15 +25,15 @@ Params = dict[str, typing.Array]
 
 
 class Classifier(NamedTuple):
-    """A fitted classifier; both callables are jitted.
+    """A fitted classifier, or another network whose features are compared; both callables are jitted.
 
     Attributes:
-      features: images [n, H, W, C] in [-1, 1] -> features [n, 64], what the last linear layer sees.
-      logits: images [n, H, W, C] in [-1, 1] -> logits [n, classes].
+      features: images [n, H, W, C] in [-1, 1] -> features [n, D]; of a classifier the inputs of its last linear layer.
+      logits: images [n, H, W, C] in [-1, 1] -> logits [n, classes]; None of a network that does not know the classes of the data.
     """
 
     features: Callable[[Any], typing.Array]
-    logits: Callable[[Any], typing.Array]
+    logits: Callable[[Any], typing.Array] | None = None
 
 
 def fit(
@@ -51,7 +50,7 @@ def fit(
       images: [n, H, W, C] in [-1, 1].
       labels: [n] integers in [0, num_classes).
       num_classes: number of classes.
-      seed: seed of the weights and of the order of the images; the result is deterministic in it.
+      seed: of the weights and of the order of the images; the result is deterministic in it.
       progress: wraps the range of steps, as `tqdm.tqdm` does.
 
     Returns:
@@ -110,12 +109,12 @@ def from_params(params: Params) -> Classifier:
 
 
 def agreement(classifier: Classifier, images: np.ndarray, labels: np.ndarray) -> float:
-    """Share of samples whose predicted class is the label they were asked for.
+    """Share of samples whose predicted class is the label they were sampled with.
 
     Args:
       classifier: a fitted classifier.
       images: samples [n, H, W, C] in [-1, 1].
-      labels: asked-for classes [n].
+      labels: the classes that were sampled [n].
 
     Returns:
       A share in [0, 1]; a sample that is not finite agrees with nothing.
@@ -176,7 +175,7 @@ def _checked(images: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[
 
 
 def _origin(images: np.ndarray, labels: np.ndarray, num_classes: int, seed: int) -> str:
-    """What a cache was fitted to and how: other arguments must not find it."""
+    """The arguments and constants of a fit, as text: a cache of another text is not used."""
     data = zlib.crc32(labels.tobytes(), zlib.crc32(images.tobytes()))
     return repr((images.shape, data, num_classes, seed, _STEPS, _BATCH, _RATE, _WIDTHS, _FEATURES))
 
@@ -191,10 +190,5 @@ def _load(path: pathlib.Path, origin: str) -> Params:
 
 def _save(path: pathlib.Path, params: Params, origin: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, origin=np.array(origin), **{name: np.asarray(value) for name, value in params.items()})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with folders.replacing(path) as part, open(part, "wb") as file:
+        np.savez(file, origin=np.array(origin), **{name: np.asarray(value) for name, value in params.items()})

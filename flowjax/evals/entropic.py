@@ -1,4 +1,8 @@
-"""Entropic optimal transport: the debiased Sinkhorn divergence, and its potentials."""
+"""Entropic optimal transport: the debiased Sinkhorn divergence, and its potentials.
+
+Ours rather than a library's: `ot.bregman.sinkhorn_log` of POT takes 7 times as long at 2,000 rows of 64 numbers and 34 times in 2-D, where
+it stops before it has converged, and keeps a matrix of all pairs (docs/measures_cost.md); here memory is linear in the rows.
+"""
 
 import functools
 import warnings

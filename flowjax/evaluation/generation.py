@@ -1,36 +1,37 @@
 """Many samples of a run, written to a folder shard by shard: bounded memory, any number of devices, resumable.
 
 A folder holds about.json and shard_00000.npz, shard_00001.npz, ...: arrays "x" [n, ...] and "label" [n] (-1 for none), in the order
-of the samples. A shard appears whole or not at all, so that what is there need not be drawn again.
+of the samples. A shard appears whole or not at all, so that a later call draws only the missing ones.
 """
 
 import json
 import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 import tqdm
 
-from flowjax import samplers, typing
-from flowjax.training import checkpoint as checkpoints, evaluation, hosts, loading, sharding, workdir as folders
+from flowjax import folders, samplers, typing
+from flowjax.training import checkpoint as checkpoints, hosts, loading, sampling, sharding
 
-ABOUT = "about.json"
 DTYPES = ("float32", "uint8")
 
 
 def write(
-    workdir, folder, *, num=50_000, steps=1, seed=0, labels=(), average="", checkpoint="", sampler="", grid="uniform",
-    guidance=None, interval=(), shard=8_192, dtype="float32",
-):  # fmt: skip
-    """Draws samples of a run and writes them; a call that was killed goes on, and the files are the same.
+    workdir: str | os.PathLike, folder: str | os.PathLike, *, num: int = 50_000, steps: int = 1, seed: int = 0,
+    labels: Sequence[int] = (), average: str = "", checkpoint: str = "", sampler: str = "", grid: str = "uniform",
+    guidance: float | None = None, interval: tuple[float, ...] = (), shard: int = 8_192, dtype: str = "float32",
+) -> list[pathlib.Path]:  # fmt: skip
+    """Draws samples of a run and writes them; the same call continues after a kill, and the files are the same.
 
-    Sample i depends on `seed` and i alone. The devices of this process share the rows; of several processes, each writes every
-    so many shards.
+    Sample i depends on `seed` and i alone. The devices of this process share the rows; process p of P writes the shards p, p + P, ...
 
     Args:
       workdir: the folder of the run.
-      folder: where to; if it was begun by the same call, it goes on.
+      folder: where to; if the same call began it, the missing shards are written.
       num: number of samples.
       steps: of the sampler.
       seed: of the noise.
@@ -58,43 +59,57 @@ def write(
         raise typing.InputError(
             f"--dtype={dtype}: expected float32, or uint8 for images; rows of {run.settings.data.name} have shape {run.shape}."
         )
-    sampler, told = sampler or run.settings.evaluation.sampler, run.conditioning(guidance, interval)
-    mesh = sharding.make_mesh(devices=jax.local_devices())
-    sample = evaluation.make_sampler(run.net, run.shape, sampler, told, grid=grid, path=run.settings.method.path, mesh=mesh)
-    asked = evaluation.asked_labels(run, labels)
+    samplers.check_sampler(sampler or run.settings.evaluation.sampler, steps, grid)
+    classes = sampling.classes_to_sample(run.num_classes, labels, run.settings.data.name)
     facts = {
-        "count": num, "shape": list(run.shape), "shard": shard, "dtype": dtype, "run": str(workdir), "run_step": run.step,
-        "method": run.settings.method.name, "data": run.settings.data.name, "weights": int(jax.jit(checkpoints.fingerprint)(run.params)),
-        "average": average or run.settings.evaluation.average, "sampler": sampler, "grid": grid, "steps": steps,
-        "guidance": told.get("guidance"), "interval": list(told.get("interval", ())), "labels": asked.tolist(), "seed": seed,
+        "count": num, "shape": list(run.shape), "shard": shard, "dtype": dtype, "run": str(workdir), **_facts(run),
+        "average": average or run.settings.evaluation.average, "sampler": sampler or run.settings.evaluation.sampler, "grid": grid,
+        "steps": steps, "guidance": None, "interval": [], "labels": classes.tolist(), "seed": seed,
     }  # fmt: skip
-    samplers.check_sampler(sampler, steps, grid)
-    path = pathlib.Path(folder)
+    conditioning = run.conditioning(guidance, interval)
+    facts |= {name: list(value) if isinstance(value, tuple) else value for name, value in conditioning.items()}
     if hosts.is_main():
-        _claim(path, facts)
+        folders.claim(folder, facts, flag="--output", contents="samples", free=("run",))  # a folder has many names
     hosts.barrier("the folder of the samples is claimed")
-    params = jax.device_get(run.params)  # of several processes, they lie on the devices of all
+    return _write_shards(run, pathlib.Path(folder), facts, conditioning)
 
+
+def _facts(run: loading.Trained) -> dict[str, Any]:
+    """The run and its weights, for about.json."""
+    return {
+        "run_step": run.step, "method": run.settings.method.name, "data": run.settings.data.name,
+        "weights": int(jax.jit(checkpoints.fingerprint)(run.params)),
+    }  # fmt: skip
+
+
+def _write_shards(
+    run: loading.Trained, path: pathlib.Path, facts: dict[str, Any], conditioning: dict[str, Any]
+) -> list[pathlib.Path]:
+    """Draws and writes the missing shards of this process; returns all its shards."""
+    num, shard, classes, mesh = facts["count"], facts["shard"], facts["labels"], sharding.make_mesh(devices=jax.local_devices())
+    sample = sampling.make_sampler(
+        run.net, run.shape, facts["sampler"], conditioning, grid=facts["grid"], path=run.settings.method.path, mesh=mesh
+    )
+    params = jax.device_get(run.params)  # of several processes, they lie on the devices of all
     starts = range(jax.process_index() * shard, num, jax.process_count() * shard)
     files = [path / f"shard_{start // shard:05d}.npz" for start in starts]
-    with tqdm.tqdm(
-        total=sum(min(shard, num - start) for start in starts), desc="samples", unit="row", disable=not hosts.is_main()
-    ) as bar:
+    total = sum(min(shard, num - start) for start in starts)
+    with tqdm.tqdm(total=total, desc="samples", unit="row", disable=not hosts.is_main()) as bar:
         for start, file in zip(starts, files):
             rows = min(shard, num - start)
             if not file.exists():
-                own = np.resize(np.roll(asked, -(start % len(asked))), rows)
-                _save(file, sample(params, seed, own, steps, first=start), own, dtype)
+                labels = np.resize(np.roll(classes, -(start % len(classes))), rows).astype(np.int32)
+                _save(file, sample(params, facts["seed"], labels, facts["steps"], first=start), labels, facts["dtype"])
             bar.update(rows)
     hosts.barrier("all samples are written")
     return files
 
 
-def read(folder, limit=None):
+def read(folder: str | os.PathLike, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The samples of a folder and their labels, ([n, ...] float32 in the range of the data, [n] int32), up to `limit`.
 
     Raises:
-      InputError: if the folder holds no samples, or not all of those that were asked for.
+      InputError: if the folder holds no samples, or not all of the first `limit`.
     """
     path, facts = pathlib.Path(folder), about(folder)
     wanted = min(facts["count"], limit or facts["count"])
@@ -102,7 +117,7 @@ def read(folder, limit=None):
     missing = [file.name for file in files if not file.exists()]
     if missing:
         raise typing.InputError(
-            f"--samples={path} lacks {missing[0]}{' and others' if missing[1:] else ''}; the command that began it goes on:"
+            f"--samples={path} lacks {missing[0]}{' and others' if missing[1:] else ''}; the command that began it continues:"
             f" python -m experiments.generate --workdir={facts['run']} --output={path}."
         )
     parts = [np.load(file, allow_pickle=False) for file in files]
@@ -110,36 +125,19 @@ def read(folder, limit=None):
     return (x / np.float32(127.5) - 1 if x.dtype == np.uint8 else x), label
 
 
-def about(folder):
-    """What a folder of samples holds, a dict; raises InputError if it is none."""
+def about(folder: str | os.PathLike) -> dict[str, Any]:
+    """The description of a folder of samples; raises InputError if it is none."""
     path = pathlib.Path(folder)
-    if not (path / ABOUT).exists():
+    if not (path / folders.ABOUT).exists():
         raise typing.InputError(
-            f"--samples={path} holds no {ABOUT}; write samples with python -m experiments.generate --workdir=runs/NAME --output={path}."
+            f"--samples={path} holds no {folders.ABOUT}; write samples with python -m experiments.generate --workdir=runs/NAME"
+            f" --output={path}."
         )
-    return json.loads((path / ABOUT).read_text())
+    return json.loads((path / folders.ABOUT).read_text())
 
 
-def _claim(path, facts):
-    """Makes the folder and says in it what it holds; raises InputError if it holds something else."""
-    if (path / ABOUT).exists():
-        old = json.loads((path / ABOUT).read_text())
-        differ = [name for name in facts if name != "run" and old.get(name) != facts[name]]  # a folder has many names
-        if differ:
-            said = "; ".join(f"{name}: {old.get(name)} there, {facts[name]} now" for name in differ)
-            raise typing.InputError(f"--output={path} holds other samples ({said}); give another folder.")
-        return
-    # Hidden files are what a kill leaves of a file that was being written.
-    if path.exists() and (not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir())):
-        raise typing.InputError(f"--output={path} is not empty and holds no {ABOUT}; give a new or empty folder.")
-    path.mkdir(parents=True, exist_ok=True)
-    folders.write_text(path / ABOUT, json.dumps(facts, indent=2) + "\n")
-
-
-def _save(file, x, label, dtype):
+def _save(file: pathlib.Path, x: np.ndarray, label: np.ndarray, dtype: str) -> None:
     if dtype == "uint8":
         x = np.clip(np.round((x + 1) * 127.5), 0, 255).astype(np.uint8)
-    aside = file.with_name(f".{file.name}")
-    with open(aside, "wb") as opened:
+    with folders.replacing(file) as part, open(part, "wb") as opened:
         np.savez(opened, x=x, label=label)
-    os.replace(aside, file)

@@ -1,24 +1,38 @@
 """Trajectories of a trained velocity, written to a folder: couplings for ReFlow, and the data of consistency mid-training."""
 
+import functools
+import os
+from collections.abc import Callable
+
 import jax
 import numpy as np
 import tqdm
 
-from flowjax import checks, data, methods, samplers, typing
+from flowjax import checks, conditioning, data, methods, paths, samplers, typing
 from flowjax.data import couplings
-from flowjax.training import evaluation, loading
+from flowjax.training import loading, sampling
 
 SOLVERS = {"euler": samplers.euler, "heun": samplers.heun}
 
 
-def write(workdir, folder, *, num=65_536, steps=64, points=2, solver="heun", seed=0, part=1_024):
-    """Carries noise to data along the velocity V(x, t, t) of a run, and writes the trajectories.
+def write(
+    workdir: str | os.PathLike,
+    folder: str | os.PathLike,
+    *,
+    num: int = 65_536,
+    steps: int = 64,
+    points: int = 2,
+    solver: str = "heun",
+    seed: int = 0,
+    part: int = 1_024,
+) -> None:
+    """Solves from noise to data along the velocity V(x, t, t) of a run, and writes the trajectories.
 
     Row i depends on `seed` and i alone. Labels are those of the training data, in their order, repeated.
 
     Args:
       workdir: the folder of the run.
-      folder: where to; if it was begun by the same call, it goes on.
+      folder: where to; if the same call began it, it continues.
       num: number of trajectories.
       steps: of the solver, uniform in time.
       points: of a trajectory that are kept, evenly: 2 (the ends) up to steps + 1; one less divides `steps`.
@@ -54,32 +68,30 @@ def write(workdir, folder, *, num=65_536, steps=64, points=2, solver="heun", see
 
     def trajectory(start):
         index = np.arange(start, start + min(part, num))  # one shape, one compilation; the surplus of the last is dropped
-        found = carry(run.params, jax.random.key(seed), index, np.resize(labels[start : start + part], len(index)))
+        rows = carry(run.params, jax.random.key(seed), index, np.resize(labels[start : start + part], len(index)))
         kept = min(len(index), num - start)
-        return np.asarray(found)[:kept], labels[start : start + kept]
+        return np.asarray(rows)[:kept], labels[start : start + kept]
 
     with tqdm.tqdm(total=num, desc="trajectories", unit="row") as bar:
         for done in couplings.write(folder, about, trajectory):
             bar.update(done - bar.n)
 
 
-def _labels(run, num):
-    if not run.num_classes:
-        return np.full(num, -1, np.int32)
-    section = run.settings.data
-    return np.resize(data.arrays(data.load(section.name, data_dir=section.dir or None), limit=num)["label"], num).astype(
-        np.int32
-    )
+def _labels(run: loading.Trained, num: int) -> np.ndarray:
+    """Labels [num] of the training data in their order, repeated; -1 if it has none."""
+    labels = data.arrays(run.source(), limit=num)["label"] if run.num_classes else None
+    return sampling.labels_like(labels, run.num_classes, num)
 
 
-def _carry(run, solver, steps, points):
+def _carry(run: loading.Trained, solver: Callable, steps: int, points: int) -> Callable:
     """`(params, key, index, labels) -> trajectories [n, points, ...]`, jitted."""
+    space = paths.path_from_name(run.settings.method.path).space
 
     @jax.jit
     def carry(params, key, index, labels):
-        noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), run.shape))(index)
-        cond = evaluation.condition(labels, run.conditioning())  # of a guided run, the median of its scales
+        noise = sampling.noise(space, sampling.row_keys(key, index), run.shape)
+        cond = conditioning.rows(labels, run.conditioning())  # of a guided run, the median of its scales
         v = lambda x, t: run.net.apply({"params": params}, x, t, t, cond)
-        return samplers.trajectory(solver, v, noise, samplers.grid(steps), points)
+        return samplers.trajectory(functools.partial(solver, space=space), v, noise, samplers.grid(steps), points)
 
     return carry

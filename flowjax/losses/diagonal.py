@@ -13,6 +13,9 @@ def flow_matching(V: AverageVelocity, x: Array, s: Time, v: Array) -> Pair:
 
     Paper -> here: x_t -> x, t -> s (time runs the other way in the paper: t = 1 is data there), u_t(x | x_1) -> v.
 
+    Args:
+      v: velocity at (x, s), [B, ...]: conditional, guided or a teacher's.
+
     Example:
       >>> assert jnp.allclose(*flow_matching(flow.V, x, s, flow.v(x, s)), atol=1e-5)
 

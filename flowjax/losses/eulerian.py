@@ -53,6 +53,7 @@ def improved_meanflow(
     Paper -> here: z_t -> x, t -> s, r -> t, u -> V, the compound prediction V -> prediction, e - x -> v.
 
     Args:
+      v: conditional or guided, [B, ...]; the target as it is.
       v_tangent: marginal velocity along which the source moves, the shape of `x`: an auxiliary head's output, for example. None:
         `V(x, s, s)`.
 
@@ -117,6 +118,9 @@ def soflow(V: AverageVelocity, x: Array, s: Time, t: Time, v: Array, a: Time) ->
     weight. Divided by `a` it tends to MeanFlow's residual as a -> 0; with s = t it is `a` times flow matching's.
 
     Paper -> here: t -> s, s -> t, l -> m, f_theta(x_t, t, s) -> F(x, s, t).
+
+    Args:
+      v: conditional or guided velocity, [B, ...], along which the source takes its finite step.
 
     Example: on a curved trajectory the step along v misses by the order of a^2; along the chord to m there is no error.
       >>> chord = flow.V(x, s, 0.6)

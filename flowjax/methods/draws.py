@@ -136,7 +136,7 @@ def coupled(method):
         method,
         "eps",
         "this method trains on a coupling, and the batch has no 'eps'; expected pairs that experiments.reflow wrote,"
-        " --config.data.coupling=FOLDER, or a dataset of pairs, --config.data.name=checkerboard_reflow (in a notebook: batch ="
+        " --config.data.coupling=FOLDER, or a dataset of pairs, --config.data.name=checkerboard_pairs (in a notebook: batch ="
         ' {"x": samples of a teacher, "eps": the noise that became them}).',
     )
 

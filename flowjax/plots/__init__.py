@@ -7,7 +7,7 @@ shows; with None instead of a path that is all it does.
 
 from flowjax.plots.charts import Bar, bars, dots, grouped_bars
 from flowjax.plots.curves import Labelled, labelled_points, log_curves, measure_curves, training_curves
-from flowjax.plots.images import image_grid
+from flowjax.plots.images import class_grid, image_grid
 from flowjax.plots.lines import flow_lines
 from flowjax.plots.maps import heat_maps, time_bins
 from flowjax.plots.points import point_grid, trajectories, velocity_field
@@ -16,6 +16,7 @@ __all__ = [
     "Bar",
     "Labelled",
     "bars",
+    "class_grid",
     "dots",
     "flow_lines",
     "grouped_bars",

@@ -3,10 +3,11 @@
 import io
 import os
 import pathlib
-import uuid
 
 from matplotlib import axes, figure
 from matplotlib.backends import backend_agg
+
+from flowjax import folders
 
 DPI = 100
 INK, BLUE, RED = "#222222", "#3b6ea8", "#c0392b"
@@ -44,10 +45,6 @@ def write(fig: Picture, path: str | os.PathLike | None) -> Picture:
         return fig
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        backend_agg.FigureCanvasAgg(fig).print_png(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with folders.replacing(path) as part:
+        backend_agg.FigureCanvasAgg(fig).print_png(part)
     return fig

@@ -11,7 +11,7 @@ from matplotlib import axes
 from flowjax import typing
 from flowjax.plots import canvas
 
-_MANY = (*canvas.SERIES, "#17889b", "#b5577a", "#7d7d2b", "#6b6b6b")
+COLOURS = (*canvas.SERIES, "#17889b", "#b5577a", "#7d7d2b", "#6b6b6b")
 
 
 def training_curves(
@@ -240,7 +240,7 @@ def _draw_measure(ax, series, order, references, lines, gap):
         points = points.reshape(-1, 3)[np.argsort(points.reshape(-1, 3)[:, 0], kind="stable")]
         x, y, error = points[np.isfinite(points[:, 1])].T
         error = np.where(np.isfinite(error), error, 0.0)
-        style = {"color": _MANY[order.index(of) % len(_MANY)], "marker": "osD^"[order.index(of) // len(_MANY) % 4]}
+        style = {"color": COLOURS[order.index(of) % len(COLOURS)], "marker": "osD^"[order.index(of) // len(COLOURS) % 4]}
         ax.errorbar(x * shift(of), y, yerr=error, linewidth=1.4, markersize=4, capsize=2, label=of, **style)
         numbers.extend(y)
         ends.extend([*(y + error), *np.maximum(y - error, y / 3)])

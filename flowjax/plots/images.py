@@ -58,6 +58,32 @@ def image_grid(
     return canvas.write(fig, path)
 
 
+def class_grid(
+    path: str | os.PathLike | None,
+    columns: Mapping[str, tuple[np.ndarray, np.ndarray | None]],
+    num_classes: int,
+    title: str | None = None,
+    per_class: int = 6,
+) -> canvas.Picture:
+    """`image_grid` of labelled images, one row of the picture a class; of unlabelled ones, the first in eight rows.
+
+    Args:
+      path: the PNG file; None: none, the picture is only returned.
+      columns: heading -> (images [n, H, W, C] in [-1, 1], their classes [n] or None).
+      num_classes: 0 for unlabelled. The first 20 classes that every column has are shown.
+      title: the line above everything.
+      per_class: at most this many images of a class and column.
+    """
+    classes = [c for c in range(num_classes) if all((labels == c).any() for _, labels in columns.values())][:20]
+    if classes:
+        shown = min(per_class, *(int((labels == c).sum()) for _, labels in columns.values() for c in classes))
+        blocks = {name: np.stack([x[labels == c][:shown] for c in classes]) for name, (x, labels) in columns.items()}
+    else:
+        shown = min(8 * per_class, *(len(x) for x, _ in columns.values())) // 8 * 8 or 1
+        blocks = {name: x[:shown].reshape(min(8, shown), -1, *x.shape[1:]) for name, (x, _) in columns.items()}
+    return image_grid(path, blocks, row_names=[str(c) for c in classes] or None, title=title)
+
+
 def _check_blocks(blocks: Mapping[str, np.ndarray], row_names: Sequence[str] | None) -> None:
     shapes = {name: block.shape for name, block in blocks.items()}
     first = next(iter(shapes.values()), ())

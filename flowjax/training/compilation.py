@@ -1,6 +1,7 @@
 """The step as a compiled program: made by shapes alone, and what can be read from it before anything runs."""
 
 import collections
+import functools
 import math
 
 import jax
@@ -11,32 +12,48 @@ from flowjax.training import hosts, log, sharding
 
 
 def compiled(run):
-    """The step of a Run, compiled ahead, so that nothing can compile it twice; its first argument is donated."""
-    jitted = jax.jit(run.step, donate_argnums=0, out_shardings=(sharding.places(run.like), sharding.whole(run.mesh)))
-    return jitted.lower(run.like, run.batch_like, run.fixed).compile()
+    """{phase: compiled step} of a Run, one for each distinct phase of its cycle; the first argument is donated.
+
+    All are compiled ahead, so that no step has to compile one.
+    """
+    out = (sharding.places(run.like), sharding.whole(run.mesh))
+    jitted = jax.jit(run.step, static_argnames="phase", donate_argnums=0, out_shardings=out)
+    lowered = lambda phase: jitted.lower(run.like, run.batch_like, run.fixed, phase=phase)
+    return {phase: lowered(phase).compile() for phase in run.cycle.distinct()}
 
 
-def device_bytes(program):
-    """Bytes of a device that a compiled step needs while it runs: arguments, results that do not take their place, and scratch."""
-    use = program.memory_analysis()
-    return use.argument_size_in_bytes + use.output_size_in_bytes - use.alias_size_in_bytes + use.temp_size_in_bytes
+def device_bytes(programs):
+    """Bytes of a device that the largest of the compiled steps needs: arguments, results that do not take their place, and scratch."""
+
+    def of_program(program):
+        use = program.memory_analysis()
+        return use.argument_size_in_bytes + use.output_size_in_bytes - use.alias_size_in_bytes + use.temp_size_in_bytes
+
+    return max(map(of_program, programs.values()))
 
 
 def utilisation_flops(run):
-    """Matmul FLOPs of a step of the global batch, of the program for one CPU device; None where the devices' peak is not known.
+    """Matmul FLOPs of a step of the global batch, the mean over a cycle; None where the devices' peak is not known.
 
-    The lead process alone compiles it, and only with a CPU beside the accelerator (JAX_PLATFORMS=cuda,cpu or tpu,cpu, or not set).
+    Process 0 alone compiles the program for one CPU device, and only with a CPU beside the accelerator (JAX_PLATFORMS=cuda,cpu or
+    tpu,cpu, or not set).
     """
     if not hosts.is_main() or log.peak_flops(run.mesh.devices.flat[0]) is None:
         return None
-    unplaced = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
     try:
         host = flops.host()
         with jax.default_device(host):
             alone = run.step_on(sharding.make_mesh(devices=[host]))
-            return flops.matmul(alone, *map(unplaced, (run.like, run.batch_like, run.fixed)))
+            args = tuple(map(unplaced, (run.like, run.batch_like, run.fixed)))
+            counts = {phase: flops.matmul(functools.partial(alone, phase=phase), *args) for phase in run.cycle.distinct()}
+            return run.cycle.mean(counts)
     except (typing.InputError, ValueError):  # no CPU, or a program that cannot be read
         return None
+
+
+def unplaced(tree):
+    """Shapes and dtypes without shardings."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def mesh_line(mesh):
@@ -64,19 +81,43 @@ def report(run):
         if jax.tree.leaves(tree):
             held, all_of_it = sharding.device_bytes(tree), _bytes(tree)
             lines.append(f"{name}: {held:,} of {all_of_it:,} bytes on each device")
-    program = compiled(run)
-    lines.append(f"the whole step: {device_bytes(program):,} bytes of each device, rows of the batch and activations included")
-    return "\n".join(lines + ["", *_spoken(program)])
+    programs = compiled(run)
+    lines.append(f"the whole step: {device_bytes(programs):,} bytes of each device, rows of the batch and activations included")
+    for phase, program in programs.items():
+        lines.append("")
+        if len(programs) > 1:
+            lines.append(f"{run.cycle.distinct()[phase]} of {len(run.cycle.phases)} steps train {phase.described()}:")
+        lines += _communication(program)
+    return "\n".join(lines + _cost(run, programs))
 
 
-def _spoken(program):
+def _cost(run, programs):
+    """Lines on the cost of the steps in forward passes of V with as many rows; none where the programs cannot be read."""
+    x = run.batch_like["x"]
+    if jax.default_backend() != "cpu" or len(x.shape) != 1 + len(run.source.shape):  # of several seeds, not
+        return []
+    rows = jax.ShapeDtypeStruct((x.shape[0] // run.mesh.devices.size, *x.shape[1:]), x.dtype)
+    try:
+        forward = flops.matmul(
+            lambda params, x: run.net.apply({"params": params}, x, 1.0, 0.0, {}), unplaced(run.like.params["V"]), rows
+        )
+        costs = {phase: flops.count(program.as_text()) / forward for phase, program in programs.items()}
+    except (ValueError, ZeroDivisionError):
+        return []
+    lines = ["", "cost of a step in forward passes of V (matmuls):"]
+    for phase, steps in run.cycle.distinct().items():
+        lines.append(f"{costs[phase]:.2f} in {steps} of {len(run.cycle.phases)} steps, which train {phase.described()}")
+    return [*lines, f"{run.cycle.mean(costs):.2f} on average"]
+
+
+def _communication(program):
     """Lines on the collectives of a program, by kind."""
-    found = collections.defaultdict(list)
+    by_kind = collections.defaultdict(list)
     for collective in collectives.listed(program.as_text()):
-        found[collective.kind].append(collective.bytes)
-    if not found:
+        by_kind[collective.kind].append(collective.bytes)
+    if not by_kind:
         return ["communication of a step: none"]
-    lines = [f"{kind}: {len(sizes)} instruction(s), {sum(sizes):,} bytes" for kind, sizes in found.items()]
+    lines = [f"{kind}: {len(sizes)} instruction(s), {sum(sizes):,} bytes" for kind, sizes in by_kind.items()]
     return ["communication of a step, as compiled here:", *lines]
 
 

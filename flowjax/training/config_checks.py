@@ -11,9 +11,9 @@ import math
 import jax
 import numpy as np
 
-from flowjax import checks, conditioning, data, guidance as guidances, methods, models, samplers, typing
+from flowjax import checks, conditioning, data, evals, guidance as guidances, methods, models, paths, samplers, spaces, typing
 from flowjax.data import points
-from flowjax.training import evaluation, initial_weights, networks, parts, sharding, teachers
+from flowjax.training import initial_weights, networks, parts, sharding, teachers
 
 
 def check(settings, facts):
@@ -143,9 +143,8 @@ def batches(settings, facts):
 def best(settings, facts):
     """config.best is "" or a number that an evaluation during training measures on such data."""
     wanted, evaluated = settings.evaluation.best, settings.evaluation
-    names = evaluation.POINTS if len(facts.source.shape) == 1 else evaluation.IMAGES
-    if settings.data.name == "digits":
-        names += evaluation.CLASSIFIED
+    views = evals.measures.views(facts.source.shape, bool(facts.source.features))
+    names = evals.measures.suited(views, during_training=True)
     known = [f"{steps}step/{name}" for steps in evaluated.steps for name in names] if evaluated.every else []
     if wanted and wanted not in known:
         raise typing.InputError(
@@ -155,6 +154,29 @@ def best(settings, facts):
                 if known
                 else "and config.eval_every is 0, so that nothing is measured: --config.best=."
             )
+        )
+
+
+def space(settings, facts):
+    """The path is in the space of the data; off the diagonal, losses are written for R^n."""
+    path, info = paths.path_from_name(settings.method.path), methods.METHODS[settings.method.name]
+    if path.space.name != facts.source.space:
+        fit = [name for name, other in paths.PATHS.items() if other.space.name == facts.source.space]
+        raise typing.InputError(
+            f"config.method.path is {settings.method.path!r}, in the space {path.space.name!r}, and {settings.data.name} is in"
+            f" {facts.source.space!r}; expected a path of it: --config.method.path={' or '.join(fit)}."
+        )
+    if path.space is spaces.euclidean:
+        return
+    if info.rule not in ("diagonal", "own"):
+        raise typing.InputError(
+            f"the losses of {settings.method.name!r} are written for R^n, and {settings.data.name} is in the space {path.space.name!r}; expected"
+            " a method of the diagonal, flow_matching, or one of your own."
+        )
+    if settings.data.coupling == "ot":
+        raise typing.InputError(
+            f"config.data.coupling is 'ot', which pairs rows with normal noise, and {settings.data.name} is in the space"
+            f" {path.space.name!r}: --config.data.coupling= clears it."
         )
 
 
@@ -169,11 +191,11 @@ def coupling(settings, facts):
 
 def auxiliary(settings, facts):
     """config.auxiliary has exactly the networks that the method trains along with V."""
-    needed, name = [name for name in networks.trained(facts.method, facts.net) if name != "V"], settings.method.name
+    needed, name = facts.method.networks, settings.method.name
     for network in needed:
         if network not in settings.auxiliary:
             raise typing.InputError(
-                f"method {name!r} trains an auxiliary network {network!r} along, and config.auxiliary has"
+                f"method {name!r} trains the network {network!r} along, and config.auxiliary has"
                 f" {', '.join(settings.auxiliary) or 'none'}; add config.auxiliary.{network} = common.auxiliary(config)."
             )
     for network in settings.auxiliary:
@@ -185,8 +207,12 @@ def auxiliary(settings, facts):
 
 
 def heads(settings, facts):
-    """A method that trains a velocity head has a network with one."""
-    if networks.heads(facts.method) == 2 and not models.two_headed(facts.net):
+    """A method that trains several heads has a network with them."""
+    if "heads" in facts.method.needs and networks.heads(facts.method, facts.net) is None:
+        raise typing.InputError(
+            f"the method needs heads by name, and a {settings.model.name} has no method `named_heads(x, s, t, cond) -> dict`."
+        )
+    if "both" in facts.method.needs and not models.two_headed(facts.net):
         raise typing.InputError(
             f"config.method.heads is 2, and a {settings.model.name} that predicts {settings.model.parameterisation!r} has one head;"
             " expected a mit that predicts 'velocity' or 'denoised_field', as in --config=configs/network.py:imf,mit, or"
@@ -375,6 +401,7 @@ CHECKS = (
     labels,
     batches,
     best,
+    space,
     coupling,
     auxiliary,
     heads,

@@ -26,7 +26,7 @@ def weights(start, run, model, heads):
       start: "" for fresh weights, a file of published weights (.npz, .safetensors), or else a run.
       run: the Trained of that run.
       model: flowjax.training.settings.Model of the network that starts from them.
-      heads: 2 if its velocity head is trained, too; 1 leaves that head out.
+      heads: the linen method that gives all its trained heads; None leaves a velocity head out.
 
     Raises:
       InputError: if the file cannot be read.
@@ -39,4 +39,4 @@ def weights(start, run, model, heads):
         params = decoupled_dit.from_plain(run.params, model.fields["source_depth"])
     else:
         params = run.params
-    return {name: value for name, value in params.items() if heads == 2 or name not in VELOCITY_HEAD}
+    return {name: value for name, value in params.items() if heads or name not in VELOCITY_HEAD}

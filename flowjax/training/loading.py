@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import typing
-from flowjax.training import checkpoint, evaluation, parts, settings, workdir as folders
+from flowjax import checks, conditioning, data, typing
+from flowjax.training import checkpoint, parts, sampling, settings, workdir as folders
 
 
 class Trained(NamedTuple):
@@ -30,64 +30,87 @@ class Trained(NamedTuple):
     params: Any
     step: int
 
-    def conditioning(self, guidance=None, interval=()):
-        """The inputs of V besides the label, see flowjax.training.parts.conditioning."""
-        about = "" if self.num_classes else f", and {self.settings.data.name} has no labels"
-        return parts.conditioning(self.settings.guidance, guidance, interval, about=about)
+    def source(self, split="train"):
+        """The rows of one split of its dataset, see flowjax.data.load."""
+        return data.load(self.settings.data.name, split=split, data_dir=self.settings.data.dir)
 
-    def V(self, labels=None, guidance=None, interval=()):
+    def conditioning(self, guidance=None, interval=(), inputs=None):
+        """The inputs of V besides the label, for one row: see flowjax.training.parts.conditioning, and those of config.model.inputs."""
+        for name in inputs or {}:
+            checks.member("input in config.model.inputs of the run", name, self.settings.model.inputs)
+        about = "" if self.num_classes else f", and {self.settings.data.name} has no labels"
+        return parts.conditioning(self.settings.guidance, guidance, interval, about=about) | dict(inputs or {})
+
+    def labels(self, n, classes=None):
+        """The labels of n samples, int32 [n].
+
+        Args:
+          n: how many.
+          classes: in turn, [k] or one of them, -1 for a sample without a class; None: all classes, or -1 of data without labels.
+
+        Raises:
+          InputError: for a class that the data does not have.
+        """
+        if classes is None:
+            return np.resize(sampling.classes_to_sample(self.num_classes), n)
+        classes = np.atleast_1d(np.asarray(classes, np.int32))
+        sampling.classes_to_sample(self.num_classes, classes[classes != -1], self.settings.data.name)
+        return np.resize(classes, n)
+
+    def V(self, labels=None, guidance=None, interval=(), inputs=None):
         """The average velocity with its conditioning bound, a callable V(x, s, t).
 
         Args:
           labels: classes [rows] of the rows of x, or one for all of them; -1 or None: without a class.
           guidance: scale, of a run that learned several; None: the median of them.
           interval: times (low, high) between which to guide, of a run that learned several; (): the widest.
+          inputs: values of one row for further inputs of the network, config.model.inputs: {"level": 0.3}; null values where absent.
 
         Raises:
-          InputError: for a scale or an interval that the run did not learn.
+          InputError: for a scale, an interval or an input that the run did not learn.
 
         Example:
           run = training.load("runs/digits")
           V = run.V(labels=3)
           x = eps - V(eps, 1.0, 0.0)          # one jump from noise to data
         """
-        inputs, labels = self.conditioning(guidance, interval), -1 if labels is None else labels
+        values, labels = self.conditioning(guidance, interval, inputs), -1 if labels is None else labels
 
         def V(x, s, t):
             rows = jnp.broadcast_to(jnp.asarray(labels, jnp.int32), x.shape[:1])
-            return self.net.apply({"params": self.params}, x, s, t, evaluation.condition(rows, inputs))
+            return self.net.apply({"params": self.params}, x, s, t, conditioning.rows(rows, values))
 
         return V
 
     def sample(
-        self, n, steps=1, labels=None, *, sampler="", grid="uniform", seed=0, guidance=None, interval=(), **options
+        self, n, steps=1, labels=None, *, sampler="", grid="uniform", seed=0, guidance=None, interval=(), inputs=None, **options
     ):  # fmt: skip
         """Samples, [n, *shape]; sample i depends on `seed`, its label and i alone.
 
         Args:
           n: how many.
           steps: of the sampler.
-          labels: classes in turn, [k] or one; None: all classes in turn.
+          labels: as of `labels`.
           sampler: name and options, see flowjax.samplers.sampler_from_name; "": that of the run's config.
           grid: name and options, or times, see flowjax.samplers.grid_from_name.
           seed: of the noise.
-          guidance, interval: as of `V`.
-          **options: of the function of flowjax.training.evaluation.make_sampler: first, x, inverted, progress; and `mesh`.
+          guidance, interval, inputs: as of `V`.
+          **options: of the function of flowjax.training.sampling.make_sampler: first, x, inverted, progress; and `mesh`.
 
         Raises:
-          InputError: for a class, sampler, grid, scale or interval that cannot work.
+          InputError: for a class, sampler, grid, scale, interval or input that cannot work.
         """
-        classes = evaluation.asked_labels(self, () if labels is None else np.atleast_1d(labels))
-        inputs = tuple(self.conditioning(guidance, interval).items())
+        labels, values = self.labels(n, labels), tuple(self.conditioning(guidance, interval, inputs).items())
         sampler, path = sampler or self.settings.evaluation.sampler, self.settings.method.path
-        draw = _sampler(self.net, self.shape, sampler, inputs, grid, path, options.pop("mesh", None))
-        return draw(self.params, seed, np.resize(classes, n), steps, **options)
+        make = _sampler.__wrapped__ if inputs else _sampler  # arrays are no keys of a cache
+        draw = make(self.net, self.shape, sampler, values, grid, path, options.pop("mesh", None))
+        return draw(self.params, seed, labels, steps, **options)
 
 
 @functools.lru_cache(maxsize=16)
 def _sampler(net, shape, sampler, inputs, grid, path, mesh):
     """The sampler of these arguments: made once, so that a second call with as many samples compiles nothing."""
-    return evaluation.make_sampler(net, shape, sampler, dict(inputs), grid=grid, path=path, mesh=mesh)
+    return sampling.make_sampler(net, shape, sampler, dict(inputs), grid=grid, path=path, mesh=mesh)
 
 
 def weights(state, average, seeds):

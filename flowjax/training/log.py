@@ -65,7 +65,7 @@ class Log:
         step, settings = self._pending[-1][0], self._run.settings
         means = {name: _finite_mean([row[name] for row in rows]) for name in rows[0]}
         means["nonfinite_steps"] = float(np.max(rows[-1]["nonfinite_steps"]))
-        means["learning_rate"] = float(self._run.schedule((step - 1) // settings.optim.every))
+        means["learning_rate"] = float(self._run.schedule(step - 1))
         means |= self.clock.take(step - self._flushed, settings.batch_size * settings.seeds) | self._once | self._use()
         if self._flops:
             peak = peak_flops(self._run.mesh.devices.flat[0]) * self._run.mesh.devices.size
@@ -83,7 +83,9 @@ class Log:
         allowed, settings = self._run.settings.bookkeeping.max_nonfinite_steps, self._run.settings
         if np.max(row["nonfinite_steps"]) <= allowed:
             return
-        bad = [name for name, value in row.items() if not np.isfinite(value).all()]
+        computed = self._run.cycle.at(step - 1).terms
+        resting = {f"raw/{term.name}" for term in self._run.method.terms if term.name not in computed}
+        bad = [name for name, value in row.items() if name not in resting and not np.isfinite(value).all()]
         seeds = np.flatnonzero(~np.isfinite(np.atleast_1d(row[bad[0]])))
         terms = [name.removeprefix("raw/") for name in bad if name.startswith("raw/")]
         what = f"the term {' and '.join(terms)} is" if terms else f"{bad[0]} is"

@@ -12,17 +12,14 @@ from flowjax import data, typing
 from flowjax.training import (
     checkpoint,
     compilation,
-    evaluation,
     hosts,
-    loading,
     log,
-    parts,
+    progress,
     runs,
     sharding,
     workdir as folders,
 )
 
-BINNED_DRAWS = 8  # of a batch, for raw errors by time
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 WARM_UP = 2  # steps after which nothing may be compiled within a step
 
@@ -89,16 +86,16 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
     written, evaluated = settings.bookkeeping, settings.evaluation
     hosts.print_once(compilation.mesh_line(run.mesh))
     with compilations:
-        step_fn = compilation.compiled(run)
-    once = {"compile_s": compilations.seconds, "program_gib": compilation.device_bytes(step_fn) / 2**30}
+        programs = compilation.compiled(run)
+    once = {"compile_s": compilations.seconds, "program_gib": compilation.device_bytes(programs) / 2**30}
     # Programs that queue up on several CPU devices deadlock in the all-reduce.
     block = run.mesh.devices.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
     batches, agreed = _batches(run, start), hosts.Agreement(run.mesh, block)
-    evaluate = _evaluator(run, workdir) if evaluated.every else None
+    evaluate = progress.evaluator(run, pathlib.Path(workdir)) if evaluated.every else None
     logger = log.Log(run, metrics, checkpoints, start, flops=compilation.utilisation_flops(run), once=once)
 
-    progress = {"total": settings.steps, "initial": start, "desc": settings.method.name, "unit": "step", "smoothing": 0.05}
-    with compilations, tqdm.tqdm(**progress, disable=not hosts.is_main()) as bar:
+    shown = {"total": settings.steps, "initial": start, "desc": settings.method.name, "unit": "step", "smoothing": 0.05}
+    with compilations, tqdm.tqdm(**shown, disable=not hosts.is_main()) as bar:
         for step in range(start, settings.steps):
             tracing.at(step, state)
             with logger.clock.spending("data"):
@@ -106,7 +103,7 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
             with compilations.none(step + 1) if step >= start + WARM_UP else contextlib.nullcontext():
                 batch = sharding.global_batch(run.mesh, local, settings.seeds)
                 with jax.transfer_guard("disallow"):  # what is not on the devices by now would be sent there at every step
-                    state, values = step_fn(state, batch, run.fixed)
+                    state, values = programs[run.cycle.at(step)](state, batch, run.fixed)
                 with logger.clock.spending("compute"):
                     if block:
                         jax.block_until_ready(state)
@@ -122,11 +119,11 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
                 bar.set_postfix_str(logger.flush())
             if evaluates:
                 with logger.clock.spending("paused"):
-                    measured = evaluate(state, step + 1) | _binned(run, state, batch)
+                    measured = evaluate(state, step + 1) | progress.binned(run, state, batch)
                     metrics.write(step + 1, measured)
             if saves:
                 with logger.clock.spending("paused"):
-                    checkpoints.save(step + 1, state, hosts.broadcast(evaluation.lower_is_better(evaluated.best, measured)))
+                    checkpoints.save(step + 1, state, hosts.broadcast(progress.lower_is_better(evaluated.best, measured)))
             if stopping:
                 checkpoints.wait()
                 by, saved = stop[0] if stop else "a signal to another process", checkpoints.unsaved is None
@@ -156,43 +153,6 @@ def _batches(run, start):
     if settings.seeds == 1:
         return streams[0]
     return (jax.tree.map(lambda *parts: np.stack(parts), *batches) for batches in zip(*streams))
-
-
-def _evaluator(run, workdir):
-    """`(state, step) -> measures` of the first seed at each number of steps against held-out rows; also draws the samples.
-
-    All processes sample; process 0 measures and draws, and the others return {}.
-    """
-    settings, evaluated = run.settings, run.settings.evaluation
-    held_out = data.arrays(run.held_out, limit=10_000)
-    labels = evaluation.labels_like(held_out.get("label"), run.source.num_classes, evaluated.samples)
-    measure = evaluation.judge(settings.data, held_out["x"]) if hosts.is_main() else None
-    inputs, path = parts.conditioning(settings.guidance), settings.method.path
-    sample = evaluation.make_sampler(run.net, run.source.shape, evaluated.sampler, inputs, path=path, mesh=run.mesh)
-
-    def evaluate(state, step):
-        params = sharding.replicated(run.mesh, loading.weights(state, evaluated.average, settings.seeds))
-        samples = {steps: sample(params, settings.seed, labels, steps) for steps in evaluated.steps}
-        if not hosts.is_main():
-            return {}
-        path, title = pathlib.Path(workdir) / "samples" / f"step_{step:07d}.png", f"{settings.method.name}, step {step}"
-        try:
-            evaluation.draw_samples(path, samples, labels, run.source.num_classes, real=held_out, title=title)
-        except OSError as error:
-            hosts.print_once(f"{path} could not be written ({error.strerror or error}); training goes on.")
-        return {f"{steps}step/{name}": value for steps, x in samples.items() for name, value in measure(x, labels).items()}
-
-    return evaluate
-
-
-def _binned(run, state, batch):
-    """Raw errors by time bin as metrics, over some draws: bins/TERM/0 near the data up to bins/TERM/9 near the noise; nan: no row."""
-    draws = [jax.device_get(run.binned(state, batch, run.fixed, number)) for number in range(BINNED_DRAWS)]
-    metrics = {}
-    for name, (total, count) in jax.tree.map(lambda *sums: np.sum(sums, axis=0), *draws).items():
-        means = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
-        metrics |= {f"bins/{name}/{number}": float(mean) for number, mean in enumerate(means)}
-    return metrics
 
 
 class _Tracing:

@@ -1,4 +1,4 @@
-"""The networks of a run: the modules that are trained, the teachers that are not, and the Nets that a recipe sees."""
+"""The networks of a run: the modules that are trained, the teacher, and the Nets that a recipe sees."""
 
 import functools
 from collections.abc import Mapping
@@ -6,60 +6,126 @@ from typing import Any, NamedTuple
 
 import jax
 
-from flowjax import models, typing
-from flowjax.training.teachers import apply
-
-AUXILIARY = ("velocity", "log_variance")
+from flowjax import checks, models, typing
+from flowjax.training import teachers
 
 
 class Networks(NamedTuple):
     """Modules and weights besides the State.
 
     Attributes:
-      trained: linen modules by name: "V" always, "velocity" (an auxiliary network like V) and "log_variance" if needed.
-      teacher: `(weights, x, t, cond) -> velocity`, or None.
-      teacher_map: `(weights, x, s, t, cond) -> average velocity`, or None.
-      fixed: the weights of the teacher and of its weaker guide, () without a teacher that has any; an argument of the step,
-        never trained and never donated.
-      heads: 2 if V's network has a velocity head that is trained.
+      trained: linen modules by name: "V" first, then those that the method declares.
+      declared: {name: flowjax.typing.Network} of all of them but V.
+      teacher: a flowjax.training.teachers.Teacher.
+      heads: the linen method of V's network that gives all trained heads in one pass, "both" for V and a velocity, "named_heads"
+        for a dict of them; None: one head is trained.
     """
 
     trained: Mapping[str, Any]
-    teacher: Any = None
-    teacher_map: Any = None
-    fixed: Any = ()
-    heads: int = 1
+    declared: Mapping[str, typing.Network] = {}
+    teacher: teachers.Teacher = teachers.Teacher()
+    heads: str | None = None
+
+    def call(self, name):
+        """How terms call a trained network, a key of flowjax.typing.CALLS."""
+        return self.declared[name].call if name in self.declared else "map"
+
+    def like_V(self, name):
+        """Whether a trained network has the module of V."""
+        return name not in self.declared or not self.declared[name].module
+
+    @property
+    def fixed(self):
+        """Weights that are not trained: an argument of the step, never donated."""
+        return self.teacher.weights
 
 
-def heads(method):
-    """How many heads of V's network a method trains: 2 if it needs the velocity head."""
-    return 2 if "both" in method.needs else 1
+def make(method, net, shape, teacher=None):
+    """The networks of a method.
+
+    Args:
+      method: a flowjax.typing.Method.
+      net: the linen network of V.
+      shape: of one row of data.
+      teacher: a flowjax.training.teachers.Teacher; None: none.
+
+    Raises:
+      InputError: if a declared network cannot be made.
+    """
+    modules = {"V": net, **{name: _module(name, network, net, shape) for name, network in method.networks.items()}}
+    return Networks(modules, method.networks, teacher or teachers.Teacher(), heads(method, net))
 
 
-def trained(method, net):
-    """The modules that a method trains, by name: "V" first, then those of AUXILIARY that it needs."""
-    needed = [name for name in AUXILIARY if name in method.needs]
-    return {"V": net, **{name: net if name == "velocity" else models.LogVariance() for name in needed}}
+def heads(method, net):
+    """The linen method of V's network that gives the heads which a method needs; None for one head, or a network without them."""
+    named, both = "heads" in method.needs, "both" in method.needs
+    if named and hasattr(net, "named_heads"):
+        return "named_heads"
+    return "both" if (named or both) and models.two_headed(net) else None
 
 
-def nets(networks, params, target, fixed):
-    """The Nets of a recipe, from the trained weights, the target's and the teacher's; the last two get no gradient."""
-    V = lambda weights: lambda x, s, t, cond=None: apply(networks.trained["V"], weights, x, s, t, cond)
-    fixed = jax.lax.stop_gradient(fixed)
-    supplied = {"V": V(params["V"]), "frozen": V(jax.lax.stop_gradient(params["V"]))}
-    if networks.heads == 2:
-        apply_both = functools.partial(apply, networks.trained["V"], params["V"], method="both")
-        supplied["both"] = lambda x, s, t, cond=None: apply_both(x, s, t, cond)
+def _module(name, network, net, shape):
+    """The module of a declared network."""
+    checks.member(f"call of the network {name!r}", network.call, typing.CALLS)
+    if callable(network.module):
+        return network.module(net, shape)
+    if not network.module:
+        return net
+    module = getattr(models, network.module, None)
+    if module is None:
+        raise typing.InputError(
+            f"the network {name!r} has the module {network.module!r}, which flowjax.models has not; expected a name such as"
+            " 'LogVariance', or a function (net, shape) -> linen module."
+        )
+    return module()
+
+
+def nets(networks, params, target, fixed, mean=None):
+    """The Nets of a recipe.
+
+    Args:
+      networks: a Networks.
+      params: {name: weights} of the trained networks.
+      target: weights of the target network, or None; no gradient reaches them.
+      fixed: weights of the teacher; no gradient reaches them.
+      mean: `[rows, ...] -> [...]`, the mean over the rows of the whole batch; None: over the rows that are there.
+    """
+    sg = jax.lax.stop_gradient
+    stopped = _live(networks, sg(params))
+    supplied = _live(networks, params) | {"frozen": stopped["V"]}
     if target is not None:
-        supplied["ema"] = V(jax.lax.stop_gradient(target))
-    if "velocity" in params:
-        auxiliary = functools.partial(apply, networks.trained["velocity"], params["velocity"])
-        supplied["velocity"] = lambda x, t, cond=None: auxiliary(x, t, t, cond)
-    if "log_variance" in params:
-        log_variance = networks.trained["log_variance"].apply
-        supplied["log_variance"] = lambda s, t: log_variance({"params": params["log_variance"]}, s, t)
-    if networks.teacher is not None:
-        supplied["teacher"] = lambda x, t, cond=None: networks.teacher(fixed, x, t, cond)
-    if networks.teacher_map is not None:
-        supplied["teacher_map"] = lambda x, s, t, cond=None: networks.teacher_map(fixed, x, s, t, cond)
-    return typing.Nets(**supplied)
+        supplied["ema"] = _called(networks.trained["V"], "map", sg(target))
+    teacher = networks.teacher
+    if teacher.velocity is not None:
+        supplied["teacher"] = lambda x, t, cond=None: teacher.velocity(sg(fixed), x, t, cond)
+    if teacher.map is not None:
+        supplied["teacher_map"] = lambda x, s, t, cond=None: teacher.map(sg(fixed), x, s, t, cond)
+    return typing.Nets(**supplied, stopped=stopped, mean=mean)
+
+
+def _live(networks, params):
+    """{name: network as terms call it}, and the heads of V's network."""
+    called = {name: _called(networks.trained[name], networks.call(name), weights) for name, weights in params.items()}
+    if networks.heads is not None:
+        at = functools.partial(teachers.apply, networks.trained["V"], params["V"], method=networks.heads)
+        if networks.heads == "both":
+            called["both"] = lambda x, s, t, cond=None: at(x, s, t, cond)
+        by_name = (lambda both: dict(zip(("V", "velocity"), both))) if networks.heads == "both" else (lambda heads: heads)
+        called["heads"] = lambda x, s, t, cond=None: by_name(at(x, s, t, cond))
+    return called
+
+
+def _called(module, call, weights):
+    """A module with its weights, called as flowjax.typing.CALLS says."""
+    at = functools.partial(teachers.apply, module, weights)
+    return {
+        "map": lambda x, s, t, cond=None: at(x, s, t, cond),
+        "velocity": lambda x, t, cond=None: at(x, t, t, cond),
+        "scalar": lambda x, t, cond=None: _mean_of_rows(at(x, t, t, cond)),
+        "times": lambda s, t: module.apply({"params": weights}, s, t),
+    }[call]
+
+
+def _mean_of_rows(output):
+    """[rows, ...] -> [rows]."""
+    return output.reshape(output.shape[0], -1).mean(axis=1)

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from flowjax import conditioning as conditionings, guidance as guidances, methods, models, typing
-from flowjax.training import state
+from flowjax.training import phases
+from flowjax.training.optimizers import make as make_optimizer
 
 
 def import_modules(names):
@@ -109,7 +110,14 @@ def keys(seed, seeds):
     return jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seed + np.arange(seeds))
 
 
-def optimizers(names, optim, auxiliary, steps):
-    """A flowjax.training.state.Optimizer for V, from config.optim, and for each network that is trained along, by name."""
-    part = lambda name: ("optim", optim) if name == "V" else (f"auxiliary.{name}", auxiliary[name])
-    return {name: state.make_optimizer(section, steps, part=where) for name in names for where, section in [part(name)]}
+def cycle(method, optim, auxiliary):
+    """The flowjax.training.phases.Cycle of a method whose networks have the periods of config.optim and config.auxiliary."""
+    return phases.cycle(method, {"V": optim.every, **{name: auxiliary[name].every for name in method.networks}})
+
+
+def optimizers(cycle, optim, auxiliary, steps):
+    """{name: flowjax.training.optimizers.Optimizer} for V, from config.optim, and for each network that is trained along."""
+    made = {"V": make_optimizer(optim, cycle.updates("V", steps))}
+    for name, section in auxiliary.items():
+        made[name] = make_optimizer(section, cycle.updates(name, steps), f"auxiliary.{name}")
+    return made

@@ -16,6 +16,7 @@ from flowjax.training import (
     loading,
     networks,
     parts,
+    phases,
     settings,
     sharding,
     state,
@@ -39,7 +40,8 @@ class Run(NamedTuple):
       batch_like: a global batch likewise.
       step_on: mesh -> the pure training step, `(state, batch, fixed)`; of all seeds together if there are several.
       binned: raw errors by time bin of the first seed, jitted, see flowjax.training.step.make_binned.
-      schedule: step -> learning rate of V.
+      cycle: which terms are computed and which networks move in each step, a flowjax.training.phases.Cycle.
+      schedule: steps done -> learning rate of V.
     """
 
     settings: settings.Settings
@@ -53,6 +55,7 @@ class Run(NamedTuple):
     batch_like: dict
     step_on: Callable
     binned: Callable
+    cycle: phases.Cycle
     schedule: Callable
 
     @property
@@ -97,7 +100,7 @@ class Facts:
     def sources(self):
         """(training rows, held-out rows or None); process 0 prepares the dataset first."""
         section, evaluated = self._settings.data, self._settings.evaluation.every
-        split = lambda name: data.load(section.name, split=name, data_dir=section.dir or None)
+        split = lambda name: data.load(section.name, split=name, data_dir=section.dir)
         with hosts.main_first("the dataset is prepared"):
             return data.couple(split("train"), section.coupling), split("test") if evaluated else None
 
@@ -149,14 +152,16 @@ def setup(config, devices=None):
     method, mesh, source, seeds = facts.method, facts.mesh, facts.source, chosen.seeds
     (key, draw_key), rules = parts.keys(chosen.seed, seeds), models.SHARDING[chosen.model.name]
 
-    modules = _networks(method, facts, chosen.guidance, chosen.data.name)
-    optimizers = parts.optimizers(modules.trained, chosen.optim, chosen.auxiliary, chosen.steps)
+    taught = bool(config_checks.teacher_needs(method))
+    teacher = teachers.make(facts.teacher, facts.weak, chosen.guidance, chosen.data.name) if taught else None
+    modules = networks.make(method, facts.net, source.shape, teacher)
+    cycle = parts.cycle(method, chosen.optim, chosen.auxiliary)
+    optimizers = parts.optimizers(cycle, chosen.optim, chosen.auxiliary, chosen.steps)
     start = initial_weights.weights(chosen.start, facts.start, chosen.model, modules.heads)
     decays = [str(decay) for decay in chosen.evaluation.averages]
     init = lambda key, start: state.init(
-        key, modules.trained, source.shape, optimizers, has_target="ema" in method.needs, decays=decays, start=start,
-        heads=modules.heads,
-    )  # fmt: skip
+        key, modules, source.shape, optimizers, has_target="ema" in method.needs, decays=decays, start=start
+    )
     if seeds > 1:
         init = jax.vmap(init, in_axes=(0, None), out_axes=state.SEEDS)
     step_on = lambda mesh: step.make_step(
@@ -168,10 +173,12 @@ def setup(config, devices=None):
     )
     like = sharding.placed(_shapes(about, init, key, start), rules, mesh, int(seeds > 1))
     batch_like = _batch_like(source, mesh, chosen.batch_size, seeds)
-    _shapes(about, step_on(mesh), like, batch_like, modules.fixed)
+    for phase in cycle.distinct():
+        _shapes(about, functools.partial(step_on(mesh), phase=phase), like, batch_like, modules.fixed)
     _shapes(about, checkpoint.fingerprint, like)
     # By way of the host: the teacher's weights were read onto one device of this process.
-    modules = modules._replace(fixed=jax.device_put(jax.device_get(modules.fixed), sharding.whole(mesh)))
+    weights = jax.device_put(jax.device_get(modules.fixed), sharding.whole(mesh))
+    modules = modules._replace(teacher=modules.teacher._replace(weights=weights))
     binned = step.make_binned(method, modules, draw_key, seeds)
     return Run(
         settings=chosen,
@@ -185,21 +192,8 @@ def setup(config, devices=None):
         batch_like=batch_like,
         step_on=step_on,
         binned=jax.jit(binned, out_shardings=sharding.whole(mesh)),
-        schedule=optimizers["V"].schedule,
-    )
-
-
-def _networks(method, facts, guidance, data_name):
-    """The Networks of a method, with its teacher if it has one."""
-    teacher = teachers.Teacher()
-    if config_checks.teacher_needs(method):
-        teacher = teachers.make(facts.teacher, facts.weak, guidance, data_name)
-    return networks.Networks(
-        trained=networks.trained(method, facts.net),
-        teacher=teacher.velocity,
-        teacher_map=teacher.map,
-        fixed=teacher.weights,
-        heads=networks.heads(method),
+        cycle=cycle,
+        schedule=lambda steps: optimizers["V"].schedule(cycle.updates("V", steps)),
     )
 
 

@@ -1,28 +1,28 @@
 """One training step, the same for every method."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from flowjax import methods
-from flowjax.training import networks, sharding, state as states
+from flowjax import methods, typing
+from flowjax.training import networks, phases, sharding, state as states
 
 BINS = 10  # of time, for raw errors during training
 
 
 def make_step(method, modules, optimizers, mesh, key, *, rules=(), accumulate=1):
-    """The pure training step, to be jitted.
+    """The pure training step, to be jitted with a static `phase`.
 
-    All randomness is drawn on the global batch under jit, so it does not depend on the mesh; only loss and gradient run a shard
-    each, on whole weights, between one all-gather and the means of flowjax.training.sharding. Both axes are manual: left to the
-    compiler, "fsdp" gathers activations, as docs/pods.md shows. `check_vma=False`, because with it on, gradients of replicated
-    parameters arrive already summed. Where loss, gradient or new weights are not finite, all stays but the number of the step.
+    All randomness is drawn on the global batch under jit, so it does not depend on the mesh. Where loss, gradient or new weights
+    are not finite, only the number of the step and the count of such steps change.
 
     Args:
       method: a flowjax.typing.Method.
       modules: its flowjax.training.networks.Networks.
-      optimizers: a flowjax.training.state.Optimizer for each trained network; each clips and scales its own gradient, and moves
-        its network only every so many steps. Averages follow V: they rest when it rests.
+      optimizers: {name: flowjax.training.optimizers.Optimizer}. Each network has its own clipping, learning rate and period
+        `every`. Averages change only in steps that update V.
       mesh: a mesh with the axes "data" and "fsdp".
       key: of all draws; the step folds its number in. An array of keys trains as many seeds side by side: every leaf of the
         state (but its step), of the batch and of the metrics then has a leading axis of seeds.
@@ -31,112 +31,169 @@ def make_step(method, modules, optimizers, mesh, key, *, rules=(), accumulate=1)
         communicated once.
 
     Returns:
-      `(state, batch, fixed=()) -> (state, metrics)`, `fixed` being the weights of a teacher if it has any, with metrics "loss"
-      (weighted), "raw/TERM" (mean square of each term), "grad_norm" (of all networks, before clipping), "param_norm" (after
-      the step) and "nonfinite_steps" (that were skipped so far).
+      `(state, batch, fixed=(), phase=None) -> (state, metrics)`: `fixed` holds the weights of a teacher, `phase` is the
+      flowjax.training.phases.Phase of the step, static; None will do for a method whose steps are all alike. The metrics are
+      "loss" (weighted), "raw/TERM" (the raw metric of each term), "grad_norm" (of the networks that move, before clipping),
+      "param_norm" (of all networks, after the step) and "nonfinite_steps" (skipped so far); nan for what rests.
     """
+    cycle = phases.cycle(method, {name: optimizer.every for name, optimizer in optimizers.items()})
+    differentiated = _differentiated(method, modules, mesh, rules, accumulate)
+    # Metrics of what rests, so that all phases have one structure.
+    resting = dict.fromkeys(("loss", *(f"raw/{term.name}" for term in method.terms), "grad_norm"), jnp.nan)
 
-    def loss(params, target, fixed, drawn):
-        errors, raw = method.loss(networks.nets(modules, params, target, fixed), drawn)
+    def step(state, batch, fixed, key, phase):
+        drawn = method.draw(jax.random.fold_in(key, state.step), batch, state.step)
+        drawn = {name: drawn[name] for name in phase.terms}
+        drawn = jax.lax.with_sharding_constraint(drawn, sharding.rows(mesh))
+        gradient, metrics = differentiated(phase.networks, state.params, state.target, fixed, drawn)
+        new = _updated(optimizers, gradient, state)
+        if "V" in phase.networks:
+            new = _followed(new, method.needs.get("ema"), cycle.updates("V", state.step))
+        if gradient:
+            metrics |= {"grad_norm": optax.tree.norm(gradient)}
+        metrics |= {"param_norm": optax.tree.norm(new.params)}
+        finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
+        new = jax.tree.map(lambda new, old: new if new is old else jnp.where(finite, new, old), new, state)
+        new = new._replace(step=state.step + 1, skipped=state.skipped + ~finite)
+        return new, resting | metrics | {"nonfinite_steps": new.skipped}
+
+    def training_step(state, batch, fixed=(), phase=None):
+        of_phase = functools.partial(step, phase=_only(cycle) if phase is None else phase)
+        if not key.ndim:
+            return of_phase(state, batch, fixed, key)
+        side_by_side = jax.vmap(of_phase, in_axes=(states.SEEDS, 0, None, 0), out_axes=(states.SEEDS, 0))
+        return side_by_side(state, batch, fixed, key)
+
+    return training_step
+
+
+def _only(cycle):
+    """The phase of a method whose steps are all alike."""
+    distinct = tuple(cycle.distinct())
+    if len(distinct) > 1:
+        raise typing.InputError(
+            f"the method has {len(distinct)} kinds of steps, and the step was called without one; expected step(state, batch, fixed,"
+            " phase=run.cycle.at(number of the step)), with phase static under jit."
+        )
+    return distinct[0]
+
+
+def _differentiated(method, modules, mesh, rules, accumulate):
+    """`(moving, params, target, fixed, drawn) -> (gradient, metrics)`: means over the batch, the gradient of the networks `moving`.
+
+    Loss and gradient run on a shard of the rows each, with whole weights, between one all-gather and the means of
+    flowjax.training.sharding. Both axes are manual: left to the compiler, "fsdp" gathers activations, as docs/pods.md shows.
+    `check_vma=False`, because with it on, gradients of replicated parameters arrive already summed.
+    """
+    mean = _mean_of_batch if accumulate == 1 else functools.partial(_no_mean_of_batch, accumulate)
+    groups = {term.name: term.group for term in method.terms}
+
+    def loss(moving, resting, target, fixed, drawn):
+        nets = networks.nets(modules, {**moving, **resting}, target, fixed, mean)
+        errors, raw = method.loss(nets, drawn)
         return jnp.mean(errors), raw
 
-    def gradient_of(params, target, fixed, drawn):
-        own, targets = (sharding.specs(tree, rules, mesh) for tree in (params, target))
+    def shard(partition, moving, resting, target, fixed, drawn):
+        moving, resting, target = sharding.gathered((moving, resting, target), partition)
+        differentiate = lambda drawn: jax.value_and_grad(loss, has_aux=True)(moving, resting, target, fixed, drawn)
+        (value, raw), gradient = _mean_over_parts(differentiate, drawn, accumulate, groups)
+        metrics = {"loss": value, **{f"raw/{term}": error for term, error in raw.items()}}
+        return sharding.mean(gradient, metrics, partition[0], mesh)
 
-        def shard(params, target, fixed, drawn):
-            params, target = sharding.gathered(params, own), sharding.gathered(target, targets)
-            differentiate = lambda drawn: jax.value_and_grad(loss, has_aux=True)(params, target, fixed, drawn)
-            (value, raw), gradient = _mean_over_parts(differentiate, drawn, accumulate)
-            metrics = {"loss": value, **{f"raw/{term}": error for term, error in raw.items()}}
-            return sharding.mean(gradient, metrics, own, mesh)
-
+    def differentiated(names, params, target, fixed, drawn):
+        if not names:
+            return {}, {}
+        moving = {name: params[name] for name in names}
+        resting = {name: weights for name, weights in params.items() if name not in names}
+        partition = sharding.specs((moving, resting, target), rules, mesh)
         shards = jax.shard_map(
-            shard,
+            functools.partial(shard, partition),
             mesh=mesh,
-            in_specs=(own, targets, sharding.WHOLE, sharding.ROWS),
-            out_specs=(own, sharding.WHOLE),
+            in_specs=(*partition, sharding.WHOLE, sharding.ROWS),
+            out_specs=(partition[0], sharding.WHOLE),
             check_vma=False,
         )
-        return shards(params, target, fixed, drawn)
+        return shards(moving, resting, target, fixed, drawn)
 
-    def step(state, batch, fixed, key):
-        drawn = method.draw(jax.random.fold_in(key, state.step), batch, state.step)
-        drawn = jax.lax.with_sharding_constraint(drawn, sharding.rows(mesh))
-        gradient, metrics = gradient_of(state.params, state.target, fixed, drawn)
-        params, opt_state = {}, {}
-        for name, optimizer in optimizers.items():
-            params[name], opt_state[name] = _updated(
-                optimizer, gradient[name], state.opt_state[name], state.params[name], state.step
-            )
-        # Averages take the weights of V whenever it has moved.
-        every = optimizers["V"].every
-        follow = lambda old, decay: _average(old, params["V"], _now(every, state.step, decay, 1.0))
-        target = None if state.target is None else follow(state.target, method.needs["ema"])
-        averages = {name: follow(old, _warm(float(name), state.step // every)) for name, old in state.averages.items()}
-        new = state._replace(params=params, opt_state=opt_state, target=target, averages=averages)
-        metrics |= {"grad_norm": optax.tree.norm(gradient), "param_norm": optax.tree.norm(params)}
-        finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
-        new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
-        new = new._replace(step=state.step + 1, skipped=state.skipped + ~finite)
-        return new, metrics | {"nonfinite_steps": new.skipped}
-
-    if not key.ndim:
-        return lambda state, batch, fixed=(): step(state, batch, fixed, key)
-    side_by_side = jax.vmap(step, in_axes=(states.SEEDS, 0, None, 0), out_axes=(states.SEEDS, 0))
-    return lambda state, batch, fixed=(): side_by_side(state, batch, fixed, key)
+    return differentiated
 
 
-def make_binned(method, modules, key, seeds):
-    """`(state, batch, fixed, number) -> {term: [2, BINS]}`: sums of the square errors of each term by the time of its points, and rows.
-
-    The time is the source s; for terms whose points are all noise, s = 1, the target t. Bins divide [0, 1] evenly. The draw of
-    times and noise for the rows of `batch` depends on the step and on `number`; of several seeds, the first.
-    """
-
-    def binned(state, batch, fixed, number):
-        if seeds > 1:
-            first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
-            state, batch = first(state._replace(step=state.step[None])), first(batch)
-        own = jax.random.fold_in(jax.random.fold_in(key if seeds == 1 else key[0], state.step), number)
-        drawn = method.draw(own, batch, state.step)
-        raw = methods.raw_errors(method, networks.nets(modules, state.params, state.target, fixed), drawn)
-        return {name: by_time(rows, drawn[name]) for name, rows in raw.items()}
-
-    def by_time(rows, point):
-        time = next(time for time in (point.s if point.x0 is not None else point.t, point.t, point.s) if time is not None)
-        number = jnp.clip((time.reshape(-1) * BINS).astype(int), 0, BINS - 1)
-        return jnp.zeros((2, BINS)).at[:, number].add(jnp.stack([rows, jnp.ones_like(rows)]))
-
-    return binned
+def _mean_of_batch(rows):
+    """Inside of shard_map: the mean over the rows of all devices; gradients pass."""
+    return jax.lax.pmean(jnp.mean(rows, axis=0), sharding.AXES)
 
 
-def _mean_over_parts(function, drawn, parts):
-    """The mean of `function` over parts of the rows, one after the other; part i has the rows i, i + parts, ... of each term."""
+def _no_mean_of_batch(accumulate, rows):
+    raise typing.InputError(
+        f"config.accumulate is {accumulate}, and a term of the method takes a mean over the whole batch (nets.mean), which goes"
+        " through the network in parts: --config.accumulate=1."
+    )
+
+
+def _mean_over_parts(function, drawn, parts, groups):
+    """The mean of `function` over parts of the rows, one after the other; part i has the groups i, i + parts, ... of each term."""
     if parts == 1:
         return function(drawn)
-    drawn = jax.tree.map(lambda leaf: leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1), drawn)
+
+    def cut(leaf, group):
+        grouped = leaf.reshape(-1, parts, group, *leaf.shape[1:]).swapaxes(0, 1)
+        return grouped.reshape(parts, -1, *leaf.shape[1:])
+
+    drawn = {name: jax.tree.map(functools.partial(cut, group=groups[name]), point) for name, point in drawn.items()}
     shapes = jax.eval_shape(function, jax.tree.map(lambda leaf: leaf[0], drawn))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     total, _ = jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, function(part)), None), zeros, drawn)
     return jax.tree.map(lambda leaf: leaf / parts, total)
 
 
-def _updated(optimizer, gradient, opt_state, params, step):
-    """The weights of one network and the state of its optimizer after a step; in between its updates they stay."""
-    updates, new = optimizer.transform.update(gradient, opt_state, params)
-    moved = optax.apply_updates(params, updates)
-    return jax.tree.map(lambda new, old: _now(optimizer.every, step, new, old), (moved, new), (params, opt_state))
+def _updated(optimizers, gradient, state):
+    """The state after one update of each network that has a gradient."""
+    params, opt_state = dict(state.params), dict(state.opt_state)
+    for name in gradient:
+        updates, opt_state[name] = optimizers[name].transform.update(gradient[name], state.opt_state[name], state.params[name])
+        params[name] = optax.apply_updates(state.params[name], updates)
+    return state._replace(params=params, opt_state=opt_state)
 
 
-def _now(every, step, value, otherwise):
-    """`value` in every `every`-th step, `otherwise` in the others."""
-    return value if every == 1 else jnp.where((step + 1) % every == 0, value, otherwise)
+def _followed(state, decay, updates):
+    """The state whose target and averages have followed V; `updates` is the number of V's updates before this one."""
+    follow = lambda old, decay: jax.tree.map(lambda o, n: decay * o + (1 - decay) * n, old, state.params["V"])
+    target = None if state.target is None else follow(state.target, decay)
+    averages = {name: follow(old, _warm(float(name), updates)) for name, old in state.averages.items()}
+    return state._replace(target=target, averages=averages)
 
 
-def _average(old, new, decay):
-    return jax.tree.map(lambda o, n: decay * o + (1 - decay) * n, old, new)
-
-
-def _warm(decay, step):
+def _warm(decay, updates):
     """The usual warm-up of an average, so that early evaluations do not see the initial weights."""
-    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
+
+
+def make_binned(method, modules, key, seeds):
+    """`(state, batch, fixed, number) -> {term: [2, BINS]}`: sums of the raw errors of each term by the time of its points, and rows.
+
+    The time is the source s; for terms whose points are all noise, s = 1, the target t; terms without times are left out. Bins
+    divide [0, 1] evenly. The draw of times and noise for the rows of `batch` depends on the step and on `number`; of several
+    seeds, the first.
+    """
+
+    def binned(state, batch, fixed, number):
+        if seeds > 1:
+            first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
+            state, batch = first(state._replace(step=state.step[None])), first(batch)
+        of_draw = jax.random.fold_in(jax.random.fold_in(key if seeds == 1 else key[0], state.step), number)
+        drawn = method.draw(of_draw, batch, state.step)
+        raw = methods.raw_errors(method, networks.nets(modules, state.params, state.target, fixed), drawn)
+        timed = {name: _time(drawn[name]) for name in raw}
+        return {name: by_time(rows, timed[name]) for name, rows in raw.items() if timed[name] is not None}
+
+    def by_time(rows, time):
+        number = jnp.clip((time.reshape(-1) * BINS).astype(int), 0, BINS - 1)
+        return jnp.zeros((2, BINS)).at[:, number].add(jnp.stack([rows, jnp.ones_like(rows)]))
+
+    return binned
+
+
+def _time(point):
+    """The times by which the errors at a point are sorted, or None."""
+    candidates = (point.s if point.x0 is not None else point.t, point.t, point.s)
+    return next((time for time in candidates if time is not None), None)

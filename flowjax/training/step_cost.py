@@ -1,6 +1,7 @@
 """What a training step of a method costs, in forward passes of its network: the programs, and their matmuls counted."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import optax
 
 from flowjax import methods, models
 from flowjax.profiling import flops
-from flowjax.training import networks, sharding, state, step
+from flowjax.training import networks, optimizers, phases, sharding, state, step, teachers
 
 SHAPE, CLASSES = (8, 8, 1), 10
 NETWORK = {"width": 128, "depth": 4, "heads": 4, "patch": 1}
@@ -25,9 +26,9 @@ def network(remat=False):
 
 
 def program(method, net, *, shape=SHAPE, num_classes=CLASSES, batch, optimizer, decays=(), devices=None):
-    """The trainer's own step of a method on random rows, and how to make what it takes.
+    """The trainer's step of a method on random rows, and how to make what it takes.
 
-    Teachers, auxiliary and target networks are of the same size as the network.
+    A teacher is of the same size as the network; networks that are trained along are as the method declares them.
 
     Args:
       method: a flowjax.typing.Method.
@@ -40,26 +41,23 @@ def program(method, net, *, shape=SHAPE, num_classes=CLASSES, batch, optimizer, 
       devices: of the mesh; None: the first.
 
     Returns:
-      `(step, init)`: the pure step of (state, batch, weights of a teacher), and `init()`, which makes these three.
+      `(step, init)`: the pure step of (state, batch, weights of a teacher, phase=None), and `init()`, which makes the first three.
     """
     mesh, key = sharding.make_mesh(devices=devices or jax.devices()[:1]), jax.random.key(0)
-    ask = lambda weights, x, s, t, cond: net.apply({"params": weights}, x, s, t, cond)
-    heads = networks.heads(method)
-    modules = networks.Networks(networks.trained(method, net), lambda w, x, t, cond: ask(w, x, t, t, cond), ask, heads=heads)
-
-    optimizers = {name: state.Optimizer(optimizer, None) for name in modules.trained}
+    average_velocity = lambda weights, x, s, t, cond: net.apply({"params": weights}, x, s, t, cond)
+    teacher = teachers.Teacher(lambda weights, x, t, cond: average_velocity(weights, x, t, t, cond), average_velocity)
+    modules = networks.make(method, net, shape, teacher)
+    made = {name: optimizers.Optimizer(optimizer, None, every) for name, every in phases.periods(method).items()}
 
     def init():
-        initial = state.init(
-            key, modules.trained, shape, optimizers, has_target="ema" in method.needs, decays=decays, heads=heads
-        )
+        initial = state.init(key, modules, shape, made, has_target="ema" in method.needs, decays=decays)
         x, eps = jax.random.normal(key, (2, batch, *shape))
         rows = {"x": x, "eps": eps, "label": jax.random.randint(key, (batch,), 0, num_classes)}
         rows |= {"trajectory": jnp.stack([eps, x], 1), "times": jnp.tile(jnp.array([1.0, 0.0]), (batch, 1))}  # for cmt
         needs_teacher = {"teacher", "teacher_map"} & set(method.needs)
         return initial, rows, initial.params["V"] if needs_teacher else ()
 
-    return step.make_step(method, modules, optimizers, mesh, key), init
+    return step.make_step(method, modules, made, mesh, key), init
 
 
 def training_step(name, *, every_row=False, remat=False, batch=16, devices=None):
@@ -74,8 +72,11 @@ def training_step(name, *, every_row=False, remat=False, batch=16, devices=None)
       batch: rows, a multiple of what the recipe splits them in.
       devices: of the mesh; None: the first.
     """
-    method = methods.make(name, total_steps=1_000, **(methods.METHODS[name].every_row if every_row else {}))
-    return program(method, network(remat), batch=batch, optimizer=optax.sgd(1e-3), devices=devices)
+    return program(_method(name, every_row), network(remat), batch=batch, optimizer=optax.sgd(1e-3), devices=devices)
+
+
+def _method(name, every_row):
+    return methods.make(name, total_steps=1_000, **(methods.METHODS[name].every_row if every_row else {}))
 
 
 def forward_pass(batch):
@@ -94,12 +95,53 @@ def _counted_forward_pass(batch):
     return flops.matmul(function, *jax.eval_shape(init))
 
 
+class Costs(NamedTuple):
+    """Forward-pass equivalents (FPE) of the steps of a method.
+
+    Attributes:
+      phases: {flowjax.training.phases.Phase: FPE of a step}, one for each distinct phase of the cycle.
+      networks: {name of a trained network: FPE of a step in which it alone moves, by all of its terms}.
+      mean: FPE of a step, the mean over the cycle.
+    """
+
+    phases: dict
+    networks: dict
+    mean: float
+
+
 def forward_passes(name, *, every_row=False, remat=False, batch=16):
     """Forward-pass equivalents (FPE) of one training step: its matmul FLOPs over those of a forward pass, as compiled for a CPU.
 
-    The arguments are those of `training_step`.
+    The mean over the cycle of the method; the arguments are those of `training_step`.
     """
+    cycle = _cycle(name, every_row)
+    return cycle.mean(_counted(name, cycle.distinct(), every_row=every_row, remat=remat, batch=batch))
+
+
+def costs(name, *, every_row=False, remat=False, batch=16):
+    """The Costs of a method, phase by phase and network by network; the arguments are those of `training_step`."""
+    cycle, options = _cycle(name, every_row), {"every_row": every_row, "remat": remat, "batch": batch}
+    method = _method(name, every_row)
+    alone = {
+        network: phases.Phase(
+            tuple(term.name for term in method.terms if network in (term.trains or phases.periods(method))), (network,)
+        )
+        for network in phases.periods(method)
+    }
+    counted = _counted(name, {**cycle.distinct(), **dict.fromkeys(alone.values())}, **options)
+    by_phase = {phase: counted[phase] for phase in cycle.distinct()}
+    return Costs(by_phase, {network: counted[phase] for network, phase in alone.items()}, cycle.mean(by_phase))
+
+
+def _cycle(name, every_row):
+    method = _method(name, every_row)
+    return phases.cycle(method, phases.periods(method))
+
+
+def _counted(name, chosen, *, every_row, remat, batch):
+    """{phase: FPE of its step}."""
     host = flops.host()
     with jax.default_device(host):
         training, init = training_step(name, every_row=every_row, remat=remat, batch=batch, devices=[host])
-        return flops.matmul(training, *jax.eval_shape(init)) / _counted_forward_pass(batch)
+        args, forward = jax.eval_shape(init), _counted_forward_pass(batch)
+        return {phase: flops.matmul(functools.partial(training, phase=phase), *args) / forward for phase in chosen}

@@ -14,7 +14,7 @@ import tensorboardX.summary
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 
-from flowjax import typing
+from flowjax import folders, typing
 from flowjax.training import hosts
 
 CONFIG, DATA, METRICS = "config.json", "data.json", "metrics.jsonl"
@@ -32,16 +32,12 @@ def check(workdir, config):
     if path.exists() and not path.is_dir():
         raise typing.InputError(f"--workdir={path} is a file; expected a folder, which need not exist.")
     if not (path / CONFIG).exists():
-        # Hidden files are what a kill leaves of a file that was being written.
-        if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
-            raise typing.InputError(f"--workdir={path} is not empty and holds no {CONFIG}; give a new or empty folder.")
+        folders.check_free(path, CONFIG, "--workdir")
         return
     _check_format(path, "--workdir")
     old, new = _flat(_read(path, CONFIG)), _flat(json.loads(config.to_json()))
     names = [name for name in old.keys() | new.keys() if not name.startswith(MAY_CHANGE)]
-    differ = sorted(name for name in names if old.get(name) != new.get(name))
-    if differ:
-        fields = "; ".join(f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in differ)
+    if fields := folders.differences(old, new, sorted(names)):
         raise typing.InputError(f"--workdir={path} belongs to a run with another config ({fields}); give another folder.")
 
 
@@ -67,8 +63,8 @@ def claim(workdir, config, source):
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not (path / CONFIG).exists():
-            write_text(path / DATA, json.dumps(about) + "\n")
-            write_text(path / CONFIG, json.dumps(json.loads(config.to_json()), indent=2) + "\n")
+            folders.write_text(path / DATA, json.dumps(about) + "\n")
+            folders.write_text(path / CONFIG, json.dumps(json.loads(config.to_json()), indent=2) + "\n")
     except OSError as error:
         raise typing.InputError(f"--workdir={path} cannot be written: {error}.") from error
 
@@ -102,17 +98,6 @@ def read_metrics(workdir):
     return records
 
 
-def write_text(path, text):
-    """Writes a file whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(text)
-        os.replace(aside, path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-
-
 def metrics(workdir, step):
     """A context with the metrics of a run: a Metrics in process 0, and in the others one that writes nothing."""
     return Metrics(workdir, step) if hosts.is_main() else _Nowhere()
@@ -133,7 +118,7 @@ class Metrics:
         path = pathlib.Path(workdir)
         kept = [record for record in read_metrics(path) if record["step"] <= step]
         try:
-            write_text(path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+            folders.write_text(path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
             self._lines, self._waiting = open(path / METRICS, "ab", buffering=0), b""
         except OSError as error:
             raise typing.InputError(f"--workdir={path} cannot be written: {error.strerror}; make room there.") from error

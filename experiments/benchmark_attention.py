@@ -1,0 +1,241 @@
+"""What attention with a tangent costs, plain, in chunks and in fused kernels: python -m experiments.benchmark_attention
+
+At each token count and implementation of flowjax.models.attention: forward, jvp, gradient, and gradient of the jvp (as in TVM);
+time, temporary memory, and error against float64. Rows are of three kinds, and say which:
+
+* measured: run on this machine's device. On a CPU the fused kernels are interpreted, which tells their error, not their time.
+* TPU compiler: nothing ran. On a machine without an accelerator but with libtpu (pip install libtpu), the programs are compiled for
+  the TPUs of --chips: temporary memory, bytes read and written and operations, as the compiler counts them.
+
+Writes below --output attention_kernels.md, .csv, .png and .json. With --write_choice also the table from which `auto` takes its
+implementation, flowjax/models/attention_choice.json: where times were measured, the fastest jvp and gradient of the jvp together;
+for TPUs that were only compiled for, the fewest bytes moved by the gradient of the jvp. Entries of other platforms stay.
+
+For a GPU: python -m experiments.benchmark_attention --heads=24 --head_dims=64,128 --dtype=bfloat16 --write_choice --output=docs/gpu
+"""
+
+import datetime
+import functools
+import json
+import pathlib
+import platform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from absl import flags
+
+from experiments import command_line, tables
+from flowjax import checks, plots
+from flowjax.models import attention
+from flowjax.profiling import ahead_of_time, timing
+
+OUTPUT = flags.DEFINE_string("output", "runs/benchmark_attention", "folder of the results")
+TOKENS = flags.DEFINE_list("tokens", ["256", "1024", "4096", "16384"], "token counts")
+HEADS = flags.DEFINE_integer("heads", 4, "heads", lower_bound=1)
+HEAD_DIMS = flags.DEFINE_list("head_dims", ["64"], "sizes of a head")
+DTYPE = flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "bfloat16"], "of the arrays, where programs run; the TPU compiler gets bfloat16"
+)
+KINDS = flags.DEFINE_list("implementations", ["xla", "chunked", "pallas"], "implementations of attention")
+ROUNDS = flags.DEFINE_integer("rounds", 8, "how often each program is timed", lower_bound=1)
+MEASURED = flags.DEFINE_integer("measured_tokens", 4_096, "on a CPU, run up to so many tokens", lower_bound=1)
+CHIPS = flags.DEFINE_list(
+    "chips", list(ahead_of_time.TOPOLOGIES), "TPUs to compile for; after the first, the fused kernels only"
+)
+WRITE_CHOICE = flags.DEFINE_bool("write_choice", False, "write the table of `auto`")
+EXACT = 1_024  # tokens up to which float64 on a CPU is the reference
+OPERATIONS = ("forward", "jvp", "gradient", "gradient of the jvp")
+COMPILED = "TPU compiler, nothing ran"
+
+
+def operations(attend):
+    """Name -> function of (primals, tangents), three arrays each."""
+    jvp = lambda primals, tangents: jax.jvp(attend, primals, tangents)
+    loss = lambda primals, tangents: sum(jnp.sum(jnp.sin(z.astype(jnp.float32))) for z in jvp(primals, tangents))
+    made = (
+        lambda primals, tangents: attend(*primals),
+        jvp,
+        jax.grad(lambda primals, tangents: jnp.sum(jnp.sin(attend(*primals).astype(jnp.float32)))),
+        jax.grad(loss, (0, 1)),
+    )
+    return dict(zip(OPERATIONS, made))
+
+
+def implementation(name):
+    return functools.partial(attention.attention, implementation=name)
+
+
+def arguments(tokens, head_dim):
+    """Random queries, keys and values, and tangents of them, of one row."""
+    drawn = jax.random.normal(jax.random.key(tokens), (6, 1, tokens, HEADS.value, head_dim), jnp.float32).astype(DTYPE.value)
+    return tuple(drawn[:3]), tuple(drawn[3:])
+
+
+# ------------------------------------------------------------------------------------------------------------ measured
+
+
+def measured(tokens, head_dim):
+    """One row an (implementation, operation), run on this machine's device."""
+    interpreted = jax.default_backend() == "cpu"
+    args, programs = arguments(tokens, head_dim), {}
+    for kind in KINDS.value:
+        if kind == "pallas" and interpreted and tokens > EXACT:
+            continue
+        for name, operation in operations(implementation(kind)).items():
+            try:
+                programs[kind, name] = timing.compiled(operation, *args, counted=0)
+                programs[kind, name].call()
+            except jax.errors.JaxRuntimeError as error:  # out of memory is a result
+                print(f"{tokens} tokens, {kind}, {name}: {str(error).splitlines()[0][:120]}")
+                programs.pop((kind, name), None)
+    timed = {key: program for key, program in programs.items() if not (interpreted and key[0] == "pallas")}
+    seconds = timing.in_turns(timed, ROUNDS.value) if timed else {}
+    exact = references(args) if tokens <= EXACT else {}
+    device = jax.devices()[0].device_kind
+    return [
+        row(
+            device,
+            "interpreted" if interpreted and kind == "pallas" else "measured",
+            tokens,
+            head_dim,
+            kind,
+            name,
+            ms=1e3 * float(np.median(seconds[kind, name])) if (kind, name) in seconds else "",
+            temp=program.temp_bytes / 2**20 if (kind, name) in timed else "",
+            error=relative_error(program.call(), exact[name]) if exact else "",
+        )
+        for (kind, name), program in programs.items()
+    ]
+
+
+def row(device, how, tokens, head_dim, kind, name, *, ms="", temp="", error="", moved="", operations=""):
+    """One line of the table; "" is not known."""
+    return {
+        "device": device, "how": how, "tokens": tokens, "head": head_dim, "attention": kind, "operation": name, "ms": ms,
+        "temp MiB": temp, "error against float64": error, "GB moved": moved, "GFLOP": operations,
+    }  # fmt: skip
+
+
+def references(args):
+    """Every operation in float64, on the CPU."""
+    args = jax.tree.map(lambda z: np.asarray(z, np.float64), args)
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        return {name: jax.tree.map(np.asarray, jax.jit(f)(*args)) for name, f in operations(implementation("chunked")).items()}
+
+
+def relative_error(found, exact):
+    """The largest relative error of any array, in the Euclidean norm."""
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(exact))
+    return max(float(np.linalg.norm(np.asarray(z, np.float64) - e) / np.linalg.norm(e)) for z, e in pairs)
+
+
+# ------------------------------------------------------------------------------------------------------- ahead of time
+
+
+def compiled(chip, tokens, head_dim, kinds):
+    """One row an (implementation, operation), as the compiler of TPUs counts; in bfloat16."""
+    device, found = ahead_of_time.devices(chip)[0], []
+    like = (jax.ShapeDtypeStruct((1, tokens, HEADS.value, head_dim), jnp.bfloat16),) * 3
+    for kind in kinds:
+        for name, operation in operations(implementation(kind)).items():
+            put = functools.partial(row, chip, COMPILED, tokens, head_dim, kind, name)
+            try:
+                program = ahead_of_time.compiled(operation, device, like, like)
+            except jax.errors.JaxRuntimeError as error:
+                if "memory" not in str(error).lower():
+                    raise
+                found.append(put(temp="out of memory"))
+                continue
+            cost = program.cost_analysis()
+            temp = program.memory_analysis().temp_size_in_bytes / 2**20
+            found.append(put(temp=temp, moved=cost["bytes accessed"] / 1e9, operations=cost["flops"] / 1e9))
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------- picture, choice
+
+
+def draw(path, found):
+    """Temporary memory over tokens, a panel an operation."""
+    device = found[0]["device"] if not any(r["how"] == COMPILED for r in found) else CHIPS.value[0]
+    panels = {}
+    for r in found:
+        if r["device"] == device and r["head"] == int(HEAD_DIMS.value[0]) and isinstance(r["temp MiB"], float):
+            panels.setdefault(r["operation"], {}).setdefault(r["attention"], []).append((r["tokens"], max(r["temp MiB"], 0.01)))
+    title = f"Temporary memory of attention, {HEADS.value} heads of {HEAD_DIMS.value[0]}: {device}"
+    return plots.log_curves(path, panels, xlabel="tokens", ylabel="MiB", title=title)
+
+
+def choice(found):
+    """Platform -> entry of the table of `auto`, of the rows of the first head size; see the module's docstring."""
+    made = {}
+    first = [r for r in found if r["head"] == found[0]["head"]]
+    times = [r for r in first if r["ms"] != "" and r["operation"] in ("jvp", "gradient of the jvp")]
+    if times:
+        basis = f"the fastest jvp and gradient of it on {times[0]['device']}, {datetime.date.today()}"
+        made[jax.default_backend()] = {"basis": basis, "choice": thresholds(times, "ms", 2)}
+    bytes_moved = [r for r in first if r["how"] == COMPILED and r["device"] == CHIPS.value[0] and r["GB moved"] != ""]
+    bytes_moved = [r for r in bytes_moved if r["operation"] == "gradient of the jvp"]
+    if bytes_moved:
+        basis = f"the fewest bytes moved, by the compiler for {CHIPS.value[0]}, {datetime.date.today()}; not timed"
+        made["tpu"] = {"basis": basis, "choice": thresholds(bytes_moved, "GB moved", 1)}
+    return made
+
+
+def thresholds(rows, what, parts):
+    """[(keys up to, implementation)], the last without a limit: the least sum of `what` over `parts` rows at each token count."""
+    best = {}
+    for tokens in sorted({r["tokens"] for r in rows}):
+        values = {}
+        for r in rows:
+            if r["tokens"] == tokens:
+                values.setdefault(r["attention"], []).append(r[what])
+        best[tokens] = min((sum(all_of), kind) for kind, all_of in values.items() if len(all_of) == parts)[1]
+    table = [[tokens, kind] for tokens, kind in best.items()]
+    merged = [entry for entry, after in zip(table, [*table[1:], [None, ""]]) if entry[1] != after[1]]
+    return [*merged[:-1], [None, merged[-1][1]]]
+
+
+# ---------------------------------------------------------------------------------------------------------------- main
+
+
+def main():
+    tokens = command_line.whole_numbers("tokens", TOKENS.value, low=1, needed=True)
+    head_dims = command_line.whole_numbers("head_dims", HEAD_DIMS.value, low=1, needed=True)
+    for kind in KINDS.value:
+        checks.member("attention", kind, attention.IMPLEMENTATIONS[1:])
+    for chip in CHIPS.value:
+        checks.member("chip", chip, tuple(ahead_of_time.TOPOLOGIES))
+    on_cpu = jax.default_backend() == "cpu"
+    grid = [(head_dim, count) for head_dim in head_dims for count in tokens]
+    found = []
+    for head_dim, count in tqdm.tqdm(grid, desc="measured", unit="size"):
+        if not on_cpu or count <= MEASURED.value:
+            found += measured(count, head_dim)
+    chips = CHIPS.value if on_cpu and not ahead_of_time.missing() else []
+    if on_cpu and ahead_of_time.missing():
+        print(f"Not compiled for TPUs: what is missing is {ahead_of_time.missing()}.")
+    for chip in chips:
+        for head_dim, count in tqdm.tqdm(grid, desc=f"compiled for {chip}", unit="size"):
+            all_kinds = chip == chips[0] and head_dim == head_dims[0]
+            found += compiled(chip, count, head_dim, KINDS.value if all_kinds else [k for k in KINDS.value if k == "pallas"])
+    path = pathlib.Path(OUTPUT.value)
+    machine = f"{jax.devices()[0].device_kind} ({jax.default_backend()}, {platform.machine()}), jax {jax.__version__}"
+    about = (
+        f"{datetime.date.today()}, {machine}: `{command_line.typed('benchmark_attention')}`. One row, {HEADS.value} heads;"
+        f" {DTYPE.value} where measured, bfloat16 where only compiled. Times are medians of {ROUNDS.value} rounds in turns."
+    )
+    print("\n" + tables.write(path / "attention_kernels", found, about))
+    draw(path / "attention_kernels.png", found)
+    tables.write_text(path / "attention_kernels.json", json.dumps({"about": about, "rows": found}, indent=1))
+    if WRITE_CHOICE.value:
+        table = json.loads(attention.CHOICE.read_text()) | choice(found)
+        lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(entry)}" for name, entry in table.items())
+        tables.write_text(attention.CHOICE, "{\n" + lines + "\n}\n")
+        print(f"Wrote {attention.CHOICE}.")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,113 @@
+"""Every measure of samples once, by name, and the data that it suits.
+
+A measure sees rows in one of three views: points as they are (POINTS_VIEW), images as they are (PIXELS_VIEW), and images by the features of
+the network that their dataset names (FEATURES_VIEW). `MEASURES` says which views have it in the table of `experiments.evaluate`, and which
+in the evaluations during training; adding a measure is adding an entry.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from flowjax import checks
+from flowjax.evals import assignment, classifier, entropic, frechet, kernels, neighbours, transport
+
+POINTS_VIEW, PIXELS_VIEW, FEATURES_VIEW = "points", "pixels", "features"
+PAIRWISE_ROWS, PLAN_ROWS = 4_096, 2_048  # most rows for a measure of all pairs, and for one that solves for a transport plan
+
+
+class Measure(NamedTuple):
+    """A measure of samples.
+
+    Attributes:
+      of: the function. Its arguments follow from `against`: `(samples, reference, **scale)`; of distances to the nearest training row,
+        `(of samples [n])` or `(of samples [n], of held-out rows [m])`; or `(classifier, samples, labels)`.
+      against: "reference", "training", "training and held out", or "labels".
+      limit: most rows of each that are taken, None for all.
+      paired: whether it takes as many samples as reference rows.
+      scale: `reference [n, D] -> {keyword: number}`, constants of the measure; taken once for a table, so that its rows compare.
+      table: views for which `experiments.evaluate` has it by default.
+      during_training: views for which the evaluations during training have it.
+      higher_is_better: else lower is.
+    """
+
+    of: Callable[..., float]
+    against: str = "reference"
+    limit: int | None = PAIRWISE_ROWS
+    paired: bool = False
+    scale: Callable[[np.ndarray], dict[str, float]] | None = None
+    table: tuple[str, ...] = ()
+    during_training: tuple[str, ...] = ()
+    higher_is_better: bool = False
+
+
+IMAGE_VIEWS = (PIXELS_VIEW, FEATURES_VIEW)
+_RAW = (POINTS_VIEW, PIXELS_VIEW)
+
+MEASURES: dict[str, Measure] = {
+    "sliced_wasserstein": Measure(
+        transport.sliced_wasserstein, limit=None, table=(POINTS_VIEW,), during_training=(POINTS_VIEW,)
+    ),
+    "wasserstein": Measure(assignment.wasserstein, limit=PLAN_ROWS, paired=True, table=(POINTS_VIEW,)),
+    "sinkhorn": Measure(
+        entropic.sinkhorn, limit=PLAN_ROWS, table=(POINTS_VIEW,), scale=lambda y: {"epsilon": 0.05 * float(y.var(axis=0).sum())}
+    ),
+    "energy_distance": Measure(transport.energy_distance, table=(POINTS_VIEW,), during_training=(POINTS_VIEW,)),
+    "mmd": Measure(kernels.mmd, table=(POINTS_VIEW, FEATURES_VIEW), scale=lambda y: {"bandwidth": kernels.median_distance(y)}),
+    "kid": Measure(lambda x, y: kernels.mmd(x, y, kernel="polynomial")),
+    "frechet": Measure(frechet.frechet, limit=None, table=IMAGE_VIEWS, during_training=IMAGE_VIEWS),
+    "precision": Measure(
+        lambda x, y: neighbours.precision(y, x), table=_RAW, during_training=(PIXELS_VIEW,), higher_is_better=True
+    ),
+    "recall": Measure(lambda x, y: neighbours.recall(y, x), table=_RAW, during_training=(PIXELS_VIEW,), higher_is_better=True),
+    "density": Measure(lambda x, y: neighbours.density(y, x), table=_RAW, higher_is_better=True),
+    "coverage": Measure(lambda x, y: neighbours.coverage(y, x), table=_RAW, higher_is_better=True),
+    "nearest_distance": Measure(lambda distances: float(distances.mean()), "training", table=_RAW),
+    "copying": Measure(neighbours.smaller, "training and held out", table=_RAW),
+    "agreement": Measure(
+        classifier.agreement, "labels", None, table=(FEATURES_VIEW,), during_training=(FEATURES_VIEW,), higher_is_better=True
+    ),
+}
+
+
+def base_name(name: str) -> str:
+    """The key in MEASURES of a name, which may end in a view: frechet of "frechet_features"."""
+    return name.removesuffix(f"_{FEATURES_VIEW}").removesuffix(f"_{PIXELS_VIEW}")
+
+
+def in_features(name: str) -> bool:
+    """Whether a measure needs the network that the dataset names."""
+    return name.endswith(f"_{FEATURES_VIEW}") or MEASURES[base_name(name)].against == "labels"
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether samples are better where a measure is higher; False for a name that is no measure."""
+    return base_name(name) in MEASURES and MEASURES[base_name(name)].higher_is_better
+
+
+def views(shape: tuple[int, ...], features: bool) -> tuple[str, ...]:
+    """The views of rows of a shape, with a network for features or without one."""
+    return (POINTS_VIEW,) if len(shape) == 1 else IMAGE_VIEWS if features else (PIXELS_VIEW,)
+
+
+def suited(views: Sequence[str], during_training: bool = False) -> tuple[str, ...]:
+    """Names of the measures in the table for data with these views, or in the evaluations during training."""
+    of = lambda measure: measure.during_training if during_training else measure.table
+    return tuple(_name(name, view) for view in views for name, measure in MEASURES.items() if view in of(measure))
+
+
+def _name(name: str, view: str) -> str:
+    """The name of a measure in a view: with the view where the measure has both views of images by default."""
+    measure = MEASURES[name]
+    if view == FEATURES_VIEW and measure.against == "reference":
+        return f"{name}_{FEATURES_VIEW}"
+    return f"{name}_{PIXELS_VIEW}" if view == PIXELS_VIEW and FEATURES_VIEW in measure.table else name
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises InputError for a name that is no measure, or a view that a measure does not have."""
+    views = [f"{name}_{view}" for name, measure in MEASURES.items() if measure.against == "reference" for view in IMAGE_VIEWS]
+    for name in names:
+        if name not in views:
+            checks.member("measure", name, MEASURES)

@@ -1,0 +1,73 @@
+"""Optimizers by name: any of optax, with a schedule, clipping and a period."""
+
+import inspect
+from typing import Any, NamedTuple
+
+import optax
+
+from flowjax import checks, typing
+
+
+class Optimizer(NamedTuple):
+    """How one network is trained.
+
+    Attributes:
+      transform: an optax transformation.
+      schedule: number of updates before this one -> learning rate.
+      every: steps from one update to the next; in between the network rests.
+    """
+
+    transform: optax.GradientTransformation
+    schedule: Any
+    every: int = 1
+
+
+def make(section, updates, part="optim"):
+    """An optimizer: clipping, then the optimizer by name with its keyword arguments.
+
+    Args:
+      section: a flowjax.training.settings.Optim: `name` (of optax or optax.contrib), `learning_rate`, `schedule` ("constant",
+        "cosine" or "linear"), `warmup_steps` (updates), `clip_norm` (0: none), `every` and `kwargs`.
+      updates: number of updates in the whole training, over which a falling schedule falls to 0.
+      part: which part of the config the section is, for the errors.
+
+    Returns:
+      An Optimizer.
+
+    Raises:
+      InputError: for an unknown optimizer, schedule or keyword.
+    """
+    schedule = _schedule(section, max(updates, 1), part)
+    factories = {name: f for module in (optax.contrib, optax) for name, f in vars(module).items() if _is_optimizer(name, f)}
+    checks.member("optimizer (any of optax or optax.contrib works)", section.name, factories, listed=False)
+    factory, kwargs = factories[section.name], dict(section.kwargs)
+    known = [name for name in inspect.signature(factory).parameters if name != "learning_rate"]
+    for name in kwargs:
+        checks.member(f"argument of optimizer {section.name!r} (config.{part}.kwargs = {{}} clears them)", name, known)
+    clip = optax.clip_by_global_norm(section.clip_norm) if section.clip_norm else optax.identity()
+    try:
+        return Optimizer(optax.chain(clip, factory(learning_rate=schedule, **kwargs)), schedule, section.every)
+    except (TypeError, ValueError) as error:
+        raise typing.InputError(f"optimizer {section.name!r} cannot be made with {kwargs}: {error}.") from error
+
+
+def _is_optimizer(name, factory):
+    return not name.startswith("_") and inspect.isfunction(factory) and "learning_rate" in inspect.signature(factory).parameters
+
+
+def _schedule(section, updates, part):
+    peak, warmup = section.learning_rate, section.warmup_steps
+    if not peak > 0 or not 0 <= warmup < updates:
+        raise typing.InputError(
+            f"config.{part}: learning_rate is {peak} and warmup_steps {warmup}; the rate must be above 0, the warm-up shorter than"
+            f" the {updates} updates."
+        )
+    falls = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, updates - warmup),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, updates - warmup),
+    }
+    checks.member(f"config.{part}.schedule", section.schedule, falls)
+    if not warmup:
+        return falls[section.schedule]()
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), falls[section.schedule]()], [warmup])

@@ -1,0 +1,118 @@
+"""Samples of a network: its conditioning, its noise, and chunks of rows carried to the data."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from jax.experimental import multihost_utils
+
+from flowjax import conditioning as conditionings, paths, samplers, typing
+from flowjax.training import sharding
+
+CHUNK = 512  # rows that go through the network together
+
+
+def row_keys(key: typing.Array, index: typing.Array) -> typing.Array:
+    """One key [n] for each row number [n]: the noise of a row depends on the key and its number alone."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+
+
+def noise(space: Any, keys: typing.Array, shape: tuple[int, ...]) -> typing.Array:
+    """Noise of a space, see flowjax.spaces, [n, *shape], float32: a row for each of `row_keys` [n]."""
+    return jax.vmap(lambda key: space.noise(key, shape))(keys)
+
+
+def make_sampler(
+    net: Any,
+    shape: tuple[int, ...],
+    sampler: str = "flow_map",
+    conditioning: Mapping[str, Any] | None = None,
+    *,
+    grid: str = "uniform",
+    path: str = "linear",
+    mesh: jax.sharding.Mesh | None = None,
+) -> Callable[..., np.ndarray]:
+    """A function `(params, seed, labels, steps) -> samples [n, *shape]`, which compiles once for each number of steps.
+
+    Sample i starts from noise that depends on `seed` and i alone, so other steps, labels and chunks see the same noise. With
+    `first=k` the samples are those from number k on. With `x` [n, *shape] they start there instead of fresh noise, and with
+    `inverted=True` the times are reversed: `x` is data, and the result is the noise that it comes from.
+
+    Args:
+      net: a network, `net.apply(variables, x, s, t, cond)`.
+      shape: of one row of data.
+      sampler: name and options, see flowjax.samplers.sampler_from_name.
+      conditioning: values of one row for the inputs of the network besides the label, the same for every row; None: none.
+      grid: name and options, or times, see flowjax.samplers.grid_from_name.
+      path: the interpolant that the network was trained on.
+      mesh: its devices share the rows; None: the default device alone.
+
+    Raises:
+      InputError: for an unknown sampler, grid or option; when called, for a number of steps below 1, or a sampler that draws noise
+        with `inverted=True`.
+    """
+    space = paths.path_from_name(path).space
+    chosen, times_of = samplers.sampler_from_name(sampler, path), samplers.grid_from_name(grid)
+    rows, whole = (None, None) if mesh is None else (sharding.rows(mesh), sharding.whole(mesh))
+    least = 1 if mesh is None else mesh.devices.size
+
+    @functools.partial(jax.jit, static_argnames="times", out_shardings=rows)
+    def chunk(params, key, index, labels, times, x):
+        keys = row_keys(key, index)
+        cond = conditionings.rows(labels, conditioning or {})
+        V = lambda x, s, t: net.apply({"params": params}, x, s, t, cond)
+        return chosen.run(V, noise(space, keys, shape) if x is None else x, np.array(times), keys)
+
+    def sample(params, seed, labels, steps, progress=False, *, first=0, x=None, inverted=False):
+        samplers.check_sampler(sampler, steps, grid, path)
+        times = tuple(times_of(steps).tolist())[:: -1 if inverted else 1]
+        if inverted and chosen.noisy:
+            raise typing.InputError(f"sampler {sampler!r} draws new noise and cannot be inverted; expected e.g. heun.")
+        params, key, n = jax.device_put(params, whole), jax.random.key(seed), len(labels)
+        size = -(-min(CHUNK, n) // least) * least
+        starts = range(0, n, size)
+        padded = np.resize(np.asarray(labels, np.int32), len(starts) * size)
+        x = None if x is None else np.resize(np.asarray(x, np.float32), (len(padded), *shape))
+        parts = []
+        for start in tqdm.tqdm(starts, desc=f"{steps}-step samples", delay=3, leave=False, disable=not progress):
+            part = slice(start, start + size)
+            numbers = first + np.arange(len(padded))[part]
+            index, label, initial = jax.device_put((numbers, padded[part], None if x is None else x[part]), rows)
+            parts.append(_on_host(chunk(params, key, index, label, times, initial)))
+        return np.concatenate(parts)[:n]
+
+    return sample
+
+
+def _on_host(x: typing.Array) -> np.ndarray:
+    """The whole array, in every process that holds a part of it."""
+    return np.asarray(x) if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
+
+
+def classes_to_sample(num_classes: int, chosen: Sequence[int] = (), data_name: str = "the dataset") -> np.ndarray:
+    """Classes to sample in turn, int32: the chosen ones, or all; [-1] if the data has no labels.
+
+    Args:
+      num_classes: of the data, 0 for unlabelled.
+      chosen: classes; (): all.
+      data_name: for the errors.
+
+    Raises:
+      InputError: for a class that the data does not have.
+    """
+    if not num_classes and not len(chosen):
+        return np.array([-1], np.int32)
+    given = f"--labels={','.join(map(str, chosen))}: {data_name} has"
+    if not num_classes:
+        raise typing.InputError(f"{given} no labels; leave the flag out.")
+    if not all(0 <= label < num_classes for label in chosen):
+        raise typing.InputError(f"{given} the classes 0 to {num_classes - 1}.")
+    return np.asarray(chosen if len(chosen) else range(num_classes), np.int32)
+
+
+def labels_like(labels: np.ndarray | None, num_classes: int, count: int) -> np.ndarray:
+    """Labels to sample: those of the data in their order, repeated up to `count`; -1 if the data has none."""
+    return np.resize(labels, count).astype(np.int32) if num_classes else np.full(count, -1, np.int32)

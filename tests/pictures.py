@@ -1,0 +1,65 @@
+"""Pictures judged by their pixels: which colours a file holds, and where in it an image stands."""
+
+import numpy as np
+from matplotlib import image
+
+
+def pixels(path):
+    """RGB [height, width, 3] in [0, 1] of a PNG file."""
+    return image.imread(path)[..., :3]
+
+
+def inked(path):
+    """Share of the pixels of a file that are not white; text alone covers a few hundredths."""
+    return float((pixels(path) < 0.98).any(axis=-1).mean())
+
+
+def colour_pixels(path, colour):
+    """How many pixels of a file have a colour, "#rrggbb", or up to half of it on white: thin lines have edges alone."""
+    wanted, found = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255 - 1, pixels(path) - 1
+    share = found @ wanted / (wanted @ wanted)
+    return int(((share > 0.5) & (np.abs(found - share[..., None] * wanted).max(axis=-1) < 0.03)).sum())
+
+
+def assert_colours(path, *colours):
+    """A line or a row of marks in each colour: 20 pixels of it."""
+    few = {colour: count for colour in colours if (count := colour_pixels(path, colour)) < 20}
+    assert not few, f"{path}: {few}"
+
+
+def places(picture, wanted):
+    """Where a grey image [H, W, 1] in [-1, 1] stands in the pixels of an image_grid: its top left corners [(y, x)], enlarged exactly."""
+    scale, grey = max(1, round(48 / max(wanted.shape[:2]))), (np.clip(wanted[..., 0], -1, 1) + 1) / 2
+    height, width = picture.shape[0] - scale * grey.shape[0] + 1, picture.shape[1] - scale * grey.shape[1] + 1
+    y, x = (axis.ravel() for axis in np.mgrid[:height, :width])
+    for (i, j), value in np.ndenumerate(
+        grey
+    ):  # pixel by pixel, at the middle and the corner of each, among the places that are left
+        for offset in (0, scale - 1):
+            fits = np.abs(picture[y + scale * i + offset, x + scale * j + offset, 0] - value) < 0.01
+            y, x = y[fits], x[fits]
+    return list(zip(y.tolist(), x.tolist()))
+
+
+def assert_classes(path, columns, num_classes, per_class):
+    """An image_grid shows the first `per_class` images of every class, class by class from the top, column by column from the left.
+
+    Args:
+      path: of the picture.
+      columns: [(images [n, H, W, 1], their classes [n]), ...].
+      num_classes: how many.
+      per_class: images of a class and column that are shown.
+    """
+    picture, corners = pixels(path), {}
+    for column, (images, labels) in enumerate(columns):
+        for c in range(num_classes):
+            for number, wanted in enumerate(images[labels == c]):
+                at = places(picture, wanted)
+                assert len(at) == (number < per_class), f"{path}: column {column}, class {c}, image {number} stands at {at}"
+                corners.update(((column, c, number), corner) for corner in at)
+    for (column, c, number), (y, x) in corners.items():
+        assert y == corners[0, c, 0][0], "an image of another row"
+        assert c == 0 or y > corners[0, c - 1, 0][0], "classes out of order"
+        assert (column, number) == (0, 0) or x > corners[(column, c, number - 1) if number else (column - 1, c, per_class - 1)][
+            1
+        ]

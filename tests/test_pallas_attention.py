@@ -1,0 +1,254 @@
+"""Fused kernels, interpreted: against plain attention under every transform, their matmuls, what compiles for TPUs and GPUs."""
+
+import functools
+import importlib.util
+import math
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import test_attention as plain
+from jax.sharding import PartitionSpec
+
+from flowjax import typing
+from flowjax.models import attention, pallas_attention
+from flowjax.models.pallas_attention import primitives, tiling
+
+quick_jit = plain.quick_jit
+SMALL = (16, 24)  # queries and keys of a tile, so that few tokens fill several
+
+
+def fused(q, k, v, mask=None, *, kernels="tpu"):
+    return pallas_attention.attention(q, k, v, mask, tile=SMALL, kernels=kernels)
+
+
+def close(ours, expected, tolerance=2e-6):
+    """To the tolerance of the largest number of each array."""
+    for some, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(some, other, rtol=0, atol=tolerance * max(1.0, np.abs(other).max()))
+
+
+def all_operations(f, names):
+    """One program: compiling many takes longer than running them."""
+    return lambda p, t: {name: operation(f)(p, t) for name, operation in names.items()}
+
+
+OPERATIONS = {operation.__name__: operation for operation in plain.OPERATIONS}
+
+
+def masks(tokens):
+    return jnp.arange(tokens)[None] % 5 != jnp.arange(2)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("kernels", "tokens", "masked", "names"),
+    [
+        ("tpu", 37, True, ("tangent", "gradient_of_jvp", "jvp_of_gradient")),
+        ("nvidia", 37, True, ("meanflow_like", "gradient_of_jvp")),
+        pytest.param("tpu", 48, False, tuple(OPERATIONS), marks=pytest.mark.slow),  # divides the tile
+        pytest.param("nvidia", 48, False, tuple(OPERATIONS), marks=pytest.mark.slow),
+    ],
+)
+def test_operations_are_plain(kernels, tokens, masked, names):
+    args = plain.arguments(tokens, batch=2)
+    mask = masks(tokens) if masked else None
+    program = lambda f: quick_jit(all_operations(functools.partial(f, mask=mask), {name: OPERATIONS[name] for name in names}))
+    close(program(functools.partial(fused, kernels=kernels))(*args), program(plain.PLAIN)(*args))
+
+
+def all_at_once(f):
+    """The gradient of a jvp of a vmap in a scan under remat, in shard_map."""
+    rows, mesh = PartitionSpec("data"), jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    block = jax.checkpoint(lambda h, kv: (jax.vmap(f, (0, None, None))(jnp.stack([h, -h]), *kv).sum(0), None))
+    in_scan = lambda q, k, v: jax.lax.scan(lambda h, _: block(h, (k, v)), q, length=2)[0]
+    return lambda p, t: jax.shard_map(plain.gradient_of_jvp(in_scan), mesh=mesh, in_specs=(rows, rows), out_specs=rows)(p, t)
+
+
+def extra_transforms():
+    """Besides those of test_attention: second and third derivatives, and what decides which kernel runs."""
+    scanned = lambda f: lambda q, k, v: jax.lax.scan(jax.checkpoint(lambda h, _: (f(h, k, v), None)), q, length=2)[0]
+    saved = lambda f: jax.checkpoint(f, policy=jax.checkpoint_policies.everything_saveable)
+    total = lambda f: lambda p, t: sum(jnp.sum(jnp.sin(z)) for z in f(p, t))
+    return {
+        "jvp_of_jvp": lambda f: lambda p, t: jax.jvp(lambda *p: plain.tangent(f)(p, t), p, t[::-1])[1],
+        "gradient_of_gradient": lambda f: jax.grad(total(plain.gradient(f))),
+        "jvp_of_gradient_of_jvp": lambda f: lambda p, t: jax.jvp(lambda p: plain.gradient_of_jvp(f)(p, t), (p,), (t,))[1],
+        "scan_and_remat": lambda f: plain.gradient_of_jvp(scanned(f)),
+        "meanflow_in_scan_and_remat": lambda f: plain.meanflow_like(scanned(f)),
+        "remat_that_saves": lambda f: plain.gradient_of_jvp(saved(f)),
+        "all_at_once": all_at_once,
+        "only_values_move": lambda f: lambda p, t: jax.jvp(lambda v: f(*p[:2], v), p[2:], t[2:])[1],
+    }
+
+
+TRANSFORMS = plain.transforms() | extra_transforms()
+QUICK = ("all_at_once",)
+
+
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRANSFORMS])
+def test_every_transform_is_plain(name):
+    args = plain.arguments(48, batch=8)  # divides the tile
+    ours, expected = (quick_jit(TRANSFORMS[name](f))(*args) for f in (fused, plain.PLAIN))
+    close(ours, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_every_transform_is_plain_without_the_tables_of_partial_evaluation(name, monkeypatch):
+    monkeypatch.setattr(primitives, "FUSED", False)
+    test_every_transform_is_plain(name)
+
+
+def test_bfloat16_is_no_worse_than_plain(x64):
+    primals, tangents = plain.arguments(48, batch=2, dtype=jnp.bfloat16)
+    wide = lambda args: tuple(z.astype(jnp.float64) for z in args)
+    operations = lambda f: all_operations(f, {"jvp": plain.tangent, "gradient": plain.gradient_of_jvp})
+    exact = quick_jit(operations(plain.CHUNKED))(wide(primals), wide(tangents))
+    ours, others = (quick_jit(operations(f))(primals, tangents) for f in (fused, plain.PLAIN))
+    error = lambda found: [
+        np.linalg.norm(z.astype(jnp.float64) - e) / np.linalg.norm(e) for z, e in zip(*map(jax.tree.leaves, (found, exact)))
+    ]
+    assert all(z.dtype == jnp.bfloat16 for z in jax.tree.leaves(ours))
+    assert max(error(ours)) <= max(error(others))
+    np.testing.assert_array_less(error(ours), 1.1 * np.asarray(error(others)))
+
+
+# Matmuls a tile
+
+
+def matmuls(jaxpr):
+    """Of all kernels of a program, in tokens^2 head_dim, where every kernel goes through every tile once."""
+    count = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name.startswith("attention_"):
+            static, name = equation.params, equation.primitive.name.removeprefix("attention_")
+            run = lambda *arrays, name=name, static=static: primitives._run(name, None, *arrays, **static)  # noqa: SLF001
+            shapes = [jax.ShapeDtypeStruct(z.aval.shape, z.aval.dtype) for z in equation.invars]
+            count += dots(jax.make_jaxpr(run)(*shapes).jaxpr)
+        else:
+            count += sum(matmuls(inner) for inner in inner_jaxprs(equation))
+    return count
+
+
+def dots(jaxpr):
+    return sum((e.primitive.name == "dot_general") + sum(map(dots, inner_jaxprs(e))) for e in jaxpr.eqns)
+
+
+def inner_jaxprs(equation):
+    leaves = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda z: hasattr(z, "eqns") or hasattr(z, "jaxpr"))
+    return [getattr(leaf, "jaxpr", leaf) for leaf in leaves if hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")]
+
+
+@pytest.mark.parametrize("kernels", ["tpu", "nvidia"])
+@pytest.mark.parametrize(
+    ("operation", "floor", "separate"),
+    [("value", 2, 2), ("tangent", 6, 7), ("gradient", 7, 7), ("meanflow_like", 11, 12), ("gradient_of_jvp", 21, 25)],
+)
+def test_matmuls_are_the_floor(operation, floor, separate, kernels, monkeypatch):
+    args = plain.arguments(48)
+    for is_fused, expected in ((True, floor), (False, separate)):
+        monkeypatch.setattr(primitives, "FUSED", is_fused)
+        traced = quick_jit(OPERATIONS[operation](functools.partial(fused, kernels=kernels))).trace(*args)
+        assert matmuls(traced.jaxpr.jaxpr) == expected
+
+
+# What compiles
+
+
+@pytest.mark.parametrize(("head_dim", "dtype"), [(64, jnp.bfloat16), (72, jnp.float32)])
+@pytest.mark.parametrize(("platform", "name"), [("tpu", "tpu_custom_call"), ("cuda", "triton")])
+def test_kernels_lower_for_accelerators(platform, name, head_dim, dtype):
+    """Without the compilers: layouts and instructions are found by JAX, registers and memory by a compiler, for TPUs below."""
+    like = (jax.ShapeDtypeStruct((2, 300, 2, head_dim), dtype),) * 3
+    f = plain.gradient_of_jvp(lambda q, k, v: pallas_attention.attention(q, k, v, masks(300)))
+    text = jax.jit(f).trace(like, like).lower(lowering_platforms=(platform,)).as_text()
+    assert len(re.findall(rf"custom_call @\S*{name}", text)) == 2
+
+
+AHEAD_OF_TIME = """
+import sys
+import jax
+import jax.numpy as jnp
+import test_attention as plain
+from flowjax.models import pallas_attention
+from flowjax.profiling import ahead_of_time
+
+for chip, tokens, head_dim, dtype, masked in eval(sys.argv[1]):
+    mask = jnp.ones((1, tokens), bool).at[0, 3].set(False) if masked else None
+    f = lambda q, k, v: pallas_attention.attention(q, k, v, mask)
+    like = (jax.ShapeDtypeStruct((1, tokens, 2, head_dim), dtype),) * 3
+    device = ahead_of_time.devices(chip)[0]
+    for operation in (plain.value, plain.tangent, plain.gradient, plain.gradient_of_jvp):
+        compiled = ahead_of_time.compiled(operation(f), device, like, like)
+        assert "custom-call" in compiled.as_text()
+        print("temp", chip, tokens, head_dim, operation.__name__, compiled.memory_analysis().temp_size_in_bytes)
+    plain_f = lambda q, k, v: jax.nn.dot_product_attention(q, k, v, implementation="xla")
+    if tokens == 4_096:
+        compiled = ahead_of_time.compiled(plain.gradient_of_jvp(plain_f), device, like, like)
+        print("temp", chip, tokens, head_dim, "xla", compiled.memory_analysis().temp_size_in_bytes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the compiler of TPUs: pip install libtpu")
+def test_kernels_compile_for_tpus():
+    """In a process of its own: the compiler of TPUs and the cache of compiled programs do not go together."""
+    cases = [("v5e", tokens, 64, "bfloat16", False) for tokens in (1_024, 4_096)]
+    cases += [("v5p", 16_384, 128, "bfloat16", False), ("v6e", 300, 72, "float32", True), ("v5e", 256, 32, "float32", False)]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(["tests", ".", *sys.path]),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+    }
+    ran = subprocess.run([sys.executable, "-c", AHEAD_OF_TIME, repr(cases)], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2_000:]
+    lines = [line.split()[1:] for line in ran.stdout.splitlines() if line.startswith("temp")]
+    temp = {(chip, int(tokens), name): int(size) for chip, tokens, _, name, size in lines}
+    of = lambda tokens: temp["v5e", tokens, "gradient_of_jvp"]
+    assert of(4_096) < 4.2 * max(of(1_024), 1 << 20)
+    assert 30 * of(4_096) < temp["v5e", 4_096, "xla"]
+
+
+# The choice, and mistakes
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"head_dim": 64, "dtype": jnp.float32}, "pallas"),
+        ({"head_dim": 64, "dtype": jnp.float64}, "chunked"),
+        ({"head_dim": 512, "dtype": jnp.float32}, "chunked"),
+        ({"head_dim": 64, "dtype": jnp.float32, "queries": 1 << 17}, "chunked"),
+    ],
+)
+def test_auto_takes_chunked_where_no_kernel_runs(settings, expected, monkeypatch):
+    monkeypatch.setattr(attention, "_table", lambda: {"tpu": {"basis": "a test", "choice": [[256, "xla"], [None, "pallas"]]}})
+    taken, reason = attention.chosen(1_024, platform="tpu", **settings)
+    assert taken == expected and reason.startswith("tpu, 1,024 keys")
+    assert attention.chosen(256, 64, platform="tpu")[0] == "xla"
+
+
+def test_the_table_of_auto_names_implementations():
+    for entry in attention._table().values():
+        limits, names = zip(*entry["choice"])
+        assert set(names) <= set(attention.IMPLEMENTATIONS) - {"auto"} and entry["basis"]
+        assert limits[-1] is None and list(limits[:-1]) == sorted(limits[:-1])
+
+
+def test_mistakes_say_what_to_type(x64):
+    (q, k, v), _ = plain.arguments(4, dtype=jnp.float64)
+    with pytest.raises(typing.InputError, match="float64; expected float32 or bfloat16. Type implementation='chunked'"):
+        attention.attention(q, k, v, implementation="pallas")
+    with pytest.raises(typing.InputError, match=r"mask is float64 \(1, 4\); expected bool \(1, 4\)"):
+        attention.attention(q, k, v, jnp.ones((1, 4)))
+
+
+def test_a_tile_pads_least():
+    for tokens in (1, 128, 129, 640, 1_100, 4_160):
+        size = tiling.tile(tokens)
+        assert size % 128 == 0 and math.ceil(tokens / size) * size < tokens + 128
