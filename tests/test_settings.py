@@ -32,6 +32,7 @@ def test_a_config_becomes_sections_with_the_same_values():
         (lambda config: config.pop("ema"), "config lacks ema; expected all fields of configs/common.py"),
         (lambda config: config["optim"].pop("every"), "config.optim lacks every"),
         (lambda config: config.update(epochs=3), "unknown field of config 'epochs'"),
+        (lambda config: config["method"].pop("name"), "config.method lacks name"),
         (lambda config: config["data"].update(nam="x"), "unknown field of config.data 'nam'; did you mean name"),
         (lambda config: config["guidance"].update(omega=2.0), "unknown field of config.guidance 'omega'"),
         (

@@ -18,7 +18,7 @@ def evaluator(run: Any, folder: pathlib.Path) -> Callable[[Any, int], dict[str, 
     """`(state, step) -> {"1step/recall": ...}` of the first seed at each number of steps; also draws the samples into the folder.
 
     Args:
-      run: a flowjax.training.Experiment.
+      run: a flowjax.training.Run.
       folder: its workdir.
 
     All processes sample; process 0 measures and draws, and the others return {}.
@@ -50,7 +50,7 @@ def binned(run: Any, state: Any, batch: Mapping[str, Any]) -> dict[str, float]:
     """Raw errors by time bin, over some draws: bins/TERM/0 near the data up to bins/TERM/9 near the noise; nan: no row.
 
     Args:
-      run: a flowjax.training.Experiment.
+      run: a flowjax.training.Run.
       state: its State.
       batch: a global batch.
     """

@@ -152,10 +152,10 @@ def read(config):
             "modules": tuple(given["modules"]),
             "mesh": dict(given["mesh"]),
             "data": _section(Data, "config.data", given["data"]),
-            "model": _model(**given["model"]),
-            "method": _method(**given["method"]),
+            "model": _model(**_named("config.model", given["model"])),
+            "method": _method(**_named("config.method", given["method"])),
             "optim": optim,
-            "auxiliary": {name: _over(optim, f"config.auxiliary.{name}", own) for name, own in given["auxiliary"].items()},
+            "auxiliary": {name: _over(optim, f"config.auxiliary.{name}", some) for name, some in given["auxiliary"].items()},
             "guidance": _section(Guidance, "config.guidance", given["guidance"]),
             "evaluation": Evaluation(**sections["evaluation"]),
             "bookkeeping": Bookkeeping(**sections["bookkeeping"]),
@@ -172,6 +172,12 @@ def _over(optim, where, given):
     for name in given:
         checks.member(f"field of {where}", name, Optim._fields)
     return optim._replace(**given)
+
+
+def _named(where, given):
+    if "name" not in given:
+        raise typing.InputError(f"{where} lacks name; expected a name and the fields of what it names.")
+    return given
 
 
 def _model(name, parameterisation="velocity", inputs=(), **fields):
