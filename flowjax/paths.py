@@ -14,7 +14,7 @@ class Path(NamedTuple):
     """An interpolant `x_t = alpha(t) x0 + sigma(t) eps`, with `alpha(0) = sigma(1) = 1` and `alpha(1) = sigma(0) = 0`.
 
     Any two differentiable functions of time will do: `Path(lambda t: (1 - t)**2, lambda t: t)`. Derivatives are taken by jax. On
-    another space than R^n, x_t stands at the share sigma(t) of the shortest way from x0 to eps, and alpha is not used.
+    another space than R^n, x_t is at the share sigma(t) of the geodesic from x0 to eps, and alpha is not used.
 
     Attributes:
       alpha: weight of the data, a function of time in [0, 1].
@@ -47,7 +47,7 @@ trigonometric = Path(lambda t: jnp.cos(jnp.pi / 2 * t), lambda t: jnp.sin(jnp.pi
 # velocity grows like t^(-1/2) at t = 0: draw times from 1e-5 up.
 variance_preserving = Path(lambda t: jnp.exp(_vp_log_alpha(t)), lambda t: jnp.sqrt(-jnp.expm1(2 * _vp_log_alpha(t))))
 
-# Along the shortest way at constant speed (arXiv 2302.03660).
+# Along the geodesic at constant speed (arXiv 2302.03660).
 sphere = linear._replace(space=spaces.sphere)
 torus = linear._replace(space=spaces.torus)
 

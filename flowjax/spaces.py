@@ -5,8 +5,8 @@ tangent vectors in the coordinates of the points. A flow map on a space is `F(x,
 `x + (t - s) V(x, s, t)`. A space belongs to a path (`flowjax.paths.Path.space`); R^n is the default everywhere.
 
 Arithmetic is in float32 or wider, results have the dtype of the first argument. All functions are finite with their first and second
-derivatives everywhere, also where two points coincide; where two points are opposite to each other, `log` takes one of the
-shortest ways, and its derivatives are those of this choice.
+derivatives everywhere, also where two points coincide. Between opposite points there are many shortest geodesics: `log` takes one of them,
+and its derivatives are those of this one.
 
 Reference: Chen and Lipman 2023, Riemannian flow matching (arXiv 2302.03660); Riemannian MeanFlow (arXiv 2602.07744).
 """
@@ -23,13 +23,13 @@ from flowjax.typing import Array, Time
 
 
 class Space(NamedTuple):
-    """A space with its shortest ways (geodesics).
+    """A space with its geodesics.
 
     Attributes:
       name: its key in SPACES.
       move: `(x, s, t, v) -> point`: from x along the geodesic with velocity v for the time t - s, exp_x((t - s) v). Only the part of v
         that is tangent at x counts, so that the output of any network moves a point within the space.
-      log: `(x, y) -> v`: the velocity at x that reaches y in one unit of time along a shortest way, the inverse of the exponential.
+      log: `(x, y) -> v`: the velocity at x that reaches y in one unit of time along a shortest geodesic, the inverse of the exponential.
       project: `(x, v) -> v`: the part of v that is tangent at x.
       nearest: `y -> x`: the point of the space that is nearest to y.
       noise: `(key, shape, dtype=float) -> x`: standard normal on R^n, uniform on a compact space.
@@ -47,11 +47,11 @@ class Space(NamedTuple):
         return self.move(x, 0.0, 1.0, v)
 
     def geodesic(self, x: Array, y: Array, share: Time) -> Array:
-        """The point at a share of the shortest way from x to y: 0 is x, 1 is y."""
+        """The point at a share of the shortest geodesic from x to y: 0 is x, 1 is y."""
         return self.move(x, 0.0, share, self.log(x, y))
 
     def distance(self, x: Array, y: Array) -> Array:
-        """The length of the shortest way, without the last axis; where x = y its gradient is 0."""
+        """The length of the shortest geodesic, without the last axis; where x = y its gradient is 0."""
         square = jnp.sum(self.log(x, y) ** 2, axis=-1)
         return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
@@ -116,7 +116,7 @@ def _sphere_log(x, y):
     across = y - cos * x
     near = gap < 0.02
     opposite = ~near & (_dot(across, across) < (8 * jnp.finfo(x.dtype).eps) ** 2)
-    # Every direction is a shortest way to the opposite point: the one towards the axis of the smallest coordinate.
+    # To the opposite point every direction is as short: take the one towards the axis of the smallest coordinate.
     axis = jax.nn.one_hot(jnp.argmin(jnp.abs(x), axis=-1), x.shape[-1], dtype=x.dtype)
     across = jnp.where(opposite, _sphere_project(x, axis), across)
     sine = jnp.sqrt(jnp.where(near, 1.0, _dot(across, across)))

@@ -117,7 +117,7 @@ def gap_uniform(gap: Times) -> Pairs:
 
 
 def dyadic(sections: int = 128) -> Pairs:
-    """Jumps of dyadic length on their own grid: d = 2^-k, s a multiple of d, t = s - d (Shortcut Models, arXiv 2410.12557).
+    """Jumps of dyadic length on the grid of that length: d = 2^-k, s a multiple of d, t = s - d (Shortcut Models, arXiv 2410.12557).
 
     `k` is uniform on 0 .. log2(sections) - 1, so that half a jump is at least 1 / sections.
     """
@@ -134,7 +134,7 @@ def dyadic(sections: int = 128) -> Pairs:
 
 
 def uniform_square() -> Pairs:
-    """Two independent uniform times, in both orders: for maps that run both ways (Flow Map Matching, arXiv 2406.07507)."""
+    """Two independent uniform times, in both orders: for maps in both directions of time (Flow Map Matching, arXiv 2406.07507)."""
 
     def draw(key, n):
         s, t = jax.random.uniform(key, (2, n), jnp.float32)

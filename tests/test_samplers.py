@@ -192,17 +192,17 @@ def test_gamma_lies_between_the_flow_map_and_consistency_sampling():
 
 
 def test_gamma_jumps_to_the_share_of_the_noise_that_stays():
-    asked = []
+    calls = []
 
     def V(x, s, t):
-        jax.debug.callback(lambda s, t: asked.append((float(s), float(t))), s, t)
+        jax.debug.callback(lambda s, t: calls.append((float(s), float(t))), s, t)
         return x * 0
 
     x, keys = jnp.zeros((3, 2)), jax.random.split(jax.random.key(0), 3)
     found = samplers.gamma(V, x, jnp.array([1.0, 0.5, 0.0]), keys, gamma=0.6)
     jax.effects_barrier()
     # sigma / alpha is 1 at t = 0.5, of which sqrt(1 - 0.36) = 0.8 stay: m / (1 - m) = 0.8.
-    np.testing.assert_allclose(sorted(asked), [(0.5, 0.0), (1.0, 0.8 / 1.8)], atol=1e-6)
+    np.testing.assert_allclose(sorted(calls), [(0.5, 0.0), (1.0, 0.8 / 1.8)], atol=1e-6)
     assert 0 < np.abs(found).max() < 2
 
 
@@ -214,23 +214,23 @@ def test_restart_adds_no_time_that_the_grid_has(steps):
 
 
 def test_restart_evaluates_where_times_fall_and_draws_where_they_rise():
-    asked = []
+    calls = []
 
     def V(x, s, t):
-        jax.debug.callback(lambda s, t: asked.append((round(float(s), 4), round(float(t), 4))), s, t)
+        jax.debug.callback(lambda s, t: calls.append((round(float(s), 4), round(float(t), 4))), s, t)
         return x * 0
 
     x, keys = jnp.zeros((3, 2)), jax.random.split(jax.random.key(0), 3)
     chosen = samplers.sampler_from_name("restart:low=0.25,high=0.75,repeats=2")
-    ways = [chosen.run(V, x, np.array([1.0, 0.5, 0.0]), keys)]
+    end = chosen.run(V, x, np.array([1.0, 0.5, 0.0]), keys)
     jax.effects_barrier()
     once = [(0.75, 0.5), (0.5, 0.25)]
-    assert sorted(asked) == sorted([(1.0, 0.5), (0.5, 0.25), *once, *once, (0.25, 0.0)])
-    assert chosen.evaluations(np.array([1.0, 0.5, 0.0])) == len(asked)
+    assert sorted(calls) == sorted([(1.0, 0.5), (0.5, 0.25), *once, *once, (0.25, 0.0)])
+    assert chosen.evaluations(np.array([1.0, 0.5, 0.0])) == len(calls)
     # V is 0 and x began at 0: what is left is the noise of both rises, the first scaled down by the second.
     z = lambda rise: jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, rise), (2,)))(keys)
     kept, new = (1 - 0.75) / (1 - 0.25), np.sqrt(0.75**2 - (0.25 * 0.25 / 0.75) ** 2)
-    np.testing.assert_allclose(ways[0], kept * new * z(2) + new * z(5), rtol=1e-4)
+    np.testing.assert_allclose(end, kept * new * z(2) + new * z(5), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -254,16 +254,16 @@ def test_a_row_of_consistency_sampling_depends_on_its_key_and_noise_alone():
 
 def test_consistency_sampling_jumps_to_the_data_and_adds_the_noise_of_the_next_time():
     """Written out with a velocity that is no flow's: every step of it shows, and its noise is new at each time."""
-    asked, x, keys = [], jnp.asarray(data(), jnp.float32), jax.random.split(jax.random.key(3), 6)
+    calls, x, keys = [], jnp.asarray(data(), jnp.float32), jax.random.split(jax.random.key(3), 6)
 
     def V(x, s, t):
-        jax.debug.callback(lambda s, t: asked.append((float(s), float(t))), s, t)
+        jax.debug.callback(lambda s, t: calls.append((float(s), float(t))), s, t)
         return x * 0.5 + s
 
     grid = jnp.array([1.0, 0.6, 0.3, 0.0])
     last = samplers.consistency(V, x, grid, keys)
     jax.effects_barrier()
-    np.testing.assert_allclose(sorted(asked), [(0.3, 0), (0.6, 0), (1, 0)], atol=1e-6)
+    np.testing.assert_allclose(sorted(calls), [(0.3, 0), (0.6, 0), (1, 0)], atol=1e-6)
     jump = lambda x, s: x - s * (x * 0.5 + s)
     ends = [x]  # after one, two and three steps of the same noise
     for n in (2, 3):
@@ -372,16 +372,16 @@ def test_inversion_then_sampling_returns_the_data():
 def test_the_adaptive_solver_meets_its_tolerance_with_more_evaluations_for_a_tighter_one():
     counts, errors = [], []
     for tolerance in (1e-3, 1e-6, 1e-9):
-        asked = []
+        calls = []
 
-        def v(x, t, asked=asked):
-            jax.debug.callback(lambda: asked.append(1))
+        def v(x, t, calls=calls):
+            jax.debug.callback(lambda: calls.append(1))
             return flow().v(x, t)
 
         found = jax.jit(lambda x, v=v, tol=tolerance: samplers.adaptive(v, x, samplers.grid(1), rtol=tol, atol=tol))(data())
         jax.effects_barrier()
         errors.append(np.abs(found - flow().F(data(), 1.0, 0.0)).max())
-        counts.append(len(asked))
+        counts.append(len(calls))
     assert (np.array(errors) < [1e-2, 1e-5, 1e-8]).all()
     assert counts[0] < counts[1] < counts[2]
 

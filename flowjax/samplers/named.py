@@ -18,7 +18,7 @@ class Sampler(NamedTuple):
 
     Attributes:
       run: `(V, x, times, keys, **options)`; the solvers follow the diagonal of V, the instantaneous velocity V(x, t, t).
-      noisy: whether it draws new noise on the way, so that it cannot be inverted.
+      noisy: whether it draws new noise at each step, so that it cannot be inverted.
       evaluations: `(times, **options) -> int`, how often it evaluates V; None: it depends on the data.
     """
 

@@ -1,4 +1,4 @@
-"""Samplers that draw new noise on the way, and so cannot be inverted."""
+"""Samplers that draw new noise at each step, and so cannot be inverted."""
 
 import jax
 import jax.numpy as jnp
