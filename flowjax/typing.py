@@ -156,9 +156,9 @@ class Nets:
     _replace = replace
 
     def training(self, names):
-        """The networks for a term that trains `names`: of every other trained network the stopped twin; both and heads follow V."""
-        names = {*names, "both", "heads"} if "V" in names else names
-        return self.replace(**{name: net for name, net in self.stopped.items() if name not in names})
+        """The networks for a term that trains `names`: of every other trained network the stopped twin."""
+        trained = {*names, "both", "heads"} if "V" in names else set(names)  # heads are of V's network
+        return self.replace(**{name: net for name, net in self.stopped.items() if name not in trained})
 
     def __repr__(self):
         return f"Nets({', '.join(self.names())})"
