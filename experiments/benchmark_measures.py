@@ -1,10 +1,10 @@
 """Every measure beside a well-kept library on the same arrays: python -m experiments.benchmark_measures
 
-For points [n, 2] and features [n, 64]: the value of ours and the library's, seconds of both, measured in turns, and the median of
-the ratios; and how the largest memory that numpy held during ours grows from 4,096 to 8,192 rows: 1 for blocks of a fixed size,
-2 for memory linear in the rows, 4 for a matrix of all pairs (`wasserstein`, from 2,048 to its limit of 4,096). XLA's memory is
-not seen there; a test has it. The libraries are POT, scipy, scikit-learn and prdc. Writes measures_cost.csv and .md below
---output. docs/measures_cost.md is this script's; 12 minutes on two CPU cores:
+For points [n, 2] and features [n, 64]: the value of ours and the library's, seconds of both, measured in turns, and the median
+of the ratios; and how the largest memory that numpy held during ours grows from 4,096 to 8,192 rows: 1 for blocks of a fixed
+size, 2 for memory linear in the rows, 4 for a matrix of all pairs (`wasserstein`, from 2,048 to its limit of 4,096). XLA's
+memory is not seen there; a test has it. The libraries are POT, scipy, scikit-learn and prdc. Writes measures_cost.csv and .md
+below --output. docs/measures_cost.md is this script's; 12 minutes on two CPU cores:
 
     python -m experiments.benchmark_measures --output=docs
 """
@@ -164,9 +164,9 @@ def copying(x, y):
 
 
 def mann_whitney(x, y):
-    found = neighbors.NearestNeighbors(n_neighbors=1).fit(y[::2])
-    own, unseen = (found.kneighbors(z)[0][:, 0] for z in (x, y[1::2]))
-    return float(stats.mannwhitneyu(unseen, own, method="asymptotic").statistic) / (len(own) * len(unseen))
+    tree = neighbors.NearestNeighbors(n_neighbors=1).fit(y[::2])
+    samples, held_out = (tree.kneighbors(z)[0][:, 0] for z in (x, y[1::2]))
+    return float(stats.mannwhitneyu(held_out, samples, method="asymptotic").statistic) / (len(samples) * len(held_out))
 
 
 def _silently(work):
@@ -247,7 +247,7 @@ def main():
     for case, n, width in bar:
         bar.set_postfix_str(f"{case.name}, [{n}, {width}]")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the libraries' own
+            warnings.simplefilter("ignore")  # of the libraries
             rows.append(compare(case, n, width))
         tables.write(pathlib.Path(OUTPUT.value) / "measures_cost", rows, about)
     print("\n" + tables.markdown(rows))

@@ -1,9 +1,9 @@
 """Writes many samples of a run: python -m experiments.generate --workdir=runs/demo --output=runs/demo/samples_50k --num=50000
 
-Shards of --shard samples appear in --output one after the other, shard_00000.npz with the arrays x and label and so on, in bounded
-memory and on all devices of this machine, or of all processes (docs/pods.md). A killed command goes on where it was, and the files are the same. Measure them with
-python -m experiments.evaluate --workdir=runs/demo --samples=runs/demo/samples_50k. On two CPU cores 100,000 one-step digits take
-about a minute.
+Shards of --shard samples appear in --output one after the other, shard_00000.npz with the arrays x and label and so on, in
+bounded memory and on all devices of this machine, or of all processes (docs/pods.md). A killed command goes on where it was,
+and the files are the same. Measure them with python -m experiments.evaluate --workdir=runs/demo
+--samples=runs/demo/samples_50k. On two CPU cores 100,000 one-step digits take about a minute.
 """
 
 from absl import flags

@@ -1,8 +1,8 @@
 """Agreement and quality of one-step digits against the guidance scale: python -m experiments.guidance --workdir=runs/guidance
 
-Trains the guided preset of each of --methods, each in its own folder below the workdir, unless it is trained already; measures one-step
-samples at each of --scales, all from the same noise; and writes guidance_digits.csv, .md, .png and _samples.png. A killed
-command goes on where it was. On two CPU cores the four methods took an hour.
+Trains the guided preset of each of --methods, each in a folder below the workdir, unless it is trained already; measures
+one-step samples at each of --scales, all from the same noise; and writes guidance_digits.csv, .md, .png and _samples.png. The
+same command continues a killed run. On two CPU cores the four methods took an hour.
 """
 
 import datetime
@@ -36,8 +36,8 @@ def main():
             return
     rows, real = [], None
     for name in tqdm.tqdm(METHODS.value, desc="measures"):
-        own, real = measured(name, path / name, scales)
-        rows += own
+        samples, real = measured(name, path / name, scales)
+        rows += samples
     about = (
         f"`{command_line.typed('guidance')}`, {datetime.date.today()}, {jax.device_count()} {jax.devices()[0].device_kind} device(s): one-step"
         f" digits, {rows[0]['rows']} samples a row; w = 1 is the same network without guidance."
@@ -83,11 +83,11 @@ def measured(name, folder, scales):
     """(a row for each scale, the row of held-out digits)."""
     from flowjax.evaluation import scores
 
-    found, _ = scores.evaluate(folder, (1,), guidances=scales, measures=MEASURES, resamples=RESAMPLES.value)
+    table, _ = scores.evaluate(folder, (1,), guidances=scales, measures=MEASURES, resamples=RESAMPLES.value)
     kept = ("rows", *MEASURES)
-    row = lambda method, scale, own: {"method": method, "guidance": scale, **{key: own[key] for key in kept}}
-    samples = [row(name, own["guidance"], own) for own in found if own["guidance"] != ""]
-    return samples, row("real, held out", "", next(own for own in found if own["what"] == scores.FLOOR))
+    row = lambda method, scale, values: {"method": method, "guidance": scale, **{key: values[key] for key in kept}}
+    samples = [row(name, values["guidance"], values) for values in table if values["guidance"] != ""]
+    return samples, row("real, held out", "", next(values for values in table if values["what"] == scores.FLOOR))
 
 
 # --------------------------------------------------------------------------------------------------------------- draw

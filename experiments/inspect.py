@@ -1,8 +1,8 @@
 """Makes every picture of a run and a page that shows them: python -m experiments.inspect --workdir=runs/demo
 
-Writes into WORKDIR/inspect: samples, ways from noise to data, what the velocity says, where the map breaks the three rules of flow
-maps (and, where the exact flow is known, its true error), raw errors by time during training, training curves, and index.html. Needs
-the workdir, and the data to compare with. One to a few minutes on two CPU cores.
+Writes into WORKDIR/inspect: samples, trajectories from noise to data, the velocity, where the map breaks the three rules of
+flow maps (and, where the exact flow is known, its true error), raw errors by time during training, training curves, and
+index.html. Needs the workdir, and the data to compare with. One to a few minutes on two CPU cores.
 """
 
 import html
@@ -31,20 +31,20 @@ CELLS = flags.DEFINE_integer("cells", 17, "times along each side of a heat map",
 flags.mark_flag_as_required("workdir")
 
 GRID = (0.03, 0.97)  # ends of the times of a heat map: that of the checkerboard's velocity is 0.02
-EXACT_STEPS, EXACT_ROWS = 64, 32  # of Heun's method for the exact flow between two times; rows for its own errors
+EXACT_STEPS, EXACT_ROWS = 64, 32  # of Heun's method for the exact flow between two times; rows for its errors
 
 
 def main():
     from flowjax import training
 
-    asked = command_line.whole_numbers("steps", STEPS.value, low=1)
+    chosen = command_line.whole_numbers("steps", STEPS.value, low=1)
     trained = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
     interval = command_line.numbers("guidance_interval", INTERVAL.value, count=2)
     run = Run(trained, GUIDANCE.value, interval)
-    steps = asked or ((1, 2, 4, 8, 64) if run.info.eval_steps({}) is None else trained.settings.evaluation.steps)
+    steps = chosen or ((1, 2, 4, 8, 64) if run.info.eval_steps({}) is None else trained.settings.evaluation.steps)
     out = pathlib.Path(WORKDIR.value) / "inspect"
     pictures = {}
-    parts = [samples, ways, velocity, broken_rules, time_bins, curves]
+    parts = [samples, trajectories, velocity, broken_rules, time_bins, curves]
     for part in tqdm.tqdm(parts, desc="pictures", leave=False):
         pictures |= part(run, out, steps)
     write_page(out / "index.html", run, pictures)
@@ -69,10 +69,10 @@ class Run:
     def V(self, labels):
         return self.trained.V(labels, **self.guidance)
 
-    def way(self):
-        """The run's own sampler if it draws no new noise, else jumps along the map."""
-        own = samplers.sampler_from_name(self.settings.evaluation.sampler, self.path)
-        return samplers.sampler_from_name("flow_map") if own.noisy else own
+    def sampler(self):
+        """The sampler of the run's config if it draws no noise, else jumps along the map."""
+        sampler = samplers.sampler_from_name(self.settings.evaluation.sampler, self.path)
+        return samplers.sampler_from_name("flow_map") if sampler.noisy else sampler
 
 
 # ---------------------------------------------------------------------------------------------------------- samples
@@ -88,34 +88,35 @@ def samples(run, out, steps):
         out / "samples.png", drawn, labels, run.trained.num_classes, real=run.real, title=f"{run.name}: samples", per_class=8
     )
     return {
-        "samples.png": f"Samples by {run.settings.evaluation.sampler} in {', '.join(map(str, shown))} steps from the same noise, beside real rows."
+        "samples.png": f"Samples by {run.settings.evaluation.sampler} in {', '.join(map(str, shown))} steps from the same noise,"
+        " beside real rows."
     }
 
 
-# ------------------------------------------------------------------------------------------------------------- ways
+# ------------------------------------------------------------------------------------------------------------- trajectories
 
 
-def ways(run, out, steps):
-    if run.info.sampler == "consistency":  # each step adds noise again: there is no way between
+def trajectories(run, out, steps):
+    if run.info.sampler == "consistency":  # each step adds noise again: there is no trajectory
         return {}
     count = 64 if run.points else 2 * (run.trained.num_classes or 8)
     labels = (
         run.labels[:count] if run.points else np.arange(count) % (run.trained.num_classes or 1) - (not run.trained.num_classes)
     )
     noise = jax.random.normal(jax.random.key(1), (count, *run.trained.shape))
-    way = run.way()
-    walk = jax.jit(lambda times: samplers.trajectory(
-        lambda V, x, leg: way.run(V, x, leg, None), run.V(labels), noise, times, len(times)
+    sampler = run.sampler()
+    solve = jax.jit(lambda times: samplers.trajectory(
+        lambda V, x, leg: sampler.run(V, x, leg, None), run.V(labels), noise, times, len(times)
     ))  # fmt: skip
     if run.points:
-        found = {f"{n} step{'s' if n > 1 else ''}": np.asarray(walk(samplers.grid(n))) for n in steps}
-        plots.trajectories(out / "ways.png", found, run.real["x"], title=f"{run.name}: from noise to data")
-        return {"ways.png": "Ways of the same 64 points from noise to data, over the density of the data."}
+        rows = {f"{n} step{'s' if n > 1 else ''}": np.asarray(solve(samplers.grid(n))) for n in steps}
+        plots.trajectories(out / "trajectories.png", rows, run.real["x"], title=f"{run.name}: from noise to data")
+        return {"trajectories.png": "Trajectories of the same 64 points from noise to data, over the density of the data."}
     n = max([n for n in steps if n <= 8] or [1])
-    found = np.asarray(walk(samplers.grid(n)))
-    blocks = {f"t = {time:.2f}": found[:10, k][:, None] for k, time in enumerate(np.asarray(samplers.grid(n)))}
-    plots.image_grid(out / "ways.png", blocks, title=f"{run.name}: from noise to data in {n} steps")
-    return {"ways.png": f"The way of ten samples from noise to data in {n} steps."}
+    rows = np.asarray(solve(samplers.grid(n)))
+    blocks = {f"t = {time:.2f}": rows[:10, k][:, None] for k, time in enumerate(np.asarray(samplers.grid(n)))}
+    plots.image_grid(out / "trajectories.png", blocks, title=f"{run.name}: from noise to data in {n} steps")
+    return {"trajectories.png": f"Trajectories of ten samples from noise to data in {n} steps."}
 
 
 # --------------------------------------------------------------------------------------------------------- velocity
@@ -143,7 +144,8 @@ def velocity(run, out, steps):
         }
     plots.image_grid(out / "velocity.png", blocks, title=f"{run.name}: one Euler step along V(x, t, t) from noised data")
     return {
-        "velocity.png": "Real images with noise up to t, and where one straight step along V(x, t, t) leads: the mean of the data that fits, if V is right."
+        "velocity.png": "Real images with noise up to t, and where one straight step along V(x, t, t) leads: the mean of the data"
+        " that fits, if V is right."
     }
 
 
@@ -156,7 +158,7 @@ def broken_rules(run, out, steps):
     x0, exact = run.real["x"][: ROWS.value], exact_velocity(run)
     known, grid = None if exact is None else residuals.along(exact, EXACT_STEPS), np.linspace(*GRID, CELLS.value)
     maps = {"trained": residuals.error_maps(run.V(run.labels[: ROWS.value]), x0, run.path, grid, known)}
-    if known:  # whose own errors are those of its solver
+    if known:  # with the errors of its solver
         maps["exact flow"] = residuals.error_maps(
             known, x0[:EXACT_ROWS], run.path, grid, residuals.along(exact, 4 * EXACT_STEPS)
         )
@@ -165,19 +167,19 @@ def broken_rules(run, out, steps):
         extent=extent(CELLS.value), title=f"{run.name}: where the map breaks its rules",
     )  # fmt: skip
     rows = [
-        {"rule": rule, **{f"{name}{what}": of(own[rule]) for name, own in maps.items() for what, of in COLUMNS.items()}}
+        {"rule": rule, **{f"{name}{what}": of(errors[rule]) for name, errors in maps.items() for what, of in COLUMNS.items()}}
         for rule in maps["trained"]
     ]
     heun = f"; exact flow by {EXACT_STEPS} steps of Heun's method, {EXACT_ROWS} rows" if known else ""
     about = f"{run.name}, {run.trained.step} steps of training: errors over (s, t), {len(x0)} rows of data{heun}."
     tables.write(out / "rules", rows, about)
-    said = "; ".join(
+    values = "; ".join(
         f"{row['rule']} {row['trained']:.2g}" + (f" (exact flow {row['exact flow']:.1g})" if known else "") for row in rows
     )
     learned = "" if run.info.learns_map else f" It learned {run.info.learns}, so that the rest of the map means nothing."
     return {
         "rules.png": "Errors over source s and target t, root mean square in all: "
-        f"{said}. A true flow map has none; on the diagonal no map can break a rule, only be wrong.{learned}"
+        f"{values}. A true flow map has none; on the diagonal no map can break a rule, only be wrong.{learned}"
     }
 
 
@@ -242,8 +244,8 @@ def curves(run, out, steps):
 
 def write_page(path, run, pictures):
     figures = "\n".join(
-        f'<figure><img src="{name}" alt="{html.escape(said)}"><figcaption>{html.escape(said)}</figcaption></figure>'
-        for name, said in pictures.items()
+        f'<figure><img src="{name}" alt="{html.escape(caption)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+        for name, caption in pictures.items()
     )
     table = path.parents[1] / "evaluation.md"
     measured = f"<h2>Measures</h2><pre>{html.escape(table.read_text())}</pre>" if table.exists() else ""

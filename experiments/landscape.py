@@ -1,13 +1,15 @@
-"""Every method on one budget and one network: python -m experiments.landscape --data=checkerboard --seeds=3 --workdir=runs/landscape
+"""Every method on one budget and one network: python -m experiments.landscape --data=checkerboard --seeds=3
+--workdir=runs/landscape
 
 Trains flow matching first, which is the teacher of all that distil (pfmm, which needs a flow map, has psd), then every method's
-preset in its own folder below the workdir, the seeds side by side; measures each against held-out data at 1, 2, 4 and 8 steps; and
-writes landscape.csv, landscape.md, landscape.png (one-step samples of all methods) and distance_against_cost.png. A method that fails is
-reported in its row. A killed run goes on where it was: the same command. Wall times, which no two runs share, are in wall_time.csv.
+preset in a folder below the workdir, the seeds side by side; measures each against held-out data at 1, 2, 4 and 8 steps; and
+writes landscape.csv, landscape.md, landscape.png (one-step samples of all methods) and distance_against_cost.png. A method that
+fails is reported in its row. The same command continues a killed run. Wall times, which no two runs share, are in
+wall_time.csv.
 
-Flow matching, which learns no jumps, is sampled with Euler's method, methods that learn jumps to the data alone with jumps and new
-noise, and what a method does not learn stays empty. On two CPU cores checkerboard, three seeds, all methods, 3,000 steps, took two
-hours beside other work.
+Flow matching, which learns no jumps, is sampled with Euler's method, methods that learn jumps to the data alone with jumps and
+new noise, and what a method does not learn stays empty. On two CPU cores checkerboard, three seeds, all methods, 3,000 steps,
+took two hours beside other work.
 
 `--table` prints what each method is and costs instead, from flowjax.methods and docs/method_costs.csv, which
 experiments.benchmark_methods writes.
@@ -41,7 +43,7 @@ SEEDS = flags.DEFINE_integer("seeds", 1, "seeds, trained side by side", lower_bo
 TABLE = flags.DEFINE_bool("table", False, "print the table of all methods and stop")
 SAMPLING_STEPS = (1, 2, 4, 8)
 EULER_STEPS = (1, 2, 4, 8, 64)
-PAIRS = {"rectified_meanflow": 2, "cmt": 17}  # points of the teacher's trajectories that a method learns from
+TRAJECTORY_POINTS = {"rectified_meanflow": 2, "cmt": 17}  # points of the teacher's trajectories that a method learns from
 SOLVER_STEPS = 64  # Heun steps of a trajectory
 COSTS = pathlib.Path(__file__).parents[1] / "docs" / "method_costs.csv"
 
@@ -90,7 +92,7 @@ def planned(path):
     wanted = list(METHODS.value)
     if any("teacher_map" in needs(name) for name in wanted):
         wanted = ["psd", *wanted]
-    if any("teacher" in needs(name) or name in PAIRS for name in wanted):
+    if any("teacher" in needs(name) or name in TRAJECTORY_POINTS for name in wanted):
         wanted = ["flow_matching", *wanted]
     return {name: config_of(name, path) for name in dict.fromkeys(wanted)}
 
@@ -107,13 +109,13 @@ def config_of(name, path):
         config.teacher = str(path / "psd")
     elif "teacher" in methods.METHODS[name].needs:
         config.teacher = str(path / "flow_matching")
-    if name in PAIRS:
-        config.data.coupling = str(path / f"trajectories_{PAIRS[name]}")
+    if name in TRAJECTORY_POINTS:
+        config.data.coupling = str(path / f"trajectories_{TRAJECTORY_POINTS[name]}")
     return config
 
 
-def trajectories(config):
-    """How many trajectories the teacher walks for a method that learns from them."""
+def trajectory_count(config):
+    """How many trajectories of the teacher are solved for a method that learns from them."""
     return 2**10 if DATA.value == "test" else 2**16 if config.data.name in points.DENSITIES else 2**13
 
 
@@ -125,10 +127,10 @@ def train(name, config, path):
     from flowjax import training
     from flowjax.evaluation import trajectories
 
-    if name in PAIRS:
-        number = trajectories(config)
+    if name in TRAJECTORY_POINTS:
+        number = trajectory_count(config)
         trajectories.write(
-            str(path / "flow_matching"), config.data.coupling, num=number, steps=SOLVER_STEPS, points=PAIRS[name]
+            str(path / "flow_matching"), config.data.coupling, num=number, steps=SOLVER_STEPS, points=TRAJECTORY_POINTS[name]
         )
     return int(training.train(config, path / name).step) == config.steps
 
@@ -145,24 +147,25 @@ def measured(name, config, path, real):
         return json.loads(known.read_text())
     info = methods.METHODS[name]
     steps = info.eval_steps(config.method) or (SAMPLING_STEPS if info.jumps != "none" else EULER_STEPS)
-    found = {"distance": {str(n): [] for n in steps}, "second": []}
+    worth = {"distance": {str(n): [] for n in steps}, "second": []}
     for seed in range(config.seeds):
         trained = training.load(path / name, seed=seed)
         for n in steps:
             samples = trained.sample(len(real.labels), n, real.labels, seed=seed)
             values = real.judge.values(samples, real.labels, real.names if n == 1 else real.names[:1])
-            found["distance"][str(n)].append(values[real.distance])
+            worth["distance"][str(n)].append(values[real.distance])
             if n == 1:
-                found["second"].append(values[real.second])
+                worth["second"].append(values[real.second])
                 if seed == 0:
                     np.savez(path / name / "one_step.npz", x=samples[:8192], labels=real.labels[:8192])
-    found |= {"FPE": forward_passes(config), "ms": wall_time(path / name)}
-    folders.write_text(known, json.dumps(found) + "\n")
-    return found
+    worth |= {"FPE": forward_passes(config), "ms": wall_time(path / name)}
+    folders.write_text(known, json.dumps(worth) + "\n")
+    return worth
 
 
 def forward_passes(config):
-    """FPE of the training step as it was trained, on one device: its matmuls over those of a forward pass of V with as many rows."""
+    """FPE of the training step as it was trained, on one device: its matmuls over those of a forward pass of V with as many
+    rows."""
     from flowjax import training
 
     one = config.copy_and_resolve_references()
@@ -175,7 +178,8 @@ def forward_passes(config):
 
 
 def wall_time(folder):
-    """Milliseconds a step of all seeds together: the fastest tenth of the logged means, which other work on the machine disturbs least."""
+    """Milliseconds a step of all seeds together: the fastest tenth of the logged means, which other work on the machine
+    disturbs least."""
     from flowjax.training import workdir
 
     return float(np.quantile([row["step_ms"] for row in workdir.read_metrics(folder) if "step_ms" in row], 0.1))
@@ -228,28 +232,28 @@ def real_rows(config):
 # ------------------------------------------------------------------------------------------------------------- report
 
 
-def costs(found, configs):
-    """{method: (own, with teacher)}: forward passes of a batch in a whole training, and those of the teacher before it."""
-    own = {name: row["FPE"] * configs[name].steps for name, row in found.items()}
-    whole = dict(own)
-    for name in found:
+def costs(results, configs):
+    """({method: cost}, {method: cost with its teacher's}): forward passes of a batch in a whole training."""
+    alone = {name: row["FPE"] * configs[name].steps for name, row in results.items()}
+    whole = dict(alone)
+    for name in results:
         needs = methods.METHODS[name].needs
-        if "teacher" in needs or name in PAIRS:
-            whole[name] += own.get("flow_matching", np.nan)  # it may have failed after it was trained
+        if "teacher" in needs or name in TRAJECTORY_POINTS:
+            whole[name] += alone.get("flow_matching", np.nan)  # it may have failed after it was trained
         if "teacher_map" in needs:
-            whole[name] += own.get("psd", np.nan)
-        if name in PAIRS:  # Heun's method asks twice a step
-            whole[name] += 2 * SOLVER_STEPS * trajectories(configs[name]) / configs[name].batch_size
-    return own, whole
+            whole[name] += alone.get("psd", np.nan)
+        if name in TRAJECTORY_POINTS:  # Heun's method evaluates twice a step
+            whole[name] += 2 * SOLVER_STEPS * trajectory_count(configs[name]) / configs[name].batch_size
+    return alone, whole
 
 
-def table(found, failed, configs):
+def table(results, failed, configs):
     """(rows for landscape.csv, rows to read) of all methods, in the order of the landscape."""
-    own, whole = costs(found, configs)
-    baseline = np.mean(found["flow_matching"]["distance"]["1"]) if "flow_matching" in found else np.nan
+    alone, whole = costs(results, configs)
+    baseline = np.mean(results["flow_matching"]["distance"]["1"]) if "flow_matching" in results else np.nan
     exact, read = [], []
     for name in [name for name in methods.METHODS if name in configs]:
-        info, row = methods.METHODS[name], found.get(name)
+        info, row = methods.METHODS[name], results.get(name)
         about = {"rule": info.rule, "setting": info.setting, "sampler": configs[name].sampler}
         exact.append({"method": name, **about})
         read.append({"method": f"`{name}`", **about})
@@ -261,7 +265,7 @@ def table(found, failed, configs):
         numbers = {
             "1 step over flow matching's": ratio,
             "FPE a step": row["FPE"] if row else "",
-            "training, thousand FPE": own[name] / 1e3 if row else "",
+            "training, thousand FPE": alone[name] / 1e3 if row else "",
             "with its teacher": whole[name] / 1e3 if row and np.isfinite(whole[name]) else "",
         }
         exact[-1] |= {"second measure, 1 step": mean(row["second"]) if row else "", **numbers, "failed": failed.get(name, "")}
@@ -287,10 +291,10 @@ def spread(values):
     return f"{np.mean(values):.3g}" + (f" ± {np.std(values, ddof=1):.1g}" if len(values) > 1 else "")
 
 
-def report(path, configs, found, failed, real):
+def report(path, configs, results, failed, real):
     """Writes the tables and the pictures and returns the table to read."""
     first = next(iter(configs.values()))
-    exact, read = table(found, failed, configs)
+    exact, read = table(results, failed, configs)
     seeds = f"{first.seeds} seeds side by side, mean ± standard deviation" if first.seeds > 1 else "one seed"
     size = len(real.rows["x"])
     about = (
@@ -303,15 +307,15 @@ def report(path, configs, found, failed, real):
         f" {platform.python_version()}: `{command_line.typed('landscape')}`."
     )
     text = tables.write(path / "landscape", exact, about, shown=read)
-    times = [{"method": name, "ms a step, all seeds": row["ms"]} for name, row in found.items()]
+    times = [{"method": name, "ms a step, all seeds": row["ms"]} for name, row in results.items()]
     tables.write_csv(path / "wall_time.csv", times or [{"method": "", "ms a step, all seeds": ""}])
-    draw(path, first, found, costs(found, configs)[1], real)
+    draw(path, first, results, costs(results, configs)[1], real)
     return text
 
 
-def draw(path, first, found, cost, real):
+def draw(path, first, results, cost, real):
     """The one-step samples of every method that has any beside the data, and distance against training cost."""
-    one_step = {name: row for name, row in found.items() if "1" in row["distance"]}
+    one_step = {name: row for name, row in results.items() if "1" in row["distance"]}
     title = f"{first.data.name}: one-step samples after {first.steps} steps of training"
     head = lambda name: f"{name}\n{np.mean(one_step[name]['distance']['1']):.3g}"
     load = lambda name: np.load(path / name / "one_step.npz", allow_pickle=False)
@@ -344,7 +348,7 @@ def main():
     from flowjax.training import NonFiniteError, workdir
 
     path = pathlib.Path(WORKDIR.value)
-    configs, found, failed = planned(path), {}, {}
+    configs, results, failed = planned(path), {}, {}
     for name, config in configs.items():
         workdir.check(path / name, config)
     real = real_rows(next(iter(configs.values())))
@@ -354,13 +358,13 @@ def main():
             try:
                 if not train(name, config, path):
                     return
-                found[name] = measured(name, config, path, real)
+                results[name] = measured(name, config, path, real)
             except Exception as error:  # whatever it is, it stands in the row, and the others go on
                 known = isinstance(error, (NonFiniteError, typing.InputError))
                 failed[name] = " ".join(f"{'' if known else f'{type(error).__name__}: '}{error}".split())[:300]
                 folders.write_text(path / f"{name}.failure.txt", "".join(traceback.format_exception(error)))
                 bar.write(f"{name} failed: {failed[name]}")
-    print("\n" + report(path, configs, found, failed, real))
+    print("\n" + report(path, configs, results, failed, real))
     names = ("landscape.md", "landscape.csv", "wall_time.csv", "landscape.png", "distance_against_cost.png")
     print("\n".join(str(path / name) for name in names if (path / name).exists()))
 

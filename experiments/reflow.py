@@ -1,11 +1,13 @@
-"""Writes a teacher's trajectories, noise with what becomes of it: python -m experiments.reflow --workdir=runs/flow_matching --output=runs/pairs
+"""Writes a teacher's trajectories, noise with what becomes of it: python -m experiments.reflow --workdir=runs/flow_matching
+--output=runs/pairs
 
 Any method then trains on that coupling: --config.data.coupling=runs/pairs. rectified_meanflow is MeanFlow on it:
 
-    python -m experiments.train --config=configs/method.py:rectified_meanflow,digits --config.data.coupling=runs/pairs --workdir=runs/rectified
+    python -m experiments.train --config=configs/method.py:rectified_meanflow,digits --config.data.coupling=runs/pairs
+    --workdir=runs/rectified
 
-With --points=17 the folder holds 17 points of each trajectory, which consistency mid-training (cmt) learns from. A killed run goes
-on where it was. On two CPU cores 65,536 pairs of points take seconds, 8,192 digits by 64 Heun steps about two minutes.
+With --points=17 the folder holds 17 points of each trajectory, which consistency mid-training (cmt) learns from. A killed run
+goes on where it was. On two CPU cores 65,536 pairs of points take seconds, 8,192 digits by 64 Heun steps about two minutes.
 """
 
 from absl import flags

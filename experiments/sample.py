@@ -1,8 +1,8 @@
 """Samples a run: python -m experiments.sample --workdir=runs/demo --steps=1,2,4 --labels=0,3,7 --seed=0 --num=64
 
 Needs the workdir alone. Writes sample.png and sample.npz there (or to --out): one array of samples for each number of steps, all
-from the same noise, and the labels. With --invert it carries held-out data to the noise that it comes from, and back, by 32 Heun
-steps each way, or as --sampler and --steps say (few networks learn jumps from data to noise).
+from the same noise, and the labels. With --invert it carries held-out data to the noise that it comes from, and back; the defaults
+are then heun and 32 steps each way (few networks learn jumps from data to noise).
 """
 
 import pathlib

@@ -14,7 +14,7 @@ def markdown(rows):
 
 
 def write(path, rows, about, shown=None):
-    """Writes rows, as in `markdown`, as PATH.md (under a line `about` them) and PATH.csv; there an error has a column of its own.
+    """Writes rows, as in `markdown`, as PATH.md (under a line `about` them) and PATH.csv; there an error has a separate column.
 
     `shown` are the rows of the Markdown, if others. Returns the Markdown.
     """

@@ -1,8 +1,8 @@
 """Folders of results that a killed command continues: claimed by a file that describes them, written file by file.
 
-A claimed folder holds a JSON file with what its files depend on. A command that finds the same description continues there; any other is
-refused. Every file is written under a hidden name and renamed, so that it appears whole or not at all, and a kill leaves only hidden
-files, which do not count as content.
+A claimed folder holds a JSON file with what its files depend on. A command that finds the same description continues there; any
+other is refused. Every file is written under a hidden name and renamed, so that it appears whole or not at all, and a kill
+leaves only hidden files, which do not count as content.
 """
 
 import contextlib

@@ -209,7 +209,7 @@ def test_inspection_draws_everything_and_a_page_that_shows_it(run, request):
     output, code = finish("inspect", f"--workdir={folder}", "--rows=4", "--cells=3", "--steps=1,2")
     assert code == 0, output
     out = folder / "inspect"
-    names = {"samples.png", "ways.png", "velocity.png", "bins.png", "training.png"}
+    names = {"samples.png", "trajectories.png", "velocity.png", "bins.png", "training.png"}
     if run == "trained_points":  # flow matching learns no jumps: it has no rules to break
         names.add("rules.png")
     assert {path.name for path in out.glob("*.png")} == names
@@ -230,7 +230,7 @@ def test_the_config_is_in_the_workdir(trained):
 @pytest.mark.parametrize(
     ("name", "changes", "missing"),
     [
-        ("ct", {}, {"ways.png", "velocity.png"}),  # jumps to the data alone
+        ("ct", {}, {"trajectories.png", "velocity.png"}),  # jumps to the data alone
         ("pid", {"teacher": "exact"}, {"velocity.png"}),  # jumps from noise alone
         ("pd", {"teacher": "exact"}, {"velocity.png"}),  # neighbours of one grid
         ("meanflow", {"sampler": "gamma:gamma=0.5"}, set()),
@@ -247,7 +247,7 @@ def test_every_kind_of_run_is_inspected(name, changes, missing, tmp_path, saved_
         assert code == 0, output
     output, code = finish("inspect", f"--workdir={folder}", "--rows=4", "--cells=3")
     assert code == 0, output
-    names = {"samples.png", "ways.png", "velocity.png", "rules.png", "training.png"} - missing
+    names = {"samples.png", "trajectories.png", "velocity.png", "rules.png", "training.png"} - missing
     assert {path.name for path in (folder / "inspect").glob("*.png")} - {"bins.png"} == names
     learned = (
         "jumps to data"

@@ -1,4 +1,5 @@
-"""Couplings of noise with data: optimal transport in the stream, trajectories in folders, and what a trained run writes there."""
+"""Couplings of noise with data: optimal transport in the stream, trajectories in folders, and what a trained run writes
+there."""
 
 import itertools
 import json

@@ -92,7 +92,7 @@ def test_the_cost_of_a_training_has_the_teachers_in_it(finished):
     assert 2.7 < number("flow_matching", "FPE a step") < 3 < number("ct", "FPE a step") < 4 < number("freeflow", "FPE a step")
     assert number("ct", whole) == number("ct", own)
     np.testing.assert_allclose(number("freeflow", whole) - number("freeflow", own), number("flow_matching", own))
-    # Trajectories: Heun's method asks twice in each of 64 steps; 65,536 of them are 64 batches of 1,024. A map's teacher is psd.
+    # Trajectories: Heun's method evaluates twice in each of 64 steps; 65,536 are 64 batches of 1,024. A map's teacher is psd.
     plan = {name: landscape.config_of(name, finished) for name in ("flow_matching", "psd", "cmt", "pfmm")}
     walked = landscape.costs({name: {"FPE": 4.0} for name in plan}, plan)[1]
     assert walked == {"flow_matching": 12e3, "psd": 12e3, "cmt": 24e3 + 2 * 64 * 64, "pfmm": 24e3}

@@ -1,7 +1,7 @@
 """Couplings of noise and data: optimal transport within each batch, or the trajectories of a teacher, read from a folder.
 
-A folder of trajectories holds trajectory.npy [n, K + 1, ...], from noise to generated rows, label.npy [n], and about.json with the times
-and the number of rows written so far. Two points (K = 1) are the pairs of ReFlow (arXiv 2209.03003).
+A folder of trajectories holds trajectory.npy [n, K + 1, ...], from noise to generated rows, label.npy [n], and about.json with
+the times and the number of rows written so far. Two points (K = 1) are the pairs of ReFlow (arXiv 2209.03003).
 """
 
 import json
@@ -21,7 +21,8 @@ def couple(source: pipeline.Source, coupling: str) -> pipeline.Source:
 
     Args:
       source: training rows.
-      coupling: "" (independent noise: the source as it is), "ot", or a folder of trajectories, whose rows then are the source's.
+      coupling: "" (independent noise: the source as it is), "ot", or a folder of trajectories, whose rows then are the
+        source's.
 
     Raises:
       InputError: if the folder holds no whole set of trajectories, or of other data.
@@ -30,13 +31,15 @@ def couple(source: pipeline.Source, coupling: str) -> pipeline.Source:
         return source
     if source.coupled:
         raise typing.InputError(
-            f"config.data.coupling is {coupling!r}, and {source.name} already pairs its rows with noise: --config.data.coupling=."
+            f"config.data.coupling is {coupling!r}, and {source.name} already pairs its rows with noise:"
+            " --config.data.coupling=."
         )
     return source._replace(coupling="ot") if coupling == "ot" else trajectories(coupling, source)
 
 
 def trajectories(folder: str, like: pipeline.Source) -> pipeline.Source:
-    """The trajectories of a folder as a source: x and eps are their ends; with more than two points also all of them, and their times."""
+    """The trajectories of a folder as a source: x and eps are their ends; with more than two points also all of them, and their
+    times."""
     path = pathlib.Path(folder)
     hint = "write one with python -m experiments.reflow --workdir=runs/TEACHER"
     if not (path / folders.ABOUT).exists():
@@ -46,7 +49,8 @@ def trajectories(folder: str, like: pipeline.Source) -> pipeline.Source:
     about = json.loads((path / folders.ABOUT).read_text())
     if about["done"] < about["count"]:
         raise typing.InputError(
-            f"config.data.coupling={folder} holds {about['done']} of {about['count']} rows; the command that began it continues: {hint}."
+            f"config.data.coupling={folder} holds {about['done']} of {about['count']} rows; the command that began it continues:"
+            f" {hint}."
         )
     if tuple(about["shape"]) != tuple(like.shape) or about["num_classes"] != like.num_classes:
         raise typing.InputError(
@@ -60,7 +64,8 @@ def trajectories(folder: str, like: pipeline.Source) -> pipeline.Source:
 
 
 def recorded(name: str, points: np.ndarray, label: np.ndarray | None, times: np.ndarray) -> pipeline.Source:
-    """A source of trajectories: `points` [n, K + 1, ...] from noise to data, `label` [n] or None, `times` [K + 1] from 1 to 0."""
+    """A source of trajectories: `points` [n, K + 1, ...] from noise to data, `label` [n] or None, `times` [K + 1] from 1 to
+    0."""
     times = times.astype(np.float32)
 
     def rows(ids: np.ndarray) -> dict[str, np.ndarray]:

@@ -31,7 +31,8 @@ class Source(NamedTuple):
       coupled: whether `rows` also has "eps", the noise that belongs to each "x".
       coupling: "ot" if batches are to bring noise assigned by minibatch optimal transport, see flowjax.data.transport.
       features: key of flowjax.evals.EXTRACTORS, the network whose features compare samples with data; "": none.
-      decode: key of flowjax.evals.DECODERS, what turns rows into images before they are measured; "": rows are measured as they are.
+      decode: key of flowjax.evals.DECODERS, what turns rows into images before they are measured; "": rows are measured as they
+        are.
       reference: the split whose rows samples are compared with.
       reference_rows: at most this many of them; None: all.
       space: key of flowjax.spaces.SPACES, where the rows are.
@@ -52,14 +53,15 @@ class Source(NamedTuple):
 
 
 def arrays(source: Source, limit: int | None = None) -> dict[str, np.ndarray]:
-    """The first `limit` rows of a source (None: all), in its own order.
+    """The first `limit` rows of a source (None: all), in the order of its row ids.
 
     Args:
       source: where the rows come from.
       limit: at most this many rows.
 
     Returns:
-      {"x": float32 [n, *source.shape], pixels in [-1, 1], "label": int32 [n] if labelled}, and what a coupled source has besides.
+      {"x": float32 [n, *source.shape], pixels in [-1, 1], "label": int32 [n] if labelled}, and what a coupled source has
+      besides.
     """
     count = source.size if limit is None else min(limit, source.size)
     batch = source.rows(np.arange(count))
@@ -87,11 +89,11 @@ def batches(
       process: this host, in 0..processes - 1.
       processes: number of hosts.
       flip: mirrors each image left to right with probability 1/2, drawn a position of the stream.
-      prefetch: batches made ahead, each by a thread; 0: made when asked for.
+      prefetch: batches made ahead, each by a thread; 0: made on demand.
 
     Returns:
-      An iterator of {"x": float32 [B / P, *source.shape], pixels in [-1, 1], "label": int32 [B / P] if labelled, "eps": like x if the
-      source has a coupling, "trajectory" and "times" if it holds trajectories}.
+      An iterator of {"x": float32 [B / P, *source.shape], pixels in [-1, 1], "label": int32 [B / P] if labelled, "eps": like x
+      if the source has a coupling, "trajectory" and "times" if it holds trajectories}.
 
     Raises:
       InputError: the arguments do not fit together.

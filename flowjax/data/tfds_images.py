@@ -18,7 +18,7 @@ from tensorflow_datasets.core.download import downloader
 from flowjax import typing
 from flowjax.data import pipeline
 
-IN_MEMORY = 512 * 2**20  # bytes of decoded images; above it, rows are read when they are asked for
+IN_MEMORY = 512 * 2**20  # bytes of decoded images; above it, rows are read on demand
 Rows = Callable[[np.ndarray], dict[str, np.ndarray]]
 _NETWORK_ERRORS = ("ConnectionError", "ConnectTimeout", "ReadTimeout", "Timeout", "URLError", "gaierror", "DownloadError")
 
@@ -29,7 +29,7 @@ def source(name: str, *, split: str = "train", data_dir: str | None = None, othe
     Args:
       name: `name`, `name/config` or `name:version`, as TFDS writes them.
       split: a split, a sum of splits or a slice of one: `"train"`, `"train+test"`, `"train[:10%]"`.
-      data_dir: the TFDS directory; None: TFDS's own default, which honours TFDS_DATA_DIR.
+      data_dir: the TFDS directory; None: TFDS's default, which honours TFDS_DATA_DIR.
       others: further names to suggest when this one is unknown.
 
     Returns:
@@ -127,7 +127,7 @@ def _open(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Sequence[
         ) from error
     if shards == []:
         raise typing.InputError(f"{name}: the split {split!r} has no rows.")
-    # The files are opened by the first read, in a thread: an interrupted copy is found here instead.
+    # The files are opened by the first read, in a thread: an interrupted copy is detected here instead.
     if missing := [shard.filename for shard in shards or () if not os.path.exists(shard.filename)]:
         raise typing.InputError(f"{name} is incomplete, {missing[0]} is missing: delete {here} and load it again.")
     try:
@@ -139,7 +139,7 @@ def _open(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Sequence[
 
 
 def _by_id(reader: Sequence[dict], num_classes: int) -> Rows:
-    """Rows read from the disk when they are asked for."""
+    """Rows read from the disk on demand."""
 
     def rows(ids: np.ndarray) -> dict[str, np.ndarray]:
         records = reader.__getitems__([int(i) for i in ids])
@@ -170,7 +170,7 @@ def _quiet() -> Iterator[None]:
     """Mutes the warnings of absl and urllib3, and gives up on a missing network after seconds."""
     # The threads of a failed download outlive it, so this one is not restored.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    # TFDS backs off through ten retries, 205 s in all, before it says that there is no network; five take 6 s.
+    # TFDS backs off through ten retries, 205 s in all, before it reports that there is no network; five take 6 s.
     retries, downloader.MAX_RETRIES = downloader.MAX_RETRIES, 5
     verbosity = absl_logging.get_verbosity()
     absl_logging.set_verbosity(absl_logging.ERROR)
@@ -182,7 +182,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _sentence(error: Exception) -> str:
-    """What an error says, in half a line: an unreachable host by its name, anything else by its type and first line."""
+    """An error in half a line: an unreachable host by its name, anything else by its type and first line."""
     text = re.sub(r'^Failed to construct dataset .*?}": ', "", str(error).strip())
     if host := re.search(r"host='([^']+)'", text):
         return f"no connection to {host[1]}"

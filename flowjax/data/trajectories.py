@@ -12,7 +12,7 @@ TRAJECTORIES, SOLVER_STEPS, TIMES = 2**16, 64, 17
 
 
 def source(name: str, kept: int = TIMES, *, split: str = "train", data_dir: str | None = None) -> pipeline.Source:
-    """Trajectories of a density whose velocity is known in closed form; held-out rows are the density's own.
+    """Trajectories of a density whose velocity is known in closed form; held-out rows are points of the density.
 
     Args:
       name: a key of `points.VELOCITIES`.
@@ -21,8 +21,8 @@ def source(name: str, kept: int = TIMES, *, split: str = "train", data_dir: str 
       data_dir: unused; every dataset takes it.
 
     Returns:
-      An unlabelled source of float32 [2]; its training rows also have "eps", and "trajectory" with "times" if more than two points
-      are kept.
+      An unlabelled source of float32 [2]; its training rows also have "eps", and "trajectory" with "times" if more than two
+      points are kept.
     """
     if split != "train":
         return points.source(name, split=split, data_dir=data_dir)

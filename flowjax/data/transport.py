@@ -28,7 +28,8 @@ def noise(x, label, seed, batch, first):
 
 
 def assigned(x, eps, label=None):
-    """`eps` in the order that makes the sum of squared distances to `x` smallest; rows of one label exchange theirs among themselves.
+    """`eps` in the order that makes the sum of squared distances to `x` smallest; rows of one label exchange theirs among
+    themselves.
 
     Args:
       x: data [n, ...].
@@ -39,10 +40,10 @@ def assigned(x, eps, label=None):
       >>> assigned(np.array([[0.0], [5.0]]), np.array([[4.0], [1.0]])).ravel().tolist()
       [1.0, 4.0]
     """
-    found = np.empty_like(eps)
+    ordered = np.empty_like(eps)
     for one in [None] if label is None else np.unique(label):
         rows = np.arange(len(x)) if one is None else np.flatnonzero(label == one)
         a, b = x[rows].reshape(len(rows), -1), eps[rows].reshape(len(rows), -1)
         # |a - b|^2 but for what no assignment changes.
-        found[rows] = eps[rows][optimize.linear_sum_assignment(-(a @ b.T))[1]]
-    return found
+        ordered[rows] = eps[rows][optimize.linear_sum_assignment(-(a @ b.T))[1]]
+    return ordered

@@ -4,8 +4,8 @@ Every measure is deterministic; rows are flattened, so images will do. Memory is
 `wasserstein`, which takes at most 4,096 of them.
 Samples that are not finite never flatter a model: distances become nan, and such samples cover and match nothing.
 
-`MEASURES` has them all by name and says which data they suit; a `Judge` applies them to the samples of one dataset, in the features of the
-network that the dataset names.
+`MEASURES` lists them by name, with the data that they suit; a `Judge` applies them to the samples of one dataset, in the
+features of the network that the dataset names.
 """
 
 from flowjax.evals import classifier, features, measures

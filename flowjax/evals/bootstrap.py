@@ -19,8 +19,8 @@ def error_bar(measure: Callable[..., float], *arrays: np.ndarray, resamples: int
     value +- 2 bars covers the measure's expectation *at this sample size* in at least 90% of repeated draws (64 rows, simulated
     for every measure), and in nearly all where a quadratic measure is near its floor: there the bar is up to twice too wide. It
     does not cover the bias that a measure has at a finite size: compare with real data against held-out real data of the same
-    sizes. Too narrow: heavy tails in a few rows (the polynomial kernel at 24 rows: 85%), and shares near 0 or 1 of few rows (78 to
-    87% at 24 rows). A share that is 0 or 1 in every half has a bar of 0; read it as at most 3/n away.
+    sizes. Too narrow: heavy tails in a few rows (the polynomial kernel at 24 rows: 85%), and shares near 0 or 1 of few rows (78
+    to 87% at 24 rows). A share that is 0 or 1 in every half has a bar of 0; read it as at most 3/n away.
 
     Args:
       measure: a function of the arrays. What is fixed (the training set of `copying`) is bound, not passed; rows that belong

@@ -29,7 +29,8 @@ class Classifier(NamedTuple):
 
     Attributes:
       features: images [n, H, W, C] in [-1, 1] -> features [n, D]; of a classifier the inputs of its last linear layer.
-      logits: images [n, H, W, C] in [-1, 1] -> logits [n, classes]; None of a network that does not know the classes of the data.
+      logits: images [n, H, W, C] in [-1, 1] -> logits [n, classes]; None of a network that does not know the classes of the
+        data.
     """
 
     features: Callable[[Any], typing.Array]
@@ -181,7 +182,7 @@ def _origin(images: np.ndarray, labels: np.ndarray, num_classes: int, seed: int)
 
 
 def _load(path: pathlib.Path, origin: str) -> Params:
-    # Opened here, because numpy leaves its own handle open when the archive is broken.
+    # Opened here, because numpy leaves the file open when the archive is broken.
     with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
         if str(file["origin"]) != origin:
             raise ValueError("it was fitted to other data, classes or seed")

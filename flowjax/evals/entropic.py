@@ -1,7 +1,8 @@
 """Entropic optimal transport: the debiased Sinkhorn divergence, and its potentials.
 
-Ours rather than a library's: `ot.bregman.sinkhorn_log` of POT takes 7 times as long at 2,000 rows of 64 numbers and 34 times in 2-D, where
-it stops before it has converged, and keeps a matrix of all pairs (docs/measures_cost.md); here memory is linear in the rows.
+Ours rather than a library's: `ot.bregman.sinkhorn_log` of POT takes 7 times as long at 2,000 rows of 64 numbers and 34 times in
+2-D, where it stops before it has converged, and keeps a matrix of all pairs (docs/measures_cost.md); here memory is linear in
+the rows.
 """
 
 import functools
@@ -29,8 +30,8 @@ def sinkhorn(
     `S = OT(x, y) - OT(x, x)/2 - OT(y, y)/2,  OT(x, y) = min_P <P, |x_i - y_j|^2> + epsilon KL(P | uniform)`
 
     It tends to the squared Wasserstein-2 distance for small `epsilon` and to |difference of the means|^2 for a large one, is
-    never negative, and a translation by c alone counts |c|^2 exactly. `OT` is the dual value, in float64; costs are made anew in
-    every iteration and never stored. The iterations cool `epsilon` down, then extrapolate (Anderson acceleration).
+    never negative, and a translation by c alone counts |c|^2 exactly. `OT` is the dual value, in float64; costs are made anew
+    in every iteration and never stored. The iterations cool `epsilon` down, then extrapolate (Anderson acceleration).
 
     Args:
       x: samples [n, ...].
@@ -39,7 +40,7 @@ def sinkhorn(
         values of one epsilon.
       iterations: the most that are spent on each of the three problems, after the cooling.
       tolerance: share of the mass that may be out of place in a plan; the error of the value is of its square. If it is not
-        reached a warning says so, and the value is too small.
+        reached, the value is too small, and a warning follows.
 
     Returns:
       The divergence, >= 0, in squared units of the data; nan if a sample is not finite.

@@ -30,8 +30,8 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
     x, y = transport.rows(x, y)
     if min(len(x), len(y)) < 2:
         raise typing.InputError(
-            f"frechet: got {len(x)} and {len(y)} samples, too few for a Frechet distance; a covariance takes at least 2 of each,"
-            f" and a reliable one more than the {x.shape[1]} features: draw more samples."
+            f"frechet: got {len(x)} and {len(y)} samples, too few for a Frechet distance; a covariance takes at least 2 of"
+            f" each, and a reliable one more than the {x.shape[1]} features: draw more samples."
         )
     if not transport.finite(x, y):
         return float("nan")

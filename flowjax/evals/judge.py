@@ -64,6 +64,17 @@ class Judge:
         self._features, self._decode = features, decode or (lambda rows: rows)
         self._training, self._held_out, self._views = training, held_out, {}
 
+    def of(self, reference: np.ndarray) -> "Judge":
+        """This Judge with other reference rows; networks, training rows and bandwidths stay."""
+        return Judge(
+            self._decode(reference),
+            features=self._features,
+            decode=self._decode,
+            training=self._training,
+            held_out=self._held_out,
+            scale=self._scale,
+        )
+
     def names(self, chosen: Sequence[str] = (), *, during_training: bool = False) -> tuple[str, ...]:
         """The chosen measures, or all that suit the data.
 
@@ -101,8 +112,8 @@ class Judge:
             width = self._view(name, self.reference[:1]).size
             if measures.base_name(name) == "frechet" and count <= width:
                 raise typing.InputError(
-                    f"{count} samples are too few for a Frechet distance in {width} dimensions: --num={width + 1} or more, or leave"
-                    f" {name} out of --measures."
+                    f"{count} samples are too few for a Frechet distance in {width} dimensions: --num={width + 1} or more, or"
+                    f" leave {name} out of --measures."
                 )
 
     def __call__(

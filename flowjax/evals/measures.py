@@ -1,8 +1,9 @@
 """Every measure of samples once, by name, and the data that it suits.
 
-A measure sees rows in one of three views: points as they are (POINTS_VIEW), images as they are (PIXELS_VIEW), and images by the features of
-the network that their dataset names (FEATURES_VIEW). `MEASURES` says which views have it in the table of `experiments.evaluate`, and which
-in the evaluations during training; adding a measure is adding an entry.
+A measure sees rows in one of three views: points as they are (POINTS_VIEW), images as they are (PIXELS_VIEW), and images by the
+features of the network that their dataset names (FEATURES_VIEW). An entry of `MEASURES` names the views for which the table of
+`experiments.evaluate` has the measure, and those for which the evaluations during training have it. A new measure is a new
+entry.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,12 +22,13 @@ class Measure(NamedTuple):
     """A measure of samples.
 
     Attributes:
-      of: the function. Its arguments follow from `against`: `(samples, reference, **scale)`; of distances to the nearest training row,
-        `(of samples [n])` or `(of samples [n], of held-out rows [m])`; or `(classifier, samples, labels)`.
+      of: the function. Its arguments follow from `against`: `(samples, reference, **scale)`; of distances to the nearest
+        training row, `(of samples [n])` or `(of samples [n], of held-out rows [m])`; or `(classifier, samples, labels)`.
       against: "reference", "training", "training and held out", or "labels".
       limit: most rows of each that are taken, None for all.
       paired: whether it takes as many samples as reference rows.
-      scale: `reference [n, D] -> {keyword: number}`, constants of the measure; taken once for a table, so that its rows compare.
+      scale: `reference [n, D] -> {keyword: number}`, constants of the measure; taken once for a table, so that its rows
+        compare.
       table: views for which `experiments.evaluate` has it by default.
       during_training: views for which the evaluations during training have it.
       higher_is_better: else lower is.

@@ -114,7 +114,8 @@ def copying(samples: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> 
       held_out: points or features [l, ...] that were not trained on.
 
     Returns:
-      A probability: 1/2 for samples like unseen data, 1 for copies, near 0 for samples far from the data; nan if a number is not
+      A probability: 1/2 for samples like held-out data, 1 for copies, near 0 for samples far from the data; nan if a number is
+        not
       finite.
 
     Source: Meehan et al. 2020, arXiv 2004.05675, section 3: their statistic is the z-score of this one.
@@ -129,12 +130,12 @@ def nearest(samples: np.ndarray, training: np.ndarray) -> np.ndarray:
     return _nearest(samples, training) if transport.finite(samples, training) else np.full(len(samples), np.nan)
 
 
-def smaller(own: np.ndarray, others: np.ndarray) -> float:
-    """Probability that one of `own` [n] is smaller than one of `others` [m], ties half; nan if a number is not finite."""
-    if not transport.finite(own, others):
+def smaller(values: np.ndarray, others: np.ndarray) -> float:
+    """Probability that one of `values` [n] is smaller than one of `others` [m], ties half; nan if a number is not finite."""
+    if not transport.finite(values, others):
         return float("nan")
     others = np.sort(others)
-    not_above = np.searchsorted(others, own, side="right") + np.searchsorted(others, own, side="left")
+    not_above = np.searchsorted(others, values, side="right") + np.searchsorted(others, values, side="left")
     return float(1 - not_above.mean() / (2 * len(others)))
 
 
@@ -154,7 +155,7 @@ def _radii(support: np.ndarray, k: int) -> np.ndarray:
     support = support[whole]
     if k >= len(support):
         return radii
-    # The point itself is the 0-th of its own row, so that index k is the k-th other point.
+    # The point itself is the 0-th of its row, so that index k is the k-th other point.
     if support.shape[1] <= _TREE:
         radii[whole] = spatial.cKDTree(support).query(support, k=[k + 1])[0][:, 0]
     else:
@@ -166,15 +167,15 @@ def _radii(support: np.ndarray, k: int) -> np.ndarray:
 
 def _nearest(points: np.ndarray, support: np.ndarray) -> np.ndarray:
     """Distance [n] of each row of `points` to the nearest finite row of `support`; infinite if there is none."""
-    found, whole = np.full(len(points), np.inf), np.isfinite(points).all(axis=1)
+    lengths, whole = np.full(len(points), np.inf), np.isfinite(points).all(axis=1)
     points, support = points[whole], support[np.isfinite(support).all(axis=1)]
     if not len(points) or not len(support):
-        return found
+        return lengths
     if points.shape[1] <= _TREE:
-        found[whole] = spatial.cKDTree(support).query(points)[0]
+        lengths[whole] = spatial.cKDTree(support).query(points)[0]
     else:
-        found[whole] = np.sqrt(((points - support[_nearest_row(points, support)]) ** 2).sum(axis=1))
-    return found
+        lengths[whole] = np.sqrt(((points - support[_nearest_row(points, support)]) ** 2).sum(axis=1))
+    return lengths
 
 
 def _nearest_row(points: np.ndarray, support: np.ndarray) -> np.ndarray:

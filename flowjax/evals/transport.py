@@ -96,8 +96,8 @@ def mean_within(function: Callable, x: np.ndarray) -> float:
     total = 0.0
     for start, stop in _blocks(len(x), len(x), at_least=4):
         block = function(x[start:stop], x[start:])
-        own, rest = block[:, : stop - start], block[:, stop - start :]
-        total += own.sum() - np.trace(own) + 2 * rest.sum()
+        within, rest = block[:, : stop - start], block[:, stop - start :]
+        total += within.sum() - np.trace(within) + 2 * rest.sum()
     return total / (len(x) * (len(x) - 1))
 
 

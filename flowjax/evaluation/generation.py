@@ -1,7 +1,7 @@
 """Many samples of a run, written to a folder shard by shard: bounded memory, any number of devices, resumable.
 
-A folder holds about.json and shard_00000.npz, shard_00001.npz, ...: arrays "x" [n, ...] and "label" [n] (-1 for none), in the order
-of the samples. A shard appears whole or not at all, so that a later call draws only the missing ones.
+A folder holds about.json and shard_00000.npz, shard_00001.npz, ...: arrays "x" [n, ...] and "label" [n] (-1 for none), in the
+order of the samples. A shard appears whole or not at all, so that a later call draws only the missing ones.
 """
 
 import json
@@ -27,7 +27,8 @@ def write(
 ) -> list[pathlib.Path]:  # fmt: skip
     """Draws samples of a run and writes them; the same call continues after a kill, and the files are the same.
 
-    Sample i depends on `seed` and i alone. The devices of this process share the rows; process p of P writes the shards p, p + P, ...
+    Sample i depends on `seed` and i alone. The devices of this process share the rows; process p of P writes the shards p, p +
+    P, ...
 
     Args:
       workdir: the folder of the run.
@@ -63,8 +64,8 @@ def write(
     classes = sampling.classes_to_sample(run.num_classes, labels, run.settings.data.name)
     facts = {
         "count": num, "shape": list(run.shape), "shard": shard, "dtype": dtype, "run": str(workdir), **_facts(run),
-        "average": average or run.settings.evaluation.average, "sampler": sampler or run.settings.evaluation.sampler, "grid": grid,
-        "steps": steps, "guidance": None, "interval": [], "labels": classes.tolist(), "seed": seed,
+        "average": average or run.settings.evaluation.average, "sampler": sampler or run.settings.evaluation.sampler,
+        "grid": grid, "steps": steps, "guidance": None, "interval": [], "labels": classes.tolist(), "seed": seed,
     }  # fmt: skip
     conditioning = run.conditioning(guidance, interval)
     facts |= {name: list(value) if isinstance(value, tuple) else value for name, value in conditioning.items()}

@@ -1,4 +1,5 @@
-"""The table of what a run is worth: samples drawn in several ways, other real rows, and noise, each measured against real rows."""
+"""The table of what a run is worth: samples by steps, sampler, average and guidance, other real rows, and noise, each measured
+against real rows."""
 
 import itertools
 import os
@@ -16,8 +17,8 @@ from flowjax.training import loading, sampling
 FLOOR, NOISE = "real, held out", "noise"  # rows of the table beside the samples
 TRAINING_ROWS = 100_000  # most training rows among which copies are searched
 FOOTNOTE = (
-    f"Pairwise measures take the first {PAIRWISE_ROWS:,} rows of each, those that look for a plan {PLAN_ROWS:,}; after ± the standard error"
-    " from random halves."
+    f"Pairwise measures take the first {PAIRWISE_ROWS:,} rows of each, those that look for a plan {PLAN_ROWS:,}; after ± the"
+    " standard error from random halves."
 )
 
 Row = dict[str, Any]
@@ -26,7 +27,8 @@ Row = dict[str, Any]
 def evaluate(
     workdir: str | os.PathLike, steps: Sequence[int] = (), *, num: int = 0, seed: int = 0, averages: Sequence[str] = ("",),
     checkpoint: str = "", sampler_names: Sequence[str] = ("",), guidances: Sequence[float | None] = (None,),
-    interval: tuple[float, ...] = (), grid: str = "uniform", samples: str = "", measures: Sequence[str] = (), resamples: int = 16,
+    interval: tuple[float, ...] = (), grid: str = "uniform", samples: str = "", measures: Sequence[str] = (),
+    resamples: int = 16,
 ) -> tuple[list[Row], str]:  # fmt: skip
     """A table of what a run is worth: steps x averages x samplers x guidance, other real data, and noise, against real data.
 
@@ -46,9 +48,9 @@ def evaluate(
       resamples: half samples for the error bars; 0: no error bars.
 
     Returns:
-      (rows, about): rows `{"what", "steps", "sampler", "ema", "guidance", "evaluations", "rows", measure: (value, error), ...}`,
-      and a sentence on what was compared with what. Samples are compared with the rows that the dataset names for it (`reference` and
-      `reference_rows` of flowjax.data.Source), held-out rows with training rows.
+      (rows, about): rows `{"what", "steps", "sampler", "ema", "guidance", "evaluations", "rows", measure: (value, error),
+      ...}`, and a sentence on what was compared with what. Samples are compared with the rows that the dataset names for it
+      (`reference` and `reference_rows` of flowjax.data.Source), held-out rows with training rows.
 
     Raises:
       InputError: for what cannot be drawn or measured, before anything is drawn.
@@ -76,14 +78,7 @@ def evaluate(
         for description, x, labels in drawn:
             rows.append(_row(description, count, real.judge(x, labels, names, resamples, bar.update)))
         rows += _references(real, run, count, seed, names, resamples, bar.update)
-    method, done = facts.get("method", run.settings.method.name), facts.get("run_step", run.step)
-    about = (
-        f"{method}, {done} steps of training: {count} samples against {len(real.reference['x'])} rows of {run.settings.data.name};"
-        f" real rows: {len(real.held_out['x'])} held-out ones against {len(real.floor.reference)} of training. {FOOTNOTE}"
-    )
-    if times := facts.get("interval") or interval:
-        about += f" Guided at times from {times[0]} to {times[1]}."
-    return rows, about
+    return rows, _about(run, real, count, {"interval": interval, **facts})
 
 
 def shown(rows: Sequence[Row]) -> list[Row]:
@@ -98,7 +93,8 @@ def shown(rows: Sequence[Row]) -> list[Row]:
 
 
 def curves(rows: Sequence[Row]) -> tuple[dict[str, dict[str, list]], dict[str, dict[str, float]]]:
-    """(panels, references) of flowjax.plots.measure_curves: each measure against the steps, a series for each way of sampling."""
+    """(panels, references) of flowjax.plots.measure_curves: each measure against the steps, a series for each sampler, average
+    and scale."""
     samples = [row for row in rows if row["steps"] != ""]
     differ = [name for name in ("sampler", "ema", "guidance") if len({row[name] for row in samples}) > 1]
     panels, references = {}, {}
@@ -112,7 +108,8 @@ def curves(rows: Sequence[Row]) -> tuple[dict[str, dict[str, list]], dict[str, d
 
 
 class _RealRows(NamedTuple):
-    """Real rows of a dataset: {"x", "label"} of the reference and of the held-out split; judges of samples and of held-out rows."""
+    """Real rows of a dataset: {"x", "label"} of the reference and of the held-out split; judges of samples and of held-out
+    rows."""
 
     reference: dict[str, np.ndarray]
     held_out: dict[str, np.ndarray]
@@ -125,10 +122,20 @@ def _real_rows(run: loading.Trained) -> _RealRows:
     held_out = data.arrays(test, limit=test.reference_rows)
     training = data.arrays(run.source("train"), limit=TRAINING_ROWS)["x"]
     reference = held_out if test.reference == "test" else data.arrays(run.source(test.reference), limit=test.reference_rows)
-    shared = {"data_dir": run.settings.data.dir, "training": training, "held_out": held_out["x"]}
-    judge = evals.judge(test, reference["x"], **shared)
-    floor = evals.judge(test, training[: test.reference_rows], scale=reference["x"], **shared)
-    return _RealRows(reference, held_out, judge, floor)
+    data_dir = run.settings.data.dir
+    judge = evals.judge(test, reference["x"], data_dir=data_dir, training=training, held_out=held_out["x"])
+    return _RealRows(reference, held_out, judge, judge.of(training[: test.reference_rows]))
+
+
+def _about(run: loading.Trained, real: _RealRows, count: int, facts: Mapping[str, Any]) -> str:
+    """A sentence on what was compared with what; `facts` are those of a folder of samples, if they are not the run's."""
+    about = (
+        f"{facts.get('method', run.settings.method.name)}, {facts.get('run_step', run.step)} steps of training: {count} samples"
+        f" against {len(real.reference['x'])} rows of {run.settings.data.name}; real rows: {len(real.held_out['x'])} held-out ones"
+        f" against {len(real.floor.reference)} of training. {FOOTNOTE}"
+    )
+    times = facts["interval"]
+    return about + (f" Guided at times from {times[0]} to {times[1]}." if times else "")
 
 
 def _row(description: Row, count: int, measured: Mapping[str, tuple[float, float]]) -> Row:

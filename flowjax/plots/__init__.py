@@ -1,8 +1,8 @@
 """Pictures of samples, of maps and of training runs, written as PNG files.
 
-The only package that imports matplotlib. Figures are objects of their own on the Agg canvas, without pyplot's global state, so
-these functions may run in threads and need no display. A file appears whole or not at all. Each returns its picture, which a notebook
-shows; with None instead of a path that is all it does.
+The only package that imports matplotlib. Figures are separate objects on the Agg canvas, without pyplot's global state, so
+these functions may run in threads and need no display. A file appears whole or not at all. Each returns its picture, which a
+notebook shows; with None instead of a path that is all it does.
 """
 
 from flowjax.plots.charts import Bar, bars, dots, grouped_bars

@@ -31,7 +31,7 @@ def plain(ax: axes.Axes, grid: str = "y") -> None:
 
 
 class Picture(figure.Figure):
-    """A figure that a notebook shows as it is written, whatever the notebook does with matplotlib's own."""
+    """A figure that a notebook shows as it is written, whatever the notebook does with matplotlib's figures."""
 
     def _repr_png_(self) -> bytes:
         png = io.BytesIO()

@@ -26,7 +26,7 @@ def bars(
     Args:
       path: the PNG file; None: none, the picture is only returned.
       names: one name a bar.
-      values: lengths of the bars; one that is not finite has no bar, and says so.
+      values: lengths of the bars; one that is not finite has no bar, but a note.
       errors: half-lengths of the error bars.
       reference: name and value of a dashed vertical line to compare with.
       ylabel: what the values are, with the unit; it stands along the axis of the values.
@@ -76,7 +76,8 @@ def dots(
     log: bool = False,
     title: str | None = None,
 ) -> canvas.Picture:
-    """One row a name, the first on top, with a mark for each series: the first series is a ring, the others are dots that fit into it.
+    """One row a name, the first on top, with a mark for each series: the first series is a ring, the others are dots that fit
+    into it.
 
     Args:
       path: the PNG file; None: none, the picture is only returned.

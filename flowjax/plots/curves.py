@@ -63,7 +63,8 @@ def log_curves(
     ylabel: str,
     title: str | None = None,
 ) -> canvas.Picture:
-    """Curves on two logarithmic axes, each with its lowest point ringed and in the legend, and horizontal lines to compare with.
+    """Curves on two logarithmic axes, each with its lowest point ringed and in the legend, and horizontal lines to compare
+    with.
 
     Args:
       path: the PNG file; None: none, the picture is only returned.
@@ -104,7 +105,8 @@ def log_curves(
 
 
 class Labelled(NamedTuple):
-    """A point of `labelled_points`: its place, the values whose mean and range are drawn, and its group, which has one colour."""
+    """A point of `labelled_points`: its place, the values whose mean and range are drawn, and its group, which has one
+    colour."""
 
     x: float
     values: Sequence[float]
@@ -120,7 +122,8 @@ def labelled_points(
     ylabel: str,
     title: str,
 ) -> canvas.Picture:
-    """Named points on two logarithmic axes; the names stand in a column at the right, in the order of the values, with lines to them.
+    """Named points on two logarithmic axes; the names stand in a column at the right, in the order of the values, with lines to
+    them.
 
     Args:
       path: the PNG file; None: none, the picture is only returned.
@@ -131,7 +134,7 @@ def labelled_points(
       title: the line above everything.
     """
     numbers = [np.array([point.x, *point.values]) for point in points.values()]
-    if not numbers or not all(len(own) > 1 and (np.isfinite(own) & (own > 0)).all() for own in numbers):
+    if not numbers or not all(len(row) > 1 and (np.isfinite(row) & (row > 0)).all() for row in numbers):
         raise typing.InputError("labelled_points: expected at least one point, all of them finite and above 0.")
     mean = {name: float(np.mean(point.values)) for name, point in points.items()}
     groups = list(dict.fromkeys(point.group for point in points.values()))
@@ -139,14 +142,25 @@ def labelled_points(
     fig = canvas.Picture((10, max(5, 0.22 * len(points))), dpi=canvas.DPI, layout="constrained")
     ax = fig.add_subplot()
     for group in groups:
-        own = {name: point for name, point in points.items() if point.group == group}
-        low = [mean[name] - min(point.values) for name, point in own.items()]
-        high = [max(point.values) - mean[name] for name, point in own.items()]
-        place = ([point.x for point in own.values()], [mean[name] for name in own])
+        members = {name: point for name, point in points.items() if point.group == group}
+        low = [mean[name] - min(point.values) for name, point in members.items()]
+        high = [max(point.values) - mean[name] for name, point in members.items()]
+        place = ([point.x for point in members.values()], [mean[name] for name in members])
         ax.errorbar(*place, yerr=[low, high], fmt="o", markersize=5, capsize=2, color=colours[group], label=group)
     if reference is not None:
         ax.axhline(reference[1], color=canvas.RED, linestyle="--", linewidth=1.2, label=f"{reference[0]}: {reference[1]:.3g}")
     ax.set(xscale="log", yscale="log")
+    _write_names(ax, points, mean, colours)
+    canvas.plain(ax, grid="both")
+    ax.set_xlabel(xlabel, color=canvas.INK)
+    ax.set_ylabel(ylabel, color=canvas.INK)
+    ax.set_title(title, color=canvas.INK)
+    fig.legend(fontsize=8, loc="outside lower left", ncols=5, frameon=False)  # inside it would hide points
+    return canvas.write(fig, path)
+
+
+def _write_names(ax: axes.Axes, points: Mapping[str, Labelled], mean: Mapping[str, float], colours: Mapping[str, str]) -> None:
+    """A name and a mean beside the axes for every point, in the order of the means, each with a line to its point."""
     order = sorted(points, key=mean.get)
     for rank, name in enumerate(order):
         ax.annotate(
@@ -165,12 +179,6 @@ def labelled_points(
                 "relpos": (0, 0.5),  # to the start of the name: a line to its middle runs through other names
             },
         )
-    canvas.plain(ax, grid="both")
-    ax.set_xlabel(xlabel, color=canvas.INK)
-    ax.set_ylabel(ylabel, color=canvas.INK)
-    ax.set_title(title, color=canvas.INK)
-    fig.legend(fontsize=8, loc="outside lower left", ncols=5, frameon=False)  # inside it would hide points
-    return canvas.write(fig, path)
 
 
 def measure_curves(
@@ -181,12 +189,13 @@ def measure_curves(
     xlabel: str,
     title: str | None = None,
 ) -> canvas.Picture:
-    """Measures against the number of sampling steps, or a scale of at least 1: a panel a measure, at most four a row, one legend.
+    """Measures against the number of sampling steps, or a scale of at least 1: a panel a measure, at most four a row, one
+    legend.
 
     Args:
       path: the PNG file; None: none, the picture is only returned.
-      panels: measure -> series -> points (steps, value, half-length of the error bar). A value that is not finite is left out, an
-        error that is not finite has no bar.
+      panels: measure -> series -> points (steps, value, half-length of the error bar). A value that is not finite is left out,
+        an error that is not finite has no bar.
       references: measure -> name -> value of a dashed horizontal line to compare with: other real rows, noise.
       xlabel: what the steps are.
       title: the line above everything.
@@ -196,14 +205,14 @@ def measure_curves(
     Raises:
       InputError: if there is no panel, or a point is not a triple with at least one step.
     """
-    panels = {name: {of: np.asarray(own, np.float64) for of, own in series.items()} for name, series in panels.items()}
-    drawn = [own for series in panels.values() for own in series.values() if own.size]
-    if not panels or not all(own.ndim == 2 and own.shape[1] == 3 and (own[:, 0] >= 1).all() for own in drawn):
+    panels = {name: {of: np.asarray(points, np.float64) for of, points in series.items()} for name, series in panels.items()}
+    drawn = [points for series in panels.values() for points in series.values() if points.size]
+    if not panels or not all(points.ndim == 2 and points.shape[1] == 3 and (points[:, 0] >= 1).all() for points in drawn):
         raise typing.InputError("measure_curves: expected at least one panel, points (steps, value, error), steps at least 1.")
     references = {name: (references or {}).get(name, {}) for name in panels}
     order = list(dict.fromkeys(of for series in panels.values() for of in series))
-    lines = list(dict.fromkeys(of for own in references.values() for of in own))
-    steps = np.unique(np.concatenate([[], *(own[:, 0] for own in drawn)]))
+    lines = list(dict.fromkeys(of for numbers in references.values() for of in numbers))
+    steps = np.unique(np.concatenate([[], *(points[:, 0] for points in drawn)]))
     gap = min(np.diff(np.log2(steps)), default=1.0)
     across = min(len(panels), 4)
     down = math.ceil(len(panels) / across)

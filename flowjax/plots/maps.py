@@ -27,8 +27,8 @@ def heat_maps(
 
     Args:
       path: the PNG file; None: none, the picture is only returned.
-      panels: heading -> values [rows, columns], four panels a row; or name of a row of panels -> heading -> values. Row 0 of the
-        values is at the bottom. nan, not defined, is grey and left out of the root mean square; inf is magenta.
+      panels: heading -> values [rows, columns], four panels a row; or name of a row of panels -> heading -> values. Row 0 of
+        the values is at the bottom. nan, not defined, is grey and left out of the root mean square; inf is magenta.
       xlabel: what changes from column to column.
       ylabel: what changes from row to row.
       label: what the values are, with the unit.
@@ -40,24 +40,24 @@ def heat_maps(
       InputError: if there is no panel, values have another shape, or colours are logarithmic and values negative.
     """
     places = _places(panels)
-    values = [own for _, _, own in places.values()]
-    if not values or not all(own.ndim == 2 and own.size for own in values):
-        shapes = [own.shape for own in values]
+    values = [panel for _, _, panel in places.values()]
+    if not values or not all(panel.ndim == 2 and panel.size for panel in values):
+        shapes = [panel.shape for panel in values]
         raise typing.InputError(f"heat_maps: the values have shapes {shapes}; expected at least one panel, [rows, columns].")
-    if log and any((own < 0).any() for own in values):
+    if log and any((panel < 0).any() for panel in values):
         raise typing.InputError("heat_maps: logarithmic colours want values of at least 0; for others type log=False.")
-    scale, extend = _colours(np.concatenate([own.ravel() for own in values]), log)
+    scale, extend = _colours(np.concatenate([panel.ravel() for panel in values]), log)
     down, across = (1 + max(place) for place in zip(*places, strict=True))
     lines = 2 + max(heading.count("\n") for _, heading, _ in places.values())
     width, height = max(2.5 * across + 1.8, canvas.room(title)), (2.3 + 0.2 * lines) * down + 0.3
     size = (width, max(height, canvas.room(label, 10)) + canvas.head(title))
     fig = canvas.Picture(size, dpi=canvas.DPI, layout="constrained")
-    for (row, column), (name, heading, own) in places.items():
+    for (row, column), (name, heading, panel) in places.items():
         ax = fig.add_subplot(down, across, row * across + column + 1)
         style = {"norm": scale.norm, "cmap": scale.cmap, "origin": "lower", "extent": extent, "interpolation": "nearest"}
-        ax.imshow(_kept(own, scale), aspect="auto", **style)
+        ax.imshow(_kept(panel, scale), aspect="auto", **style)
         ax.set_box_aspect(1)
-        known = own[~np.isnan(own)]
+        known = panel[~np.isnan(panel)]
         mean = f"root mean square {np.sqrt(np.mean(known**2)):.2g}" if len(known) else "not defined"
         ax.set_title(f"{heading}\n{mean}", fontsize=10, color=canvas.INK)
         if (row + 1, column) not in places:
@@ -78,7 +78,7 @@ def time_bins(
     edges: Sequence[float],
     title: str | None = None,
 ) -> canvas.Picture:
-    """Raw errors by training step and time bin: one heat map a term, each with its own logarithmic colours.
+    """Raw errors by training step and time bin: one heat map a term, each with its logarithmic colours.
 
     Args:
       path: the PNG file; None: none, the picture is only returned.
@@ -91,25 +91,25 @@ def time_bins(
       InputError: if there is no term, shapes disagree, steps or edges do not rise, or an error is negative.
     """
     steps, edges = np.asarray(steps, np.float64), np.asarray(edges, np.float64)
-    errors = {name: np.asarray(own, np.float64) for name, own in errors.items()}
+    errors = {name: np.asarray(panel, np.float64) for name, panel in errors.items()}
     wanted = (steps.size, max(edges.size - 1, 1))
-    if not steps.size or not errors or not all(own.shape == wanted for own in errors.values()):
-        shapes = {name: own.shape for name, own in errors.items()}
+    if not steps.size or not errors or not all(panel.shape == wanted for panel in errors.values()):
+        shapes = {name: panel.shape for name, panel in errors.items()}
         raise typing.InputError(f"time_bins: the errors have shapes {shapes}; expected at least one, [steps, bins] = {wanted}.")
     if not (np.diff(steps) > 0).all() or not (np.diff(edges) > 0).all():
         raise typing.InputError("time_bins: the steps and the edges of the bins must rise.")
-    if any((own < 0).any() for own in errors.values()):
+    if any((panel < 0).any() for panel in errors.values()):
         raise typing.InputError("time_bins: the errors must not be negative.")
     sides = _sides(steps)
     size = (max(0.4 + 4.4 * len(errors), canvas.room(title)), 3.2 + canvas.head(title))
     fig = canvas.Picture(size, dpi=canvas.DPI, layout="constrained")
-    for ax, (name, own) in zip(fig.subplots(1, len(errors), squeeze=False)[0], errors.items(), strict=True):
-        scale, extend = _colours(own, log=True)
-        ax.pcolormesh(sides, edges, _kept(own, scale).T, norm=scale.norm, cmap=scale.cmap)
+    for ax, (name, panel) in zip(fig.subplots(1, len(errors), squeeze=False)[0], errors.items(), strict=True):
+        scale, extend = _colours(panel, log=True)
+        ax.pcolormesh(sides, edges, _kept(panel, scale).T, norm=scale.norm, cmap=scale.cmap)
         ax.set_title(f"{name}, raw error", fontsize=11, color=canvas.INK)
         ax.set(xlabel="training step", ylabel="time, 0 = data, 1 = noise")
         ax.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True) if len(steps) > 1 else ticker.FixedLocator(steps))
-        if np.isfinite(own).any():
+        if np.isfinite(panel).any():
             _bar(fig, [ax], scale, extend)
         else:
             ax.text(0.5, 0.5, "nothing recorded", transform=ax.transAxes, ha="center", va="center", color="#888888")
@@ -120,9 +120,9 @@ def time_bins(
 
 def _places(panels):
     """(row, column) of the figure -> (name of the row or "", heading, values)."""
-    if any(isinstance(own, Mapping) for own in panels.values()):
-        headings = list(dict.fromkeys(heading for own in panels.values() for heading in own))
-        named = [(name, heading, values) for name, own in panels.items() for heading, values in own.items()]
+    if any(isinstance(row, Mapping) for row in panels.values()):
+        headings = list(dict.fromkeys(heading for row in panels.values() for heading in row))
+        named = [(name, heading, values) for name, row in panels.items() for heading, values in row.items()]
         keys = [(list(panels).index(name), headings.index(heading)) for name, heading, _ in named]
     else:
         named = [("", heading, values) for heading, values in panels.items()]

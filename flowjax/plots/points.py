@@ -1,4 +1,4 @@
-"""Points of the plane: their density, their ways under a map, the velocity that moves them."""
+"""Points of the plane: their density, their trajectories under a map, the velocity that moves them."""
 
 import math
 import os
@@ -25,7 +25,7 @@ def point_grid(
       title: the line above everything.
       reference: points [n, 2] that fix the axes and the colours; without it the panel "data", without that all panels.
 
-    Points beyond the axes or not finite are not drawn; a panel that loses over 1% of its points says how many.
+    Points beyond the axes or not finite are not drawn; a panel that loses over 1% of its points states the share.
     """
     panels = {name: _plane("point_grid", name, points) for name, points in panels.items()}
     if reference is None:
@@ -39,37 +39,39 @@ def point_grid(
 
 
 def trajectories(
-    path: str | os.PathLike | None, ways: Mapping[str, np.ndarray], reference: np.ndarray, title: str | None = None
+    path: str | os.PathLike | None, panels: Mapping[str, np.ndarray], reference: np.ndarray, title: str | None = None
 ) -> canvas.Picture:
-    """The ways of points from noise to data, over the density of the data; on the same axes, at most six panels a row.
+    """Trajectories of points from noise to data, over the density of the data; on the same axes, at most six panels a row.
 
     Args:
       path: the PNG file; None: none, the picture is only returned.
-      ways: heading -> points [n, K + 1, 2]: n starts and where each of K steps led. Up to K = 8 every step has a mark.
+      panels: heading -> points [n, K + 1, 2]: n starts and where each of K steps led. Up to K = 8 every step has a mark.
       reference: points [m, 2] of the data. The axes hold them and all starts.
       title: the line above everything.
 
-    What lies beyond the axes or is not finite is not drawn; a panel that loses over 1% of its ends says how many.
+    What lies beyond the axes or is not finite is not drawn; a panel that loses over 1% of its ends states the share.
 
     Raises:
-      InputError: if there are no ways, or an array has another shape.
+      InputError: if there are no panels, or an array has another shape.
     """
-    ways = {name: np.asarray(way, np.float64) for name, way in ways.items()}
-    if not ways or not all(way.ndim == 3 and len(way) and way.shape[1] > 1 and way.shape[2] == 2 for way in ways.values()):
-        shapes = {name: way.shape for name, way in ways.items()}
-        raise typing.InputError(f"trajectories: the ways have shapes {shapes}; expected at least one, [n, steps + 1, 2].")
+    panels = {name: np.asarray(rows, np.float64) for name, rows in panels.items()}
+    if not panels or not all(
+        rows.ndim == 3 and len(rows) and rows.shape[1] > 1 and rows.shape[2] == 2 for rows in panels.values()
+    ):
+        shapes = {name: rows.shape for name, rows in panels.items()}
+        raise typing.InputError(f"trajectories: the panels have shapes {shapes}; expected at least one, [n, steps + 1, 2].")
     reference = _plane("trajectories", "reference", reference)
-    edges, brightest = _density_frame(reference, np.concatenate([way[:, 0] for way in ways.values()]))
-    fig, boxes = _squares(list(ways), title, side=3.2, below=0.3, least=4.2)
+    edges, brightest = _density_frame(reference, np.concatenate([rows[:, 0] for rows in panels.values()]))
+    fig, boxes = _squares(list(panels), title, side=3.2, below=0.3, least=4.2)
     marks = {"linestyle": "none", "marker": "o", "markeredgewidth": 0}
-    for ax, way in zip(boxes, ways.values(), strict=True):
+    for ax, rows in zip(boxes, panels.values(), strict=True):
         _draw_density(ax, reference, edges, "Greys", brightest / 0.4)
-        ax.plot(*way.transpose(2, 1, 0), color=canvas.INK, linewidth=0.6, alpha=0.5)
-        ax.plot(*way[:, 0].T, color=canvas.BLUE, markersize=3.6, label="start, noise", **marks)
-        if way.shape[1] <= 9:
-            ax.plot(*way[:, 1:-1].reshape(-1, 2).T, color=canvas.INK, markersize=2.2, label="step between", **marks)
-        ax.plot(*way[:, -1].T, color=canvas.RED, markersize=3.6, label="end", **marks)
-        _note_lost(ax, way[:, -1], edges, "of the ends not shown", canvas.INK)
+        ax.plot(*rows.transpose(2, 1, 0), color=canvas.INK, linewidth=0.6, alpha=0.5)
+        ax.plot(*rows[:, 0].T, color=canvas.BLUE, markersize=3.6, label="start, noise", **marks)
+        if rows.shape[1] <= 9:
+            ax.plot(*rows[:, 1:-1].reshape(-1, 2).T, color=canvas.INK, markersize=2.2, label="step between", **marks)
+        ax.plot(*rows[:, -1].T, color=canvas.RED, markersize=3.6, label="end", **marks)
+        _note_lost(ax, rows[:, -1], edges, "of the ends not shown", canvas.INK)
     handles = {label: handle for ax in boxes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     fig.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9, markerscale=1.6)
     return canvas.write(fig, path)
@@ -129,7 +131,8 @@ def _plane(function: str, name: str, points: np.ndarray) -> np.ndarray:
 def _squares(
     headings: Sequence[str], title: str | None, side: float = 2.7, below: float = 0.0, beside: float = 0.0, least: float = 0.0
 ) -> tuple[canvas.Picture, list[axes.Axes]]:
-    """A figure of square panels, at most six a row, at least as wide as told, with room for what stands below and beside; inches."""
+    """A figure of square panels, at most six a row, at least `least` wide, with room for what stands below and beside;
+    inches."""
     across = min(len(headings), 6)
     down = math.ceil(len(headings) / across)
     lines = max(heading.count("\n") + 1 for heading in headings)
@@ -151,11 +154,11 @@ def _density_frame(reference: np.ndarray, others: np.ndarray | None = None) -> t
     finite = reference[np.isfinite(reference).all(axis=1)]
     low, high = np.quantile(finite, [0.001, 0.999], axis=0) if len(finite) else (-np.ones(2), np.ones(2))
     # About ten points in an occupied bin: finer bins would show noise.
-    bins, own = np.clip(math.sqrt(len(finite) / 4), 24, 120), float((high - low).max())
+    bins, extent = np.clip(math.sqrt(len(finite) / 4), 24, 120), float((high - low).max())
     if others is not None and np.isfinite(others).all(axis=1).any():
         others = others[np.isfinite(others).all(axis=1)]
         low, high = np.minimum(low, others.min(axis=0)), np.maximum(high, others.max(axis=0))
-        bins = min(bins * float((high - low).max()) / max(own, 1e-6), 240)
+        bins = min(bins * float((high - low).max()) / max(extent, 1e-6), 240)
     middle, half = (low + high) / 2, 0.56 * max(float((high - low).max()), 1e-6)
     edges = [np.linspace(center - half, center + half, int(bins) + 1) for center in middle]
     occupied = _density(finite, edges)

@@ -1,4 +1,5 @@
-"""What a run is worth while it trains: measures and pictures of samples, raw errors by time, the measure of the best checkpoint."""
+"""What a run is worth while it trains: measures and pictures of samples, raw errors by time, the measure of the best
+checkpoint."""
 
 import os
 import pathlib
@@ -15,7 +16,8 @@ BINNED_DRAWS = 8  # draws of times and noise on one batch, for the raw errors by
 
 
 def evaluator(run: Any, folder: pathlib.Path) -> Callable[[Any, int], dict[str, float]]:
-    """`(state, step) -> {"1step/recall": ...}` of the first seed at each number of steps; also draws the samples into the folder.
+    """`(state, step) -> {"1step/recall": ...}` of the first seed at each number of steps; also draws the samples into the
+    folder.
 
     Args:
       run: a flowjax.training.Run.
@@ -39,7 +41,7 @@ def evaluator(run: Any, folder: pathlib.Path) -> Callable[[Any, int], dict[str, 
         try:
             draw_samples(picture, samples, labels, run.source.num_classes, real=held_out, title=title)
         except OSError as error:
-            hosts.print_once(f"{picture} could not be written ({error.strerror or error}); training goes on.")
+            hosts.print_once(f"{picture} could not be written ({error.strerror or error}); training continues.")
         measure = lambda x: judge.values(x, labels, judge.names(during_training=True))
         return {f"{steps}step/{name}": value for steps, x in samples.items() for name, value in measure(x).items()}
 

@@ -51,8 +51,8 @@ def make_sampler(
       mesh: its devices share the rows; None: the default device alone.
 
     Raises:
-      InputError: for an unknown sampler, grid or option; when called, for a number of steps below 1, or a sampler that draws noise
-        with `inverted=True`.
+      InputError: for an unknown sampler, grid or option; when called, for a number of steps below 1, or a sampler that draws
+        noise with `inverted=True`.
     """
     space = paths.path_from_name(path).space
     chosen, times_of = samplers.sampler_from_name(sampler, path), samplers.grid_from_name(grid)
