@@ -9,6 +9,26 @@ def pixels(path):
     return image.imread(path)[..., :3]
 
 
+def picture(path):
+    """`pixels` of the only kind of file in its folder: no temporary file is left."""
+    assert all(file.suffix == ".png" and not file.name.startswith(".") for file in path.parent.iterdir())
+    return pixels(path)
+
+
+def near(picture, colour):
+    """Which pixels have a colour, "#rrggbb", bool [height, width]."""
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.abs(picture - wanted).max(axis=-1) < 0.02
+
+
+def assert_panels(picture, count):
+    """None of `count` equal vertical stripes of a picture is blank in its middle."""
+    height = len(picture)
+    for stripe in np.array_split(picture[height // 4 : 3 * height // 4], count, axis=1):
+        margin = stripe.shape[1] // 5
+        assert stripe[:, margin:-margin].var() > 1e-4
+
+
 def inked(path):
     """Share of the pixels of a file that are not white; text alone covers a few hundredths."""
     return float((pixels(path) < 0.98).any(axis=-1).mean())

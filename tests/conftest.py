@@ -1,0 +1,29 @@
+"""Fixtures of several test files."""
+
+import pytest
+
+from configs import flow_matching
+
+
+@pytest.fixture(scope="session")
+def flow_run(tmp_path_factory, saved_run):
+    """The folder of a flow-matching run on points."""
+    return saved_run(flow_matching.get_config("test"), tmp_path_factory.mktemp("flow") / "run")
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory, saved_run):
+    """The folder of a small flow-matching run on the digits."""
+    config = flow_matching.get_config("digits")
+    config.model.update({"width": 16, "depth": 1, "heads": 2})
+    return saved_run(config, tmp_path_factory.mktemp("digits") / "run")
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are written during a test, for what pixels do not show: labels, limits, numbers."""
+    from flowjax import plots
+
+    drawn, write = [], plots.canvas.write
+    monkeypatch.setattr(plots.canvas, "write", lambda fig, path: (drawn.append(fig), write(fig, path)))
+    return drawn
