@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from flowjax import distances, flowmap, losses, times as time_samplers, typing
+from flowjax import distances, flowmap, losses, times, typing
 from flowjax.methods import draws, pairs, recipe
 
 
@@ -22,7 +22,7 @@ def _neighbours(levels_of, index_of, sigma_min, sigma_max, rho):
     def draw(key, n, step):
         levels = levels_of(step)
         index = index_of(key, n, levels)
-        at = lambda i: time_samplers.from_sigma(time_samplers.karras_sigma(i, levels, sigma_min, sigma_max, rho))
+        at = lambda i: times.from_sigma(times.karras_sigma(i, levels, sigma_min, sigma_max, rho))
         s, m = at(index), jnp.where(index > 0, at(index - 1), 0.0)
         return {"s": s, "t": jnp.zeros_like(s), "a": (s - m) / s}
 
@@ -36,7 +36,7 @@ def _uniform_index(key, n, levels):
 def _inverse_gap(point):
     """One over the difference of the noise levels of a point and its neighbour, [rows]."""
     m = point.s * (1 - point.a)
-    return 1 / (time_samplers.to_sigma(point.s) - time_samplers.to_sigma(m)).reshape(-1)
+    return 1 / (times.to_sigma(point.s) - times.to_sigma(m)).reshape(-1)
 
 
 def ct(
@@ -234,7 +234,7 @@ def ctm(
     Reference: Kim et al. 2023 (arXiv 2310.02279), Algorithm 1 and appendix; the weighting of the steps from its code.
     """
     mean_velocity, compare = pairs.teacher_solver(solver), pairs.pair(losses.consistency_trajectory)
-    grid = time_samplers.from_sigma(time_samplers.karras_sigma(jnp.arange(levels), levels, sigma_min, sigma_max, rho))
+    grid = times.from_sigma(times.karras_sigma(jnp.arange(levels), levels, sigma_min, sigma_max, rho))
     grid = jnp.concatenate([jnp.zeros(1), grid])
 
     def levels_and_steps(key, n, step):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flowjax import paths, schedules, times as time_samplers, typing
+from flowjax import paths, schedules, times, typing
 
 # Points
 
@@ -73,7 +73,7 @@ def on_trajectory(times, key, rows):
 
 def _columns(drawn, x):
     """Drawn times [n] as float32 columns that broadcast against `x`, whatever JAX's default dtype is."""
-    return {name: time_samplers.expand(time.astype(jnp.float32), x) for name, time in drawn.items()}
+    return {name: times.expand(time.astype(jnp.float32), x) for name, time in drawn.items()}
 
 
 # Times
@@ -81,25 +81,25 @@ def _columns(drawn, x):
 
 def diagonal_times(spec):
     """One time a row, as the source."""
-    sampler = time_samplers.sampler_from_name(spec, draws=1)
+    sampler = times.sampler_from_name(spec, draws=1)
     return lambda key, n, step: {"s": sampler(key, n)}
 
 
 def target_times(spec):
     """One time a row, as the target: for terms that start from noise."""
-    sampler = time_samplers.sampler_from_name(spec, draws=1)
+    sampler = times.sampler_from_name(spec, draws=1)
     return lambda key, n, step: {"t": sampler(key, n)}
 
 
 def source_times(spec):
     """The source times of a sampler of pairs."""
-    sampler = time_samplers.sampler_from_name(spec, draws=2)
+    sampler = times.sampler_from_name(spec, draws=2)
     return lambda key, n, step: {"s": sampler(key, n)[0]}
 
 
 def pair_times(spec, schedule=None):
     """Source and target times; with a schedule of the training step also `a`, the same for all rows."""
-    sampler = time_samplers.sampler_from_name(spec, draws=2)
+    sampler = times.sampler_from_name(spec, draws=2)
 
     def draw(key, n, step):
         s, t = sampler(key, n)
@@ -110,7 +110,7 @@ def pair_times(spec, schedule=None):
 
 def split_times(spec, fraction):
     """Source and target times, and the fraction `a` at which the jump between them is split."""
-    pair, one = time_samplers.sampler_from_name(spec, draws=2), time_samplers.sampler_from_name(fraction, draws=1)
+    pair, one = times.sampler_from_name(spec, draws=2), times.sampler_from_name(fraction, draws=1)
 
     def draw(key, n, step):
         pair_key, fraction_key = jax.random.split(key)
