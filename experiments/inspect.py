@@ -72,7 +72,7 @@ class Run:
     def sampler(self):
         """The sampler of the run's config if it draws no noise, else jumps along the map."""
         sampler = samplers.sampler_from_name(self.settings.evaluation.sampler, self.path)
-        return samplers.sampler_from_name("flow_map") if sampler.noisy else sampler
+        return samplers.sampler_from_name("flow_map", self.path) if sampler.noisy else sampler
 
 
 # ---------------------------------------------------------------------------------------------------------- samples
@@ -103,7 +103,7 @@ def trajectories(run, out, steps):
     labels = (
         run.labels[:count] if run.points else np.arange(count) % (run.trained.num_classes or 1) - (not run.trained.num_classes)
     )
-    noise = jax.random.normal(jax.random.key(1), (count, *run.trained.shape))
+    noise = run.path.space.noise(jax.random.key(1), (count, *run.trained.shape))
     sampler = run.sampler()
     solve = jax.jit(lambda times: samplers.trajectory(
         lambda V, x, leg: sampler.run(V, x, leg, None), run.V(labels), noise, times, len(times)
@@ -134,10 +134,10 @@ def velocity(run, out, steps):
         plots.velocity_field(out / "velocity.png", fields, run.real["x"], title=f"{run.name}: velocity V(x, t, t)")
         return {"velocity.png": "The instantaneous velocity V(x, t, t), over the density of the data; the colour is its speed."}
     x0, labels = run.real["x"][:10], run.labels[:10]
-    eps = np.asarray(jax.random.normal(jax.random.key(3), x0.shape))
+    eps = np.asarray(run.path.space.noise(jax.random.key(3), x0.shape))
     V, blocks = jax.jit(run.V(labels)), {"data": x0[:, None]}
     for t in reversed(at):
-        x = np.asarray(run.path.alpha(t) * x0 + run.path.sigma(t) * eps)
+        x = np.asarray(run.path.between(x0, eps, t))
         blocks |= {
             f"x, t = {t}": x[:, None],
             f"data by V, {t}": np.asarray(flowmap.jump(lambda x, s, _: V(x, s, s), x, t, 0.0))[:, None],

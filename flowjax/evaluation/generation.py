@@ -60,7 +60,7 @@ def write(
         raise typing.InputError(
             f"--dtype={dtype}: expected float32, or uint8 for images; rows of {run.settings.data.name} have shape {run.shape}."
         )
-    samplers.check_sampler(sampler or run.settings.evaluation.sampler, steps, grid)
+    samplers.check_sampler(sampler or run.settings.evaluation.sampler, steps, grid, run.settings.method.path)
     classes = sampling.classes_to_sample(run.num_classes, labels, run.settings.data.name)
     facts = {
         "count": num, "shape": list(run.shape), "shard": shard, "dtype": dtype, "run": str(workdir), **_facts(run),

@@ -59,7 +59,7 @@ def evaluate(
     run = trained[averages[0]]
     steps = steps or run.settings.evaluation.steps
     for sampler, n in itertools.product(sampler_names, steps):
-        samplers.check_sampler(sampler or run.settings.evaluation.sampler, n, grid)
+        samplers.check_sampler(sampler or run.settings.evaluation.sampler, n, grid, run.settings.method.path)
     real = _real_rows(run)
     names = real.judge.names(measures)
     facts = generation.about(samples) if samples else {"count": num or len(real.reference["x"])}
