@@ -1,15 +1,15 @@
 """What an exact derivative costs, and what a finite difference gets wrong: python -m experiments.benchmark_jvp
 
-Builds a diffusion transformer at each token count and attention and runs, in turns: a forward pass, the jvp along a path, finite
-differences instead, the gradients of flow matching and of MeanFlow (exact, by finite difference, and with the jvp on a quarter
-of the rows only), and a gradient through the jvp, as in TVM. Matmul FLOPs and wall times are ratios to the forward pass of the
-same network. Then the error of each derivative against float64, over steps h (there, matmuls of float32 are float32 on any
-device). `--train` adds MeanFlow on checkerboard with finite differences of several steps. The last lines answer the question from
-these numbers.
+Builds a diffusion transformer for each token count and attention, and times these programs in turns: a forward pass; the jvp
+along a path; finite differences; the gradients of flow matching and of MeanFlow (with the exact jvp, with a finite difference,
+and with the jvp on a quarter of the rows only); and a gradient through the jvp, which TVM needs. Matmul FLOPs and wall times
+are ratios to the forward pass of the same network. Then measures the error of each derivative against float64, over steps h;
+for this table matmuls of float32 are float32 on every device. `--train` also trains MeanFlow on checkerboard with finite
+differences of several steps. The last lines answer the question from these numbers.
 
-Writes below --output, as .md, .csv and .png: jvp_cost, jvp_accuracy, with --train jvp_training; attention_cost, of attention
-alone, without a picture; and jvp.json, which holds it all. 8 minutes on two CPU cores, with --train 7 more; killed, the trainings
-go on where they were. For a GPU: make benchmark-gpu.
+Writes jvp_cost, jvp_accuracy and, with --train, jvp_training below --output, as .md, .csv and .png; attention_cost, the cost of
+attention alone, as .md and .csv; and all numbers as jvp.json. 8 minutes on two CPU cores, 7 more with --train; the same command
+continues trainings that were killed. For a GPU: make benchmark-gpu.
 """
 
 import datetime
@@ -36,12 +36,12 @@ WIDTH = flags.DEFINE_integer("width", 128, "width of the transformer", lower_bou
 HEADS = flags.DEFINE_integer("heads", 4, "heads of the attention", lower_bound=1)
 TOKENS = flags.DEFINE_list("tokens", ["64", "256", "1024"], "token counts")
 BATCH = flags.DEFINE_integer("batch", 0, "rows, a multiple of 4; 0: 4,096 tokens in all, and at least 4 rows", lower_bound=0)
-DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the computation whose cost is measured")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "dtype of the computation whose cost is measured")
 ATTENTION = flags.DEFINE_list("attention", ["xla", "chunked"], "implementations of attention")
 REMAT = flags.DEFINE_bool("remat", False, "recompute the blocks in the backward pass")
 ROUNDS = flags.DEFINE_integer("rounds", 8, "how often each program is timed", lower_bound=1)
 STEPS_H = [10.0**exponent for exponent in np.arange(-6, 0.01, 0.5)]
-WORTH = 0.15  # a saving of time below which the verdict is plain
+WORTH = 0.15  # below this share of time saved the verdict is exact, without a condition
 MATMULS, WALL, DISTANCE = "matmul FLOPs over forward", "wall over forward", "sliced W2, 1 step"
 TRAIN = flags.DEFINE_bool("train", False, "also train MeanFlow on checkerboard with finite differences of several steps")
 TRAINING_STEPS = flags.DEFINE_integer("train_steps", 3_000, "steps of each of these trainings", lower_bound=1)
@@ -55,14 +55,14 @@ def network(tokens, implementation, *, dtype="float32"):
     """A DiT on `tokens` pixels of four channels, and the shape of a row."""
     height = max(side for side in range(1, int(tokens**0.5) + 1) if tokens % side == 0)
     net = models.make(
-        "dit", width=WIDTH.value, depth=DEPTH.value, heads=HEADS.value, patch=1, remat="nothing_saveable" if REMAT.value else "", dtype=dtype,
-        attention=implementation,
+        "dit", width=WIDTH.value, depth=DEPTH.value, heads=HEADS.value, patch=1,
+        remat="nothing_saveable" if REMAT.value else "", dtype=dtype, attention=implementation,
     )  # fmt: skip
     return net, (height, tokens // height, 4)
 
 
 def weights(net, shape):
-    """Random weights away from the initial zeros, with which a DiT is the zero function."""
+    """Random weights without the initial zeros, which make a DiT the zero function."""
     params = net.init(jax.random.key(0), jnp.zeros((1, *shape)), 1.0, 0.0)["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -70,7 +70,7 @@ def weights(net, shape):
 
 
 def rows(shape, batch):
-    """Random arguments (x, s, t, v) of a loss, t < s; of the steps h of the sweep, only h = 1 leaves [0, 1]."""
+    """Random arguments (x, s, t, v) of a loss, t < s. Among the steps h of the sweep only h = 1 moves s out of [0, 1]."""
     x, v = jax.random.normal(jax.random.key(2), (2, batch, *shape))
     column = (batch, 1, 1, 1)
     s = jax.random.uniform(jax.random.key(3), column, minval=0.4, maxval=0.65)
@@ -78,12 +78,12 @@ def rows(shape, batch):
 
 
 def directional(jvp, V, x, s, t, v):
-    """(V, dV_ds) at (x, s, t) along (v, 1), what every Eulerian loss needs."""
+    """(V, dV_ds) at (x, s, t) along (v, 1), which every Eulerian loss needs."""
     return jvp(lambda x, s: V(x, s, t), (x, s), (v, jnp.ones_like(s)))
 
 
 def operations(net):
-    """What is measured, name -> function of (params, x, s, t, v); every gradient is in the weights."""
+    """The measured programs, name -> function of (params, x, s, t, v). Gradients are with respect to the weights."""
     bind = lambda params: lambda x, s, t: net.apply({"params": params}, x, s, t)
     one_sided = derivatives.finite_difference(scheme="backward")
 
@@ -91,7 +91,7 @@ def operations(net):
         return jax.grad(lambda params, *row: distances.l2(*pair(bind(params), *row)).mean())
 
     def split(params, *row):
-        """MeanFlow with the jvp on the rows off the diagonal only: one of four, as published."""
+        """MeanFlow with the jvp only on the rows off the diagonal, a quarter of them, as published."""
         on, off = (tuple(z.reshape(-1, 4, *z.shape[1:])[:, part].reshape(-1, *z.shape[1:]) for z in row)
                    for part in (slice(0, 3), slice(3, 4)))  # fmt: skip
         x, s, _, v = on
@@ -119,8 +119,8 @@ def batch_of(tokens):
 
 
 def costs(grid):
-    """One row a (tokens, attention, operation)."""
-    found = []
+    """A row for each (tokens, attention, operation) of the grid."""
+    measured = []
     names = list(operations(network(1, "xla")[0]))
     bar = tqdm.tqdm(total=len(grid) * len(names) * (ROUNDS.value + 2), desc="costs", unit="run")
     for tokens in dict.fromkeys(tokens for tokens, _ in grid):
@@ -133,9 +133,9 @@ def costs(grid):
                 programs[implementation, name] = timing.compiled(operation, *args)
                 bar.update()
         seconds = timing.in_turns(programs, ROUNDS.value, bar.update)
-        found += [_cost(tokens, key, programs, seconds) for key in programs]
+        measured += [_cost(tokens, key, programs, seconds) for key in programs]
     bar.close()
-    return found
+    return measured
 
 
 def _cost(tokens, key, programs, seconds):
@@ -157,12 +157,12 @@ def _cost(tokens, key, programs, seconds):
     }
 
 
-# ------------------------------------------------------------------------------------------------------------ accuracy
+# ------------------------------------------------------------------------------------------------------ attention alone
 
 
 def attention_costs(grid):
-    """One row a (tokens, attention, operation), of the attention alone."""
-    found = []
+    """A row for each (tokens, attention, operation) of the grid, for attention without the rest of the network."""
+    measured = []
     for tokens in tqdm.tqdm(dict.fromkeys(tokens for tokens, _ in grid), desc="attention alone", unit="token count"):
         shape = batch_of(tokens), tokens, HEADS.value, WIDTH.value // HEADS.value
         drawn = jax.random.normal(jax.random.key(0), (6, *shape), DTYPE.value)
@@ -173,7 +173,7 @@ def attention_costs(grid):
             for name, operation in attention_operations(attend).items():
                 programs[implementation, name] = timing.compiled(operation, *args)
         seconds = timing.in_turns(programs, ROUNDS.value)
-        found += [
+        measured += [
             {
                 "tokens": tokens,
                 "batch": shape[0],
@@ -184,7 +184,7 @@ def attention_costs(grid):
             }
             for (implementation, name), program in programs.items()
         ]
-    return found
+    return measured
 
 
 def attention_operations(attend):
@@ -200,28 +200,28 @@ def attention_operations(attend):
 
 
 def accuracy(tokens):
-    """Relative error of each derivative against float64: one row a (dtype, derivative, h); the exact one has no h."""
+    """Relative error of each derivative against float64: a row for each (dtype, derivative, h). The exact jvp has no h."""
     net, shape = network(tokens, "auto")
     params, row = weights(net, shape), rows(shape, 4)
     with jax.enable_x64(True):
         wide_params, wide_row = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (params, row))
         reference = np.asarray(directional(jax.jvp, bound(net, "float64", wide_params), *wide_row)[1])
-    found = []
+    errors = []
     for dtype in ("float32", "bfloat16"):
         V = bound(net, dtype, params)
         error = lambda jvp, V=V: float(
             np.linalg.norm(np.asarray(directional(jvp, V, *row)[1], np.float64) - reference) / np.linalg.norm(reference)
         )
-        found.append({"dtype": dtype, "derivative": "exact", "h": "", "relative error": error(jax.jvp)})
+        errors.append({"dtype": dtype, "derivative": "exact", "h": "", "relative error": error(jax.jvp)})
         for scheme in ("backward", "central"):
             of = functools.partial(derivatives.finite_difference, scheme=scheme)
             for h in tqdm.tqdm(STEPS_H, desc=f"accuracy, {dtype}, {scheme}", unit="h"):
-                found.append({"dtype": dtype, "derivative": scheme, "h": h, "relative error": error(of(h))})
-    return found
+                errors.append({"dtype": dtype, "derivative": scheme, "h": h, "relative error": error(of(h))})
+    return errors
 
 
 def bound(net, dtype, params):
-    """V, compiled once for all steps h; matmuls of float32 are float32, also where the default is a faster format."""
+    """V, compiled once for all steps h. Matmuls of float32 are float32 even where the default is a faster format."""
 
     @jax.jit
     def apply(params, x, s, t):
@@ -235,12 +235,12 @@ def bound(net, dtype, params):
 
 
 def trained(path):
-    """One-step distance of MeanFlow on checkerboard for each derivative; killed, it goes on where it was."""
+    """One-step distance of MeanFlow on checkerboard for each derivative; None if a signal stopped a training."""
     from flowjax import training
     from flowjax.training import workdir
 
     schemes = [f"{scheme}:{h}" for scheme in ("backward", "central") for h in TRAINING_H.value]
-    found = []
+    results = []
     for jvp in ["exact", *schemes]:
         config = meanflow.get_config("checkerboard")
         config.method.jvp, config.steps, config.eval_every = jvp, TRAINING_STEPS.value, TRAINING_STEPS.value
@@ -250,16 +250,16 @@ def trained(path):
             return None
         last = [r for r in workdir.read_metrics(folder) if "1step/sliced_wasserstein" in r][-1]
         scheme, _, h = jvp.partition(":")
-        found.append({"derivative": scheme, "h": h and float(h), DISTANCE: last["1step/sliced_wasserstein"]})
-    return found
+        results.append({"derivative": scheme, "h": h and float(h), DISTANCE: last["1step/sliced_wasserstein"]})
+    return results
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
 
 
-def draw_costs(path, found):
+def draw_costs(path, cost_rows):
     panels = {}
-    for row in found:
+    for row in cost_rows:
         panel = panels.setdefault(f"{row['tokens']} tokens, batch {row['batch']}", {})
         panel.setdefault(f"{row['attention']} attention", {})[row["operation"]] = plots.Bar(
             row["wall, lower quartile"],
@@ -272,9 +272,9 @@ def draw_costs(path, found):
     return plots.grouped_bars(path, panels, xlabel="forward passes", mark="matmul FLOPs", title=title)
 
 
-def draw_accuracy(path, found, tokens):
+def draw_accuracy(path, error_rows, tokens):
     panels = {}
-    for row in found:
+    for row in error_rows:
         panel = panels.setdefault(row["dtype"], {})
         if row["h"] == "":
             panel["exact jvp"] = row["relative error"]
@@ -284,9 +284,9 @@ def draw_accuracy(path, found, tokens):
     return plots.log_curves(path, panels, xlabel="step h", ylabel="relative error against float64", title=title)
 
 
-def draw_training(path, found):
-    panel = {"exact jvp": found[0][DISTANCE]}
-    for row in found[1:]:
+def draw_training(path, training_rows):
+    panel = {"exact jvp": training_rows[0][DISTANCE]}
+    for row in training_rows[1:]:
         panel.setdefault(f"{row['derivative']} difference", []).append((row["h"], row[DISTANCE]))
     title = f"MeanFlow on checkerboard, {TRAINING_STEPS.value} steps"
     return plots.log_curves(path, {title: panel}, xlabel="step h", ylabel="sliced W2 to held-out data, one step")
@@ -296,7 +296,7 @@ def draw_training(path, found):
 
 
 def answer(cost_rows, error_rows, training_rows=()):
-    """The question, exact jvp or finite differences, answered from the numbers of this run."""
+    """The answer to the question, exact jvp or finite differences, from the numbers of this run."""
     settings = dict.fromkeys((row["tokens"], row["attention"]) for row in cost_rows)
     of = {setting: {row["operation"]: row for row in cost_rows if (row["tokens"], row["attention"]) == setting}
           for setting in settings}  # fmt: skip
@@ -308,8 +308,8 @@ def answer(cost_rows, error_rows, training_rows=()):
         error = "relative error"
         times_worse[dtype] = min(one[error], two[error]) / exact[error]
         lines.append(
-            f"In {dtype} the exact jvp is off by {exact[error]:.1e}; one-sided differences by {one[error]:.1e} at their best step,"
-            f" {one['h']:.0e}, central ones by {two[error]:.1e} at {two['h']:.0e}."
+            f"In {dtype} the exact jvp is off by {exact[error]:.1e}; one-sided differences by {one[error]:.1e} at their best"
+            f" step, {one['h']:.0e}, central ones by {two[error]:.1e} at {two['h']:.0e}."
         )
     if training_rows:
         lines.append(_training_sentence(training_rows))
@@ -320,22 +320,24 @@ def answer(cost_rows, error_rows, training_rows=()):
         verdict = "exact" if most < WORTH else f"exact, unless more than {WORTH:.0%} of the time decides"
     quarter = [_saved(of[setting], "MeanFlow gradient, jvp on 1/4 of the rows", WALL) for setting in of]
     lines.append(
-        f"Exact or finite differences? The verdict: {verdict}. A one-sided difference saves at most {most:.0%} of the time of a MeanFlow gradient"
-        f" here, the exact jvp on the rows that need it {min(quarter):.0%} to {max(quarter):.0%}; and at the best step of either, which nobody knows beforehand, the error of differences is "
+        f"Exact or finite differences? The verdict: {verdict}. A one-sided difference saves at most {most:.0%} of the time"
+        f" of a MeanFlow gradient here, the exact jvp on the rows that need it {min(quarter):.0%} to {max(quarter):.0%};"
+        " and at the best step of either, which nobody knows beforehand, the error of differences is "
         + " and ".join(f"{ratio:,.1f} times the exact one's in {dtype}" for dtype, ratio in times_worse.items())
         + "."
     )
     return "\n".join(lines)
 
 
-def _training_sentence(found):
-    exact, *others = (row[DISTANCE] for row in found)
-    by = sorted(found[1:], key=lambda row: row[DISTANCE])
+def _training_sentence(training_rows):
+    exact, *others = (row[DISTANCE] for row in training_rows)
+    ranked = sorted(training_rows[1:], key=lambda row: row[DISTANCE])
     name = lambda row: f"{row[DISTANCE]:.3f} ({row['derivative']}, h = {row['h']:.0e})"
     near = sum(abs(distance / exact - 1) < 0.05 for distance in others)
     return (
-        f"MeanFlow trained on checkerboard, in float32, lands at a one-step distance of {exact:.3f} with the exact jvp; with differences, at the"
-        f" best {name(by[0])}, at the worst {name(by[-1])}; {near} of {len(others)} came within 5% of the exact one."
+        f"MeanFlow trained on checkerboard, in float32, lands at a one-step distance of {exact:.3f} with the exact jvp; with"
+        f" differences, at the best {name(ranked[0])}, at the worst {name(ranked[-1])}; {near} of {len(others)} came"
+        " within 5% of the exact one."
     )
 
 
@@ -345,36 +347,38 @@ def _cost_sentence(tokens, implementation, of):
     through = of["gradient through the jvp"]
     return (
         f"{tokens} tokens, {implementation} attention: value and jvp need {jvp[MATMULS]:.2f} forward passes of matmuls and took"
-        f" {jvp[WALL]:.2f} of time; with a one-sided difference {one_sided[WALL]:.2f}, a central one {central[WALL]:.2f}. In a MeanFlow"
-        f" gradient a one-sided difference saves {share('MeanFlow gradient, finite difference')}, the exact jvp on a quarter of the rows"
+        f" {jvp[WALL]:.2f} of time; with a one-sided difference {one_sided[WALL]:.2f}, a central one"
+        f" {central[WALL]:.2f}. In a MeanFlow gradient a one-sided difference saves"
+        f" {share('MeanFlow gradient, finite difference')}, the exact jvp on a quarter of the rows"
         f" {share('MeanFlow gradient, jvp on 1/4 of the rows')}. A gradient through the jvp took {through[WALL]:.1f} and"
         f" {through['temp MiB']:.0f} MiB."
     )
 
 
 def _attention_sentences(of):
-    """What chunked attention gains over plain, at each token count that was measured with both."""
+    """How much faster chunked attention is than plain, for each token count that was measured with both."""
     lines = []
     for tokens in dict.fromkeys(tokens for tokens, _ in of):
         if {(tokens, "xla"), (tokens, "chunked")} <= set(of):
             plain, chunked = of[tokens, "xla"], of[tokens, "chunked"]
             gain = lambda name, what, plain=plain, chunked=chunked: plain[name][what] / chunked[name][what]
             lines.append(
-                f"{tokens} tokens: with chunked attention the whole network is {gain('jvp', 'ms'):.2f} times as fast as with plain for the jvp,"
-                f" {gain('MeanFlow gradient', 'ms'):.2f} times for MeanFlow's gradient, {gain('gradient through the jvp', 'ms'):.2f} times for the"
-                f" gradient through the jvp, which needs {gain('gradient through the jvp', 'temp MiB'):.1f} times less memory."
+                f"{tokens} tokens: with chunked attention the whole network is {gain('jvp', 'ms'):.2f} times as fast as with"
+                f" plain for the jvp, {gain('MeanFlow gradient', 'ms'):.2f} times for MeanFlow's gradient,"
+                f" {gain('gradient through the jvp', 'ms'):.2f} times for the gradient through the jvp, which needs"
+                f" {gain('gradient through the jvp', 'temp MiB'):.1f} times less memory."
             )
     return lines
 
 
 def _saved(of, name, what):
-    """The share of the exact MeanFlow gradient that another form saves."""
+    """The share of the cost of the exact MeanFlow gradient that another form saves."""
     return 1 - of[name][what] / of["MeanFlow gradient"][what]
 
 
-def _best(found, dtype, derivative):
-    rows_of = (row for row in found if (row["dtype"], row["derivative"]) == (dtype, derivative))
-    return min(rows_of, key=lambda row: row["relative error"])
+def _best(error_rows, dtype, derivative):
+    rows_of_derivative = (row for row in error_rows if (row["dtype"], row["derivative"]) == (dtype, derivative))
+    return min(rows_of_derivative, key=lambda row: row["relative error"])
 
 
 # ---------------------------------------------------------------------------------------------------------------- main
@@ -386,7 +390,9 @@ def grid_of_flags():
         checks.member("attention", name, attention.IMPLEMENTATIONS)
     tokens = command_line.whole_numbers("tokens", TOKENS.value, low=1, needed=True)
     if BATCH.value % 4:
-        raise typing.InputError(f"--batch={BATCH.value}: expected a multiple of 4, because a quarter of the rows is split off.")
+        raise typing.InputError(
+            f"--batch={BATCH.value}: expected a multiple of 4, because one program splits off a quarter of the rows."
+        )
     for h in TRAINING_H.value if TRAIN.value else ():
         try:
             fine = 0 < float(h) < float("inf")
@@ -409,7 +415,8 @@ def main():
     settings = {flag.name: flag.value for flag in (DEPTH, WIDTH, HEADS, TOKENS, BATCH, DTYPE, ATTENTION, REMAT, ROUNDS)}
     machine = f"{jax.devices()[0].device_kind} ({jax.default_backend()}, {platform.machine()}), jax {jax.__version__}"
     command = command_line.typed("benchmark_jvp")
-    about = f"{datetime.date.today()}, {machine}: `{command}`. DiT of depth {DEPTH.value}, width {WIDTH.value}, {HEADS.value} heads."
+    dit = f"DiT of depth {DEPTH.value}, width {WIDTH.value}, {HEADS.value} heads"
+    about = f"{datetime.date.today()}, {machine}: `{command}`. {dit}."
     timed = f" {DTYPE.value}; medians and quartiles of {ROUNDS.value} rounds in turns."
     results = {"about": about, "settings": settings, "costs": costs(grid)}
     print("\n" + tables.write(path / "jvp_cost", results["costs"], about + timed))
@@ -434,7 +441,7 @@ def main():
 
 
 def finish(path, results):
-    """Answers from what there is, and writes jvp.json."""
+    """Adds the answer to the results, writes them as jvp.json, and prints the answer."""
     results["answer"] = answer(results["costs"], results["accuracy"], results.get("training", ()))
     (path / "jvp.json").write_text(json.dumps(results, indent=1))
     print("\n" + results["answer"])

@@ -1,10 +1,11 @@
 """Every measure beside a well-kept library on the same arrays: python -m experiments.benchmark_measures
 
-For points [n, 2] and features [n, 64]: the value of ours and the library's, seconds of both, measured in turns, and the median
-of the ratios; and how the largest memory that numpy held during ours grows from 4,096 to 8,192 rows: 1 for blocks of a fixed
-size, 2 for memory linear in the rows, 4 for a matrix of all pairs (`wasserstein`, from 2,048 to its limit of 4,096). XLA's
-memory is not seen there; a test has it. The libraries are POT, scipy, scikit-learn and prdc. Writes measures_cost.csv and .md
-below --output. docs/measures_cost.md is this script's; 12 minutes on two CPU cores:
+For points [n, 2] and features [n, 64] the table has the value of our function and of the library's, the seconds of both,
+measured in turns, and the median of the ratios. The last column is the growth of the largest memory that numpy held during our
+function, from 4,096 to 8,192 rows: 1 for blocks of a fixed size, 2 for memory linear in the rows, 4 for a matrix of all pairs
+(`wasserstein`, from 2,048 to its limit of 4,096). It does not see XLA's memory, which a test measures. The libraries are POT,
+scipy, scikit-learn and prdc. Writes measures_cost.csv and .md below --output. docs/measures_cost.md was written in 12 minutes
+on two CPU cores by:
 
     python -m experiments.benchmark_measures --output=docs
 """
@@ -36,12 +37,21 @@ from flowjax.evals import transport
 OUTPUT = flags.DEFINE_string("output", "runs/benchmark_measures", "folder of the results")
 ROWS = flags.DEFINE_list("rows", ["2000", "10000"], "samples in each cloud, one or several numbers")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "how often each function is timed", lower_bound=1)
-# A library that keeps all pairs, or takes minutes, is compared up to this many rows.
+# The most rows for a library that stores all pairs or takes minutes.
 SMALL = 4_096
 
 
 class Comparison(NamedTuple):
-    """A measure, the library's function of the same arrays, how many rows the library can, and which widths are meant."""
+    """A measure and the library's function of the same arrays.
+
+    Attributes:
+      name: of the measure.
+      ours: our function of two clouds.
+      library: the library's function of two clouds.
+      called: name of the library's function, for the table.
+      most_rows: the most rows that the library is given.
+      widths: numbers of columns of the clouds.
+    """
 
     name: str
     ours: object
@@ -104,7 +114,7 @@ def comparisons():
     ]
 
 
-# The libraries' side
+# What the libraries compute
 
 
 def library(name):
@@ -112,7 +122,7 @@ def library(name):
         return importlib.import_module(name)
     except ImportError as error:
         raise typing.InputError(
-            f"the library {name} is not installed, and this script compares with it: pip install -e .[measures]"
+            f"this script compares with the library {name}, which is not installed: pip install -e .[measures]"
         ) from error
 
 
@@ -122,7 +132,7 @@ def directions(width):
 
 
 def divergence(ot, x, y, epsilon):
-    """The debiased divergence with its entropies, of the plans of POT."""
+    """The debiased divergence with its entropies, from the plans of POT."""
 
     def value(u, v):
         costs, a, b = ot.dist(u, v), *(np.full(len(z), 1 / len(z)) for z in (u, v))
@@ -196,7 +206,7 @@ def in_turns(one, other, rounds):
 
 
 def peak(function, rows, width):
-    """MiB that numpy held at most, besides the clouds."""
+    """The most MiB that numpy held during a call, without the clouds."""
     x, y = clouds(rows, width)
     tracemalloc.start()
     function(x, y)
@@ -209,8 +219,8 @@ def compare(case, rows, width):
     x, y = clouds(rows, width)
     ours, theirs = (lambda: case.ours(x, y)), (lambda: case.library(x, y))
     start = time.perf_counter()
-    values = ours(), theirs()  # compiles
-    # One round is enough of what takes long.
+    values = ours(), theirs()  # the first call compiles
+    # Slow functions are timed once.
     rounds = ROUNDS.value if time.perf_counter() - start < 5 else 1
     ours_s, theirs_s = in_turns(ours, theirs, rounds)
     return {
@@ -240,14 +250,14 @@ def main():
     cases = [(c, n, d) for n in counts for d in (2, 64) for c in every if n <= c.most_rows and d in c.widths]
     about = (
         f"Measures beside libraries on two clouds of normal samples; {os.cpu_count()} cores ({platform.machine()}),"
-        f" {datetime.date.today()}: `{command_line.typed('benchmark_measures')}`. Values differ where POT's Frechet distance has"
-        " other covariances, and where its Sinkhorn stops early in 2-D; prdc computes its four measures at once."
+        f" {datetime.date.today()}: `{command_line.typed('benchmark_measures')}`. Values differ because POT's Frechet distance"
+        " has other covariances and its Sinkhorn stops early in 2-D; prdc computes its four measures at once."
     )
     rows, bar = [], tqdm.tqdm(cases, unit="measure")
     for case, n, width in bar:
         bar.set_postfix_str(f"{case.name}, [{n}, {width}]")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the libraries
+            warnings.simplefilter("ignore")  # those of the libraries
             rows.append(compare(case, n, width))
         tables.write(pathlib.Path(OUTPUT.value) / "measures_cost", rows, about)
     print("\n" + tables.markdown(rows))

@@ -1,10 +1,10 @@
 """What a training step of every method costs: python -m experiments.benchmark_methods
 
-On one small DiT, for every method, with every term on every row and with the rows split as the recipe does, each with and without
-recomputing the blocks (remat): matmul FLOPs in forward passes (FPE), beside the estimates; temporary memory, seconds to
-compile, and wall time over that of a forward pass, measured in turns. Writes method_costs.csv and .md below --output after each
-method, and .png at the end; rows of other methods that are there stay, and with `--resume` a killed run goes on. 17 minutes on two
-CPU cores. docs/method_costs.csv is this script's, and the README shows it:
+Each method trains one small DiT in four ways: with every term on every row and with the rows split as in the recipe, each with
+and without recomputing the blocks (remat). Measured are matmul FLOPs in forward passes (FPE), beside the estimates, temporary
+memory, seconds to compile, and wall time over that of a forward pass, in turns. Writes method_costs.csv and .md below --output
+after each method, and .png at the end. Rows of other methods in these files stay, and `--resume` continues a killed run. 17
+minutes on two CPU cores. docs/method_costs.csv, a table of the README, was written by:
 
     python -m experiments.benchmark_methods --output=docs
     python -m experiments.benchmark_methods --output=docs/gpu      # on a GPU
@@ -27,14 +27,14 @@ from flowjax.training import step_cost
 
 OUTPUT = flags.DEFINE_string("output", "runs/benchmark_methods", "folder of the results")
 METHODS = flags.DEFINE_list("methods", list(methods.METHODS), "which methods")
-RESUME = flags.DEFINE_bool("resume", False, "measure only the methods that --output has no rows of")
+RESUME = flags.DEFINE_bool("resume", False, "measure only the methods without rows in --output")
 ROUNDS = flags.DEFINE_integer("rounds", 8, "how often each program is timed", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch", 16, "rows, a multiple of 16, which every recipe can split", lower_bound=16)
 VARIANTS = [(every_row, remat) for every_row in (True, False) for remat in (False, True)]
 
 
 def measure(name, bar):
-    """Four rows: every term on every row or split, without and with remat."""
+    """Four rows of the table: every term on every row or split, without and with remat."""
     programs = {"forward": forward_pass()}
     for variant in VARIANTS:
         every_row, remat = variant
@@ -43,13 +43,13 @@ def measure(name, bar):
         bar.set_postfix_str(f"{name}, {'every row' if every_row else 'as split'}{', remat' if remat else ''}")
         step, init = step_cost.training_step(name, every_row=every_row, remat=remat, batch=BATCH.value)
         counted = None
-        if jax.default_backend() != "cpu":  # the step is bound to the accelerator's mesh: it is made anew to be counted
+        if jax.default_backend() != "cpu":  # matmuls are counted on a CPU, and this step is bound to the accelerator's mesh
             counted = (
                 step_cost.forward_passes(name, every_row=every_row, remat=remat, batch=BATCH.value) * programs["forward"].flops
             )
         programs[variant] = timing.compiled(step, *jax.jit(init)(), counted=counted)
     seconds = timing.in_turns(programs, ROUNDS.value)
-    # A recipe that splits no rows is one program both ways.
+    # A recipe that splits no rows has the same program for both.
     return [
         _row(name, variant, variant if variant in programs else (False, variant[1]), programs, seconds) for variant in VARIANTS
     ]
@@ -81,20 +81,21 @@ def _row(name, variant, measured, programs, seconds):
 
 
 def setting():
-    """What all rows of a table share."""
+    """The columns that are equal in all rows of a table."""
     return {"batch": str(BATCH.value), "device": jax.devices()[0].device_kind, "jax": jax.__version__}
 
 
 def known_rows(path):
-    """{method: rows} of the table that is there; raises InputError if it cannot go on with these settings."""
+    """{method: rows} of the table at `path`; raises InputError if it was measured with other settings."""
     if not path.exists():
         return {}
-    known, own = {}, setting()
+    known, expected = {}, setting()
     for row in csv.DictReader(path.read_text().splitlines()):
-        theirs = {key: row.get(key) for key in own}
-        if theirs != own:
+        written = {key: row.get(key) for key in expected}
+        if written != expected:
             raise typing.InputError(
-                f"{path} was measured with {theirs} and this run is with {own}; one table holds one setting: give another --output, or remove it."
+                f"{path} was measured with {written} and this run has {expected}; a table holds one setting: give"
+                " another --output, or remove the file."
             )
         known.setdefault(row["method"], []).append(row)
     return known
@@ -123,22 +124,23 @@ def main():
     if BATCH.value % 16:
         raise typing.InputError(f"--batch={BATCH.value}: expected a multiple of 16, which every recipe can split.")
     flops.host()
-    found = known_rows(path / "method_costs.csv")
+    costs = known_rows(path / "method_costs.csv")
     about = (
-        f"One training step over one forward pass of a DiT of depth {step_cost.NETWORK['depth']} and width {step_cost.NETWORK['width']}, 64 tokens,"
-        f" float32. {datetime.date.today()}, {jax.default_backend()} ({platform.machine()}): `{command_line.typed('benchmark_methods')}`."
+        f"One training step over one forward pass of a DiT of depth {step_cost.NETWORK['depth']} and width"
+        f" {step_cost.NETWORK['width']}, 64 tokens, float32. {datetime.date.today()}, {jax.default_backend()}"
+        f" ({platform.machine()}): `{command_line.typed('benchmark_methods')}`."
     )
-    bar = tqdm.tqdm([name for name in METHODS.value if not (RESUME.value and name in found)], unit="method")
+    bar = tqdm.tqdm([name for name in METHODS.value if not (RESUME.value and name in costs)], unit="method")
     for name in bar:
-        found[name] = measure(name, bar)
-        tables.write(path / "method_costs", in_order(found), about)
-    draw(path / "method_costs.png", in_order(found))
-    print("\n" + tables.markdown(in_order(found)))
+        costs[name] = measure(name, bar)
+        tables.write(path / "method_costs", in_order(costs), about)
+    draw(path / "method_costs.png", in_order(costs))
+    print("\n" + tables.markdown(in_order(costs)))
     print("\n".join(str(path / f"method_costs.{ending}") for ending in ("csv", "md", "png")))
 
 
-def in_order(found):
-    return [row for name in methods.METHODS for row in found.get(name, [])]
+def in_order(costs):
+    return [row for name in methods.METHODS for row in costs.get(name, [])]
 
 
 if __name__ == "__main__":

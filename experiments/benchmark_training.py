@@ -1,9 +1,10 @@
 """Training steps of published size, timed: python -m experiments.benchmark_training --peak_tflops=989
 
-The trainer's own step (Adam, an average of the weights, donated state) of each method on DiTs for latent images, with random latents:
-milliseconds a step, rows a second, memory, and model FLOPs utilisation: matmul FLOPs without recomputation, over the time and the
-peak rate. Without --peak_tflops, the peak is that of a large matmul of the same dtype, timed in the same run. Writes
-training_speed.csv, .md and .png below --output. Made for one GPU or TPU (it was not run on one yet); a rehearsal anywhere:
+Times the step of the trainer (Adam, an average of the weights, donated state) for each method and DiT, on random latents of
+images: milliseconds a step, rows a second, memory, and the model FLOPs utilisation, which is matmul FLOPs without recomputation
+over time and peak rate. Without --peak_tflops the peak rate is measured in the same run, with a large matmul of the same dtype.
+Writes training_speed.csv, .md and .png below --output. Made for one GPU or TPU, and not run on one yet; a rehearsal on any
+machine:
 
     python -m experiments.benchmark_training --sizes=tiny/2 --latent=8 --batch=16
 """
@@ -30,7 +31,7 @@ SIZES = flags.DEFINE_list("sizes", ["B/4", "XL/2"], "SIZE/PATCH of the transform
 METHODS = flags.DEFINE_list("methods", ["flow_matching", "meanflow", "tvm"], "which methods, as their recipes split the rows")
 LATENT = flags.DEFINE_integer("latent", 32, "height and width of the latents, which have four channels", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch", 64, "rows, a multiple of 16", lower_bound=16)
-DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "of the computation; parameters are float32")
+DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "dtype of the computation; parameters are float32")
 REMAT = flags.DEFINE_bool("remat", False, "recompute the blocks in the backward pass")
 STEPS = flags.DEFINE_integer("steps", 10, "steps that are timed", lower_bound=1)
 PEAK = flags.DEFINE_float(
@@ -40,16 +41,16 @@ CLASSES = 1_000
 
 
 def networks():
-    """{"B/4": net}; raises InputError for what is no size and patch, or no network for these latents."""
-    found = {}
+    """{"B/4": net}; raises InputError for a --sizes that is no SIZE/PATCH, or that does not fit the latents."""
+    nets = {}
     for name in SIZES.value:
         size, _, patch = name.partition("/")
         if not patch.isdigit() or int(patch) < 1:
             raise typing.InputError(f"--sizes={name}: expected SIZE/PATCH, e.g. B/4; sizes: {', '.join(models.DIT_SIZES)}.")
         fields = {"patch": int(patch), "dtype": DTYPE.value, "num_classes": CLASSES}
-        found[name] = models.make("dit", size=size, remat="nothing_saveable" if REMAT.value else "", **fields)
-        jax.eval_shape(lambda net=found[name]: net.init(jax.random.key(0), jnp.zeros((1, *shape())), 1.0, 0.0))
-    return found
+        nets[name] = models.make("dit", size=size, remat="nothing_saveable" if REMAT.value else "", **fields)
+        jax.eval_shape(lambda net=nets[name]: net.init(jax.random.key(0), jnp.zeros((1, *shape())), 1.0, 0.0))
+    return nets
 
 
 def shape():
@@ -87,7 +88,7 @@ def training_program(name, net, devices=None):
 def measure(name, size, net, peak):
     step, init = training_program(name, net)
     state, *rest = jax.jit(init)()
-    state = jax.tree.map(jnp.copy, state)  # donated: it must share no buffer with a teacher's weights
+    state = jax.tree.map(jnp.copy, state)  # it is donated, so it must share no buffer with a teacher's weights
     executable = jax.jit(step, donate_argnums=0).lower(state, *rest).compile()
     memory, seconds = executable.memory_analysis(), []
     for _ in range(2 + STEPS.value):
@@ -96,17 +97,17 @@ def measure(name, size, net, peak):
         seconds.append(time.perf_counter() - start)
     if not np.isfinite(metrics["loss"]):
         raise typing.InputError(
-            f"{name} on DiT-{size}: the loss is {metrics['loss']} after {len(seconds)} steps; nothing was measured."
+            f"{name} on DiT-{size}: the loss is {metrics['loss']} after {len(seconds)} steps, so the times mean nothing."
         )
-    own, median = model_flops(name, net), float(np.median(seconds[2:]))
+    matmuls, median = model_flops(name, net), float(np.median(seconds[2:]))
     return {
         "network": f"DiT-{size}",
         "method": name,
         "ms a step": 1e3 * median,
         "spread": 1e3 * float(np.subtract(*np.quantile(seconds[2:], [0.75, 0.25]))),
         "rows a second": BATCH.value / median,
-        "TFLOPs a step": own / 1e12,
-        "utilisation": own / median / peak,
+        "TFLOPs a step": matmuls / 1e12,
+        "utilisation": matmuls / median / peak,
         "temp GiB": memory.temp_size_in_bytes / 2**30 if memory else float("nan"),
         "arguments GiB": memory.argument_size_in_bytes / 2**30 if memory else float("nan"),
     }
@@ -115,21 +116,22 @@ def measure(name, size, net, peak):
 def main():
     for name in METHODS.value:
         checks.member("method", name, methods.METHODS)
-    found, path = networks(), pathlib.Path(OUTPUT.value)
-    if not found or not METHODS.value or BATCH.value % 16:
+    nets, path = networks(), pathlib.Path(OUTPUT.value)
+    if not nets or not METHODS.value or BATCH.value % 16:
         raise typing.InputError(f"--batch={BATCH.value} and lists: expected a multiple of 16, a size and a method.")
     flops.host()
     peak = 1e12 * PEAK.value or matmul_rate()
     about = (
-        f"Batch {BATCH.value}, latents {LATENT.value} x {LATENT.value} x 4, {DTYPE.value}, remat {REMAT.value}, {STEPS.value} steps; utilisation"
-        f" of {peak / 1e12:.3g} TFLOPs a second, {'as given' if PEAK.value else 'a large matmul here'}. {datetime.date.today()},"
-        f" {jax.devices()[0].device_kind} ({jax.default_backend()}, {platform.machine()}), jax {jax.__version__}:"
-        f" `{command_line.typed('benchmark_training')}`."
+        f"Batch {BATCH.value}, latents {LATENT.value} x {LATENT.value} x 4, {DTYPE.value}, remat {REMAT.value},"
+        f" {STEPS.value} steps; utilisation of {peak / 1e12:.3g} TFLOPs a second,"
+        f" {'as given' if PEAK.value else 'a large matmul'}."
+        f" {datetime.date.today()}, {jax.devices()[0].device_kind} ({jax.default_backend()}, {platform.machine()}),"
+        f" jax {jax.__version__}: `{command_line.typed('benchmark_training')}`."
     )
     rows = []
-    pairs = [(name, size) for size in found for name in METHODS.value]
+    pairs = [(name, size) for size in nets for name in METHODS.value]
     for name, size in tqdm.tqdm(pairs, unit="step", desc="training steps"):
-        rows.append(measure(name, size, found[size], peak))
+        rows.append(measure(name, size, nets[size], peak))
         text = tables.write(path / "training_speed", rows, about)
     plots.bars(
         path / "training_speed.png",

@@ -14,24 +14,24 @@ SAMPLER_HELP = (
     "flow_map, consistency, gamma:gamma=0.5, restart:low=0.2,high=0.6,repeats=2, euler, heun, midpoint or adaptive:rtol=1e-5;"
     " default: that of the run's config"
 )
-GUIDANCE_HELP = "scale of the guidance, of a run that learned several; default: the median of them"
+GUIDANCE_HELP = "guidance scale, for a run that was trained with a range of scales; default: the median of the range"
 INTERVAL_HELP = (
-    "two times LOW,HIGH between which to guide, LOW up to 0.5 and HIGH from it, of a run of the kind imf; default: 0,1"
+    "LOW,HIGH, the times between which samples are guided, LOW <= 0.5 <= HIGH, for a run of the kind imf; default: 0,1"
 )
 GRID_HELP = "uniform, shifted:shift=3, karras:sigma_min=0.002,sigma_max=80,rho=7, or times such as 1,0.8,0.3,0"
 
 
-EXIT_PEER_DIED = 3  # status of a process that ends because another process of its run died
-PEER_DIED = "gloo|nccl|connection|coordination|heartbeat|peer|unavailable|deadline"  # words in JAX's error for it
+EXIT_PEER_DIED = 3  # exit status of a process that ends because another process of the run died
+PEER_DIED = "gloo|nccl|connection|coordination|heartbeat|peer|unavailable|deadline"  # words in the error that JAX raises then
 CHECKPOINT_HELP = "step of the checkpoint, or best, by the run's config.best; default: the newest"
 
 
 def run(main, arguments=""):
-    """Runs `main()` as a script: mistakes of a person end in one sentence on stderr and status 2, without a traceback.
+    """Runs `main()` as a script. A mistake in its input ends it with one sentence on stderr and status 2, without a traceback.
 
     Args:
       main: the script.
-      arguments: its arguments besides flags, in words; "": none.
+      arguments: a description of the arguments that are no flags; "": there are none.
     """
     app.run(lambda argv: _one_sentence(lambda: main(*_arguments(argv, arguments))), flags_parser=_parse)
 
@@ -40,20 +40,20 @@ def define_processes():
     """The flags of a script that may run as one of several processes, for `join`."""
     return (
         flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, the same for all processes"),
-        flags.DEFINE_integer("processes", 0, "how many processes there are; with --coordinator"),
-        flags.DEFINE_integer("process", -1, "which of them this is, from 0; with --coordinator"),
-        flags.DEFINE_bool("distributed", False, "join the other processes as JAX finds them, as on a TPU pod slice"),
+        flags.DEFINE_integer("processes", 0, "number of processes; with --coordinator"),
+        flags.DEFINE_integer("process", -1, "index of this process, from 0; with --coordinator"),
+        flags.DEFINE_bool("distributed", False, "join the processes that JAX detects, as on a TPU pod slice"),
     )
 
 
 def join(processes):
-    """Joins the other processes by the flags of `define_processes` or the environment; a single process does nothing."""
+    """Joins the other processes, given by the flags of `define_processes` or the environment; does nothing for one process."""
     coordinator, number, process, distributed = (flag.value for flag in processes)
     hosts.initialize(coordinator, number, process, distributed=distributed)
 
 
 def whole_numbers(name, values, low, needed=False):
-    """Flag values as ints, () for none; raises InputError unless each is at least `low` and, if `needed`, there is one."""
+    """Flag values as ints, () for none. Raises InputError if one is below `low`, or if there is none and `needed`."""
     try:
         given = tuple(int(value) for value in values)
     except ValueError:
@@ -67,7 +67,7 @@ def whole_numbers(name, values, low, needed=False):
 
 
 def numbers(name, values, count=None):
-    """Flag values as floats, () for none; raises InputError unless all are numbers, and `count` of them if it is given."""
+    """Flag values as floats, () for none. Raises InputError if one is no number, or if there are not `count` (None: any)."""
     try:
         given = tuple(float(value) for value in values)
     except ValueError:
@@ -79,7 +79,7 @@ def numbers(name, values, count=None):
 
 
 def typed(module):
-    """The command line of this script without the flags of its output folder, for the line above a table."""
+    """The command line of this script without its output folder, for the line above a table."""
     given = [flag for flag in sys.argv[1:] if not flag.startswith(("--output", "--workdir"))]
     return " ".join(["python -m", f"experiments.{module}", *given])
 
@@ -90,7 +90,7 @@ def _parse(argv):
         if flags.FLAGS["verbosity"].using_default_value:
             logging.set_verbosity(logging.WARNING)
         if "config" in flags.FLAGS:
-            hasattr(flags.FLAGS.config, "keys")  # a config file that does not exist is only missed when it is read
+            hasattr(flags.FLAGS.config, "keys")  # reads the config file, so that a missing one is an error here
         return rest
 
     # Config files run while flags are parsed, and ml_collections reports an unknown field as an AttributeError.
@@ -123,7 +123,7 @@ def _one_sentence(work, *expected):
 
 
 def _leave(status):
-    """Ends the process; one of several at once, because at exit JAX would wait for the others, which wait for this one."""
+    """Ends the process. One of several skips JAX's exit handlers, which would wait for processes that wait for this one."""
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -136,6 +136,6 @@ def _sentence(error):
     if isinstance(error, KeyError) or isinstance(cause, KeyError):
         return "the config has no field " + str(cause).strip("\"'") + "."
     text = str(error) if isinstance(error, OSError) else str(cause)
-    if "Traceback" in text:  # of an exception in a config file; its last line is the message
+    if "Traceback" in text:  # an exception in a config file; its last line is the message
         text = text.strip().splitlines()[-1].partition(": ")[2]
     return " ".join(text.split())

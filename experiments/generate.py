@@ -1,9 +1,9 @@
 """Writes many samples of a run: python -m experiments.generate --workdir=runs/demo --output=runs/demo/samples_50k --num=50000
 
-Shards of --shard samples appear in --output one after the other, shard_00000.npz with the arrays x and label and so on, in
-bounded memory and on all devices of this machine, or of all processes (docs/pods.md). A killed command goes on where it was,
-and the files are the same. Measure them with python -m experiments.evaluate --workdir=runs/demo
---samples=runs/demo/samples_50k. On two CPU cores 100,000 one-step digits take about a minute.
+Writes shards of --shard samples into --output: shard_00000.npz with the arrays x and label, and so on. Uses bounded memory and
+all devices of this machine, or of all processes (docs/pods.md). The same command continues a killed run and writes the same
+files. Measure them with python -m experiments.evaluate --workdir=runs/demo --samples=runs/demo/samples_50k. On two CPU cores
+100,000 one-step digits take about a minute.
 """
 
 from absl import flags
@@ -14,7 +14,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 OUTPUT = flags.DEFINE_string("output", None, "folder of the samples")
 NUM = flags.DEFINE_integer("num", 50_000, "number of samples")
 STEPS = flags.DEFINE_integer("steps", 1, "steps of the sampler")
-LABELS = flags.DEFINE_list("labels", [], "classes to sample, in turn; none: all of them")
+LABELS = flags.DEFINE_list("labels", [], "classes of the samples, in turn; default: all classes")
 SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper_bound=2**32 - 1)
 EMA = flags.DEFINE_string(
     "ema", "", "decay of the averaged weights, or none for the raw ones; default: the run's first average"
@@ -25,7 +25,7 @@ GRID = flags.DEFINE_string("grid", "uniform", command_line.GRID_HELP)
 GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
 INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP)
 SHARD = flags.DEFINE_integer("shard", 8_192, "samples in a file")
-DTYPE = flags.DEFINE_string("dtype", "float32", "float32, or uint8 for images, 0 to 255")
+DTYPE = flags.DEFINE_string("dtype", "float32", "float32, or uint8 (0 to 255) for images")
 PROCESSES = command_line.define_processes()
 flags.mark_flags_as_required(["workdir", "output"])
 

@@ -1,7 +1,11 @@
-"""Several processes of a script on this machine: python -m experiments.launch --processes=2 -- train --config=configs/meanflow.py:digits --workdir=runs/digits
+"""Runs a script as several processes on this machine:
 
-The script and its flags stand behind --. The processes join each other through JAX's runtime, and each has --devices GPUs to
-itself. SIGTERM or Ctrl-C stops and saves all of them. When one dies the others are ended within seconds, with one sentence, and the same command goes on from the last checkpoint. For several machines see docs/pods.md: one process on each.
+    python -m experiments.launch --processes=2 -- train --config=configs/meanflow.py:digits --workdir=runs/digits
+
+The name and the flags of the script follow --. The processes join each other through JAX's runtime, and each uses --devices
+GPUs that no other uses. SIGTERM or Ctrl-C stops all of them after they have saved. When one dies, the others are ended within
+seconds, with one sentence, and the same command continues from the last checkpoint. For several machines see docs/pods.md: one
+process on each.
 """
 
 import os
@@ -16,10 +20,10 @@ from absl import flags
 from experiments import command_line
 from flowjax.training import hosts
 
-NUMBER = flags.DEFINE_integer("processes", 2, "how many", lower_bound=1)
-DEVICES = flags.DEFINE_integer("devices", 1, "GPUs of each process, in order; on a CPU it means nothing", lower_bound=1)
-GRACE = 5.0  # seconds that the others have to end by themselves
-PEER_DIED = (command_line.EXIT_PEER_DIED, -signal.SIGABRT)  # exit statuses of a process that ends because another died
+NUMBER = flags.DEFINE_integer("processes", 2, "number of processes", lower_bound=1)
+DEVICES = flags.DEFINE_integer("devices", 1, "GPUs of each process, in order; without effect on a CPU", lower_bound=1)
+GRACE = 5.0  # seconds after which the other processes are killed
+PEER_DIED = (command_line.EXIT_PEER_DIED, -signal.SIGABRT)  # exit statuses of a process that ended because another died
 
 
 def main(script, *given):
@@ -29,19 +33,19 @@ def main(script, *given):
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
     children = []
 
-    def pass_on(stop, frame):
+    def forward(stop, frame):
         for child in children:
             if child.poll() is None:
-                child.send_signal(signal.SIGTERM if stop == signal.SIGHUP else stop)  # of a closed terminal
+                child.send_signal(signal.SIGTERM if stop == signal.SIGHUP else stop)  # SIGHUP: the terminal was closed
 
     for stop in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(stop, pass_on)
+        signal.signal(stop, forward)
     for number in range(NUMBER.value):
         variables = dict(zip(hosts.VARIABLES, (coordinator, str(NUMBER.value), str(number))))
         local = range(number * DEVICES.value, (number + 1) * DEVICES.value)
         variables["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, local))
         command = [sys.executable, "-m", f"experiments.{script}", *given]
-        # A new session, so that Ctrl-C in the terminal reaches it once, from here.
+        # A new session: Ctrl-C in the terminal reaches the process only through `forward`, once.
         children.append(subprocess.Popen(command, env=os.environ | variables, start_new_session=True))
 
     # --------------------------------------------------------------------------------------------------------- wait
@@ -56,7 +60,7 @@ def main(script, *given):
         ((n, child.returncode) for n, child in enumerate(children) if child.returncode), key=lambda each: each[0] not in first
     )
     for child in children:
-        child.kill()  # what has ended does not mind
+        child.kill()  # without effect on a process that has ended
         child.wait()
     number, status = min(died, key=lambda each: each[1] in PEER_DIED)
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

@@ -1,9 +1,9 @@
 """Do the tests bite? python -m experiments.mutants
 
-Changes one small thing at a time in a copy of the repository (a sign, a factor, a bound, a stop-gradient that is dropped, two
-times that are swapped) and runs the quick tests that stand for the file. A change that no test notices is a mutant that is alive;
-the script lists all and ends with status 1 if one is. `--seed` chooses other changes; those of the default seed are all noticed.
-About half an hour on two CPU cores.
+Makes one small change at a time in a copy of the repository (a sign, a factor, a bound, a dropped stop-gradient, two swapped
+times) and runs the quick tests of the changed file. A mutant, one such change, is alive if no test fails. The script lists all
+mutants and ends with status 1 if one is alive. `--seed` draws other changes; all those of the default seed fail a test. About
+half an hour on two CPU cores.
 
     python -m experiments.mutants --seed=1 --count=40 --output=runs/mutants
 """
@@ -26,25 +26,25 @@ from absl import flags
 from experiments import command_line, tables
 from flowjax import typing
 
-SEED = flags.DEFINE_integer("seed", 0, "of the choice of changes", lower_bound=0)
-COUNT = flags.DEFINE_integer("count", 18, "changes that are drawn, besides those of FIXED", lower_bound=0)
-WORKERS = flags.DEFINE_integer("workers", 2, "copies of the repository that are tested at a time", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "seed of the drawn changes", lower_bound=0)
+COUNT = flags.DEFINE_integer("count", 18, "number of drawn changes, besides those of FIXED", lower_bound=0)
+WORKERS = flags.DEFINE_integer("workers", 2, "copies of the repository that are tested at once", lower_bound=1)
 OUTPUT = flags.DEFINE_string("output", "", "folder for mutants.md and mutants.csv; default: only print")
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Where changes are made, and the test files that stand for what is there.
+# Files that are changed, and the test files that must notice it.
 SUBJECTS = {
     "flowjax/losses/*.py": "tests/test_losses*.py",
     "flowjax/methods/*.py": "tests/test_methods*.py",
     "flowjax/samplers/*.py": "tests/test_samplers*.py",
     "flowjax/training/step.py": "tests/test_training*.py",
 }
-# Two changes that no quick test noticed once: (file, text, changed text, tests).
+# Two changes that once no quick test noticed: (file, text, changed text, tests).
 FIXED = (
     ("flowjax/plots/images.py", "x[labels == c][:shown]", "x[:shown]", "tests/test_pictures.py"),
     ("flowjax/training/log.py", "(step - 1) // ", "0 // ", "tests/test_training*.py"),
 )
-# Changes that nothing can notice: (part of the line, text that is replaced). Here an outer stop-gradient covers the inner one.
+# Changes without effect: (part of the line, replaced text). Here an outer stop-gradient covers the inner one.
 EQUIVALENT = (
     ("sg(V(sg(F), t, t))", "sg"),
     ("sg(V_target(sg(F), t, t))", "sg"),
@@ -60,11 +60,11 @@ class Mutant(NamedTuple):
     """One change.
 
     Attributes:
-      path: of the file, below the repository.
+      path: of the file, relative to the repository.
       line: number of the line.
-      start: offset of the text that is replaced, in characters.
-      old: that text.
-      new: what stands there instead.
+      start: offset of the replaced text, in characters.
+      old: the replaced text.
+      new: the text in its place.
       tests: pattern of the test files that must notice it.
     """
 
@@ -84,24 +84,24 @@ class Mutant(NamedTuple):
 
 
 def mutants(path, tests):
-    """All changes of a file, a list of Mutant: of the code of its functions, not of texts, errors, checks or annotations."""
+    """All changes of a file, a list of Mutant. They change code of functions, not strings, errors, checks or annotations."""
     text = (ROOT / path).read_text()
     lines = [0]
     for line in text.splitlines(keepends=True):
         lines.append(lines[-1] + len(line))
     place = lambda node: (lines[node.lineno - 1] + node.col_offset, lines[node.end_lineno - 1] + node.end_col_offset)
-    found = []
+    changes = []
     for node in _code(ast.parse(text)):
         start, end = place(node)
         for first, old, new in _changes(node, text[start:end], lambda inner, start=start: [at - start for at in place(inner)]):
-            found.append(Mutant(path, node.lineno, start + first, old, new, tests))
+            changes.append(Mutant(path, node.lineno, start + first, old, new, tests))
     source = text.splitlines()
     same = lambda mutant: any(part in source[mutant.line - 1] and mutant.old == old for part, old in EQUIVALENT)
-    return [mutant for mutant in found if not same(mutant)]
+    return [mutant for mutant in changes if not same(mutant)]
 
 
 def _code(tree):
-    """The nodes of the functions of a module, without what raises, checks or annotates."""
+    """The syntax nodes of the functions of a module, without errors, checks and annotations."""
     skipped = (ast.Raise, ast.Assert, ast.JoinedStr, ast.arg, ast.AnnAssign)
     waiting = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     while waiting:
@@ -114,7 +114,7 @@ def _code(tree):
 
 
 def _changes(node, text, place):
-    """(offset, old, new) of each small change of a node, whose text is `text`; `place(inner)` is where an inner node stands in it."""
+    """(offset, old, new) of each change of a node. `text` is its source, `place(inner)` the range of an inner node in it."""
     if isinstance(node, (ast.BinOp, ast.Compare)):
         left, right = (node.left, node.right) if isinstance(node, ast.BinOp) else (node.left, node.comparators[0])
         operator = node.op if isinstance(node, ast.BinOp) else node.ops[0]
@@ -139,13 +139,13 @@ def _changes(node, text, place):
 
 
 def chosen(seed, count):
-    """The changes of a seed, a list of Mutant: FIXED, then as many of each of SUBJECTS as `count` gives, drawn without replacement."""
-    draw, found = random.Random(seed), [_fixed(*entry) for entry in FIXED]
+    """The changes of a seed, a list of Mutant: FIXED, then `count` drawn without replacement, evenly from SUBJECTS."""
+    generator, changes = random.Random(seed), [_fixed(*entry) for entry in FIXED]
     for number, (pattern, tests) in enumerate(SUBJECTS.items()):
         every = [mutant for path in sorted(ROOT.glob(pattern)) for mutant in mutants(str(path.relative_to(ROOT)), tests)]
         share = count // len(SUBJECTS) + (number < count % len(SUBJECTS))
-        found += draw.sample(every, min(share, len(every)))
-    return found
+        changes += generator.sample(every, min(share, len(every)))
+    return changes
 
 
 def _fixed(path, old, new, tests):
@@ -158,7 +158,7 @@ def _fixed(path, old, new, tests):
 
 
 def notice(mutant, copy):
-    """(the test that fails, or "ALIVE", seconds) of a change in a copy of the repository, which is as before afterwards."""
+    """(the test that fails or "ALIVE", seconds) of a change in a copy of the repository, which is undone afterwards."""
     file, start = copy / mutant.path, time.perf_counter()
     before = file.read_text()
     file.write_text(mutant.applied(before))
@@ -179,7 +179,7 @@ def notice(mutant, copy):
 
 
 def _copies(folder, count):
-    """Copies of what git tracks, as it is now."""
+    """Copies of the tracked files of the working tree."""
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     for number in range(count):
         for file in files:
@@ -190,7 +190,6 @@ def _copies(folder, count):
 
 
 def main():
-    """The script."""
     waiting, rows = chosen(SEED.value, COUNT.value), []
     with tempfile.TemporaryDirectory(prefix="flowjax_mutants_") as folder, tqdm.tqdm(total=len(waiting), unit="mutant") as bar:
         free = list(_copies(pathlib.Path(folder), WORKERS.value))

@@ -1,8 +1,9 @@
-"""Runs the notebooks and stores what they show: python -m experiments.notebooks --only=flow_maps
+"""Runs the notebooks and stores their outputs: python -m experiments.notebooks --only=flow_maps
 
-Of each notebook, or of those named, runs the text, notebooks/NUMBER_NAME.py, in a kernel of its own and writes the .ipynb beside it, with
-outputs and the seconds that it took, and docs/notebook_NAME.png, the picture of the cell tagged "picture". Nothing is written of a
-notebook that fails. All six take about ten minutes on two CPU cores, with the run of `make demo` at hand for the fifth.
+Runs the text of each notebook, notebooks/NUMBER_NAME.py, in a new kernel (of all notebooks, or of those in --only). Writes the
+.ipynb beside the text, with outputs and the seconds of the run, and docs/notebook_NAME.png, the picture of the cell tagged
+"picture". A notebook that fails is not written. All six take about ten minutes on two CPU cores; the fifth needs the run of
+`make demo` for this.
 """
 
 import base64
@@ -22,23 +23,23 @@ from experiments import command_line
 from flowjax import checks, typing
 
 ONLY = flags.DEFINE_list("only", [], "names of the notebooks to run; default: all")
-ENCRYPTED = config.Config({"KernelManager": {"transport_encryption": "auto"}})  # or the kernel complains
+ENCRYPTED = config.Config({"KernelManager": {"transport_encryption": "auto"}})  # without it the kernel warns
 ROOT = pathlib.Path(__file__).parents[1]
 TEXTS = sorted((ROOT / "notebooks").glob("[0-9]*_*.py"))
 NAMES = {text.stem.partition("_")[2]: text for text in TEXTS}
 
 
 def executed(text, settings="", before=""):
-    """A notebook with outputs, as nbformat has it.
+    """Runs a notebook; returns it with outputs, a NotebookNode of nbformat.
 
     Args:
       text: the .py file.
-      settings: code that stands after the cell tagged "parameters" and may set them otherwise.
-      before: code that stands before everything.
+      settings: code of a cell after the one tagged "parameters", which may change them; "": none.
+      before: code of a cell before all others; "": none.
 
     Raises:
-      InputError: unless one cell is tagged so.
-      nbclient.exceptions.CellExecutionError: if a cell does.
+      InputError: unless exactly one cell is tagged "parameters".
+      nbclient.exceptions.CellExecutionError: if a cell raises an exception.
     """
     notebook = jupytext.read(text)
     tagged = [number for number, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ())]
@@ -57,7 +58,7 @@ def executed(text, settings="", before=""):
 
 
 def picture(notebook):
-    """The PNG in the outputs of the cell tagged "picture"; raises InputError if there is none."""
+    """The bytes of the PNG of the cell tagged "picture"; raises InputError if there is none."""
     for cell in notebook.cells:
         if "picture" in cell.metadata.get("tags", ()):
             for output in cell.outputs:

@@ -1,13 +1,15 @@
-"""Writes a teacher's trajectories, noise with what becomes of it: python -m experiments.reflow --workdir=runs/flow_matching
---output=runs/pairs
+"""Writes trajectories of a teacher, from noise to data:
 
-Any method then trains on that coupling: --config.data.coupling=runs/pairs. rectified_meanflow is MeanFlow on it:
+    python -m experiments.reflow --workdir=runs/flow_matching --output=runs/pairs
 
-    python -m experiments.train --config=configs/method.py:rectified_meanflow,digits --config.data.coupling=runs/pairs
-    --workdir=runs/rectified
+Any method trains on this coupling with --config.data.coupling=runs/pairs. rectified_meanflow is MeanFlow on it:
 
-With --points=17 the folder holds 17 points of each trajectory, which consistency mid-training (cmt) learns from. A killed run
-goes on where it was. On two CPU cores 65,536 pairs of points take seconds, 8,192 digits by 64 Heun steps about two minutes.
+    python -m experiments.train --config=configs/method.py:rectified_meanflow,digits --config.data.coupling=runs/pairs \\
+      --workdir=runs/rectified
+
+With --points=17 the folder holds 17 points of each trajectory, from which consistency mid-training (cmt) learns. The same
+command continues a killed run. On two CPU cores 65,536 pairs of points take seconds, 8,192 digits by 64 Heun steps about two
+minutes.
 """
 
 from absl import flags
@@ -18,9 +20,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder of the teacher's run")
 OUTPUT = flags.DEFINE_string("output", None, "folder of the trajectories")
 NUM = flags.DEFINE_integer("num", 65_536, "number of trajectories")
 STEPS = flags.DEFINE_integer("steps", 64, "steps of the solver")
-POINTS = flags.DEFINE_integer("points", 2, "points of each trajectory that are kept, both ends among them")
+POINTS = flags.DEFINE_integer("points", 2, "stored points of each trajectory, both ends included")
 SOLVER = flags.DEFINE_string("solver", "heun", "euler or heun")
-SEED = flags.DEFINE_integer("seed", 0, "of the noise")
+SEED = flags.DEFINE_integer("seed", 0, "seed of the noise")
 flags.mark_flags_as_required(["workdir", "output"])
 
 

@@ -1,8 +1,8 @@
 """Samples a run: python -m experiments.sample --workdir=runs/demo --steps=1,2,4 --labels=0,3,7 --seed=0 --num=64
 
-Needs the workdir alone. Writes sample.png and sample.npz there (or to --out): one array of samples for each number of steps, all
-from the same noise, and the labels. With --invert it carries held-out data to the noise that it comes from, and back; the defaults
-are then heun and 32 steps each way (few networks learn jumps from data to noise).
+Needs only the workdir. Writes sample.png and sample.npz there, or to --out: an array of samples for each number of steps, all
+from the same noise, and the labels. With --invert it carries held-out data to their noise and back, by 32 Heun steps in each
+direction unless --sampler and --steps are given (few networks learn jumps from data to noise).
 """
 
 import pathlib
@@ -15,7 +15,7 @@ from flowjax import plots
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 STEPS = flags.DEFINE_list("steps", [], "numbers of steps; default: those of the run's config, 32 to invert")
-LABELS = flags.DEFINE_list("labels", [], "classes to sample, in turn; none: all of them")
+LABELS = flags.DEFINE_list("labels", [], "classes of the samples, in turn; default: all classes")
 SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper_bound=2**32 - 1)
 NUM = flags.DEFINE_integer("num", 64, "number of samples", lower_bound=1)
 EMA = flags.DEFINE_string(
@@ -26,8 +26,8 @@ SAMPLER = flags.DEFINE_string("sampler", "", command_line.SAMPLER_HELP)
 GRID = flags.DEFINE_string("grid", "uniform", command_line.GRID_HELP)
 GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
 INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP)
-INVERT = flags.DEFINE_bool("invert", False, "carry held-out data to noise and back instead, in the largest of --steps")
-OUT = flags.DEFINE_string("out", "", "path of the files without ending; default: WORKDIR/sample")
+INVERT = flags.DEFINE_bool("invert", False, "carry held-out data to noise and back instead; takes the largest of --steps")
+OUT = flags.DEFINE_string("out", "", "path of the files without ending; default: WORKDIR/sample, or WORKDIR/inversion")
 flags.mark_flag_as_required("workdir")
 
 
@@ -59,7 +59,7 @@ def main():
 
 
 def invert(run, steps, options):
-    """Held-out data, the noise that it comes from, and what becomes of that noise: a picture and the error of the round trip."""
+    """Writes held-out data, their noise, and the samples from that noise; prints the error of the round trip."""
     from flowjax import data
 
     rows = data.arrays(run.source("test"), limit=NUM.value)

@@ -7,16 +7,23 @@ from flowjax import folders
 
 
 def markdown(rows):
-    """Rows, dicts with the same keys of names, numbers and pairs (number, its error), as a Markdown table."""
+    """A Markdown table of rows: dicts with the same keys, whose values are strings, numbers or pairs (number, its error)."""
     names = list(rows[0])
     shown = [[_cell(row[n]) for n in names] for row in rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (names, ["---"] * len(names), *shown))
 
 
 def write(path, rows, about, shown=None):
-    """Writes rows, as in `markdown`, as PATH.md (under a line `about` them) and PATH.csv; there an error has a separate column.
+    """Writes a table as PATH.md and PATH.csv.
 
-    `shown` are the rows of the Markdown, if others. Returns the Markdown.
+    Args:
+      path: pathlib.Path of both files, without ending.
+      rows: as in `markdown`. In the CSV a pair (number, its error) has two columns.
+      about: the line above the Markdown table.
+      shown: rows of the Markdown table; None: `rows`.
+
+    Returns:
+      The text of the Markdown file.
     """
     text = about + "\n\n" + markdown(shown or rows) + "\n"
     write_csv(path.with_name(f"{path.name}.csv"), [_apart(row) for row in rows])

@@ -1,9 +1,9 @@
 """Trains any method: python -m experiments.train --config=configs/meanflow.py:digits --workdir=runs/digits
 
-Any field can be overridden: --config.optim.learning_rate=3e-4, --config.mesh.fsdp=8. The same command on the same workdir goes on
-where it was stopped or killed, on any number of devices and hosts. Writes config.json, metrics.jsonl, TensorBoard events,
-samples/*.png and checkpoints/ into the workdir. --dry_run compiles the step and prints what it needs of each device, nothing else;
---profile=100:110 writes a trace of these steps into WORKDIR/profile. Several processes: docs/pods.md.
+Any field can be overridden: --config.optim.learning_rate=3e-4, --config.mesh.fsdp=8. The same command on the same workdir
+continues a training that was stopped or killed, on any number of devices and hosts. Writes config.json, metrics.jsonl,
+TensorBoard events, samples/*.png and checkpoints/ into the workdir. --dry_run compiles the step, prints its memory and
+collectives, and exits. --profile=100:110 writes a trace of these steps into WORKDIR/profile. Several processes: docs/pods.md.
 """
 
 from absl import flags
@@ -14,9 +14,9 @@ from experiments import command_line
 CONFIG = config_flags.DEFINE_config_file("config", None, "config file and preset, FILE.py:PRESET")
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run")
 DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "compile the step by shapes alone and print per-device memory and the collectives of one step, then exit"
+    "dry_run", False, "compile the step without data, print per-device memory and the collectives of one step, and exit"
 )
-PROFILE = flags.DEFINE_string("profile", "", "START:STOP, steps of which a trace is written")
+PROFILE = flags.DEFINE_string("profile", "", "START:STOP, the steps of which a trace is written")
 PROCESSES = command_line.define_processes()
 flags.mark_flags_as_required(["config"])
 
@@ -38,7 +38,7 @@ def main():
 
 
 def profiled():
-    """The steps of --profile, () for none."""
+    """(START, STOP) of --profile, or ()."""
     from flowjax import typing
 
     start, colon, stop = PROFILE.value.partition(":")
