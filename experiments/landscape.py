@@ -359,7 +359,7 @@ def main():
                 if not train(name, config, path):
                     return
                 results[name] = measured(name, config, path, real)
-            except Exception as error:  # whatever it is, it stands in the row, and the others go on
+            except Exception as error:  # of any kind: it stands in the row, and the other methods are trained
                 known = isinstance(error, (NonFiniteError, typing.InputError))
                 failed[name] = " ".join(f"{'' if known else f'{type(error).__name__}: '}{error}".split())[:300]
                 folders.write_text(path / f"{name}.failure.txt", "".join(traceback.format_exception(error)))

@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from flowjax import typing
@@ -34,7 +34,7 @@ def check_free(path: Path, marker: str, flag: str) -> None:
         raise typing.InputError(f"{flag}={path} is not empty and holds no {marker}; give a new or empty folder.")
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], names) -> str:
+def differences(old: dict[str, Any], new: dict[str, Any], names: Iterable[str]) -> str:
     """The values of both dicts for each of `names` where they differ, as part of a sentence; "" if they agree."""
     differ = [name for name in names if old.get(name) != new.get(name)]
     return "; ".join(f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in differ)

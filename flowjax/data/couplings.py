@@ -49,8 +49,8 @@ def trajectories(folder: str, like: pipeline.Source) -> pipeline.Source:
     about = json.loads((path / folders.ABOUT).read_text())
     if about["done"] < about["count"]:
         raise typing.InputError(
-            f"config.data.coupling={folder} holds {about['done']} of {about['count']} rows; the command that began it continues:"
-            f" {hint}."
+            f"config.data.coupling={folder} holds {about['done']} of {about['count']} rows; the command that began it"
+            f" continues: {hint}."
         )
     if tuple(about["shape"]) != tuple(like.shape) or about["num_classes"] != like.num_classes:
         raise typing.InputError(

@@ -57,8 +57,8 @@ def pinwheel(rng: np.random.Generator, n: int) -> np.ndarray:
 _EIGHT = np.arange(8) * (np.pi / 4)
 _SQUARES = [(column, row) for column in range(-2, 2) for row in range(-2, 2) if (column + row) % 2 == 0]
 
-# The marginal velocities `v(x, t)` that are known in closed form: exact teachers. Below t = 0.02 that of the checkerboard keeps its
-# value there: closer to the data it is unbounded outside the squares, where a student lands at first.
+# The marginal velocities `v(x, t)` that are known in closed form: exact teachers. Below t = 0.02 that of the checkerboard keeps
+# its value at 0.02: closer to the data it is unbounded outside the squares, where a student lands at first.
 VELOCITIES = {
     "checkerboard": exact.boxes(_SQUARES, floor=0.02),
     "eight_gaussians": exact.blobs(1.4 * np.stack([np.cos(_EIGHT), np.sin(_EIGHT)], axis=1), 0.1),

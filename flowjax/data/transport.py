@@ -6,7 +6,7 @@ from scipy import optimize
 GROUP = 256  # the assignment takes milliseconds; its time grows with the cube
 
 
-def noise(x, label, seed, batch, first):
+def noise(x: np.ndarray, label: np.ndarray | None, seed: int, batch: int, first: int) -> np.ndarray:
     """Noise for consecutive rows of a batch, assigned to them in groups; a pure function of its arguments.
 
     Args:
@@ -27,9 +27,8 @@ def noise(x, label, seed, batch, first):
     return np.concatenate(parts)
 
 
-def assigned(x, eps, label=None):
-    """`eps` in the order that makes the sum of squared distances to `x` smallest; rows of one label exchange theirs among
-    themselves.
+def assigned(x: np.ndarray, eps: np.ndarray, label: np.ndarray | None = None) -> np.ndarray:
+    """`eps` in the order with the least sum of squared distances to `x`; rows exchange it with rows of their label only.
 
     Args:
       x: data [n, ...].
@@ -44,6 +43,6 @@ def assigned(x, eps, label=None):
     for one in [None] if label is None else np.unique(label):
         rows = np.arange(len(x)) if one is None else np.flatnonzero(label == one)
         a, b = x[rows].reshape(len(rows), -1), eps[rows].reshape(len(rows), -1)
-        # |a - b|^2 but for what no assignment changes.
+        # |a - b|^2 less the terms that are the same for every assignment.
         ordered[rows] = eps[rows][optimize.linear_sum_assignment(-(a @ b.T))[1]]
     return ordered

@@ -131,8 +131,8 @@ def _about(run: loading.Trained, real: _RealRows, count: int, facts: Mapping[str
     """A sentence on what was compared with what; `facts` are those of a folder of samples, if they are not the run's."""
     about = (
         f"{facts.get('method', run.settings.method.name)}, {facts.get('run_step', run.step)} steps of training: {count} samples"
-        f" against {len(real.reference['x'])} rows of {run.settings.data.name}; real rows: {len(real.held_out['x'])} held-out ones"
-        f" against {len(real.floor.reference)} of training. {FOOTNOTE}"
+        f" against {len(real.reference['x'])} rows of {run.settings.data.name}; real rows: {len(real.held_out['x'])} held-out"
+        f" ones against {len(real.floor.reference)} of training. {FOOTNOTE}"
     )
     times = facts["interval"]
     return about + (f" Guided at times from {times[0]} to {times[1]}." if times else "")

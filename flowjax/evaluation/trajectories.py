@@ -55,14 +55,15 @@ def write(
     info = methods.METHODS[run.settings.method.name]
     if not info.learns_velocity:
         raise typing.InputError(
-            f"--workdir={workdir} is a run of {run.settings.method.name!r}, which learns {info.learns} and no velocity V(x, t, t);"
-            " give a run of flow_matching, for example."
+            f"--workdir={workdir} is a run of {run.settings.method.name!r}, which learns {info.learns} and no velocity"
+            " V(x, t, t); give a run of flow_matching, for example."
         )
     labels = _labels(run, num)
     times = np.linspace(1.0, 0.0, points)
     about = {
         "count": num, "shape": list(run.shape), "num_classes": run.num_classes, "times": times.tolist(),
-        "data": run.settings.data.name, "teacher": str(workdir), "teacher_step": run.step, "solver": solver, "steps": steps, "seed": seed,
+        "data": run.settings.data.name, "teacher": str(workdir), "teacher_step": run.step, "solver": solver,
+        "steps": steps, "seed": seed,
     }  # fmt: skip
     carry = _carry(run, SOLVERS[solver], steps, points)
 

@@ -68,7 +68,7 @@ def _arrays(name: str, times: np.ndarray, points: np.ndarray) -> tuple[np.ndarra
         times = np.empty(0)
     if times.ndim != 2 or times.shape[1] < 2:
         raise typing.InputError(
-            f"flow_lines: the points of {name!r} have shape {points.shape}; expected [n, jumps + 1], and times that broadcast to"
-            " it."
+            f"flow_lines: the points of {name!r} have shape {points.shape}; expected [n, jumps + 1], and times that broadcast"
+            " to it."
         )
     return times, points
