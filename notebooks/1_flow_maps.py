@@ -3,9 +3,10 @@
 #
 # Takes about 60 s on two CPU cores. Nothing is trained here: every flow is known in closed form.
 #
-# A diffusion model knows the velocity `v(x, t)` of a point, from noise at `t = 1` to data at `t = 0`, and a sampler follows it in
-# many small steps (here on the path `x = (1 - t) x0 + t eps`, so that `v` points from data to noise). A **flow map** knows where the point goes, `F(x, s, t) = x + (t - s) V(x, s, t)`: from any time `s` to any time
-# `t` in one step. `V` is the average velocity along the way, the slope of a straight line from start to end.
+# Time runs from data at `t = 0` to noise at `t = 1`; here on the path `x = (1 - t) x0 + t eps`. A diffusion model learns the
+# velocity `v(x, t)` of a point, and its sampler follows the velocity from noise to data in many small steps. A **flow map**
+# goes from any time `s` to any time `t` in one step, `F(x, s, t) = x + (t - s) V(x, s, t)`. `V` is the average velocity between
+# the two times: the slope of the straight line from start to end.
 
 # %% tags=["parameters"]
 lines, rows, cells = 41, 4096, 15
@@ -22,8 +23,8 @@ from flowjax.data import points
 # %% [markdown]
 # ## A flow in one dimension
 #
-# The data are a mixture of two normal distributions. A flow in one dimension keeps the order of its points, so that its map has a
-# closed form: the point at a quantile of the noise goes to the same quantile of the data.
+# The data are a mixture of two normal distributions. A flow in one dimension keeps the order of its points. So its map has a
+# closed form: a quantile of the noise goes to the same quantile of the data.
 
 # %%
 weights, means = np.array([0.35, 0.65]), np.array([-1.5, 1.0])
@@ -36,8 +37,8 @@ plots.flow_lines(None, {"as many points between any two neighbouring lines, at a
 # %% [markdown]
 # ## One step of a diffusion sampler, one jump of a flow map
 #
-# Some points of noise, on their way to data (right to left). Euler's method follows the tangent of the line it stands on; a jump
-# goes along the chord. Look at where the dots land at time `0`, beside the ends of the grey lines.
+# Some points of noise move to data, from right to left. Euler's method follows the tangent of the flow line at each point; a
+# jump follows the chord. Compare where the dots land at time `0` with the ends of the grey lines.
 
 # %% tags=["picture"]
 start = noise[2 :: lines // 8]
@@ -57,23 +58,24 @@ for n in (1, 4, 16, 64, 256, 1024):
     print(f"{n:4} Euler steps: off by {jnp.sqrt(jnp.mean(off**2)):.4f} from where one jump lands")
 
 # %% [markdown]
-# From pure noise, every tangent points at the mean of the data, 0.125: a single Euler step puts all points there. The more steps, the
-# nearer Euler's method comes to where a single jump of the flow map lands.
+# At pure noise every tangent points at the mean of the data, 0.125, so a single Euler step puts all points there. With more
+# steps Euler's method comes nearer to where a single jump of the flow map lands.
 #
 # ## The three rules
 #
-# How does one learn `V` without knowing the flow? The velocity says where a map begins: `V(x, t, t) = v(x, t)`, the **diagonal**, which flow
-# matching learns from data (it is the **anchor** of most methods). Three rules carry it to long jumps; each is a family of losses.
+# How does one learn `V` without knowing the flow? For equal times the average velocity is the velocity, `V(x, t, t) = v(x, t)`.
+# This **diagonal** is what flow matching learns from data; it is the **anchor** of most methods. Three rules extend it to long
+# jumps, and each rule is a family of losses.
 #
-# * **Lagrangian**, the target moves: `d_t F(x, s, t) = v(F, t)`. From one start, the ends of the jumps run along a flow line.
-# * **Eulerian**, the source moves: `d_s F + dF/dx v(x, s) = 0`. Wherever on its line a point jumps off, it lands on the same spot.
+# * **Lagrangian**, the target moves: `d_t F(x, s, t) = v(F, t)`. The ends of all jumps from one start lie on a flow line.
+# * **Eulerian**, the source moves: `d_s F + dF/dx v(x, s) = 0`. All jumps that start on one flow line land on the same spot.
 # * **Compositional**, two jumps are one: `F(F(x, s, m), m, t) = F(x, s, t)`.
 #
-# Without the diagonal they pin nothing: `V = 0` keeps all three.
+# The rules alone do not determine `V`: `V = 0` satisfies all three.
 #
-# Above the exact map; below a wrong one, the tangent taken for the chord, `V(x, s, t) = v(x, s)`, which is all that a diffusion
-# model knows: the ends run along the tangent and leave the flow line; the landing wanders as the source moves; two jumps land
-# elsewhere than one.
+# The upper panels show the exact map. The lower ones show a wrong map, `V(x, s, t) = v(x, s)`, which takes the tangent for the
+# chord: its ends lie on the tangent and not on the flow line, its landing moves with the source, and two jumps land elsewhere
+# than one.
 
 
 # %%
@@ -100,11 +102,11 @@ panels = three_rules("exact", flow.V, noise[lines // 5]) | three_rules("tangent 
 plots.flow_lines(None, panels, (times, flow_lines))
 
 # %% [markdown]
-# ## Where a map breaks them
+# ## Where a map breaks the rules
 #
-# The same as numbers: by how much the tangent breaks each rule, for every pair of times, over many points. It obeys them only on the
-# diagonal, `s = t`, where chord and tangent are one. The last panel is how wrong the map really is: it grows with the length of the
-# jump.
+# The same as numbers: the error of the wrong map in each rule, for every pair of times, averaged over many points. It is zero
+# only on the diagonal, `s = t`, where chord and tangent are the same. The last panel is the true error of the map, which grows
+# with the length of the jump.
 
 # %%
 grid = (np.arange(cells) + 0.5) / cells
@@ -114,28 +116,28 @@ plots.heat_maps(None, maps, xlabel="source s", ylabel="target t", label="data pe
 # %% [markdown]
 # ## Points of the plane
 #
-# Of a checkerboard the velocity is known in closed form; its flow is followed by many steps of Heun's method, which makes the exact
-# map up to the solver's error. So the jump below hides a solver: it shows what a network will have to learn.
+# The velocity of a checkerboard is known in closed form. Many steps of Heun's method along it give the exact map, up to the
+# error of the solver. So the jump below is computed by a solver; a network has to learn it.
 
 # %%
 v = points.VELOCITIES["checkerboard"]
 V = residuals.along(v, steps=64)
 board = points.checkerboard(np.random.default_rng(0), rows)
 eps = jax.random.normal(jax.random.key(2), (rows, 2))
-found = {
+samples = {
     f"Euler, {n} step{'s' * (n > 1)}": jax.jit(samplers.euler, static_argnums=0)(v, eps, samplers.grid(n)) for n in (1, 2, 8)
 }
-found["flow map, 1 jump"] = jax.jit(samplers.flow_map, static_argnums=0)(V, eps, samplers.grid(1))
-plots.point_grid(None, {"data": board} | found, title="Data, and samples from the same noise")
+samples["flow map, 1 jump"] = jax.jit(samplers.flow_map, static_argnums=0)(V, eps, samplers.grid(1))
+plots.point_grid(None, {"data": board} | samples, title="Data, and samples from the same noise")
 
 # %%
-few = {name: np.stack([eps[:48], x[:48]], axis=1) for name, x in found.items() if name != "Euler, 8 steps"}
+few = {name: np.stack([eps[:48], x[:48]], axis=1) for name, x in samples.items() if name != "Euler, 8 steps"}
 plots.trajectories(None, few, board, title="One step leads to the mean, one jump to the data")
 
 # %%
-for name, x in found.items():
+for name, x in samples.items():
     print(f"{name:16}: sliced Wasserstein distance to the data {evals.sliced_wasserstein(np.asarray(x), board):.3f}")
 
 # %% [markdown]
-# A network that has learned `V` does in one evaluation what the solver did in many. How it can be learned, from data or from a
-# diffusion model, is the matter of the [next notebook](2_every_loss.ipynb): every loss, one page.
+# A network that has learned `V` needs one evaluation where the solver needs many. The [next notebook](2_every_loss.ipynb) shows
+# every loss that learns it, from data or from a diffusion model, on one page.

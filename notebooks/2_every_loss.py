@@ -3,9 +3,10 @@
 #
 # Takes about 20 s on two CPU cores. Nothing is trained.
 #
-# A loss of flowjax is a **pair**, `(prediction, target)`: two arrays of the shape of `x` that are equal on every true flow map (a few,
-# up to the error of one short step). How far apart they are is scored by a distance, which is not part of it. Below, all of them on a flow that is known in
-# closed form, so that every pair can be asked the same: is it zero on the truth, and what of it does the gradient see?
+# A loss of flowjax is a **pair**, `(prediction, target)`: two arrays of the shape of `x` that are equal on every true flow map
+# (in a few losses up to the error of one short step). A distance, which is not part of the loss, scores how far apart they are.
+# Below, every loss is evaluated on a flow that is known in closed form, with two questions. Are prediction and target equal on
+# the true map? Which of them does the gradient change?
 
 # %% tags=["parameters"]
 rows = 256
@@ -20,8 +21,8 @@ from flowjax import derivatives, exact, losses, plots
 jax.config.update("jax_enable_x64", True)  # to tell zero from rounding
 
 # %% [markdown]
-# Points `x` at source times `s`, target times `t`, and the exact velocity `v` there. `a` is how far the middle time `m` lies on the
-# way from `s` to `t`. The true map is `flow.V`; `wrong` is off by a wave everywhere.
+# The arguments are points `x` at source times `s`, target times `t`, and the exact velocity `v` of the points. The middle time
+# is `m = s + a (t - s)`. The true map is `flow.V`; the map `wrong` differs from it by a wave.
 
 # %%
 flow = exact.gaussian(mean=jnp.array([1.0, -0.5]), covariance=jnp.array([[1.5, 0.6], [0.6, 0.5]]))
@@ -39,20 +40,18 @@ wrong = jax.jit(lambda x, s, t: truth(x, s, t) + 0.3 * phi(x, s, t))
 # %% [markdown]
 # ## The page
 #
-# First as equations, `prediction vs target`, from the docstrings: `F = x + (t - s) V` is the jump, `sg` stops the gradient, `d_s V` is a
-# derivative along a direction.
+# First as equations, `prediction vs target`, from the docstrings. `F = x + (t - s) V` is the jump, `sg` stops the gradient, and
+# `d_s V` is a derivative along a direction.
 
 # %%
 for name in losses.__all__:
     print(f"{name:30}", next(line.strip() for line in getattr(losses, name).__doc__.splitlines() if " vs " in line))
 
 # %% [markdown]
-# Then as code.
+# Then as code, called as in a training step, but with `V` also where training takes averaged or frozen weights. `v` is a
+# velocity from data (here the exact one), `teacher` a known velocity, `truth` a known map. Two losses return two pairs.
 #
-# Each line is how a training step calls it, but with `V` also where training takes averaged or frozen weights. `v` is a velocity from
-# data (here the exact one), `teacher` a known velocity, `truth` a known map. Two losses return two pairs.
-#
-# **Diagonal and Eulerian: the source moves.** `s` and `x` go along the velocity, the landing must not change.
+# **Diagonal and Eulerian: the source moves.** `s` and `x` move along the velocity; the landing must not change.
 
 # %%
 two = lambda V: lambda x, s, t: (V(x, s, t), V(x, s, s))  # a network whose second head is the velocity
@@ -75,7 +74,7 @@ eulerian = {
 }
 
 # %% [markdown]
-# **Lagrangian: the target moves.** The landing must run along the velocity that is found there.
+# **Lagrangian: the target moves.** The landing must move with the velocity at the landing.
 
 # %%
 lagrangian = {
@@ -110,31 +109,31 @@ print(f"{len(pairs)} pairs of {len(shown)} losses; missing: {set(losses.__all__)
 # %% [markdown]
 # ## On the truth, and on a wrong map
 #
-# The root mean square of `prediction - target`. A ring is the truth: rounding, or the error of one short step in the few pairs that take
-# one. A dot is the wrong map: every pair sees it.
+# The root mean square of `prediction - target`. Rings are the true map: what remains is rounding, or the error of one short
+# step in the few pairs that take one. Dots are the wrong map: no pair is zero there.
 
 # %%
 size = lambda z: float(jnp.sqrt(jnp.mean(z**2)))
 residual = lambda pair: jnp.subtract(*pair)
-found = {name: (size(residual(pair(truth))), size(residual(pair(wrong)))) for name, pair in pairs.items()}
-series = {label: {name: both[side] for name, both in found.items()} for side, label in enumerate(["truth", "wrong map"])}
+sizes = {name: (size(residual(pair(truth))), size(residual(pair(wrong)))) for name, pair in pairs.items()}
+series = {label: {name: both[side] for name, both in sizes.items()} for side, label in enumerate(["truth", "wrong map"])}
 plots.dots(None, {"the truth, and a wrong map": series}, xlabel="root mean square of prediction - target", log=True)
 
 # %%
-short_step = [name for name, (right, _) in found.items() if right > 1e-8]
+short_step = [name for name, (right, _) in sizes.items() if right > 1e-8]
 print("a short step:", "; ".join(short_step))
-print(f"largest of the others on the truth: {max(right for name, (right, _) in found.items() if name not in short_step):.0e}")
-print(f"smallest on the wrong map: {min(off for _, off in found.values()):.0e}")
+print(f"largest of the others on the truth: {max(right for name, (right, _) in sizes.items() if name not in short_step):.0e}")
+print(f"smallest on the wrong map: {min(off for _, off in sizes.values()):.0e}")
 
 # %% [markdown]
 # ## Where the gradient stops
 #
-# Give the map a weight: `V + theta phi`. The weight moves both sides of a pair (rings). What training sees is the derivative in
-# `theta` (dots), which a `stop_gradient` in the loss cuts. A dot in its ring: the gradient flows. A dot at zero, its ring further right:
-# it is stopped.
+# Give the map a weight: `V + theta phi`. The rings show how far the weight moves prediction and target. The dots show the
+# derivative in `theta`, which is what training sees and what a `stop_gradient` in the loss removes. A dot in its ring: the
+# gradient flows. A dot at zero with its ring further right: the gradient is stopped.
 #
-# On the right nearly all dots are at zero: methods stop the whole target. On the left, a dot elsewhere than its ring is a prediction
-# that is stopped in part. The lines below the picture name them.
+# In the right panel nearly all dots are at zero: these methods stop the whole target. In the left panel a dot outside its ring
+# is a prediction of which a part is stopped. The lines below the picture name these losses.
 
 
 # %% tags=["picture"]
@@ -161,9 +160,10 @@ print("gradient through the target:", "; ".join(free))
 # %% [markdown]
 # ## One family: the methods as limits of each other
 #
-# For any smooth map, right or wrong, residuals of one method, over its step, tend to those of another. Straight lines on these axes are
-# powers of the step; the slope is printed below. Short names: `psd` and `lsd` are progressive and Lagrangian self-distillation, `lmd` and
-# `emd` Lagrangian and Eulerian distillation, `ct` consistency training and sCM its continuous form.
+# For any smooth map, right or wrong, the residual of one method divided by its step tends to the residual of another method.
+# Straight lines on these axes are powers of the step; their slopes are printed below. Short names: `psd` and `lsd` are
+# progressive and Lagrangian self-distillation, `lmd` and `emd` Lagrangian and Eulerian distillation, `ct` is consistency
+# training and sCM its continuous form.
 
 # %%
 steps = 10.0 ** np.arange(-4, -0.4, 0.5)
@@ -194,9 +194,9 @@ for name, curve in (curves | differences).items():
     print(f"{name:28} slope {np.polyfit(np.log(h[2:6]), np.log(value[2:6]), 1)[0]:.2f}")
 
 # %% [markdown]
-# Central differences are of order 2.00, all else of order 1.00. And some residuals are the same numbers, up to rounding. The methods still
-# differ: in where the gradient stops (`emd` and `meanflow`, see above), in whose weights make the target (`shortcut` and `psd`), or in
-# the recipe alone (`alphaflow` and `soflow`).
+# Central differences are of order 2.00, all others of order 1.00. Some residuals are equal up to rounding, and yet the methods
+# differ: in where the gradient stops (`emd` and `meanflow`, see above), in the weights that compute the target (`shortcut` and
+# `psd`), or only in the recipe (`alphaflow` and `soflow`).
 
 # %%
 same = {
@@ -215,5 +215,5 @@ for name, difference in same.items():
     print(f"{name:36} {size(difference):.0e}")
 
 # %% [markdown]
-# So a method is a choice: which rule, how long a step, whose velocity, where the gradient stops, on which times, scored by which
-# distance. The [next notebook](3_compose_your_own.ipynb) chooses anew.
+# So a method is a choice of a rule, a length of the step, a velocity, the place of the stop-gradient, a distribution of times,
+# and a distance. The [next notebook](3_compose_your_own.ipynb) makes a new choice.

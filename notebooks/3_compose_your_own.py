@@ -3,8 +3,8 @@
 #
 # Takes about 140 s on two CPU cores.
 #
-# A method of your own in four pieces: a **loss** made of two pairs, a **distance** that outliers do not bend, a **schedule**, and a
-# network of whatever kind. Then the same thing as a named method, trained from the command line.
+# A method of your own in four pieces: a **loss** made of two pairs, a **distance** that is robust to outliers, a **schedule**,
+# and a network of any library. Then the same method with a name, trained from the command line.
 
 # %% tags=["parameters"]
 folder, rows, steps, preset, run_steps = "runs/compose", 512, 2000, "checkerboard", 800
@@ -51,21 +51,23 @@ os.chdir(pathlib.Path(flowjax.__file__).parents[1])  # where configs/ and experi
 # %% [markdown]
 # ## A loss of two pairs
 #
-# MeanFlow learns from data, by a derivative along the noisy velocity of single examples. Two jumps in one need no derivative and no
-# velocity, but teach nothing before the map is roughly right. Both predict `V(x, s, t)`, so their targets can be mixed: `w = 0` is MeanFlow, `w = 1` two jumps in one.
+# MeanFlow learns from data, with a derivative along the noisy velocity of single examples. The rule that two jumps are one
+# needs neither derivative nor velocity, but it is of no use before the map is roughly right. Both predict `V(x, s, t)`, so
+# their targets can be mixed: `w = 0` is MeanFlow, `w = 1` is the rule of two jumps.
 
 
 # %%
 def mixed(V, x, s, t, v, w, jvp=jax.jvp):
-    """V(x, s, t) = (1 - w) (v + (t - s) d_s V) + w (two half jumps): MeanFlow fading into self-distillation."""
+    """V(x, s, t) = (1 - w) (v + (t - s) d_s V) + w (mean of two half jumps): from MeanFlow to self-distillation."""
     meanflow = losses.meanflow(V, x, s, t, v, jvp=jvp)
     jumps = losses.progressive_self_distillation(V, x, s, t, 0.5)
     return typing.Pair(meanflow.prediction, (1 - w) * meanflow.target + w * jumps.target)
 
 
 # %% [markdown]
-# Before any training: is it zero on a flow map that is known, for every `w`? Not on a wrong one? Does the gradient stop where it should?
-# (At `w = 1` the wrong map, `-x`, is hardly noticed: it nearly composes with itself. Nothing in that rule knows the data.)
+# Before any training: is the loss zero on a known flow map, for every `w`? Is it large on a wrong map? Does the gradient stop
+# where it should? (At `w = 1` the loss of the wrong map, `-x`, is small: that map nearly composes with itself, and the rule
+# does not contain the data.)
 
 # %%
 flow = exact.gaussian(mean=jnp.zeros(2), covariance=jnp.diag(jnp.array([4.0, 0.25])))
@@ -77,14 +79,15 @@ for w in (0.0, 0.5, 1.0):
 weight = lambda theta: mixed(lambda x, s, t: -x + theta * x, x, s, t, flow.v(x, s), 0.5)
 seen = jax.jvp(weight, (0.0,), (1.0,))[1]
 print(
-    f"gradient: through the prediction {jnp.abs(seen.prediction).max():.2f}, through the target {jnp.abs(seen.target).max():.0e}"
+    f"gradient: through the prediction {jnp.abs(seen.prediction).max():.2f},"
+    f" through the target {jnp.abs(seen.target).max():.0e}"
 )
 
 # %% [markdown]
 # ## A robust distance, and a schedule
 #
-# The pseudo-Huber distance grows like the length of the error where that is large: a few rows with wild derivatives do not rule the batch. The
-# weight `w` rises over the training.
+# The pseudo-Huber distance is linear in large errors, so that a few rows with extreme derivatives do not dominate the batch.
+# The weight `w` grows during the training.
 
 # %%
 distance = functools.partial(distances.huber, c=0.5)
@@ -99,8 +102,8 @@ _ = boxes[0].legend(title="distance over the error"), boxes[1].legend()
 # %% [markdown]
 # ## Four networks
 #
-# A loss asks for a callable `V(x, s, t)` and nothing else. So each network is two things: parameters, and a function that takes them
-# first.
+# A loss needs only a callable `V(x, s, t)`. So each network is a pair of parameters and a function that takes them as its first
+# argument.
 
 # %%
 columns = lambda x, time: embeddings.harmonics(embeddings.flatten_times(time, x), 1)  # a time, its sine and its cosine
@@ -111,19 +114,19 @@ normal = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape) / s
 layers = [normal(1, 9, 128), normal(2, 128, 128), normal(3, 128, 128), 0.1 * normal(4, 128, 2)]
 plain = lambda p, x, s, t: functools.reduce(lambda h, w: jax.nn.gelu(h @ w), p[:-1], features(x, s, t)) @ p[-1]
 
-# linen: the library's own
+# linen: a network of flowjax
 mlp = models.make("mlp", width=128, depth=3, harmonics=1)
 mlp_params = mlp.init(jax.random.key(5), jnp.zeros((1, 2)), 1.0, 0.0)["params"]
 linen = lambda p, x, s, t: mlp.apply({"params": p}, x, s, t)
 
 
-# nnx: split into a graph and its parameters
+# nnx: split into a graph and parameters
 linear = functools.partial(nnx.Linear, rngs=nnx.Rngs(6))
 net = nnx.Sequential(linear(9, 128), nnx.gelu, linear(128, 128), nnx.gelu, linear(128, 128), nnx.gelu, linear(128, 2))
 graph, nnx_params = nnx.split(net)
 of_nnx = lambda p, x, s, t: nnx.merge(graph, p)(features(x, s, t))
 
-# equinox: arrays apart from the rest
+# equinox: split into arrays and the rest
 arrays, rest = eqx.partition(eqx.nn.MLP(9, 2, 128, 3, jax.nn.gelu, key=jax.random.key(7)), eqx.is_array)
 equinox = lambda p, x, s, t: jax.vmap(eqx.combine(p, rest))(features(x, s, t))
 
@@ -132,11 +135,12 @@ networks = {"lambda": (plain, layers), "linen": (linen, mlp_params), "nnx": (of_
 # %% [markdown]
 # ## A minute of training
 #
-# The whole trainer: draw data, noise and times, ask the loss, follow the gradient. Every other row is on the diagonal, `t = s`, where
-# MeanFlow is flow matching. There the mix stays off, so that the data is never forgotten. `v` is the velocity of one example,
-# `eps - x0`; its mean given `x` is the velocity of the flow, so that the error falls to a variance and not to zero.
+# This is the whole trainer: draw data, noise and times, compute the loss, follow the gradient. Every other row is on the
+# diagonal, `t = s`, where MeanFlow is flow matching; `w` is zero there, so that these rows always learn from data. `v` is the
+# velocity of one example, `eps - x0`. Its mean given `x` is the velocity of the flow, so the error falls to a variance and not
+# to zero.
 #
-# The fifth run is a baseline: `w = 0`, MeanFlow alone.
+# The last run is a baseline: `w = 0`, MeanFlow alone.
 
 # %%
 circle = jnp.asarray(points.eight_gaussians(np.random.default_rng(0), 2**16))
@@ -171,8 +175,9 @@ for name, (V, params, mix) in runs.items():
     trained[name] = functools.partial(V, params)
 
 # %% [markdown]
-# One evaluation a sample, from the same noise. All find the data; the arcs between are their error after so short a training. The
-# lines below the picture compare with noise, with other rows of the data, and with MeanFlow alone.
+# One evaluation for each sample, from the same noise. All networks reach the data; the arcs between the clusters are their
+# error after so short a training. The lines below the picture compare with noise, with other rows of the data, and with
+# MeanFlow alone.
 
 # %% tags=["picture"]
 noise = jax.random.normal(jax.random.key(9), (8192, 2))
@@ -180,19 +185,18 @@ samples = {name: np.asarray(samplers.flow_map(V, noise, samplers.grid(1))) for n
 plots.point_grid(None, {"data": circle[:8192]} | samples, title="Trained by a loss of our own, one step")
 
 # %%
-for name, own in ({"noise": noise, "other data": circle[8192:16384]} | samples).items():
-    print(
-        f"{name:12} sliced Wasserstein distance to the data {evals.sliced_wasserstein(np.asarray(own), np.asarray(circle[:8192])):.3f}"
-    )
+for name, x in ({"noise": noise, "other data": circle[8192:16384]} | samples).items():
+    distance_to_data = evals.sliced_wasserstein(np.asarray(x), np.asarray(circle[:8192]))
+    print(f"{name:12} sliced Wasserstein distance to the data {distance_to_data:.3f}")
 
 # %% [markdown]
 # ## The same as a method with a name
 #
-# A **recipe** says which pairs, on which rows, with which distance and constants, and leaves the rest to the trainer: averages,
-# checkpoints, evaluation, meshes. Every constant is a keyword, so every one is a field of the config. The smallest has one
-# **term**, a pair with its draw of times. `pairs.pair` supplies the arguments of a loss by their names: `V` is the network, `x`, `s`, `t`,
-# `v` the term's points (other networks, `V_target` or a `teacher`, come to a method that `needs` them); times are drawn by the names of
-# `times.SAMPLERS`.
+# A **recipe** lists the pairs, and for each of them its rows, distance and constants. Everything else is the trainer's:
+# averages, checkpoints, evaluation, meshes. Every constant is a keyword, and so a field of the config. The smallest recipe has
+# one **term**, a pair with its draw of times. `pairs.pair` gives a loss its arguments by their names: `V` is the network, and
+# `x`, `s`, `t`, `v` are arrays of the term's rows. (Other networks, such as `V_target` or a `teacher`, are given to a method
+# that `needs` them.) The names of distributions of times are in `times.SAMPLERS`.
 
 
 # %%
@@ -202,15 +206,16 @@ def smallest():
 
 
 # %% [markdown]
-# Ours has two: the anchor on the diagonal, which is flow matching, and the mix on the other rows; the weight `w` arrives as `point.a`.
+# Our recipe has two terms: the anchor, flow matching on the diagonal, and the mix on the other rows. The weight `w` is in
+# `point.a`.
 
 
 # %%
 def mixed_targets(*, total_steps=None, times=("sorted_pair", ("uniform",)), diagonal="1/2", c=0.5, jvp="exact", label_drop=0.0):
-    """MeanFlow fading into self-distillation over the training, scored by the pseudo-Huber distance."""
+    """From MeanFlow to self-distillation during the training, with the pseudo-Huber distance."""
     on, off = recipe.split(diagonal)  # the rows of each term
     distance, mix = functools.partial(distances.huber, c=c), pairs.pair(mixed, jvp=jvp)  # "exact", "central:0.01", ...
-    length = recipe.length("mixed_targets", "the mix changes", total_steps)  # an error if it is not known
+    length = recipe.length("mixed_targets", "the mix changes", total_steps)  # an error if it is unknown
     schedule = schedules.linear(0.0, 1.0, length)
     pair = lambda nets, point: mix(nets, point, w=point.a)
     anchor = typing.Term("anchor", pairs.anchor, distance, columns=on, times=draws.source_times(times))
@@ -227,8 +232,9 @@ print(
 )
 
 # %% [markdown]
-# A config file makes it known to the scripts: it registers the method and says how it is trained. This cell writes the file, from the
-# two functions above. `config.modules` names the module, so that whoever opens a run of it imports it.
+# The scripts know the method through a config file, which registers it and defines its training. This cell writes the file,
+# with the two functions above. `config.modules` names the module, so that every script that opens a run of it imports the
+# module.
 
 # %%
 head = """import functools
@@ -253,8 +259,8 @@ file.write_text("\n\n".join([head, inspect.getsource(mixed), inspect.getsource(m
 print(file.read_text())
 
 # %% [markdown]
-# Now it is a method like any other. The scripts find the module on `PYTHONPATH`. The folder of the run is emptied first: a run goes on
-# where it was, and a loss that has changed wants to begin anew.
+# Now it is a method like any other. The scripts import the module from `PYTHONPATH`. The cell first deletes the folder of the
+# run, because a run is continued, and a changed loss must start from the beginning.
 
 
 # %%
@@ -272,10 +278,11 @@ run(f"experiments.train --config={file}:{preset} {flags}")
 run(f"experiments.evaluate --workdir={folder}/run --steps=1,2 --measures=sliced_wasserstein")
 
 # %% [markdown]
-# From here: `experiments.sample`, `experiments.inspect` and `experiments.generate` take the same `--workdir`, any field is a flag,
-# and `--config=...:digits` trains it on images. The trainer takes linen networks; nnx and equinox stay in a loop like the one above.
+# Next: `experiments.sample`, `experiments.inspect` and `experiments.generate` take the same `--workdir`, every field is a flag,
+# and `--config=...:digits` trains the method on images. The trainer takes linen networks; nnx and equinox need a loop like the
+# one above.
 #
-# Data and networks of your own are entries that the same file can make, beside `methods.register`:
+# The same file can add data and networks of your own, beside `methods.register`:
 #
 # ```python
 # points = np.load("my_points.npy")  # [n, D], float32
@@ -287,7 +294,7 @@ run(f"experiments.evaluate --workdir={folder}/run --steps=1,2 --measures=sliced_
 # config.data.name, config.model = "mine", common.network("mine", width=128)
 # ```
 #
-# To give a method to others, put loss and recipe into `flowjax/` as the README's table says and add their rows to the tests: they will
-# hold it to all that the other methods keep.
+# To add a method to the library, put loss and recipe into `flowjax/` as in the README's table and add their rows to the tests,
+# which then check everything that they check of other methods.
 #
-# What does the derivative in MeanFlow's part cost, and could a finite difference do? [Next](4_exact_jvp.ipynb).
+# What does the derivative in MeanFlow's part cost, and is a finite difference enough? [Next](4_exact_jvp.ipynb).

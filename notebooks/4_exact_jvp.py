@@ -3,9 +3,10 @@
 #
 # Takes about 110 s on two CPU cores.
 #
-# Most flow-map losses hold a derivative of the network along a direction: `jax.jvp` gives it exactly, for somewhat more than the price of
-# a second forward pass. A one-sided finite difference costs exactly a second one. Is it as good? Here both are measured, by the functions of `experiments/benchmark_jvp.py`, on
-# one small transformer. A machine of your own may answer otherwise: run it there.
+# Most flow-map losses contain a derivative of the network along a direction. `jax.jvp` computes it exactly, for somewhat more
+# than the price of a second forward pass; a one-sided finite difference costs exactly a second pass. Is it as good? Here the
+# functions of `experiments/benchmark_jvp.py` measure both on one small transformer. The answer can differ on your machine: run
+# this notebook there.
 
 # %% tags=["parameters"]
 options = ["--tokens=512", "--batch=4", "--depth=1", "--rounds=3"]
@@ -30,9 +31,9 @@ flags.FLAGS(["benchmark_jvp", *options])
 grid = benchmark.grid_of_flags()
 
 # %% [markdown]
-# ## One derivative, two ways
+# ## One derivative, two functions
 #
-# `derivatives.finite_difference` returns a function with the signature of `jax.jvp`, so every loss takes either: `jvp=...`.
+# `derivatives.finite_difference` returns a function with the signature of `jax.jvp`, so every loss takes either as `jvp=...`.
 
 # %%
 V = lambda x, s, t: jnp.sin(3 * x) * s + t**2
@@ -41,17 +42,19 @@ for name, jvp in {"exact": jax.jvp, "one-sided": derivatives.finite_difference(0
     _, dV_ds = benchmark.directional(jvp, V, x, s, t, v)
     residual = jnp.subtract(*losses.meanflow(V, x, s, t, v, jvp=jvp))
     print(
-        f"{name:10} dV/ds along (v, 1) {dV_ds[0, 0]:.3f}, {dV_ds[0, 1]:.3f}; MeanFlow's residual {residual[0, 0]:.3f}, {residual[0, 1]:.3f}"
+        f"{name:10} dV/ds along (v, 1) {dV_ds[0, 0]:.3f}, {dV_ds[0, 1]:.3f};"
+        f" MeanFlow's residual {residual[0, 0]:.3f}, {residual[0, 1]:.3f}"
     )
 
 # %% [markdown]
 # ## What it costs
 #
-# Each program is compiled, its matmuls are counted (diamonds), and it runs in turns with the others (bars, with their quartiles).
-# Everything is over one forward pass with the same attention: compare bars of one colour. Look at the pair `MeanFlow gradient` and `MeanFlow gradient, finite
-# difference`: that is what a difference saves in a training step. Below them, the exact derivative on the rows that need it, as MeanFlow's
-# recipe has it. And at the numbers of MiB: `chunked` attention does not store what `xla` stores. There are few rounds here, and times
-# move from run to run: where quartiles overlap, believe the diamonds.
+# Each program is compiled, its matmuls are counted (diamonds), and it is timed in turns with the others (bars, with their
+# quartiles). All numbers are divided by those of one forward pass with the same attention, so compare bars of one colour.
+# Compare `MeanFlow gradient` with `MeanFlow gradient, finite difference`: this is what a difference saves in a training step.
+# The bar below them has the exact derivative on the rows that need it, as in MeanFlow's recipe. Compare the memory in MiB too:
+# `chunked` attention stores less than `xla`. There are few rounds here, and times vary from run to run: where quartiles
+# overlap, trust the diamonds.
 
 # %% tags=["picture"]
 costs = benchmark.costs(grid)
@@ -71,10 +74,10 @@ print(tables.markdown([{head: short(row[name]) for name, head in named.items()} 
 # %% [markdown]
 # ## What it gets wrong
 #
-# The relative error against float64, over the step `h` of the difference. On the right of each valley the difference is a bad tangent; on
-# the left it is the rounding of two nearly equal numbers, divided by a small one (and where `s - h` rounds to `s`, the difference is zero,
-# an error of all there is). The best step moves with the dtype and the scheme, and nothing in a training run tells you where it is.
-# The exact derivative has no step: it is the dashed line.
+# The relative error against float64, over the step `h` of the difference. To the right of each minimum the difference is a bad
+# tangent. To the left it is the rounding error of two nearly equal numbers, divided by a small one; where `s - h` rounds to `s`
+# the difference is zero. The best step depends on the dtype and the scheme, and a training run does not show it. The exact
+# derivative has no step: it is the dashed line.
 
 # %%
 errors = benchmark.accuracy(tokens=64)
@@ -83,7 +86,7 @@ benchmark.draw_accuracy(None, errors, tokens=64)
 # %% [markdown]
 # ## The answer
 #
-# Written from the numbers above, and no others:
+# Computed from the numbers above:
 
 # %%
 print(benchmark.answer(costs, errors).replace(". ", ".\n"))
@@ -91,9 +94,9 @@ print(benchmark.answer(costs, errors).replace(". ", ".\n"))
 # %% [markdown]
 # ## Does the error matter?
 #
-# A training may forgive it. This was measured before, by the command that is printed: MeanFlow on a checkerboard in float32, trained with
-# the exact derivative (dashed) and with differences of several steps. Look at the large steps of the one-sided difference. In bfloat16,
-# where differences are worst, we have not trained.
+# A training may tolerate it. The printed command measured this before: MeanFlow on a checkerboard in float32, trained with the
+# exact derivative (dashed) and with differences of several steps. Look at the large steps of the one-sided difference. We have
+# not trained in bfloat16, where differences are worst.
 
 # %%
 measured = json.loads(pathlib.Path("docs/jvp.json").read_text())
@@ -101,5 +104,5 @@ print(measured["about"].split("DiT")[0])
 benchmark.draw_training(None, measured["training"])
 
 # %% [markdown]
-# Where the exact derivative is not to be had (a kernel without a forward rule), `--config.method.jvp=central:0.01` is the switch. Where it
-# is, the [next notebook](5_one_step_digits.ipynb) shows what comes of it.
+# Where there is no exact derivative (a kernel without a forward rule), use `--config.method.jvp=central:0.01`. The
+# [next notebook](5_one_step_digits.ipynb) trains with the exact one.

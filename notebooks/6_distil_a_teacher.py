@@ -3,7 +3,7 @@
 #
 # Takes about 110 s on two CPU cores.
 #
-# One diffusion model, the teacher, and four students that jump: one for each rule, and one that never sees data.
+# A diffusion model, the teacher, and four students, which are flow maps: one for each rule, and one that never sees data.
 
 # %% tags=["parameters"]
 folder, teacher_steps, steps, rows, cells = "runs/distil", 3000, 800, 8192, 9
@@ -28,8 +28,8 @@ from flowjax.data import points
 # %% [markdown]
 # ## The teacher
 #
-# Flow matching on a checkerboard: it learns the velocity, and needs many small steps. `trained` is what all runs below share: it
-# empties a folder, trains a method there with its own preset, and returns the map.
+# Flow matching on a checkerboard learns the velocity, and sampling needs many small steps. `trained`, which all runs below
+# call, empties a folder, trains a method there with its preset, and returns the map.
 
 
 # %%
@@ -55,9 +55,9 @@ plots.point_grid(None, {"data": board} | {f"teacher, {n} step{'s' * (n > 1)}": x
 # %% [markdown]
 # ## Three students, one for each rule
 #
-# * `lmd`, Lagrangian: where a jump lands, it must move on as the teacher says there.
-# * `emd`, Eulerian: where the source moves as the teacher says, the landing must stay.
-# * `split_meanflow`, compositional: two jumps are one; the teacher's velocity is on the diagonal only.
+# * `lmd`, Lagrangian: the landing of a jump must move with the teacher's velocity at the landing.
+# * `emd`, Eulerian: when the source moves with the teacher's velocity, the landing must stay.
+# * `split_meanflow`, compositional: two jumps are one; the teacher's velocity is used only on the diagonal.
 #
 # They start from the teacher's weights.
 
@@ -68,8 +68,8 @@ students = {name: trained(name, **from_teacher) for name in ("lmd", "emd", "spli
 # %% [markdown]
 # ## A student without data
 #
-# `freeflow` starts from noise and trains where its own jumps land, so it needs no data set: the batch is only asked for its shape. To see
-# it, its loss for a batch of which every number is `nan`:
+# `freeflow` starts from noise and trains where its jumps land, so it needs no data: it uses only the shape of the batch. To
+# show this, here is its loss for a batch in which every number is `nan`:
 
 # %%
 method = methods.make("freeflow")
@@ -91,7 +91,7 @@ students["freeflow"] = trained("freeflow", **from_teacher)
 # %% [markdown]
 # ## One step
 #
-# The teacher's many steps, its own single step, and one jump of each student, all from the same noise.
+# Many steps of the teacher, a single step of it, and one jump of each student, all from the same noise.
 
 # %% tags=["picture"]
 jumped = {
@@ -103,16 +103,16 @@ plots.point_grid(None, headings | {f"{name}, 1 step": x for name, x in jumped.it
 # %%
 for name, x in {"teacher, 64 steps": walked[64], "teacher, 8 steps": walked[8], "teacher, 1 step": walked[1], **jumped}.items():
     off = np.sqrt(np.mean((x - walked[64]) ** 2))
-    print(f"{name:17} distance to the data {evals.sliced_wasserstein(x, board):.3f}; off the teacher's way by {off:.2f}")
+    print(f"{name:17} distance to the data {evals.sliced_wasserstein(x, board):.3f}; off the teacher's end by {off:.2f}")
 
 # %% [markdown]
-# The bars between the squares are the students' error. Two numbers, because a student can be right in two ways: its samples may be like the data, or each may be where the teacher's own
-# way from that noise ends.
+# Points between the squares are the students' error. There are two numbers, because a student can be good in two senses: its
+# samples are distributed like the data, or each of them is where the teacher's trajectory from the same noise ends.
 #
 # ## Which rule did each learn?
 #
-# Errors over all pairs of times, and the true error against the teacher's flow, of the three that learned all jumps (`freeflow` learned
-# those from noise alone). Compare along a column: does the student of a rule keep it best?
+# Errors over all pairs of times, and the true error against the teacher's flow, for the three students that learned all jumps
+# (`freeflow` learned only jumps from noise). Compare along a column: does the student of a rule have the smallest error in it?
 
 # %%
 exact, grid = residuals.along(teacher), (np.arange(cells) + 0.5) / cells
@@ -122,14 +122,14 @@ plots.heat_maps(None, maps, xlabel="source s", ylabel="target t", label="data pe
 
 # %%
 for rule in ("lagrangian", "eulerian", "compositional", "true error"):
-    errors = {name: residuals.root_mean_square(own[rule]) for name, own in maps.items()}
+    errors = {name: residuals.root_mean_square(rules[rule]) for name, rules in maps.items()}
     print(
         f"{rule:13}", ", ".join(f"{name} {error:.4f}" for name, error in errors.items()), "| best:", min(errors, key=errors.get)
     )
 
 # %% [markdown]
-# One seed and a short training: where two numbers are close, the best of them may be another next time. A compositional error, of two
-# jumps against one, is smaller than the true error by its nature.
+# One seed and a short training: where two numbers are close, another seed may order them differently. A compositional error
+# compares the map with itself, and is smaller here than the true error.
 #
 # The same for images, from the command line, is in the README under *Teachers, networks trained along, couplings*; guidance is
 # distilled the same way.

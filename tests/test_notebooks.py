@@ -13,16 +13,16 @@ from matplotlib import image
 
 from experiments import notebooks
 
-# What a notebook's cell of parameters is set to here; FOLDER is the test's own.
+# Parameters of the notebooks in these tests; FOLDER is a folder of the test.
 SMALL = {
     "flow_maps": "lines, rows, cells = 9, 64, 2",
     "every_loss": "rows = 8",
     "compose_your_own": "folder, rows, steps, preset, run_steps = 'FOLDER', 16, 4, 'test', 20",
     "exact_jvp": "options = ['--tokens=16', '--attention=chunked', '--batch=4', '--depth=1', '--width=16', '--heads=2', '--rounds=1']",
-    "one_step_digits": "run, own, steps, rows, cells = 'FOLDER/none', 'FOLDER/own', 4, 40, 2",
+    "one_step_digits": "run, short_run, steps, rows, cells = 'FOLDER/none', 'FOLDER/short', 4, 40, 2",
     "distil_a_teacher": "folder, teacher_steps, steps, rows, cells = 'FOLDER', 8, 8, 64, 2",
 }
-# Warnings are errors, and a picture says in words how many of its axes show nothing.
+# Warnings are errors, and the text of a picture counts its empty axes.
 WATCH = """
 import warnings
 
@@ -31,7 +31,7 @@ from IPython import get_ipython
 from matplotlib import figure, pyplot
 
 warnings.simplefilter("error")
-warnings.filterwarnings("ignore", module="ipykernel")  # its own shutdown
+warnings.filterwarnings("ignore", module="ipykernel")  # when it shuts down
 
 
 def _drawn(image):
@@ -44,14 +44,14 @@ def _drawn(image):
 def _shows_something(ax):
     drawn_lines = [numpy.isfinite(numpy.asarray(line.get_xydata(), float)).all(axis=1) for line in ax.lines]
     finite = ax.has_data() and numpy.isfinite(ax.dataLim.get_points()).all()
-    return finite and all(own.any() or not own.size for own in drawn_lines) and all(_drawn(image) for image in ax.images)
+    return finite and all(line.any() or not line.size for line in drawn_lines) and all(_drawn(image) for image in ax.images)
 
 
 def _describe(fig, pretty, cycle):
     pretty.text(f"{sum(not _shows_something(ax) for ax in fig.axes)} of {len(fig.axes)} axes are empty")
 
 
-pyplot.close(pyplot.figure())  # the first of them throws away how figures are formatted
+pyplot.close(pyplot.figure())  # the first figure resets how figures are formatted
 get_ipython().display_formatter.formatters["text/plain"].for_type(figure.Figure, _describe)
 """
 BAR = re.compile(r"[^\r\n]*?\d+%\|[^|\r\n]*\|[^\]\r\n]*\]")
