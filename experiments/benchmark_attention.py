@@ -1,17 +1,22 @@
 """What attention with a tangent costs, plain, in chunks and in fused kernels: python -m experiments.benchmark_attention
 
 At each token count and implementation of flowjax.models.attention: forward, jvp, gradient, and gradient of the jvp (as in TVM);
-time, temporary memory, and error against float64. Rows are of three kinds, and say which:
+time, temporary memory, and error against float64. Rows are of two kinds, and say which:
 
 * measured: run on this machine's device. On a CPU the fused kernels are interpreted, which tells their error, not their time.
-* TPU compiler: nothing ran. On a machine without an accelerator but with libtpu (pip install libtpu), the programs are compiled for
-  the TPUs of --chips: temporary memory, bytes read and written and operations, as the compiler counts them.
+* TPU compiler: nothing ran. On a machine without an accelerator but with libtpu (pip install libtpu), the programs are compiled
+  for the TPUs of --chips: temporary memory, bytes read and written and operations, as the compiler counts them. It counts the
+  body of a loop once, so that bytes and operations of `chunked` are too low.
 
-Writes below --output attention_kernels.md, .csv, .png and .json. With --write_choice also the table from which `auto` takes its
-implementation, flowjax/models/attention_choice.json: where times were measured, the fastest jvp and gradient of the jvp together;
-for TPUs that were only compiled for, the fewest bytes moved by the gradient of the jvp. Entries of other platforms stay.
+--step also compiles whole training steps for eight TPUs, a DiT-L/2 on 4,096 tokens in slices along "fsdp": their memory.
 
-For a GPU: python -m experiments.benchmark_attention --heads=24 --head_dims=64,128 --dtype=bfloat16 --write_choice --output=docs/gpu
+Writes below --output attention_kernels.md, .csv, .png and .json, with --step attention_step.md and .csv. With
+--write_choice also the table from which `auto` takes its implementation, flowjax/models/attention_choice.json: where times were
+measured, the fastest jvp and gradient of the jvp together; for TPUs that were only compiled for, the least temporary memory of
+the gradient of the jvp. Entries of other platforms stay.
+
+For a GPU:
+  python -m experiments.benchmark_attention --heads=24 --head_dims=64,128 --dtype=bfloat16 --write_choice --output=docs/gpu
 """
 
 import datetime
@@ -19,6 +24,7 @@ import functools
 import json
 import pathlib
 import platform
+import re
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +32,12 @@ import numpy as np
 import tqdm
 from absl import flags
 
+from configs import common, meanflow, tvm
 from experiments import command_line, tables
-from flowjax import checks, plots
+from flowjax import checks, data, folders, models, plots, training
 from flowjax.models import attention
 from flowjax.profiling import ahead_of_time, timing
+from flowjax.training import compilation
 
 OUTPUT = flags.DEFINE_string("output", "runs/benchmark_attention", "folder of the results")
 TOKENS = flags.DEFINE_list("tokens", ["256", "1024", "4096", "16384"], "token counts")
@@ -45,6 +53,7 @@ CHIPS = flags.DEFINE_list(
     "chips", list(ahead_of_time.TOPOLOGIES), "TPUs to compile for; after the first, the fused kernels only"
 )
 WRITE_CHOICE = flags.DEFINE_bool("write_choice", False, "write the table of `auto`")
+STEP = flags.DEFINE_bool("step", False, "compile training steps of a DiT-L/2 on 4,096 tokens")
 EXACT = 1_024  # tokens up to which float64 on a CPU is the reference
 OPERATIONS = ("forward", "jvp", "gradient", "gradient of the jvp")
 COMPILED = "TPU compiler, nothing ran"
@@ -154,6 +163,36 @@ def compiled(chip, tokens, head_dim, kinds):
     return found
 
 
+def training_steps(chip):
+    """One row a (method, implementation): memory of one of eight devices for the training step of a DiT-L/2 on 4,096 tokens."""
+    data.DATASETS["latents"] = lambda **_: data.Source(
+        "latents",
+        size=64,
+        shape=(128, 128, 4),
+        num_classes=0,
+        rows=lambda ids: {"x": np.zeros((len(ids), 128, 128, 4), np.float32)},
+    )
+    found = []
+    for method, module in {"meanflow": meanflow, "tvm": tvm}.items():
+        for kind in KINDS.value:
+            config = module.get_config("digits")
+            config.data.name, config.batch_size, config.mesh.fsdp = "latents", 16, 8
+            config.model = common.network(
+                "dit", **models.DIT_SIZES["L"], patch=2, dtype="bfloat16", attention=kind, remat="nothing_saveable"
+            )
+            run = training.setup(config, ahead_of_time.devices(chip))
+            found.append({"device": f"8 x {chip}", "how": COMPILED, "method": method, "attention": kind, "rows": 16})
+            try:
+                found[-1]["GiB a device"] = compilation.device_bytes(compilation.compiled(run)) / 2**30
+            except jax.errors.JaxRuntimeError as error:
+                used = re.search(r"Used ([\d.]+)G of ([\d.]+)G hbm", str(error))
+                if "memory" not in str(error).lower():
+                    raise
+                found[-1]["GiB a device"] = f"out of memory: {used[1]} of {used[2]}" if used else "out of memory"
+            print(found[-1])
+    return found
+
+
 # ----------------------------------------------------------------------------------------------------- picture, choice
 
 
@@ -176,16 +215,16 @@ def choice(found):
     if times:
         basis = f"the fastest jvp and gradient of it on {times[0]['device']}, {datetime.date.today()}"
         made[jax.default_backend()] = {"basis": basis, "choice": thresholds(times, "ms", 2)}
-    bytes_moved = [r for r in first if r["how"] == COMPILED and r["device"] == CHIPS.value[0] and r["GB moved"] != ""]
-    bytes_moved = [r for r in bytes_moved if r["operation"] == "gradient of the jvp"]
-    if bytes_moved:
-        basis = f"the fewest bytes moved, by the compiler for {CHIPS.value[0]}, {datetime.date.today()}; not timed"
-        made["tpu"] = {"basis": basis, "choice": thresholds(bytes_moved, "GB moved", 1)}
+    compiled_for = [r for r in first if r["how"] == COMPILED and r["device"] == CHIPS.value[0]]
+    fits = [r for r in compiled_for if r["operation"] == "gradient of the jvp" and not isinstance(r["temp MiB"], str)]
+    if fits:
+        basis = f"the least temporary memory of the gradient of the jvp, by the compiler for {CHIPS.value[0]}; never timed"
+        made["tpu"] = {"basis": basis, "choice": thresholds(fits, "temp MiB", 1)}
     return made
 
 
 def thresholds(rows, what, parts):
-    """[(keys up to, implementation)], the last without a limit: the least sum of `what` over `parts` rows at each token count."""
+    """[(keys up to, implementation)], the last without a limit: the least sum of `what` over `parts` rows at a token count."""
     best = {}
     for tokens in sorted({r["tokens"] for r in rows}):
         values = {}
@@ -201,6 +240,12 @@ def thresholds(rows, what, parts):
 # ---------------------------------------------------------------------------------------------------------------- main
 
 
+def write(path, found, about):
+    """The results so far, so that a run that is stopped leaves some."""
+    tables.write(path / "attention_kernels", found, about)
+    folders.write_text(path / "attention_kernels.json", json.dumps({"about": about, "rows": found}, indent=1))
+
+
 def main():
     tokens = command_line.whole_numbers("tokens", TOKENS.value, low=1, needed=True)
     head_dims = command_line.whole_numbers("head_dims", HEAD_DIMS.value, low=1, needed=True)
@@ -210,10 +255,17 @@ def main():
         checks.member("chip", chip, tuple(ahead_of_time.TOPOLOGIES))
     on_cpu = jax.default_backend() == "cpu"
     grid = [(head_dim, count) for head_dim in head_dims for count in tokens]
+    path = pathlib.Path(OUTPUT.value)
+    machine = f"{jax.devices()[0].device_kind} ({jax.default_backend()}, {platform.machine()}), jax {jax.__version__}"
+    about = (
+        f"{datetime.date.today()}, {machine}: `{command_line.typed('benchmark_attention')}`. One row, {HEADS.value} heads;"
+        f" {DTYPE.value} where measured, bfloat16 where only compiled. Times are medians of {ROUNDS.value} rounds in turns."
+    )
     found = []
     for head_dim, count in tqdm.tqdm(grid, desc="measured", unit="size"):
         if not on_cpu or count <= MEASURED.value:
             found += measured(count, head_dim)
+            write(path, found, about)
     chips = CHIPS.value if on_cpu and not ahead_of_time.missing() else []
     if on_cpu and ahead_of_time.missing():
         print(f"Not compiled for TPUs: what is missing is {ahead_of_time.missing()}.")
@@ -221,19 +273,16 @@ def main():
         for head_dim, count in tqdm.tqdm(grid, desc=f"compiled for {chip}", unit="size"):
             all_kinds = chip == chips[0] and head_dim == head_dims[0]
             found += compiled(chip, count, head_dim, KINDS.value if all_kinds else [k for k in KINDS.value if k == "pallas"])
-    path = pathlib.Path(OUTPUT.value)
-    machine = f"{jax.devices()[0].device_kind} ({jax.default_backend()}, {platform.machine()}), jax {jax.__version__}"
-    about = (
-        f"{datetime.date.today()}, {machine}: `{command_line.typed('benchmark_attention')}`. One row, {HEADS.value} heads;"
-        f" {DTYPE.value} where measured, bfloat16 where only compiled. Times are medians of {ROUNDS.value} rounds in turns."
-    )
-    print("\n" + tables.write(path / "attention_kernels", found, about))
+            write(path, found, about)
+    print("\n" + tables.markdown(found))
     draw(path / "attention_kernels.png", found)
-    tables.write_text(path / "attention_kernels.json", json.dumps({"about": about, "rows": found}, indent=1))
+    if STEP.value and chips:
+        steps = training_steps(chips[0])
+        print("\n" + tables.write(path / "attention_step", steps, about))
     if WRITE_CHOICE.value:
         table = json.loads(attention.CHOICE.read_text()) | choice(found)
         lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(entry)}" for name, entry in table.items())
-        tables.write_text(attention.CHOICE, "{\n" + lines + "\n}\n")
+        folders.write_text(attention.CHOICE, "{\n" + lines + "\n}\n")
         print(f"Wrote {attention.CHOICE}.")
 
 

@@ -15,9 +15,11 @@ import pytest
 import test_attention as plain
 from jax.sharding import PartitionSpec
 
-from flowjax import typing
+from configs import common, meanflow, tvm
+from flowjax import data, typing
 from flowjax.models import attention, pallas_attention
 from flowjax.models.pallas_attention import primitives, tiling
+from flowjax.training import runs, sharding
 
 quick_jit = plain.quick_jit
 SMALL = (16, 24)  # queries and keys of a tile, so that few tokens fill several
@@ -212,6 +214,30 @@ def test_kernels_compile_for_tpus():
     of = lambda tokens: temp["v5e", tokens, "gradient_of_jvp"]
     assert of(4_096) < 4.2 * max(of(1_024), 1 << 20)
     assert 30 * of(4_096) < temp["v5e", 4_096, "xla"]
+
+
+# A network trains with it
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [meanflow, tvm])
+def test_a_transformer_trains_as_with_chunked(module):
+    """The same losses on two devices, in shard_map, scan and remat."""
+    batches = data.batches(data.load("digits"), batch_size=8, seed=0)
+    batches = [next(batches) for _ in range(6)]
+    curves = {}
+    for kind in ("chunked", "pallas"):
+        config = module.get_config("digits")
+        config.batch_size = 8
+        config.model = common.network("dit", width=16, depth=2, heads=2, patch=2, attention=kind, remat="nothing_saveable")
+        run = runs.setup(config, devices=jax.devices()[:2])
+        step, state, losses = quick_jit(run.step), run.init(), []
+        for batch in batches:
+            state, metrics = step(state, sharding.global_batch(run.mesh, batch))
+            losses.append(float(metrics["loss"]))
+        curves[kind] = losses
+    np.testing.assert_allclose(curves["pallas"], curves["chunked"], rtol=2e-5)
+    assert len(set(curves["pallas"])) == 6
 
 
 # The choice, and mistakes

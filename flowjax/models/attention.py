@@ -12,9 +12,8 @@ from flowjax.models import pallas_attention
 
 IMPLEMENTATIONS = ("auto", "chunked", "xla", "pallas")
 WHOLE = 256  # up to so many tokens, the scores are smaller than what else a block keeps, and nothing is recomputed
-CHOICE = pathlib.Path(__file__).with_name(
-    "attention_choice.json"
-)  # written by `python -m experiments.benchmark_attention --write_choice`
+# Written by `python -m experiments.benchmark_attention --write_choice`.
+CHOICE = pathlib.Path(__file__).with_name("attention_choice.json")
 
 
 def attention(q, k, v, mask=None, *, implementation="auto", chunk=64):
@@ -25,8 +24,8 @@ def attention(q, k, v, mask=None, *, implementation="auto", chunk=64):
     `xla` is `jax.nn.dot_product_attention`, which keeps all tokens x tokens scores and their tangents. `chunked` goes through
     the queries a chunk at a time and recomputes a chunk's scores in its backward pass, so that the memory grows linearly with
     the tokens; its matmuls (in tokens^2 head_dim: forward 2, with jvp 6, MeanFlow's gradient 11, TVM's 21) are those of a fused
-    kernel. Up to 256 keys it takes all queries at once and recomputes nothing: 10 and 18. `pallas` runs fused kernels on TPUs and
-    NVIDIA GPUs, which keep a tile of scores on the chip (docs/fused_attention.md); on a CPU it interprets them, slowly, for tests.
+    kernel. Up to 256 keys it takes all queries at once and recomputes nothing: 10 and 18. `pallas` runs fused kernels on TPUs
+    and NVIDIA GPUs, which keep a tile of scores on the chip (docs/fused_attention.md); a CPU interprets them, slowly, for tests.
     `auto` takes what the table attention_choice.json says for the platform and the number of keys, and `chunked` instead of
     `pallas` where the kernels cannot run; `chosen` tells which and why.
 
@@ -50,7 +49,8 @@ def attention(q, k, v, mask=None, *, implementation="auto", chunk=64):
       >>> float(jnp.abs(attention(q, k, v, implementation="chunked") - attention(q, k, v, implementation="xla")).max()) < 1e-5
       True
 
-    Reference: chunks as in Rabe and Staats 2021 (arXiv 2112.05682); the tangent as in Lu and Song 2024 (arXiv 2410.11081), appendix.
+    Reference: chunks as in Rabe and Staats 2021 (arXiv 2112.05682); the tangent as in Lu and Song 2024 (arXiv 2410.11081),
+    appendix.
     """
     _check(q, k, v, mask, implementation, chunk)
     if implementation == "auto":

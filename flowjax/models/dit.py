@@ -126,7 +126,7 @@ class DiT(nn.Module):
         of REMAT; "": matmuls and the attention's own choice.
       unroll: blocks unrolled in one iteration of the scan over blocks.
       dtype: "float32" or "bfloat16", of the computation; parameters are float32.
-      attention: "auto", "chunked" or "xla", see flowjax.models.attention.
+      attention: "auto", "chunked", "xla" or "pallas", see flowjax.models.attention.
 
     Reference: Peebles and Xie 2022 (arXiv 2212.09748); with two times as in Geng et al. 2025 (arXiv 2505.13447).
     """

@@ -93,7 +93,7 @@ class MiT(nn.Module):
         of dit.REMAT; "": matmuls and the attention's own choice.
       unroll: blocks unrolled in one iteration of the scan over blocks.
       dtype: "float32" or "bfloat16", of the computation; parameters are float32.
-      attention: "auto", "chunked" or "xla", see flowjax.models.attention.
+      attention: "auto", "chunked", "xla" or "pallas", see flowjax.models.attention.
 
     Reference: Geng et al. 2025, improved MeanFlow (arXiv 2512.02012); pixels: Lu et al. 2026 (arXiv 2601.22158).
     """

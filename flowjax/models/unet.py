@@ -74,7 +74,7 @@ class Block(nn.Module):
       resample: "", "down" or "up", by a factor of 2, before the first convolution and on the skip.
       attend: whether attention over all pixels follows, in one head of all channels.
       dtype: of the computation.
-      attention: "auto", "chunked" or "xla", see flowjax.models.attention.
+      attention: "auto", "chunked", "xla" or "pallas", see flowjax.models.attention.
     """
 
     width: int
@@ -130,7 +130,7 @@ class UNet(nn.Module):
       remat: what the backward pass finds of a block, the rest is computed again: "nothing_saveable" (one more forward pass), or another
         of dit.REMAT (which know matmuls, not convolutions); "": everything.
       dtype: "float32" or "bfloat16", of the computation; parameters, statistics of norms and the embedding are float32.
-      attention: "auto", "chunked" or "xla", see flowjax.models.attention.
+      attention: "auto", "chunked", "xla" or "pallas", see flowjax.models.attention.
 
     Reference: Song et al. 2021 (arXiv 2011.13456), "DDPM++"; its constants from Karras et al. 2022 (arXiv 2206.00364), appendix F;
     with two times as in Geng et al. 2025 (arXiv 2505.13447).

@@ -36,7 +36,7 @@ def devices(chip):
 
 
 def compiled(function, device, *like):
-    """A function as compiled for one device of `devices`; not with a persistent compilation cache, which needs a TPU to read back.
+    """A function as compiled for one device of `devices`; a persistent compilation cache needs a TPU to read it back.
 
     Args:
       function: a function of arrays.

@@ -1,7 +1,8 @@
-"""The kernels for NVIDIA GPUs, in Triton. Tiles are [queries, keys]; a program goes through the other side of its tiles in a loop.
+"""The kernels for NVIDIA GPUs, in Triton. Tiles are [queries, keys]; a program has one side of them and loops over the other.
 
-The mathematics and the order of arguments are those of the kernels for TPUs. Sums for the queries, in a backward pass whose programs
-have the keys, are atomic additions in float32, as in FlashAttention 2: their order, and so the last bits, may differ from run to run.
+The mathematics and the order of arguments are those of the kernels for TPUs. Sums for the queries, in a backward pass whose
+programs have the keys, are atomic additions in float32, as in FlashAttention 2: their order, and so the last bits, may differ
+from run to run.
 
 Interpreted only: never run on a GPU so far.
 """

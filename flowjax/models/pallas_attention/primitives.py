@@ -6,17 +6,17 @@
     backward             linear in h: -> cotangents of q, k, v                   its transpose: tangent
     second_tangent       linear in six tangents: -> tangents of o and do         its transpose: second_backward
     second_backward      linear in (g, h): -> cotangents of q, k, v, dq, dk, dv  its transpose: second_tangent
-    tangent_of_backward  linear in (h, q, k, v): -> tangents of cotangents       its transpose: itself, a Hessian being symmetric
+    tangent_of_backward  linear in (h, q, k, v): -> tangents of cotangents       its transpose: itself, as of a Hessian
 
 `lse`, the logarithm of the sum of exponentials of a row, and `mu`, the mean of the tangents of its scores, are statistics that
 later primitives reuse. No derivative flows through them, nor through `o` and `do` where these are inputs: the rules
 differentiate the output and its tangent as functions of q, k, v, dq, dk, dv alone, which is all that the statistics depend on.
-`second_tangent`, which only a jvp of a jvp evaluates, and all derivatives above the second are plain JAX of the same mathematics.
+`second_tangent`, which only a jvp of a jvp evaluates, and derivatives above the second are plain JAX of the same mathematics.
 
 The jvp of `forward` is `dual`. Where reverse mode knows q, k, v but not yet their tangents, `dual` splits into `forward` and
 `tangent`, which is linear. Where a result is not needed, `dual` becomes `forward` and `second_tangent` becomes `tangent`: the
-gradient of MeanFlow, whose tangent has no gradient, is then `dual` and `backward`. Three tables of jax.interpreters.partial_eval
-hold these rules; without them (FUSED is False) the jvp of `forward` is `forward` and `tangent`, and all else stays.
+gradient of MeanFlow, whose tangent has no gradient, is then `dual` and `backward`. Three tables of
+jax.interpreters.partial_eval hold these rules; without them (FUSED is False) the jvp of `forward` is `forward` and `tangent`.
 
 A program for several devices runs the kernels inside of shard_map. Where the compiler partitions the program itself, which it
 cannot do to a kernel, every primitive is plain JAX.
@@ -37,8 +37,8 @@ TABLES = ("custom_partial_eval_rules", "partial_eval_jaxpr_custom_rules", "dce_r
 FUSED = all(hasattr(partial_eval, table) for table in TABLES)
 
 
-# name: (inputs, outputs), a letter an array: q like the queries, k like the keys, s a statistic of rows; a bias may follow. The first
-# inputs are those that derivatives flow through, and the last but o, lse, do and mu.
+# name: (inputs, outputs), a letter an array: q like the queries, k like the keys, s a statistic of rows; a bias may follow.
+# STATISTICS: how many of the last inputs are o, lse, do or mu, through which no derivative flows.
 SIGNATURES = {
     "forward": ("qkk", "qs"),
     "dual": ("qkkqkk", "qsqs"),
@@ -78,7 +78,7 @@ def _types(inputs, outputs, *types, **_):
 
 
 def _lower(name, platform, context, *arrays, **static):
-    """The lowering rule. The arrays lose the axes of a mesh over which they vary: interpreted kernels mix them with constants."""
+    """The lowering rule. Arrays lose the axes of a mesh over which they vary: interpreted kernels mix them with constants."""
     run = functools.partial(_run, name, platform, **static)
     devices = context.module_context.axis_context
     if platform and isinstance(devices, mlir.ShardingContext) and devices.num_devices > 1:
@@ -300,8 +300,12 @@ def _dual_under_remat(saveable, unknown, available, equation):
     return known, linear, [False, False, True, True], [False, False, True, True], [*needed, o, lse]
 
 
-def _dual_where_needed(used, equation):
+# jax 0.12 passes which inputs are live between the two arguments of the next rules.
+
+
+def _dual_where_needed(used, *live_and_equation):
     """Without the tangent, `dual` is `forward`."""
+    equation = live_and_equation[-1]
     if any(used[2:]):
         return [True] * len(equation.invars), equation
     if not any(used):
@@ -311,8 +315,9 @@ def _dual_where_needed(used, equation):
     return needed, equation.replace(primitive=forward, invars=invars, outvars=equation.outvars[:2])
 
 
-def _second_tangent_where_needed(used, equation):
+def _second_tangent_where_needed(used, *live_and_equation):
     """Without the tangent of the tangent, `second_tangent` is `tangent`."""
+    equation = live_and_equation[-1]
     if used[1]:
         return [True] * len(equation.invars), equation
     if not used[0]:

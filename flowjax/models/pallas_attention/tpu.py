@@ -120,8 +120,8 @@ def _tangent_kernel(q, k, v, dq, dk, dv, lse, o, *rest, scores, last):
         mu[...] = start[...] + total[...]
 
 
-# Backward: 5 matmuls a tile, and 15 with the tangent (13 without a cotangent of the output). One sweep: the sums for the keys of
-# a tile, and those for all queries, both stay on the chip.
+# Backward: 5 matmuls a tile, and 15 with the tangent (13 without a cotangent of the output). One sweep: the sums for the keys
+# of a tile, and those for all queries, both stay on the chip.
 
 
 def _accumulate(first, ref, value):
