@@ -4,11 +4,11 @@
     python -m experiments.compare_checkouts --base=../base
     python -m experiments.compare_checkouts --base=../base --only=meanflow,imf --numbers
 
-Each checkout runs in its own process, on the CPU: one small network, 16 rows, step 30 of 100. What runs is every method with its
-published constants and the variants below (guidance inside the target, two heads, all terms on every row, schemes of finite
-differences, bounds, other data). Where both checkouts trace the same program (jaxpr), nothing need run; where they do not, or with
---numbers, both programs run and their numbers are compared. Prints a table and exits with status 1 if a number differs. A case that
-the base does not have is new and counts as equal. Two minutes on one core.
+Each checkout runs in a separate process, on the CPU: one small network, 16 rows, step 30 of 100. The cases are all methods with
+their published constants, and the variants below (guidance inside the target, two heads, all terms on every row, schemes of
+finite differences, bounds, other data). A case runs if the two checkouts trace different programs (jaxpr), or with --numbers;
+then its numbers are compared. Prints a table and exits with status 1 if a number differs. A case that the base lacks is new and
+counts as equal. Two minutes on one core.
 """
 
 import json
@@ -27,16 +27,15 @@ from absl import app, flags
 from flowjax import methods, typing
 
 BASE = flags.DEFINE_string("base", None, "folder of the other checkout", required=True)
-ONLY = flags.DEFINE_list("only", [], "cases by the start of their names; default: all")
-NUMBERS = flags.DEFINE_bool("numbers", False, "run the programs that are the same, too")
+ONLY = flags.DEFINE_list("only", [], "only cases whose names start with one of these; default: all")
+NUMBERS = flags.DEFINE_bool("numbers", False, "also run cases whose programs are equal")
 JIT = flags.DEFINE_bool("jit", True, "run compiled programs; --nojit runs one operation after the other")
 DUMP = flags.DEFINE_string("dump", "", "(for the child processes) file to write this checkout's programs or numbers to")
 CASE = flags.DEFINE_list("case", [], "(for the child processes) cases whose numbers are written")
 
 ROWS, STEP, STEPS = 16, 30, 100
 
-# What runs: name of the case -> (method, constants, (kind of guidance, its constants) or None, shape of the data)
-
+# Name of a case -> (method, constants, (kind of guidance, its constants) or None, shape of the data)
 CASES = {name: (name, {}, None, (3,)) for name in methods.METHODS}
 for name, info in methods.METHODS.items():
     if info.every_row:
@@ -118,7 +117,7 @@ def networks(params):
 def batch(name, shape):
     x, eps = jax.random.normal(jax.random.key(1), (2, ROWS, *shape))
     made = {"x": x, "label": jnp.arange(ROWS) % 4}
-    if name in ("rectified_meanflow", "cmt"):  # they learn from a coupling
+    if name in ("rectified_meanflow", "cmt"):  # methods that learn from a coupling
         made["eps"] = eps
     if name == "cmt":
         times = jnp.linspace(1.0, 0.0, 5)
@@ -159,15 +158,15 @@ def traced(run, arguments):
 
 
 def numbers(run, arguments):
-    """{what: array} of a case."""
-    if JIT.value:  # each runs once: quick to compile
+    """{name: array} of the results of a case."""
+    if JIT.value:  # each program runs once, so it is compiled without optimisation
         run = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
     paths, _ = jax.tree_util.tree_flatten_with_path(run(*arguments))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in paths}
 
 
 def dump(path):
-    """Writes the programs of all cases; or the numbers of some."""
+    """Writes the programs of all cases, or the numbers of the cases in --case."""
     if not CASE.value:
         chosen = [case for case in CASES if not ONLY.value or case.startswith(tuple(ONLY.value))]
         pathlib.Path(path).write_text(json.dumps({case: traced(*program(*CASES[case])) for case in chosen}))
@@ -178,11 +177,11 @@ def dump(path):
     np.savez(path, **arrays)
 
 
-# Both, and the table
+# Both checkouts, and the table
 
 
 def child(checkout, path, *options):
-    """Runs this file in a process that imports the flowjax of a checkout (-P: this folder has an inspect.py)."""
+    """Runs this file in a process that imports a checkout's flowjax (-P: the inspect.py of this folder would hide Python's)."""
     environment = {**os.environ, "PYTHONPATH": str(checkout), "JAX_PLATFORMS": "cpu"}
     options = [f"--base={checkout}", f"--dump={path}", f"--only={','.join(ONLY.value)}", f"--jit={JIT.value}", *options]
     subprocess.run([sys.executable, "-P", __file__, *options], cwd=checkout, env=environment, check=True)
@@ -194,19 +193,19 @@ def programs(checkout, folder):
 
 
 def arrays(checkout, folder, cases):
-    """{case: {what: array}}"""
+    """{case: {name: array}} of the cases, computed by a checkout."""
     if not cases:
         return {}
-    found = {case: {} for case in cases}
+    of_cases = {case: {} for case in cases}
     with np.load(child(checkout, f"{folder}/arrays.npz", f"--case={','.join(cases)}")) as stored:
         for key in stored.files:
             case, what = key.split("|")
-            found[case][what] = stored[key]
-    return found
+            of_cases[case][what] = stored[key]
+    return of_cases
 
 
 def difference(one, other):
-    """What differs between two arrays, in words; "" if nothing does."""
+    """The difference between two arrays as text; "" if they are equal bit for bit."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return f"{other.dtype}{list(other.shape)} became {one.dtype}{list(one.shape)}"
     if one.tobytes() == other.tobytes():
@@ -215,7 +214,7 @@ def difference(one, other):
 
 
 def differences(ours, theirs):
-    """{what: how it differs} of one case."""
+    """{name: difference} of the arrays of a case that are not equal."""
     absent = {name: "only here" if name in ours else "only in the base" for name in ours.keys() ^ theirs.keys()}
     both = {name: difference(ours[name], theirs[name]) for name in ours if name in theirs}
     return absent | {name: words for name, words in both.items() if words}

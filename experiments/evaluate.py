@@ -1,11 +1,11 @@
 """Measures a run: python -m experiments.evaluate --workdir=runs/demo --steps=1,2,4
 
-Needs the workdir alone. Prints a table of samples at each number of steps, other real rows and noise against real rows, each
-number with its error, and writes it as evaluation.csv, evaluation.md and evaluation.png into the workdir. Several averages,
-samplers and scales of guidance are combined:
+Needs only the workdir. Prints a table that compares samples at each number of steps, other real rows, and noise with real rows,
+each number with its error, and writes it as evaluation.csv, evaluation.md and evaluation.png into the workdir. Several
+averages, samplers and scales of guidance are combined:
 
-    python -m experiments.evaluate --workdir=runs/demo --steps=1,2,4,8 --ema=0.999,none --sampler=flow_map
-    --sampler=gamma:gamma=0.3
+    python -m experiments.evaluate --workdir=runs/demo --steps=1,2,4,8 --ema=0.999,none \\
+      --sampler=flow_map --sampler=gamma:gamma=0.3
 
 Lower is better for distances, higher for agreement, precision, recall, density and coverage; copying is 1/2 where samples are
 no nearer to the training rows than held-out rows are, and 1 where they are copies.

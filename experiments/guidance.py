@@ -39,8 +39,8 @@ def main():
         samples, real = measured(name, path / name, scales)
         rows += samples
     about = (
-        f"`{command_line.typed('guidance')}`, {datetime.date.today()}, {jax.device_count()} {jax.devices()[0].device_kind} device(s): one-step"
-        f" digits, {rows[0]['rows']} samples a row; w = 1 is the same network without guidance."
+        f"`{command_line.typed('guidance')}`, {datetime.date.today()}, {jax.device_count()} {jax.devices()[0].device_kind}"
+        f" device(s): one-step digits, {rows[0]['rows']} samples a row; w = 1 is the same network without guidance."
     )
     print(tables.write(path / "guidance_digits", [*rows, real], about))
     draw(path, rows, real)
@@ -49,15 +49,15 @@ def main():
 
 
 def checked():
-    """The scales to sample with; raises InputError for methods or scales that there are not."""
+    """The scales of --scales; raises InputError for unknown methods, or scales that the presets do not learn."""
     for name in METHODS.value:
         checks.member("method", name, methods.METHODS)
     low, high = common.GUIDED_SCALES
     scales = command_line.numbers("scales", SCALES.value)
     if not scales or not METHODS.value or min(scales) < low or max(scales) > high:
         raise typing.InputError(
-            f"--scales={','.join(SCALES.value)} --methods={','.join(METHODS.value)}: expected at least one method, and scales from {low}"
-            f" to {high}, which the presets learn."
+            f"--scales={','.join(SCALES.value)} --methods={','.join(METHODS.value)}: expected at least one method, and scales"
+            f" from {low} to {high}, which the presets learn."
         )
     return scales
 

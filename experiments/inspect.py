@@ -88,8 +88,8 @@ def samples(run, out, steps):
         out / "samples.png", drawn, labels, run.trained.num_classes, real=run.real, title=f"{run.name}: samples", per_class=8
     )
     return {
-        "samples.png": f"Samples by {run.settings.evaluation.sampler} in {', '.join(map(str, shown))} steps from the same noise,"
-        " beside real rows."
+        "samples.png": f"Samples by {run.settings.evaluation.sampler} in {', '.join(map(str, shown))} steps from the same"
+        " noise, beside real rows."
     }
 
 
@@ -144,8 +144,8 @@ def velocity(run, out, steps):
         }
     plots.image_grid(out / "velocity.png", blocks, title=f"{run.name}: one Euler step along V(x, t, t) from noised data")
     return {
-        "velocity.png": "Real images with noise up to t, and where one straight step along V(x, t, t) leads: the mean of the data"
-        " that fits, if V is right."
+        "velocity.png": "Real images with noise up to t, and where one straight step along V(x, t, t) leads: the mean of the"
+        " data that fits, if V is right."
     }
 
 

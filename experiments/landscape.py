@@ -1,17 +1,18 @@
-"""Every method on one budget and one network: python -m experiments.landscape --data=checkerboard --seeds=3
---workdir=runs/landscape
+"""Trains and measures every method with one budget and one network:
 
-Trains flow matching first, which is the teacher of all that distil (pfmm, which needs a flow map, has psd), then every method's
-preset in a folder below the workdir, the seeds side by side; measures each against held-out data at 1, 2, 4 and 8 steps; and
-writes landscape.csv, landscape.md, landscape.png (one-step samples of all methods) and distance_against_cost.png. A method that
-fails is reported in its row. The same command continues a killed run. Wall times, which no two runs share, are in
-wall_time.csv.
+    python -m experiments.landscape --data=checkerboard --seeds=3 --workdir=runs/landscape
 
-Flow matching, which learns no jumps, is sampled with Euler's method, methods that learn jumps to the data alone with jumps and
-new noise, and what a method does not learn stays empty. On two CPU cores checkerboard, three seeds, all methods, 3,000 steps,
-took two hours beside other work.
+Trains flow matching first, the teacher of the methods that distil (psd is the teacher of pfmm, which needs a flow map). Then
+trains every method with its preset, in a folder below the workdir, with the seeds side by side. Measures each against held-out
+data at 1, 2, 4 and 8 steps. Writes landscape.csv, landscape.md, landscape.png (one-step samples of all methods) and
+distance_against_cost.png. A method that fails is reported in its row. The same command continues a killed run. Wall times,
+which differ from run to run, are in wall_time.csv.
 
-`--table` prints what each method is and costs instead, from flowjax.methods and docs/method_costs.csv, which
+Flow matching learns no jumps and is sampled with Euler's method. Methods that only learn jumps to the data are sampled with
+jumps and new noise. Cells of jumps that a method does not learn are empty. On two CPU cores checkerboard with three seeds, all
+methods and 3,000 steps took two hours beside other work.
+
+`--table` prints a table of the methods and their costs instead, from flowjax.methods and docs/method_costs.csv, which
 experiments.benchmark_methods writes.
 """
 
@@ -298,11 +299,12 @@ def report(path, configs, results, failed, real):
     seeds = f"{first.seeds} seeds side by side, mean ± standard deviation" if first.seeds > 1 else "one seed"
     size = len(real.rows["x"])
     about = (
-        f"{first.data.name}, {first.steps} steps of training at batch {first.batch_size}, {seeds}: {real.distance} of {size} samples to as"
-        f" many real rows; other real rows (the floor) {real.floor:.4f}, noise {real.noise:.4g}. FPE: forward passes of a batch, counted"
-        f" in the compiled step; {first.steps} of them and, for a method that distils, the teacher's training (and trajectories) are its"
-        f" training cost. All seeds of a student share one teacher, the first seed of flow_matching (psd for pfmm), so that its deviation leaves"
-        f" the teacher's out. Empty: jumps that a method does not learn. ms a step: of all seeds together, the fastest tenth. {datetime.date.today()}, {jax.device_count()}"
+        f"{first.data.name}, {first.steps} steps of training at batch {first.batch_size}, {seeds}: {real.distance} of"
+        f" {size} samples to as many real rows; other real rows (the floor) {real.floor:.4f}, noise {real.noise:.4g}. FPE:"
+        f" forward passes of a batch, counted in the compiled step; {first.steps} of them and, for a method that distils, the"
+        " teacher's training (and trajectories) are its training cost. All seeds of a student share one teacher, the first seed of"
+        " flow_matching (psd for pfmm), so that its deviation leaves the teacher's out. Empty: jumps that a method does not"
+        f" learn. ms a step: of all seeds together, the fastest tenth. {datetime.date.today()}, {jax.device_count()}"
         f" {jax.default_backend()} device(s), {platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}, Python"
         f" {platform.python_version()}: `{command_line.typed('landscape')}`."
     )

@@ -85,19 +85,7 @@ def gaussian(mean: ArrayLike, covariance: ArrayLike, path: paths.Path = paths.li
     eigenvalues, basis = np.linalg.eigh(np.asarray(covariance, np.float64).reshape(mean.size, mean.size))
     eigenvalues, center = np.maximum(eigenvalues, 0.0), mean.reshape(-1) @ basis
 
-    def spectral(function):
-        """Runs `function` on coordinates [..., mean.size] in the eigenbasis, with times [..., 1]."""
-
-        def run(x, *times):
-            x = jnp.asarray(x)
-            times = checks.times("exact.gaussian", x, **{f"time_{i}": t for i, t in enumerate(times)})
-            batch = x.shape[: x.ndim - mean.ndim]
-            columns = [t if t.ndim == 0 else t.reshape(t.shape[: len(batch)] + (1,)) for t in times]
-            y = x.reshape(batch + (mean.size,)) @ jnp.asarray(basis, x.dtype)
-            return function(y, *columns, batch, x)
-
-        return run
-
+    spectral = _in_basis(basis, mean.ndim)
     row = lambda values, t: values.astype(t.dtype).reshape((1,) * (t.ndim - 1) + (-1,))
     variance = lambda t: path.alpha(t) ** 2 * row(eigenvalues, t) + path.sigma(t) ** 2
     centre = lambda t: path.alpha(t) * row(center, t)
@@ -128,6 +116,23 @@ def gaussian(mean: ArrayLike, covariance: ArrayLike, path: paths.Path = paths.li
     return ExactFlow(lambda x, s, t: x + (t - s) * V(x, s, t), V, v, divergence)
 
 
+def _in_basis(basis, ndim):
+    """A decorator: runs a function on coordinates [..., D] in a basis [D, D] of points with `ndim` axes, and times [..., 1]."""
+
+    def decorate(function):
+        def run(x, *times):
+            x = jnp.asarray(x)
+            times = checks.times("exact.gaussian", x, **{f"time_{i}": t for i, t in enumerate(times)})
+            batch = x.shape[: x.ndim - ndim]
+            columns = [t if t.ndim == 0 else t.reshape(t.shape[: len(batch)] + (1,)) for t in times]
+            y = x.reshape(batch + (len(basis),)) @ jnp.asarray(basis, x.dtype)
+            return function(y, *columns, batch, x)
+
+        return run
+
+    return decorate
+
+
 def mixture(weights: ArrayLike, means: ArrayLike, deviations: ArrayLike, path: paths.Path = paths.linear) -> ExactFlow:
     """The flow map of a 1-D mixture of normals; every element of `x` is one data point.
 
@@ -135,8 +140,8 @@ def mixture(weights: ArrayLike, means: ArrayLike, deviations: ArrayLike, path: p
 
         F(x, s, t) = P_t^-1(P_s(x)),   P_t the distribution function of the marginal at time t
 
-    The inversion is a bisection, finished by Newton steps, in log-probability from the nearer tail. Its derivatives are those of the
-    flow (a `custom_jvp` in terms of differentiable functions, so that derivatives of every order follow):
+    The inversion is a bisection, finished by Newton steps, in log-probability from the nearer tail. Its derivatives are those
+    of the flow (a `custom_jvp` in terms of differentiable functions, so that derivatives of every order follow):
 
         dF/dx = p_s(x) / p_t(F),   dF/ds = -v(x, s) dF/dx,   dF/dt = v(F, t)
 
@@ -296,9 +301,10 @@ def boxes(corners: ArrayLike, side: float = 1.0, floor: float = 1e-4) -> Velocit
 
         v(x, t) = (x - E[x0 | x]) / t = (E[eps | x] - x) / (1 - t)
 
-    On each axis of each box `eps = (x - (1 - t) x0) / t` is a truncated normal. Up to t = 1/2 the second form with its closed-form mean
-    is used, above it the first with eight-point Gauss-Legendre quadrature over the box, where the integrand is smooth: both are exact to
-    rounding there, and neither divides by a small number. Outside the boxes v grows like the distance to them over t.
+    On each axis of each box `eps = (x - (1 - t) x0) / t` is a truncated normal. Up to t = 1/2 the second form with its
+    closed-form mean is used, above it the first with eight-point Gauss-Legendre quadrature over the box, where the integrand is
+    smooth: both are exact to rounding there, and neither divides by a small number. Outside the boxes v grows like the distance
+    to them over t.
 
     Args:
       corners: lower corners of the boxes, [n, D].
@@ -312,7 +318,8 @@ def boxes(corners: ArrayLike, side: float = 1.0, floor: float = 1e-4) -> Velocit
       >>> boxes([[0.0, 0.0]])(jnp.full((1, 2), 1.5), 1.0)[0].round(4)  # at noise: x minus the mean of the data
       Array([1., 1.], dtype=float32)
 
-    Reference: the moments of the truncated normal, e.g. Johnson, Kotz and Balakrishnan, Continuous Univariate Distributions, 10.1.
+    Reference: the moments of the truncated normal, e.g. Johnson, Kotz and Balakrishnan, Continuous Univariate Distributions,
+    10.1.
     """
     corners = np.asarray(corners, np.float64)
 

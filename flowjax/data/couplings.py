@@ -38,8 +38,7 @@ def couple(source: pipeline.Source, coupling: str) -> pipeline.Source:
 
 
 def trajectories(folder: str, like: pipeline.Source) -> pipeline.Source:
-    """The trajectories of a folder as a source: x and eps are their ends; with more than two points also all of them, and their
-    times."""
+    """The trajectories of a folder as a source: x and eps are the ends; with more than two points, all points and times too."""
     path = pathlib.Path(folder)
     hint = "write one with python -m experiments.reflow --workdir=runs/TEACHER"
     if not (path / folders.ABOUT).exists():
@@ -64,8 +63,7 @@ def trajectories(folder: str, like: pipeline.Source) -> pipeline.Source:
 
 
 def recorded(name: str, points: np.ndarray, label: np.ndarray | None, times: np.ndarray) -> pipeline.Source:
-    """A source of trajectories: `points` [n, K + 1, ...] from noise to data, `label` [n] or None, `times` [K + 1] from 1 to
-    0."""
+    """A source of trajectories: `points` [n, K + 1, ...] from noise to data, `label` [n] or None, falling `times` [K + 1]."""
     times = times.astype(np.float32)
 
     def rows(ids: np.ndarray) -> dict[str, np.ndarray]:

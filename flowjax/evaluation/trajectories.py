@@ -32,25 +32,18 @@ def write(
 
     Args:
       workdir: the folder of the run.
-      folder: where to; if the same call began it, it continues.
+      folder: of the trajectories. A call with the same arguments continues a killed one.
       num: number of trajectories.
       steps: of the solver, uniform in time.
-      points: of a trajectory that are kept, evenly: 2 (the ends) up to steps + 1; one less divides `steps`.
+      points: stored points of each trajectory, evenly spaced: 2 (the ends) up to steps + 1; one less divides `steps`.
       solver: "euler" or "heun".
       seed: of the noise.
-      part: trajectories at a time.
+      part: trajectories that are solved at once.
 
     Raises:
       InputError: for numbers that do not fit together, a folder of something else, a run that cannot be read.
     """
-    checks.member("solver", solver, SOLVERS)
-    for name, value in (("num", num), ("steps", steps), ("part", part)):
-        if value < 1:
-            raise typing.InputError(f"--{name}={value}: expected at least 1.")
-    if not 2 <= points <= steps + 1 or steps % (points - 1):
-        raise typing.InputError(
-            f"--points={points}: expected 2 (both ends of a trajectory) or more, one less dividing --steps={steps}."
-        )
+    _check(num, steps, points, solver, part)
     run = loading.load(workdir)
     info = methods.METHODS[run.settings.method.name]
     if not info.learns_velocity:
@@ -68,7 +61,9 @@ def write(
     carry = _carry(run, SOLVERS[solver], steps, points)
 
     def trajectory(start):
-        index = np.arange(start, start + min(part, num))  # one shape, one compilation; the surplus of the last is dropped
+        index = np.arange(
+            start, start + min(part, num)
+        )  # every part has one shape, so one compilation; surplus rows are dropped
         rows = carry(run.params, jax.random.key(seed), index, np.resize(labels[start : start + part], len(index)))
         kept = min(len(index), num - start)
         return np.asarray(rows)[:kept], labels[start : start + kept]
@@ -76,6 +71,18 @@ def write(
     with tqdm.tqdm(total=num, desc="trajectories", unit="row") as bar:
         for done in couplings.write(folder, about, trajectory):
             bar.update(done - bar.n)
+
+
+def _check(num: int, steps: int, points: int, solver: str, part: int) -> None:
+    """Raises InputError for arguments of `write` that do not fit together."""
+    checks.member("solver", solver, SOLVERS)
+    for name, value in (("num", num), ("steps", steps), ("part", part)):
+        if value < 1:
+            raise typing.InputError(f"--{name}={value}: expected at least 1.")
+    if not 2 <= points <= steps + 1 or steps % (points - 1):
+        raise typing.InputError(
+            f"--points={points}: expected 2 (both ends of a trajectory) or more, one less dividing --steps={steps}."
+        )
 
 
 def _labels(run: loading.Trained, num: int) -> np.ndarray:

@@ -76,8 +76,7 @@ def dots(
     log: bool = False,
     title: str | None = None,
 ) -> canvas.Picture:
-    """One row a name, the first on top, with a mark for each series: the first series is a ring, the others are dots that fit
-    into it.
+    """A row for each name, the first on top, with a mark for each series: a ring for the first, smaller dots for the others.
 
     Args:
       path: the PNG file; None: none, the picture is only returned.

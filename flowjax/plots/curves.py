@@ -63,8 +63,7 @@ def log_curves(
     ylabel: str,
     title: str | None = None,
 ) -> canvas.Picture:
-    """Curves on two logarithmic axes, each with its lowest point ringed and in the legend, and horizontal lines to compare
-    with.
+    """Curves on two logarithmic axes, with their lowest points ringed and in the legend, and horizontal lines to compare with.
 
     Args:
       path: the PNG file; None: none, the picture is only returned.
@@ -105,8 +104,7 @@ def log_curves(
 
 
 class Labelled(NamedTuple):
-    """A point of `labelled_points`: its place, the values whose mean and range are drawn, and its group, which has one
-    colour."""
+    """A point of `labelled_points`: its x, the values whose mean and range are drawn, and its group, which sets the colour."""
 
     x: float
     values: Sequence[float]
@@ -122,8 +120,7 @@ def labelled_points(
     ylabel: str,
     title: str,
 ) -> canvas.Picture:
-    """Named points on two logarithmic axes; the names stand in a column at the right, in the order of the values, with lines to
-    them.
+    """Named points on two logarithmic axes. Lines lead to the names, a column at the right in the order of the values.
 
     Args:
       path: the PNG file; None: none, the picture is only returned.
@@ -189,8 +186,7 @@ def measure_curves(
     xlabel: str,
     title: str | None = None,
 ) -> canvas.Picture:
-    """Measures against the number of sampling steps, or a scale of at least 1: a panel a measure, at most four a row, one
-    legend.
+    """Measures against the number of sampling steps, or a scale of at least 1: a panel for each measure, at most four a row.
 
     Args:
       path: the PNG file; None: none, the picture is only returned.

@@ -21,7 +21,7 @@ def image_grid(
       path: the PNG file; None: none, the picture is only returned.
       columns: heading -> images [rows, per_column, H, W, C] in [-1, 1], C = 1 or 3; all with as many rows, of one size.
         Values outside are clipped; pixels that are not finite are magenta.
-      row_names: one name a row, say its class.
+      row_names: a name for each row, such as its class.
       title: the line above everything.
 
     Raises:
@@ -32,7 +32,7 @@ def image_grid(
     height, width = next(iter(blocks.values())).shape[2:4]
     scale = max(1, round(48 / max(height, width)))
     pictures = [_mosaic(block, scale) for block in blocks.values()]
-    # Everything is placed in pixels, so that an image's pixel is a whole number of the screen's.
+    # Everything is placed in pixels, so that a pixel of an image covers a whole number of pixels of the picture.
     widths = [max(picture.shape[1], 8 * _longest(name)) for name, picture in zip(blocks, pictures, strict=True)]
     left = 24 + 9 * max((len(str(name)) for name in row_names or []), default=0)
     head = 16 + 18 * max(name.count("\n") + 1 for name in blocks) + (20 * title.count("\n") + 32 if title else 0)

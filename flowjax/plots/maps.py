@@ -45,7 +45,7 @@ def heat_maps(
         shapes = [panel.shape for panel in values]
         raise typing.InputError(f"heat_maps: the values have shapes {shapes}; expected at least one panel, [rows, columns].")
     if log and any((panel < 0).any() for panel in values):
-        raise typing.InputError("heat_maps: logarithmic colours want values of at least 0; for others type log=False.")
+        raise typing.InputError("heat_maps: logarithmic colours need values of at least 0; for others type log=False.")
     scale, extend = _colours(np.concatenate([panel.ravel() for panel in values]), log)
     down, across = (1 + max(place) for place in zip(*places, strict=True))
     lines = 2 + max(heading.count("\n") for _, heading, _ in places.values())

@@ -131,8 +131,7 @@ def _plane(function: str, name: str, points: np.ndarray) -> np.ndarray:
 def _squares(
     headings: Sequence[str], title: str | None, side: float = 2.7, below: float = 0.0, beside: float = 0.0, least: float = 0.0
 ) -> tuple[canvas.Picture, list[axes.Axes]]:
-    """A figure of square panels, at most six a row, at least `least` wide, with room for what stands below and beside;
-    inches."""
+    """A figure of square panels, at most six a row, at least `least` inches wide, with room for what is below and beside."""
     across = min(len(headings), 6)
     down = math.ceil(len(headings) / across)
     lines = max(heading.count("\n") + 1 for heading in headings)
