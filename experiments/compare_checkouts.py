@@ -6,9 +6,9 @@
 
 Each checkout runs in a separate process, on the CPU: one small network, 16 rows, step 30 of 100. The cases are all methods with
 their published constants, and the variants below (guidance inside the target, two heads, all terms on every row, schemes of
-finite differences, bounds, other data). A case runs if the two checkouts trace different programs (jaxpr), or with --numbers;
-then its numbers are compared. Prints a table and exits with status 1 if a number differs. A case that the base lacks is new and
-counts as equal. Two minutes on one core.
+finite differences, bounds, other data). The draw of a case, and its loss with the gradient, run if the two checkouts trace
+different programs (jaxpr), or with --numbers; then their numbers are compared. Prints a table and exits with status 1 if a number
+differs. A case that the base lacks is new and counts as equal. One minute of one core, and some seconds for every case that runs.
 """
 
 import json
@@ -31,11 +31,13 @@ ONLY = flags.DEFINE_list("only", [], "only cases whose names start with one of t
 NUMBERS = flags.DEFINE_bool("numbers", False, "also run cases whose programs are equal")
 JIT = flags.DEFINE_bool("jit", True, "run compiled programs; --nojit runs one operation after the other")
 DUMP = flags.DEFINE_string("dump", "", "(for the child processes) file to write this checkout's programs or numbers to")
-CASE = flags.DEFINE_list("case", [], "(for the child processes) cases whose numbers are written")
+DRAWS = flags.DEFINE_list("draws", [], "(for the child processes) cases of which the drawn numbers are written")
+LOSSES = flags.DEFINE_list("losses", [], "(for the child processes) cases of which errors, metrics and gradients are written")
 
 ROWS, STEP, STEPS = 16, 30, 100
 
 # Name of a case -> (method, constants, (kind of guidance, its constants) or None, shape of the data)
+
 CASES = {name: (name, {}, None, (3,)) for name in methods.METHODS}
 for name, info in methods.METHODS.items():
     if info.every_row:
@@ -130,8 +132,8 @@ def batch(name, shape):
 # One checkout
 
 
-def program(name, constants, guided, shape):
-    """A function `(params, batch) -> {what: tree}`, the draw, errors, metrics and gradients of one case, and its arguments."""
+def programs_of(name, constants, guided, shape):
+    """The draw `(batch) -> drawn` of a case, its `(params, drawn) -> errors, metrics and gradients`, their batch and params."""
     method = methods.make(name, total_steps=STEPS, **constants)
     if guided:
         kind, options = guided
@@ -143,45 +145,48 @@ def program(name, constants, guided, shape):
         errors, metrics = method.loss(networks(params), drawn)
         return jnp.mean(errors), (errors, metrics)
 
-    def run(params, batch):
-        drawn = method.draw(jax.random.key(7), batch, STEP)
+    def differentiated(params, drawn):
         gradients, (errors, metrics) = jax.grad(loss, has_aux=True)(params, drawn)
-        return {"draw": drawn, "errors": errors, "metrics": metrics, "gradients": gradients}
+        return {"errors": errors, "metrics": metrics, "gradients": gradients}
 
-    return run, (params, batch(name, shape))
-
-
-def traced(run, arguments):
-    """The program of a case as text, without the addresses of functions and the names of what is not an operation."""
-    text = str(jax.make_jaxpr(run)(*arguments))
-    return re.sub(r" at 0x[0-9a-f]+|jaxpr_debug_info=[^\n]*|name=\S+|jvp=\S+|fwd=\S+|bwd=\S+", "", text)
+    return lambda batch: method.draw(jax.random.key(7), batch, STEP), differentiated, batch(name, shape), params
 
 
-def numbers(run, arguments):
-    """{name: array} of the results of a case."""
+def traced(draw, loss, batch, params):
+    """Both programs as text, without the names of functions and their addresses."""
+    texts = str(jax.make_jaxpr(draw)(batch)), str(jax.make_jaxpr(loss)(params, jax.eval_shape(draw, batch)))
+    return [re.sub(r" at 0x[0-9a-f]+|(?:jaxpr_debug_info|name|jvp|fwd|bwd)=\S+", "", text) for text in texts]
+
+
+def numbers(case):
+    """{what: array} of the programs of a case that run."""
+    draw, loss, batch, params = programs_of(*CASES[case])
     if JIT.value:  # each program runs once, so it is compiled without optimisation
-        run = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
-    paths, _ = jax.tree_util.tree_flatten_with_path(run(*arguments))
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in paths}
+        draw, loss = (jax.jit(run, compiler_options={"xla_backend_optimization_level": 0}) for run in (draw, loss))
+    drawn = draw(batch)
+    found = {"draw": drawn} if case in DRAWS.value else {}
+    found |= loss(params, drawn) if case in LOSSES.value else {}
+    leaves, _ = jax.tree_util.tree_flatten_with_path(found)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def dump(path):
-    """Writes the programs of all cases, or the numbers of the cases in --case."""
-    if not CASE.value:
+    """Writes the programs of all cases, or the numbers of the cases in --draws and --losses."""
+    if not DRAWS.value + LOSSES.value:
         chosen = [case for case in CASES if not ONLY.value or case.startswith(tuple(ONLY.value))]
-        pathlib.Path(path).write_text(json.dumps({case: traced(*program(*CASES[case])) for case in chosen}))
+        pathlib.Path(path).write_text(json.dumps({case: traced(*programs_of(*CASES[case])) for case in chosen}))
         return
     arrays = {}
-    for case in CASE.value:
-        arrays |= {f"{case}|{what}": array for what, array in numbers(*program(*CASES[case])).items()}
+    for case in dict.fromkeys(DRAWS.value + LOSSES.value):
+        arrays |= {f"{case}|{what}": array for what, array in numbers(case).items()}
     np.savez(path, **arrays)
 
 
-# Both checkouts, and the table
+# Both, and the table
 
 
 def child(checkout, path, *options):
-    """Runs this file in a process that imports a checkout's flowjax (-P: the inspect.py of this folder would hide Python's)."""
+    """Runs this file in a process that imports the flowjax of a checkout (-P: this folder has an inspect.py)."""
     environment = {**os.environ, "PYTHONPATH": str(checkout), "JAX_PLATFORMS": "cpu"}
     options = [f"--base={checkout}", f"--dump={path}", f"--only={','.join(ONLY.value)}", f"--jit={JIT.value}", *options]
     subprocess.run([sys.executable, "-P", __file__, *options], cwd=checkout, env=environment, check=True)
@@ -192,20 +197,21 @@ def programs(checkout, folder):
     return json.loads(pathlib.Path(child(checkout, f"{folder}/programs.json")).read_text())
 
 
-def arrays(checkout, folder, cases):
-    """{case: {name: array}} of the cases, computed by a checkout."""
-    if not cases:
+def arrays(checkout, folder, draws, losses):
+    """{case: {what: array}}"""
+    if not draws + losses:
         return {}
-    of_cases = {case: {} for case in cases}
-    with np.load(child(checkout, f"{folder}/arrays.npz", f"--case={','.join(cases)}")) as stored:
+    found = {case: {} for case in draws + losses}
+    options = (f"--draws={','.join(draws)}", f"--losses={','.join(losses)}")
+    with np.load(child(checkout, f"{folder}/arrays.npz", *options)) as stored:
         for key in stored.files:
             case, what = key.split("|")
-            of_cases[case][what] = stored[key]
-    return of_cases
+            found[case][what] = stored[key]
+    return found
 
 
 def difference(one, other):
-    """The difference between two arrays as text; "" if they are equal bit for bit."""
+    """What differs between two arrays, in words; "" if nothing does."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return f"{other.dtype}{list(other.shape)} became {one.dtype}{list(one.shape)}"
     if one.tobytes() == other.tobytes():
@@ -214,7 +220,7 @@ def difference(one, other):
 
 
 def differences(ours, theirs):
-    """{name: difference} of the arrays of a case that are not equal."""
+    """{what: how it differs} of one case."""
     absent = {name: "only here" if name in ours else "only in the base" for name in ours.keys() ^ theirs.keys()}
     both = {name: difference(ours[name], theirs[name]) for name in ours if name in theirs}
     return absent | {name: words for name, words in both.items() if words}
@@ -227,21 +233,23 @@ def main(_):
     here, base = pathlib.Path(__file__).resolve().parents[1], pathlib.Path(BASE.value).resolve()
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = programs(here, folder), programs(base, folder)
-        run = [case for case in ours if case in theirs and (NUMBERS.value or ours[case] != theirs[case])]
-        here_arrays, base_arrays = arrays(here, folder, run), arrays(base, folder, run)
+        both = [case for case in ours if case in theirs]
+        run = [[case for case in both if NUMBERS.value or ours[case][i] != theirs[case][i]] for i in range(2)]
+        here_arrays, base_arrays = arrays(here, folder, *run), arrays(base, folder, *run)
     failed = [case for case in theirs if case not in ours]
     for case in failed:
         print(f"{case:40} only in the base")
     for case in ours:
-        if case not in run:
+        if case not in here_arrays:
             print(f"{case:40} {'same program' if case in theirs else 'new'}")
             continue
         different = differences(here_arrays[case], base_arrays[case])
-        print(f"{case:40} {'differs' if different else f'equal ({len(here_arrays[case])} arrays)'}")
+        ran = " and ".join(part for part, cases in zip(("draw", "loss"), run) if case in cases)
+        print(f"{case:40} {'differs' if different else f'equal ({ran} run, {len(here_arrays[case])} arrays)'}")
         for what, words in different.items():
             print(f"{'':40}   {what}: {words}")
         failed += [case] if different else []
-    print(f"{len(ours)} cases, {len(run)} of them run, {len(failed)} differ.")
+    print(f"{len(ours)} cases, {len(run[0])} draws and {len(run[1])} losses run, {len(failed)} differ.")
     return int(bool(failed))
 
 

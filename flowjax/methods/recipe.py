@@ -117,14 +117,16 @@ def _scored(term, nets, point):
         nets = nets.training(term.trains)
     if term.prepare is not None:
         point = jax.lax.stop_gradient(term.prepare(nets.training(()), point))
+    arguments = {} if term.arguments is None else term.arguments(nets, point)
     result = term.pair(nets, point)
     if not isinstance(result, (tuple, Mapping)):
         return result, result if term.metric is None else term.metric(result), point
     pairs = jax.tree.leaves(result, is_leaf=lambda node: isinstance(node, typing.Pair))
-    arguments = {} if term.arguments is None else term.arguments(nets, point)
+    distance = functools.partial(term.distance, **arguments)
     metric = functools.partial(distances.squared, reduce="mean") if term.metric is None else term.metric
-    total = lambda score: functools.reduce(operator.add, (score(*pair) for pair in pairs))
-    return total(functools.partial(term.distance, **arguments)), total(metric) / len(pairs), point
+    scores = zip(*((distance(*pair), metric(*pair)) for pair in pairs))
+    errors, raw = (functools.reduce(operator.add, score) for score in scores)
+    return errors, raw if len(pairs) == 1 else raw / len(pairs), point
 
 
 # The rows of a term
