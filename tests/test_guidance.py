@@ -87,16 +87,18 @@ def test_the_target_of_two_gaussian_classes_is_their_guided_velocity(kind, heads
         nets = typing.Nets(V=wrong, both=lambda x, s, t, cond: (wrong(x, s, t, cond), net(x, s, t, cond)))
     else:
         nets = typing.Nets(V=net, ema=net if heads == 2 else None)
-    guide, scale = guidance.guide_from_name(kind, **CONSTANTS)
+    target = guidance.target_from_name(kind, **CONSTANTS)
     V_ss = net(point.x, point.s, point.s, point.cond) if known else None
-    own = guide(nets, point, V_ss)
+    own = target.guide(nets, point, V_ss)
     np.testing.assert_allclose(own.v, expected, atol=1e-9)
     if own.V_ss is not None:  # what the method takes for its own velocity is the guided flow's too
         np.testing.assert_allclose(own.V_ss, expected, atol=1e-9)
-    np.testing.assert_allclose(scale(point), scale_at(kind, point.s, SCALED[kind][:, None]), rtol=1e-6)
+    np.testing.assert_allclose(target.scale(point), scale_at(kind, point.s, SCALED[kind][:, None]), rtol=1e-6)
     # A teacher that knows both classes and no scale is guided to the same velocity by its own answers.
     teacher = lambda x, t, cond: guided_flow(x, t, cond["label"], 1.0)
-    np.testing.assert_allclose(guidance.classifier_free(teacher, scale)(point.x, point.s, point.cond), expected, atol=1e-9)
+    np.testing.assert_allclose(
+        guidance.classifier_free(teacher, target.scale)(point.x, point.s, point.cond), expected, atol=1e-9
+    )
     np.testing.assert_array_equal(own.v[3], point.v[3])  # a dropped label keeps its own
     assert np.abs(own.v - point.v)[LABELS >= 0].max() > 0.1
 
@@ -141,7 +143,7 @@ def test_the_network_is_asked_once_and_no_more_than_the_formula_needs(kind):
         asked.append(len(x))
         return net(x, s, t, cond)
 
-    guide, _ = guidance.guide_from_name(kind, **CONSTANTS)
+    guide = guidance.target_from_name(kind, **CONSTANTS).guide
     guide(typing.Nets(V=counting), point)
     needs_own = kind in ("meanflow", "imf", "dmf", "soflow")
     assert asked == [12 if needs_own else 6]  # one doubled batch
@@ -156,7 +158,7 @@ def test_the_network_is_asked_once_and_no_more_than_the_formula_needs(kind):
 @pytest.mark.parametrize("kind", guidance.TARGETS)
 def test_no_gradient_passes_through_the_guidance(kind):
     point, net, _ = points(kind)
-    guide, _ = guidance.guide_from_name(kind, **CONSTANTS)
+    guide = guidance.target_from_name(kind, **CONSTANTS).guide
 
     def total(theta):
         nets = typing.Nets(V=lambda *args: theta * net(*args), ema=lambda *args: theta * net(*args))
@@ -259,7 +261,7 @@ def test_scales_intervals_and_dropped_labels_as_drawn():
     quantiles = np.log(np.quantile(w, [0.25, 0.5, 0.75])) / np.log(8)  # density ~ 1/w: uniform in log w
     np.testing.assert_allclose(quantiles, [0.25, 0.5, 0.75], atol=0.03)
     whole = (interval == [0.0, 1.0]).all(1)
-    assert abs(whole.mean() - guidance.WHOLE) < 0.02
+    assert abs(whole.mean() - 0.25) < 0.02
     for ends, low, high in ((interval[~whole, 0], 0.0, 0.5), (interval[~whole, 1], 0.5, 1.0)):
         assert low <= ends.min() < low + 0.01 and high - 0.01 < ends.max() <= high
         np.testing.assert_allclose(np.quantile(ends, [0.25, 0.75]), [low + 0.125, low + 0.375], atol=0.02)

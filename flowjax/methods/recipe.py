@@ -220,8 +220,7 @@ def with_dropout(method):
 
 def guided(method, kind, scale, whole_anchor, constants):
     """`method` with a guidance inside its target; see flowjax.methods.guided."""
-    target, (guide, scale_at) = guidance.TARGETS[kind], guidance.guide_from_name(kind, **constants)
-    drawing = guidance.drawing(method, kind, scale, target.told_interval)
+    target, drawing = guidance.target_from_name(kind, **constants), guidance.drawing(method, kind, scale)
 
     def draw(key, batch, step):
         if "label" not in batch:
@@ -234,7 +233,7 @@ def guided(method, kind, scale, whole_anchor, constants):
     def condition(name, cond):
         """Rows with a dropped label get w = 1; with `whole_anchor`, the anchor's interval is (0, 1)."""
         plain = conditioning.null(cond)
-        if target.told_interval and whole_anchor and name == "anchor":
+        if target.draws_interval and whole_anchor and name == "anchor":
             cond = {**cond, "interval": plain["interval"]}
         drawn = {field: cond[field] for field in conditioning.GUIDANCE if field in cond}
         dropped = cond["label"] < 0
@@ -242,8 +241,8 @@ def guided(method, kind, scale, whole_anchor, constants):
 
     def change(nets):
         if "teacher" in method.needs:  # its velocity is not the data's: guided at once, by its answer to the null label
-            return nets.replace(teacher=guidance.classifier_free(nets.teacher, scale_at))
-        return nets.replace(guide=guide)
+            return nets.replace(teacher=guidance.classifier_free(nets.teacher, target.scale))
+        return nets.replace(guide=target.guide)
 
     def weight(plain):
         if not target.weighted:

@@ -43,7 +43,7 @@ def guidance_inputs(guidance):
     """Names of the inputs that say how a row is guided, under config.guidance."""
     low, high = guidance.scale
     target = guidances.TARGETS.get(guidance.kind)
-    if target is not None and target.told_interval:
+    if target is not None and target.draws_interval:
         return conditionings.GUIDANCE  # outside its interval such a network must know w = 1
     return ("guidance",) if low < high else ()
 
