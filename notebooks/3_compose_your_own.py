@@ -288,7 +288,7 @@ run(f"experiments.evaluate --workdir={folder}/run --steps=1,2 --measures=sliced_
 # points = np.load("my_points.npy")  # [n, D], float32
 # rows = lambda split, data_dir=None: data.Source("mine", len(points), points.shape[1:], 0, lambda ids: {"x": points[ids]})
 # data.DATASETS["mine"] = rows
-# models.MODELS["mine"] = MyNetwork  # linen, called (x, s, t, cond=None), with the fields num_classes, guidance, interval
+# models.MODELS["mine"] = MyNetwork  # linen, called (x, s, t, cond=None), with the fields num_classes, inputs
 # models.SHARDING["mine"] = ((".*", ("fsdp",)),)
 # # in get_config
 # config.data.name, config.model = "mine", common.network("mine", width=128)

@@ -190,11 +190,13 @@ def test_what_a_run_is_told_when_it_is_sampled():
         loading.Trained(points, (2,), 0, None, None, 1).conditioning(2.0)
 
 
-def test_networks_are_told_what_the_config_says():
-    for config, fields in ((imf.get_config("guided"), (True, True)), (meanflow.get_config("guided"), (True, False))):
+def test_inputs_of_a_network_follow_from_the_guidance():
+    for config, inputs in (
+        (imf.get_config("guided"), ("guidance", "interval")),
+        (meanflow.get_config("guided"), ("guidance",)),
+    ):
         chosen = settings.read(config)
-        net = parts.network(chosen.model, chosen.guidance, 10)
-        assert (net.guidance, net.interval) == fields
+        assert parts.network(chosen.model, chosen.guidance, 10).inputs == inputs
     assert not any(common.network(name).inputs for name in models.MODELS)
 
 
@@ -210,8 +212,7 @@ points = np.zeros((100, 3), np.float32)
 
 class Linear(nn.Module):
     num_classes: int = 0
-    guidance: bool = False
-    interval: bool = False
+    inputs: tuple[str, ...] = ()
     scale: float = 1.0
 
     @nn.compact
