@@ -1,4 +1,4 @@
-"""The inputs of a network besides x and its two times: one table, and what a condition is made of.
+"""The inputs of a network besides x and its two times: one table, and the arrays that stand for them.
 
 A condition is a dict of arrays by the names of INPUTS, each with the row axis first, and possibly "dropout", one typed key a row.
 An input that is absent has its null value in every row, so that each network works without a condition. To add an input, write
@@ -32,8 +32,8 @@ KINDS = {
 class Input(NamedTuple):
     """An input of networks.
 
-    Every embedding but the label's starts at zero, in networks that do not say otherwise: there a network with the input is
-    the same function, whatever its value, as the network without it.
+    Every embedding but the label's starts at zero, apart from those in a network's NOT_FROM_ZERO. So a network with the input is
+    at first the same function as the network without it, whatever the value of the input.
 
     Attributes:
       kind: how it enters a network, a key of KINDS.
@@ -63,7 +63,7 @@ INPUTS: dict[str, Input] = {
         "times", null=(0.0, 1.0), shape=(2,), embeddings=("interval_low", "interval_high"), joint="guidance_interval"
     ),
 }
-GUIDANCE = ("guidance", "interval")  # those that say how a row is guided
+GUIDANCE = ("guidance", "interval")  # how a row is guided; a network has them by config.guidance
 
 
 def check(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -120,23 +120,23 @@ def layers() -> frozenset[str]:
 
 
 def null(cond: Mapping[str, Array]) -> dict[str, Array]:
-    """The condition of no class, away from which guidance moves: the null label and whatever is dropped with it, and no guidance."""
+    """The condition of no class, away from which guidance moves: null values of all inputs with `dropped`, and no guidance."""
     nulled = [name for name in cond if name in INPUTS and (INPUTS[name].dropped or name in GUIDANCE)]
     return {**cond, **{name: _null(name, cond[name].shape, cond[name].dtype) for name in nulled}}
 
 
 def dropped(cond: Mapping[str, Array], rows: Array) -> dict[str, Array]:
-    """The condition with null values of the label and its like in the rows [B] that are True."""
-    found = dict(cond)
+    """The condition with null values, in the rows [B] that are True, of the label and of all other inputs with `dropped`."""
+    result = dict(cond)
     for name, given in cond.items():
         if name in INPUTS and INPUTS[name].dropped:
             mask = rows.reshape(rows.shape + (1,) * (given.ndim - 1))
-            found[name] = jnp.where(mask, _null(name, given.shape, given.dtype), given)
-    return found
+            result[name] = jnp.where(mask, _null(name, given.shape, given.dtype), given)
+    return result
 
 
 def without(cond: Mapping[str, Array] | None, names: tuple[str, ...]) -> dict[str, Array]:
-    """The condition but for some inputs: of a network that does not take them."""
+    """The condition without some inputs, for a network that does not take them."""
     return {name: given for name, given in (cond or {}).items() if name not in names}
 
 

@@ -1,5 +1,7 @@
 """Networks: one call signature, times at their own door, labels, forward-mode derivatives, dtypes, sizes."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -14,79 +16,90 @@ NETS = {
     "mlp": (models.make("mlp", num_classes=3, width=16), (2,)),
     "dit": (models.make("dit", num_classes=3, width=16, depth=2, heads=2, patch=2), (4, 4, 1)),
 }
+every = pytest.mark.parametrize("name", NETS)
+# Programs this small take longer to compile than to run.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def randomised(net, shape, key=0):
+def randomised(net, shape):
     """Parameters away from their zero initialisation, so that every path carries signal."""
-    params = net.init(jax.random.key(key), jnp.zeros((1, *shape)), 1.0, 0.0, {})
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(key + 1), len(leaves))
-    return jax.tree.unflatten(tree, [leaf + 0.2 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves)])
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *shape)), 1.0, 0.0)
+    spread = lambda leaf: rng.standard_normal(leaf.shape) / np.sqrt(leaf.shape[-2] if leaf.ndim > 1 else 4)
+    return jax.tree.map(lambda leaf: jnp.asarray(spread(leaf), leaf.dtype), shapes)
 
 
-@pytest.fixture(params=NETS)
-def case(request):
-    net, shape = NETS[request.param]
-    return net, randomised(net, shape), jax.random.normal(jax.random.key(2), (5, *shape))
+@functools.cache
+def case(name):
+    """The network, parameters, rows and the compiled `(params, x, s, t, label) -> V`."""
+    net, shape = NETS[name]
+    ask = jit(lambda params, x, s, t, label: net.apply(params, x, s, t, {"label": label}))
+    return net, randomised(net, shape), jax.random.normal(jax.random.key(2), (5, *shape)), ask
 
 
-def test_times_may_be_scalars_or_columns(case):
-    net, params, x = case
+@functools.cache
+def output(name):
+    _, params, x, ask = case(name)
+    return np.asarray(ask(params, x, 0.8, 0.3, jnp.full(5, -1)))
+
+
+@every
+def test_times_may_be_scalars_or_columns(name):
+    _, params, x, ask = case(name)
     column = lambda t: jnp.full((5,) + (1,) * (x.ndim - 1), t)
-    by_column = net.apply(params, x, column(0.8), column(0.3), {"label": jnp.arange(5) % 3})
-    by_scalar = net.apply(params, x, 0.8, 0.3, {"label": jnp.arange(5) % 3})
+    by_column = ask(params, x, column(0.8), column(0.3), jnp.full(5, -1))
     chex.assert_shape(by_column, x.shape)
-    np.testing.assert_allclose(by_column, by_scalar, atol=1e-6)
+    np.testing.assert_allclose(by_column, output(name), atol=1e-6)
 
 
-def test_absent_label_is_the_null_label(case):
-    net, params, x = case
-    null = net.apply(params, x, 0.8, 0.3, {"label": jnp.full(5, -1)})
-    np.testing.assert_array_equal(net.apply(params, x, 0.8, 0.3), null)
-    assert not np.allclose(net.apply(params, x, 0.8, 0.3, {"label": jnp.zeros(5, int)}), null)
+@every
+def test_absent_label_is_the_null_label(name):
+    net, params, x, ask = case(name)
+    null = ask(params, x, 0.8, 0.3, jnp.full(5, -1))
+    np.testing.assert_allclose(jit(net.apply)(params, x, 0.8, 0.3), null, atol=1e-6)
+    assert not np.allclose(ask(params, x, 0.8, 0.3, jnp.zeros(5, int)), null)
 
 
-def test_output_depends_on_both_times(case):
-    net, params, x = case
-    base = net.apply(params, x, 0.8, 0.3)
-    assert not np.allclose(base, net.apply(params, x, 0.7, 0.3))
-    assert not np.allclose(base, net.apply(params, x, 0.8, 0.2))
+@every
+def test_output_depends_on_both_times(name):
+    _, params, x, ask = case(name)
+    assert not np.allclose(output(name), ask(params, x, 0.7, 0.3, jnp.full(5, -1)))
+    assert not np.allclose(output(name), ask(params, x, 0.8, 0.2, jnp.full(5, -1)))
 
 
-def test_jvp_agrees_with_finite_differences(case):
-    net, params, x = case
+@every
+def test_jvp_agrees_with_finite_differences(name):
+    net, params, x, _ = case(name)
     with jax.enable_x64(True):
         params, x = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, x))
-        f = jax.jit(lambda x, s: net.clone(dtype=jnp.float64).apply(params, x, s, 0.3))
+        wide = net.clone(dtype=jnp.float64)
+        f = jit(lambda x, s: wide.apply(params, x, s, 0.3))
         v, h = jax.random.normal(jax.random.key(3), x.shape, jnp.float64), 3e-3
-        _, exact = jax.jvp(f, (x, jnp.float64(0.8)), (v, jnp.float64(1.0)))
+        _, exact = jit(lambda x, s: jax.jvp(lambda x, s: wide.apply(params, x, s, 0.3), (x, s), (v, jnp.ones_like(s))))(
+            x, jnp.float64(0.8)
+        )
         central = (f(x + h * v, 0.8 + h) - f(x - h * v, 0.8 - h)) / (2 * h)
         half = (f(x + h / 2 * v, 0.8 + h / 2) - f(x - h / 2 * v, 0.8 - h / 2)) / h
         # The tolerance is that of jax's attention, whose softmax is float32 whatever comes in.
         np.testing.assert_allclose(exact, (4 * half - central) / 3, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", NETS)
+@every
 def test_bfloat16_keeps_float32_parameters_and_outputs(name):
-    net, shape = NETS[name]
-    low, params = net.clone(dtype=jnp.bfloat16), randomised(net, shape)
-    x = jax.random.normal(jax.random.key(2), (5, *shape))
-    chex.assert_trees_all_equal_dtypes(params, low.init(jax.random.key(0), x, 1.0, 0.0))
-    out = low.apply(params, x, 0.8, 0.3)
-    assert out.dtype == x.dtype
-    reference = net.apply(params, x, 0.8, 0.3)
-    assert 0 < np.abs(out - reference).max() < 0.1 * np.abs(reference).max()
-    _, tangent = jax.jvp(lambda s: low.apply(params, x, s, 0.3), (jnp.float32(0.8),), (jnp.float32(1.0),))
-    assert np.isfinite(tangent).all()
+    net, params, x, _ = case(name)
+    low = net.clone(dtype=jnp.bfloat16)
+    chex.assert_trees_all_equal_dtypes(params, jax.eval_shape(low.init, jax.random.key(0), x, 1.0, 0.0))
+    out, tangent = jit(lambda s: jax.jvp(lambda s: low.apply(params, x, s, 0.3), (s,), (jnp.ones_like(s),)))(jnp.float32(0.8))
+    assert out.dtype == x.dtype and np.isfinite(tangent).all()
+    assert 0 < np.abs(out - output(name)).max() < 0.1 * np.abs(output(name)).max()
 
 
 @pytest.mark.parametrize(
     "policy", [p if p == "nothing_saveable" else pytest.param(p, marks=pytest.mark.slow) for p in dit.REMAT]
 )
 def test_remat_and_unroll_change_nothing(policy):
-    net, shape = NETS["dit"]
-    params, x = randomised(net, shape), jax.random.normal(jax.random.key(2), (5, *shape))
-    gradient = lambda net: jax.jit(jax.grad(lambda p: jnp.sum(net.apply(p, x, 0.8, 0.3) ** 2)))(params)
+    net, params, x, _ = case("dit")
+    gradient = lambda net: jit(jax.grad(lambda p: jnp.sum(net.apply(p, x, 0.8, 0.3) ** 2)))(params)
     reference = gradient(net)
     for other in (net.clone(remat=policy), net.clone(unroll=2)):
         chex.assert_trees_all_close(gradient(other), reference, rtol=2e-4, atol=2e-4)
@@ -115,7 +128,8 @@ def test_patches_go_back_where_they_came_from():
     net = models.make("dit", width=16, depth=1, heads=2, patch=2)
     x = jax.random.normal(jax.random.key(0), (1, 4, 6, 2))
     params = randomised(net, (4, 6, 2))
-    out = lambda x: net.apply(params, x, 0.8, 0.3)
+    ask = jit(lambda params, x: net.apply(params, x, 0.8, 0.3))
+    out = lambda x: ask(params, x)
     # With the attention cut off, a patch of the output depends on the same patch of the input alone.
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.zeros_like(leaf) if "attention_out" in str(path) else leaf, params
@@ -130,7 +144,7 @@ def test_patches_go_back_where_they_came_from():
 def test_published_sizes(size, millions):
     """Parameters of the DiT paper's Table 1, and MeanFlow's DiT-B/4 with its 131 M, to 3%."""
     net = models.make("dit", num_classes=1000, size=size, patch=4)
-    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 32, 32, 4)), 1.0, 0.0, {})
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 32, 32, 4)), 1.0, 0.0)
     count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     assert abs(count / 1e6 / millions - 1) < 0.03, count
 

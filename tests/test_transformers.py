@@ -164,6 +164,8 @@ def test_two_heads_in_one_pass(name):
     V, velocity = jit(functools.partial(net.apply, method="both"))(params, x, S, T, COND)
     np.testing.assert_allclose(V, outputs(name), rtol=1e-4, atol=1e-5)
     assert velocity.shape == x.shape and not np.allclose(V, velocity, atol=1e-2)
+    named = jax.eval_shape(functools.partial(net.apply, method="named_heads"), params, x, S, T, COND)
+    assert tuple(named) == models.heads(net) == ("V", "velocity")
     whole, alone = shapes(net, "both"), shapes(net)
     assert {part for part in whole if part not in alone} == {"velocity", "velocity_norm", "velocity_out"}
     chex.assert_trees_all_equal_shapes({part: whole[part] for part in alone}, alone)
@@ -174,7 +176,7 @@ def test_two_heads_of_denoised_fields():
     D = lambda x, s, t, cond: (2 * x, 3 * x + s)
 
     class Raw(nn.Module):
-        both = lambda self, *args: D(*args)
+        named_heads = lambda self, *args: dict(zip(("V", "velocity"), D(*args)))
         __call__ = lambda self, *args: D(*args)[0]
 
     net, x, s = models.Parameterised(Raw(), "denoised_field"), case("mit")[2], S.at[2].set(0.02)
@@ -192,7 +194,9 @@ def test_two_heads_of_denoised_fields():
 def test_what_has_two_heads():
     two = {"velocity": True, "denoised_field": True, "edm": False, "destination": False}
     for name, expected in two.items():
-        assert parameterised.two_headed(models.Parameterised(NETS["mit"], name)) is expected
+        wrapped = models.Parameterised(NETS["mit"], name)
+        assert parameterised.two_headed(wrapped) is expected
+        assert models.heads(wrapped) == (("V", "velocity") if expected else ("V",))
     assert parameterised.two_headed(NETS["mit"]) and not parameterised.two_headed(NETS["decoupled"])
     with pytest.raises(typing.InputError, match="cannot be parameterised as 'edm'.*'velocity' or 'denoised_field'"):
         shapes(models.Parameterised(NETS["mit"], "edm"), "both")

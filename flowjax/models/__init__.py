@@ -1,6 +1,8 @@
-"""Networks, all called `net(x, s, t, cond)`; `make` builds one from what a config holds."""
+"""Networks, all called `net(x, s, t, cond)`; `make` builds one by name. What `cond` holds: flowjax.conditioning."""
 
 import inspect
+
+import flax.linen as nn
 
 from flowjax import checks, conditioning, flowmap
 from flowjax.models.decoupled_dit import DecoupledDiT
@@ -62,7 +64,9 @@ SHARDING = {
 }
 
 
-def make(name: str, *, num_classes: int = 0, parameterisation: str = "velocity", inputs: tuple[str, ...] = (), **fields):
+def make(
+    name: str, *, num_classes: int = 0, parameterisation: str = "velocity", inputs: tuple[str, ...] = (), **fields
+) -> nn.Module:
     """A network by name.
 
     Args:
@@ -89,7 +93,7 @@ def make(name: str, *, num_classes: int = 0, parameterisation: str = "velocity",
     return net if parameterisation == "velocity" else Parameterised(net, parameterisation)
 
 
-def in_float32(net):
+def in_float32(net: nn.Module) -> nn.Module:
     """The same network, computing in float32."""
     return net.clone(net=in_float32(net.net)) if isinstance(net, Parameterised) else net.clone(dtype="float32")
 

@@ -1,4 +1,7 @@
-"""The diffusion transformer whose first blocks know the source time and whose last blocks know the target time."""
+"""The diffusion transformer whose first blocks are conditioned on the source time, and the last ones on the target time."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,7 +19,7 @@ class DecoupledDiT(dit.DiT):
     (`from_plain`).
 
     Attributes:
-      source_depth: blocks that know the source time; 0 for two thirds of all, rounded (published XL: 20 of 28).
+      source_depth: blocks that are conditioned on the source time; 0 for two thirds of all, rounded (published XL: 20 of 28).
 
     The other attributes are those of DiT.
 
@@ -37,12 +40,12 @@ class DecoupledDiT(dit.DiT):
         return self._image(h, target, x)
 
     def _conditioning(self, x, s, t, cond):
-        """Source time and target time, each with what cond has, ([B, width], [B, width])."""
+        """Source time and target time, each with label and further inputs, ([B, width], [B, width])."""
         embed, parts = self._embed("time"), self._embed_cond(x, cond)
         return tuple(sum(parts, embed(embeddings.flatten_times(time, x))) for time in (s, t))
 
 
-def from_plain(params, source_depth=0):
+def from_plain(params: Mapping[str, Any], source_depth: int = 0) -> dict[str, Any]:
     """Weights of a plain DiT as those of a DecoupledDiT, with the same velocity V(x, s, s).
 
     Off the diagonal the two differ: the plain network's embedding of `s - t` is dropped but for its value at 0.
@@ -78,11 +81,11 @@ def from_plain(params, source_depth=0):
     return new
 
 
-def _source_depth(asked, depth):
-    """The number of blocks that know the source time, 1..depth."""
-    if not 0 <= asked <= depth:
+def _source_depth(count, depth):
+    """The number of blocks that are conditioned on the source time, 1..depth."""
+    if not 0 <= count <= depth:
         raise typing.InputError(
-            f"DecoupledDiT: source_depth is {asked} and depth {depth}; expected a number of blocks from 1 to {depth}, or 0 for"
+            f"DecoupledDiT: source_depth is {count} and depth {depth}; expected a number of blocks from 1 to {depth}, or 0 for"
             " two thirds."
         )
-    return asked or max(1, round(2 * depth / 3))
+    return count or max(1, round(2 * depth / 3))

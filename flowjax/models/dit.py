@@ -22,12 +22,12 @@ DIT_SIZES = {
 }
 
 
-def dense(features, dtype, name=None, init=None):
-    """A linear layer with bias, xavier uniform unless `init` says otherwise."""
+def dense(features: int, dtype, name: str | None = None, init=None) -> nn.Dense:
+    """A linear layer with bias; its weights start xavier uniform, or as `init` draws them."""
     return nn.Dense(features, kernel_init=init or nn.initializers.xavier_uniform(), dtype=dtype, name=name)
 
 
-def from_zero(features, dtype, name):
+def from_zero(features: int, dtype, name: str) -> nn.Dense:
     """The linear layer of an input that changes nothing at first: no bias, and its weights start at zero."""
     return nn.Dense(features, use_bias=False, kernel_init=nn.initializers.zeros, dtype=dtype, name=name)
 
@@ -73,10 +73,10 @@ class Block(nn.Module):
         """Tokens [B, N, width] and conditioning [B, width] -> (tokens, None), the form that nn.scan wants."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self._modulation(c)
         # The attention stays outside of what is recomputed, because it chooses itself what to keep.
-        own = type(self)
-        q, k, v = keep_matmuls(own._queries_keys_values)(self, h, shift_a, scale_a)
+        kind = type(self)
+        q, k, v = keep_matmuls(kind._queries_keys_values)(self, h, shift_a, scale_a)
         y = attention.attention(q, k, v, implementation=self.attention).reshape(h.shape)
-        return keep_matmuls(own._mixed)(self, h, y, gate_a, shift_m, scale_m, gate_m), None
+        return keep_matmuls(kind._mixed)(self, h, y, gate_a, shift_m, scale_m, gate_m), None
 
     def _modulation(self, c):
         """Conditioning [B, width] -> shift, scale and gate of the attention, then of the MLP, [B, 1, width] each."""
@@ -103,15 +103,15 @@ class Block(nn.Module):
         return h + gate_m * self._linear(self.width, "mlp_out")(y)
 
 
-def layer_norm(h, dtype):
+def layer_norm(h: Array, dtype) -> Array:
     """Tokens of mean 0 and variance 1, without parameters."""
     return nn.LayerNorm(use_bias=False, use_scale=False, epsilon=1e-6, dtype=dtype)(h)
 
 
 class DiT(nn.Module):
-    """A diffusion transformer that knows where a jump starts and how far it goes.
+    """A diffusion transformer conditioned on the source time `s` of a jump and on its length `s - t`.
 
-    `s` and `s - t` are embedded and summed, with the label and further inputs. Times are not multiplied by 1000.
+    Both are embedded and summed, with the label and further inputs. Times are not multiplied by 1000.
 
     Attributes:
       num_classes: labels, 0 for none.
@@ -122,8 +122,8 @@ class DiT(nn.Module):
       mlp_ratio: width of the MLP over the width of the tokens.
       time_scale: times are multiplied by it before the embedding.
       inputs: further inputs, keys of flowjax.conditioning.INPUTS; all start at zero.
-      remat: what the backward pass finds of a block, the rest is computed again: "nothing_saveable" (one more forward pass), or another
-        of REMAT; "": matmuls and the attention's own choice.
+      remat: what a block stores for the backward pass, which computes the rest again: "nothing_saveable" (one more forward pass), or
+        another of REMAT; "": its matmuls and what the attention stores.
       unroll: blocks unrolled in one iteration of the scan over blocks.
       dtype: "float32" or "bfloat16", of the computation; parameters are float32.
       attention: "auto", "chunked", "xla" or "pallas", see flowjax.models.attention.
@@ -156,7 +156,7 @@ class DiT(nn.Module):
         return self._image(self._blocks(self.depth, "blocks")(h, c)[0], c, x)
 
     def _tokens(self, x, cond):
-        """Images -> tokens [B, N, width] that know their positions."""
+        """Images -> tokens [B, N, width], with their positions added."""
         p, dtype = self.patch, jnp.dtype(self.dtype)
         h = embeddings.patches(x, p, type(self).__name__)
         if self.width % self.heads or self.width % 4:

@@ -1,4 +1,4 @@
-"""What a network makes of images, times, labels and positions before its first block."""
+"""Layers before the first block of a network: of images, times, further inputs, labels and positions."""
 
 import types
 from collections.abc import Callable, Mapping
@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax import conditioning, typing
-from flowjax.typing import Array
+from flowjax.typing import Array, Time
 
 
-def flatten_times(t, x):
-    """Times as a network wants them, [B], never narrower than float32, from a scalar or [B, 1, ..., 1]."""
+def flatten_times(t: Time, x: Array) -> Array:
+    """Times [B] of the rows of x, never narrower than float32, from a scalar or [B, 1, ..., 1]."""
     t = jnp.asarray(t)
     t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
     return jnp.broadcast_to(t.reshape(-1), (x.shape[0],))
@@ -63,7 +63,7 @@ def beside(
     return h
 
 
-def patches(x, p, network="DiT"):
+def patches(x: Array, p: int, network: str = "DiT") -> Array:
     """Images [B, H, W, C] as tokens [B, H W / p^2, p p C], row by row; raises InputError unless squares of side p tile them."""
     if x.ndim != 4 or x.shape[1] % p or x.shape[2] % p:
         raise typing.InputError(f"{network}: patches of {p} must tile images [B, H, W, C]; x has shape {x.shape}.")
@@ -71,14 +71,14 @@ def patches(x, p, network="DiT"):
     return x.reshape(B, H // p, p, W // p, p, C).transpose(0, 1, 3, 2, 4, 5).reshape(B, -1, p * p * C)
 
 
-def image(tokens, x, p):
+def image(tokens: Array, x: Array, p: int) -> Array:
     """Tokens [B, H W / p^2, p p C] as images in the shape and dtype of x: the inverse of `patches`."""
     B, H, W, C = x.shape
     h = tokens.reshape(B, H // p, W // p, p, p, C).transpose(0, 1, 3, 2, 4, 5)
     return h.reshape(x.shape).astype(x.dtype)
 
 
-def fourier(t, features, max_period):
+def fourier(t: Array, features: int, max_period: float) -> Array:
     """Sines and cosines of times: [B] in [-1, 1] -> [B, features].
 
     Angular frequencies fall geometrically from 1 to 1 / max_period when times are not scaled, as in the MeanFlow papers; a
@@ -89,14 +89,14 @@ def fourier(t, features, max_period):
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def harmonics(t, count):
+def harmonics(t: Array, count: int) -> Array:
     """A time as itself and as sines and cosines of pi t, 2 pi t, ...: [B] -> [B, 1 + 2 count]."""
     angles = jnp.pi * t[:, None] * jnp.arange(1, count + 1, dtype=t.dtype)[None]
     return jnp.concatenate([t[:, None], jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class TimeEmbedding(nn.Module):
-    """A time (or a guidance scale) [B] -> [B, width] by sines, cosines and a two-layer MLP.
+    """A time, or another number of that range, [B] -> [B, width] by sines, cosines and a two-layer MLP.
 
     Attributes:
       width: of the result.
@@ -116,7 +116,7 @@ class TimeEmbedding(nn.Module):
     init: Callable = nn.initializers.normal(0.02)
 
     @nn.compact
-    def __call__(self, t):
+    def __call__(self, t: Array) -> Array:
         last = nn.initializers.zeros if self.zero else self.init
         h = fourier(self.scale * t, self.features, self.max_period).astype(self.dtype)
         h = nn.silu(nn.Dense(self.width, kernel_init=self.init, dtype=self.dtype)(h))
@@ -132,15 +132,15 @@ class LabelEmbedding(nn.Module):
     init: Callable = nn.initializers.normal(0.02)
 
     @nn.compact
-    def __call__(self, label):
+    def __call__(self, label: Array) -> Array:
         rows = jnp.where(label < 0, self.num_classes, label)
         return nn.Embed(self.num_classes + 1, self.width, embedding_init=self.init, dtype=self.dtype)(rows)
 
 
-def grid_positions(height, width, features):
+def grid_positions(height: int, width: int, features: int) -> np.ndarray:
     """Fixed sine-cosine positions of a grid of tokens, [height * width, features], row by row.
 
-    The first half of the features tells the column and the second half the row, each as [sines, cosines], as in the published code.
+    The first half of the features encodes the column and the second half the row, each as [sines, cosines], as in the published code.
     """
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     frequencies = 10_000.0 ** -(np.arange(features // 4) / (features // 4))
@@ -148,12 +148,12 @@ def grid_positions(height, width, features):
     return np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1).astype(np.float32)
 
 
-def rotary_angles(positions, features, theta=10_000.0):
+def rotary_angles(positions: np.ndarray, features: int, theta: float = 10_000.0) -> np.ndarray:
     """Angles by which pairs of features turn at whole-number positions [N], [N, features // 2]; frequencies fall from 1 to 1 / theta."""
     return np.asarray(positions)[:, None] * theta ** -(np.arange(0, features, 2) / features)
 
 
-def rotated(z, angles):
+def rotated(z: Array, angles: Array) -> Array:
     """Turns the pairs of features (2 i, 2 i + 1) of z [B, N, heads, head_dim] by angles [N, head_dim / 2], in the dtype of z."""
     angles = jnp.asarray(angles, z.dtype)[None, :, None]
     cos, sin = jnp.cos(angles), jnp.sin(angles)

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flowjax.models import embeddings
+from flowjax.typing import Array, Time
 
 
 class LogVariance(nn.Module):
@@ -18,7 +19,7 @@ class LogVariance(nn.Module):
     harmonics: int = 4
 
     @nn.compact
-    def __call__(self, s, t):
+    def __call__(self, s: Time, t: Time) -> Array:
         """Times [rows, 1, ..., 1] (or broadcasting to them) in [0, 1] -> log-variances [rows]."""
         s, t = (time.reshape(-1) for time in jnp.broadcast_arrays(jnp.asarray(s), jnp.asarray(t)))
         h = jnp.concatenate([embeddings.harmonics(time, self.harmonics) for time in (s, t)], axis=-1)

@@ -71,7 +71,7 @@ class Block(nn.Module):
 class MiT(nn.Module):
     """A transformer whose sequence is [label, guidance scale, interval's low and high time, s - t, patches].
 
-    Each quantity is embedded once and added to learned tokens of its own; `s` itself is not embedded. All blocks but the last
+    Each quantity is embedded once and added to learned tokens; `s` itself is not embedded. All blocks but the last
     `head_depth` are shared by two heads: the average velocity V, and the velocity at `s`, which `named_heads` returns
     besides and which sampling does not need. With a bottleneck and positions on the grid it is the network of pixel MeanFlow, there with
     the parameterisation "denoised_field".
@@ -82,15 +82,15 @@ class MiT(nn.Module):
       depth: number of blocks from input to output.
       heads: of the attention; divides the width.
       patch: side of a patch in pixels; divides height and width.
-      head_depth: blocks of each head's own, counted in `depth`; 8 as published.
+      head_depth: blocks that only one head has, counted in `depth`; 8 as published.
       mlp_ratio: hidden width of the MLP over the width of the tokens.
       inputs: further inputs, keys of flowjax.conditioning.INPUTS. Guidance and interval have tokens as published, which do not
         start at zero; what else stands here is added, from zero, to the embedding of s - t or, if it is like x, to the patches.
       bottleneck: channels between the two linear maps of a patch; 0 for one map. Published: 128, above width 1024 256.
       positions: "sequence" (rotary positions in the whole sequence) or "grid" (rotary rows and columns of the patches alone, a
         learned embedding of all positions, and the MLP's hidden width rounded up to a multiple of 8).
-      remat: what the backward pass finds of a block, the rest is computed again: "nothing_saveable" (one more forward pass), or another
-        of dit.REMAT; "": matmuls and the attention's own choice.
+      remat: what a block stores for the backward pass, which computes the rest again: "nothing_saveable" (one more forward pass), or
+        another of dit.REMAT; "": its matmuls and what the attention stores.
       unroll: blocks unrolled in one iteration of the scan over blocks.
       dtype: "float32" or "bfloat16", of the computation; parameters are float32.
       attention: "auto", "chunked", "xla" or "pallas", see flowjax.models.attention.
@@ -121,8 +121,10 @@ class MiT(nn.Module):
         return self._evaluate(x, s, t, cond, ("average",))[0]
 
     def named_heads(self, x: Array, s: Time, t: Time, cond=None) -> dict[str, Array]:
-        """{"V": average velocity, "velocity": velocity at s}, like x both, from one pass; initialising through it makes the
-        parameters of both heads."""
+        """{"V": average velocity, "velocity": velocity at s}, like x both, from one pass.
+
+        Initialising through it makes the parameters of both heads.
+        """
         return dict(zip(self.HEADS, self._evaluate(x, s, t, cond, ("average", "velocity"))))
 
     def both(self, x: Array, s: Time, t: Time, cond=None) -> tuple[Array, Array]:
@@ -215,6 +217,6 @@ class MiT(nn.Module):
             )
         if not 0 <= self.head_depth <= self.depth:
             raise typing.InputError(
-                f"MiT: head_depth is {self.head_depth} and depth {self.depth}; a head's own blocks count among the depth, so"
+                f"MiT: head_depth is {self.head_depth} and depth {self.depth}; the blocks of a head count among the depth, so"
                 f" expected 0 to {self.depth}."
             )

@@ -1,4 +1,4 @@
-"""A network that predicts something else than the average velocity, as a network of the average velocity."""
+"""The average velocity from a network that predicts something else."""
 
 import flax.linen as nn
 
@@ -38,7 +38,7 @@ class Parameterised(nn.Module):
         if self.parameterisation not in OF_NAMED_HEADS:
             raise typing.InputError(
                 f"a network with two heads cannot be parameterised as {self.parameterisation!r}, which evaluates the network at other"
-                f" inputs or knows no velocity; use parameterisation={' or '.join(map(repr, OF_NAMED_HEADS))}."
+                f" inputs or gives no velocity; use parameterisation={' or '.join(map(repr, OF_NAMED_HEADS))}."
             )
         wrap = flowmap.PARAMETERISATIONS[self.parameterisation]
         raw = self.net.named_heads(x, s, t, cond)

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from flowjax import typing
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "I64": np.int64, "I32": np.int32}
 
 
-def meanflow_dit(tree):
+def meanflow_dit(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Weights of the published MeanFlow DiT as those of our DiT.
 
     Args:
@@ -46,7 +48,7 @@ def meanflow_dit(tree):
     return _renamed("meanflow_dit", leaves, names)
 
 
-def mit(tree):
+def mit(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Weights of a published improved or pixel MeanFlow transformer as those of our MiT.
 
     Args:
@@ -89,7 +91,7 @@ def mit(tree):
     return _renamed("mit", leaves, names)
 
 
-def read(path):
+def read(path: str | pathlib.Path) -> dict[str, Any]:
     """A file of named arrays as nested dicts.
 
     Args:
@@ -162,7 +164,7 @@ def _stacked(leaves, ours, published, names):
     """Our leaf of a scan over blocks has one published leaf a block."""
     numbers = [name.removeprefix(published).split("/")[0] for name in leaves if name.startswith(published)]
     blocks = range(1 + max((int(number) for number in numbers if number.isdigit()), default=-1))
-    return {f"{ours}/{own}": [f"{published}{i}/{theirs}" for i in blocks] for own, theirs in names.items() if blocks}
+    return {f"{ours}/{leaf}": [f"{published}{i}/{theirs}" for i in blocks] for leaf, theirs in names.items() if blocks}
 
 
 def _renamed(caller, leaves, names):
@@ -170,24 +172,24 @@ def _renamed(caller, leaves, names):
     wanted = [one for name in names.values() for one in ([name] if isinstance(name, str) else name)]
     missing, unexpected = [name for name in wanted if name not in leaves], sorted(set(leaves) - set(wanted))
     if missing or unexpected:
-        said = [
-            f"{what} {len(found)} ({', '.join(found[:4])}{', ...' if found[4:] else ''})"
-            for what, found in (("lacks", missing), ("has unexpected", unexpected))
-            if found
+        differences = [
+            f"{what} {len(some)} ({', '.join(some[:4])}{', ...' if some[4:] else ''})"
+            for what, some in (("lacks", missing), ("has unexpected", unexpected))
+            if some
         ]
         raise typing.InputError(
-            f"{caller}: of the published leaves the tree {' and '.join(said)}; expected nested dicts of arrays with the names of"
+            f"{caller}: of the published leaves the tree {' and '.join(differences)}; expected nested dicts of arrays with the names of"
             " the authors' flax checkpoint, the weights of one network alone."
         )
     arrays = {
-        own: _array(leaves[name]) if isinstance(name, str) else np.stack([_array(leaves[one]) for one in name])
-        for own, name in names.items()
+        ours: _array(leaves[name]) if isinstance(name, str) else np.stack([_array(leaves[one]) for one in name])
+        for ours, name in names.items()
     }
     return _nested(arrays)
 
 
 def _array(leaf):
-    """Kernels of patches [p, p, C, D] and tokens [1, n, D] lose what we do not have; float32."""
+    """Kernels of patches [p, p, C, D] and tokens [1, n, D] are flattened to two axes, as ours are; float32."""
     leaf = np.asarray(leaf, np.float32)
     return leaf.reshape(-1, leaf.shape[-1]) if leaf.ndim > 2 else leaf
 
@@ -198,8 +200,8 @@ def _leaves(tree, path=""):
         tree = tree["net"]
     leaves = {}
     for name, value in tree.items():
-        own = f"{path}/{name}" if path else name
-        leaves |= _leaves(value, own) if hasattr(value, "items") else {own: value}
+        full = f"{path}/{name}" if path else name
+        leaves |= _leaves(value, full) if hasattr(value, "items") else {full: value}
     return leaves
 
 

@@ -10,13 +10,13 @@ from flowjax.typing import Array, Time
 SEMI_LIPSCHITZ_SIZES = {**dit.DIT_SIZES, "XL": {**dit.DIT_SIZES["XL"], "heads": 18}}
 
 
-def spectral(key, shape, dtype=jnp.float32):
+def spectral(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     """Initial weights [inputs, outputs], xavier normal over their largest singular value: no input grows."""
     weights = nn.initializers.xavier_normal()(key, shape, dtype)
     return weights / jnp.linalg.norm(weights, ord=2)
 
 
-def rms_norm(h, dtype):
+def rms_norm(h: Array, dtype) -> Array:
     """Features of mean square 1, without parameters; smooth at 0, where a modulation starts."""
     return nn.RMSNorm(use_scale=False, epsilon=1e-6, dtype=dtype)(h)
 

@@ -48,7 +48,7 @@ def _doubled(h):
 RESAMPLINGS = {"": lambda h: h, "down": _halved, "up": _doubled}
 
 
-def dropped(h, keys, layer, rate):
+def dropped(h: Array, keys: Array, layer: int, rate: float) -> Array:
     """Dropout whose mask belongs to the row and the layer, so that every call on a row, and its tangent, have the same one.
 
     Args:
@@ -65,7 +65,7 @@ def dropped(h, keys, layer, rate):
 
 
 class Block(nn.Module):
-    """Two convolutions beside a skip, and attention when asked; each sum is multiplied by sqrt(1/2).
+    """Two convolutions beside a skip, and attention if `attend`; each sum is multiplied by sqrt(1/2).
 
     Attributes:
       width: channels of the result.
@@ -110,7 +110,7 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """The U-Net of DDPM++, as EDM has it for CIFAR-10, that knows where a jump starts and how far it goes.
+    """The U-Net of DDPM++, as EDM has it for CIFAR-10, conditioned on the source time of a jump and on its length.
 
     The sines and cosines of `s` and of `s - t` are concatenated and go through one MLP of two layers, as in MeanFlow's CIFAR-10
     network; the embedding of a label is added before the MLP, further inputs enter its first layer. The
@@ -127,8 +127,8 @@ class UNet(nn.Module):
       dropout: rate in [0, 1) for rows that come with a key, cond["dropout"]; EDM has 0.13, MeanFlow 0.2.
       time_scale: times are multiplied by it before the embedding.
       inputs: further inputs, keys of flowjax.conditioning.INPUTS; all start at zero.
-      remat: what the backward pass finds of a block, the rest is computed again: "nothing_saveable" (one more forward pass), or another
-        of dit.REMAT (which know matmuls, not convolutions); "": everything.
+      remat: what a block stores for the backward pass, which computes the rest again: "nothing_saveable" (one more forward pass), or
+        another of dit.REMAT (which store matmuls, not convolutions); "": everything.
       dtype: "float32" or "bfloat16", of the computation; parameters, statistics of norms and the embedding are float32.
       attention: "auto", "chunked", "xla" or "pallas", see flowjax.models.attention.
 
@@ -226,7 +226,7 @@ class UNet(nn.Module):
     def _features(self, dtype, *times):
         """Sines and cosines of times [B], [B, channels * len(times)]."""
         half = self.channels // 2
-        # DDPM++ has the frequency 1 / MAX_PERIOD among its own; `fourier` stops one step before it.
+        # The frequencies of DDPM++ include 1 / MAX_PERIOD; those of `fourier` stop one step before it.
         period = MAX_PERIOD ** (half / (half - 1))
         return jnp.concatenate(
             [embeddings.fourier(self.time_scale * time, self.channels, period).astype(dtype) for time in times], axis=-1
@@ -261,5 +261,5 @@ class UNet(nn.Module):
         if x.shape[1] % 2**halvings or x.shape[2] % 2**halvings:
             raise typing.InputError(
                 f"UNet: an image of {x.shape[1]} x {x.shape[2]} cannot be halved {halvings} times, as {halvings + 1} multipliers"
-                f" ask; expected sides that are multiples of {2**halvings}, or fewer multipliers."
+                f" require; expected sides that are multiples of {2**halvings}, or fewer multipliers."
             )
