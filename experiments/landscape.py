@@ -165,8 +165,7 @@ def measured(name, config, path, real):
 
 
 def forward_passes(config):
-    """FPE of the training step as it was trained, on one device: its matmuls over those of a forward pass of V with as many
-    rows."""
+    """FPE of the training step on one device: its matmuls over those of a forward pass of V with as many rows."""
     from flowjax import training
 
     one = config.copy_and_resolve_references()
@@ -179,8 +178,7 @@ def forward_passes(config):
 
 
 def wall_time(folder):
-    """Milliseconds a step of all seeds together: the fastest tenth of the logged means, which other work on the machine
-    disturbs least."""
+    """Milliseconds a step of all seeds together: the fastest tenth of the logged means, the least disturbed by other work."""
     from flowjax.training import workdir
 
     return float(np.quantile([row["step_ms"] for row in workdir.read_metrics(folder) if "step_ms" in row], 0.1))

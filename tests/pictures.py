@@ -48,8 +48,7 @@ def assert_colours(path, *colours):
 
 
 def places(picture, wanted):
-    """Where a grey image [H, W, 1] in [-1, 1] stands in the pixels of an image_grid: its top left corners [(y, x)], enlarged
-    exactly."""
+    """Top left corners [(y, x)] at which a grey image [H, W, 1] in [-1, 1] stands, exactly enlarged, in the pixels of an image_grid."""
     scale, grey = max(1, round(48 / max(wanted.shape[:2]))), (np.clip(wanted[..., 0], -1, 1) + 1) / 2
     height, width = picture.shape[0] - scale * grey.shape[0] + 1, picture.shape[1] - scale * grey.shape[1] + 1
     y, x = (axis.ravel() for axis in np.mgrid[:height, :width])
@@ -63,8 +62,7 @@ def places(picture, wanted):
 
 
 def assert_classes(path, columns, num_classes, per_class):
-    """An image_grid shows the first `per_class` images of every class, class by class from the top, column by column from the
-    left.
+    """An image_grid shows the first `per_class` images of each class: classes from the top, columns from the left.
 
     Args:
       path: of the picture.

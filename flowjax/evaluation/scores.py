@@ -1,5 +1,4 @@
-"""The table of what a run is worth: samples by steps, sampler, average and guidance, other real rows, and noise, each measured
-against real rows."""
+"""The table of a run's measures: samples by steps, sampler, average and guidance, other real rows and noise, against real rows."""
 
 import itertools
 import os
@@ -93,8 +92,7 @@ def shown(rows: Sequence[Row]) -> list[Row]:
 
 
 def curves(rows: Sequence[Row]) -> tuple[dict[str, dict[str, list]], dict[str, dict[str, float]]]:
-    """(panels, references) of flowjax.plots.measure_curves: each measure against the steps, a series for each sampler, average
-    and scale."""
+    """(panels, references) of flowjax.plots.measure_curves: measures against steps; a series a sampler, average and scale."""
     samples = [row for row in rows if row["steps"] != ""]
     differ = [name for name in ("sampler", "ema", "guidance") if len({row[name] for row in samples}) > 1]
     panels, references = {}, {}
@@ -108,8 +106,7 @@ def curves(rows: Sequence[Row]) -> tuple[dict[str, dict[str, list]], dict[str, d
 
 
 class _RealRows(NamedTuple):
-    """Real rows of a dataset: {"x", "label"} of the reference and of the held-out split; judges of samples and of held-out
-    rows."""
+    """Reference and held-out rows, {"x", "label"}; the judge of samples, and that of held-out rows."""
 
     reference: dict[str, np.ndarray]
     held_out: dict[str, np.ndarray]

@@ -1,5 +1,4 @@
-"""What a run is worth while it trains: measures and pictures of samples, raw errors by time, the measure of the best
-checkpoint."""
+"""Evaluations during training: measures and pictures of samples, raw errors by time, the measure of the best checkpoint."""
 
 import os
 import pathlib
@@ -16,8 +15,7 @@ BINNED_DRAWS = 8  # draws of times and noise on one batch, for the raw errors by
 
 
 def evaluator(run: Any, folder: pathlib.Path) -> Callable[[Any, int], dict[str, float]]:
-    """`(state, step) -> {"1step/recall": ...}` of the first seed at each number of steps; also draws the samples into the
-    folder.
+    """`(state, step) -> {"1step/recall": ...}` of the first seed at each number of steps; draws the samples into the folder too.
 
     Args:
       run: a flowjax.training.Run.
