@@ -167,6 +167,7 @@ def measured(name, config, path, real):
 def forward_passes(config):
     """FPE of the training step on one device: its matmuls over those of a forward pass of V with as many rows."""
     from flowjax import training
+    from flowjax.training import compilation
 
     one = config.copy_and_resolve_references()
     one.seeds = 1
@@ -174,7 +175,7 @@ def forward_passes(config):
     x = run.batch_like["x"]
     apply = lambda params, x: run.net.apply({"params": params}, x, 1.0, 0.0, {})
     forward = flops.matmul(apply, run.like.params["V"], x)
-    return flops.matmul(run.step, run.like, run.batch_like, run.fixed) / forward
+    return compilation.step_flops(run) / forward
 
 
 def wall_time(folder):

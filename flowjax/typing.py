@@ -223,9 +223,7 @@ class Method(NamedTuple):
     @property
     def networks(self):
         """{name: Network} of the networks that are trained along with V."""
-        older = {"velocity": Network(call="velocity"), "log_variance": Network("LogVariance", call="times")}
-        needs = {name: need or older.get(name) for name, need in self.needs.items()}
-        return {name: need for name, need in needs.items() if isinstance(need, Network)}
+        return {name: need for name, need in self.needs.items() if isinstance(need, Network)}
 
     def __repr__(self):
         rows = [("term", "rows", "every", "trains", "distance")]

@@ -151,7 +151,9 @@ def test_the_first_rule_that_fits_counts_from_the_last_dimension():
     spec = jax.sharding.PartitionSpec
     assert found["out"]["kernel"] == spec(None, "fsdp", None) and found["in"]["kernel"] == spec(None, None, "fsdp")
     assert found["in"]["bias"] == found["count"] == spec()  # 6 is not divided by 4, and a number has no dimension
-    seeds = sharding.specs({"out": {"kernel": np.ones((2, 8, 4))}}, (("kernel", (None, "fsdp", None)), ("", ())), mesh, lead=1)
+    seeds = sharding.specs(
+        {"out": {"kernel": np.ones((2, 8, 4))}}, (("kernel", (None, "fsdp", None)), ("", ())), mesh, leading=1
+    )
     assert seeds["out"]["kernel"] == spec()  # the seeds are no dimension of the rule
     assert sharding.specs(tree, (), mesh)["out"]["kernel"] == spec()
 

@@ -192,7 +192,7 @@ ALL, ON, OFF, HALF_ON, HALF_OFF = (0, 1, 1), (0, 3, 4), (3, 4, 4), (0, 1, 2), (1
 LOGIT, TRIANGLE, UNIFORM = ("sorted_pair", ("logit_normal", -0.4, 1.0)), ("uniform_triangle",), ("uniform",)
 SELF = {"times": TRIANGLE, "anchor_times": UNIFORM, "diagonal": "3/4"}
 GRID = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
-TEACHER, WEIGHT = {"teacher": {}}, {"log_variance": {}}
+TEACHER, WEIGHT = {"teacher": {}}, {"log_variance": typing.Network("LogVariance", call="times")}
 meanflow_score, imf_score = scored(meanflow, power(1.0, 0.01), total), scored(imf, power(1.0, 0.01), total)
 sum_anchor = scored(flow, power(1.0, 0.01), total)
 ROWS = {
@@ -350,7 +350,7 @@ ROWS = {
     "freeflow": Row(
         {"correction": ((0, 1, 4), correction), "prediction": ((1, 4, 4), scored(prediction, power(1.0, 1e-3)))},
         {"correction": "1/4", "label_drop": 0.0, "jvp": "forward"},
-        {"teacher": {}, "velocity": {}},
+        {"teacher": {}, "velocity": typing.Network(call="velocity")},
         1,
         True,
     ),

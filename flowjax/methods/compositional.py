@@ -75,7 +75,7 @@ def psd(
     learned = {"distance": distances.likelihood, "arguments": pairs.log_variance(log_variance_bound)}
     anchor = typing.Term("anchor", pairs.anchor, columns=on, times=draws.diagonal_times(anchor_times), **learned)
     compositional = typing.Term("compositional", two_jumps, columns=off, times=draws.split_times(times, a), **learned)
-    return recipe.method([anchor, compositional], points=draws.on_path(path), label_drop=label_drop, needs={"log_variance": {}})
+    return recipe.method([anchor, compositional], points=draws.on_path(path), label_drop=label_drop, needs=pairs.LOG_VARIANCE)
 
 
 def fmm(

@@ -308,4 +308,4 @@ def scm(
 
     learned = {"distance": distances.likelihood, "arguments": pairs.log_variance(log_variance_bound)}
     eulerian = typing.Term("eulerian", normalised, times=warming, **learned)
-    return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop, needs={"log_variance": {}})
+    return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop, needs=pairs.LOG_VARIANCE)

@@ -233,7 +233,7 @@ def dmf(
     learned = {"distance": functools.partial(distances.cauchy, c=c), "arguments": pairs.log_variance(log_variance_bound)}
     anchor = typing.Term("anchor", pairs.anchor, columns=on, times=draws.diagonal_times(anchor_times), **learned)
     eulerian = typing.Term("eulerian", slope, columns=off, times=draws.pair_times(times), **learned)
-    return recipe.method([anchor, eulerian], points=draws.on_path(path), label_drop=label_drop, needs={"log_variance": {}})
+    return recipe.method([anchor, eulerian], points=draws.on_path(path), label_drop=label_drop, needs=pairs.LOG_VARIANCE)
 
 
 def emd(*, times=("uniform_triangle",), path="linear", label_drop=0.1, jvp="exact"):
@@ -273,7 +273,7 @@ def esd(
     learned = {"distance": distances.likelihood, "arguments": pairs.log_variance(log_variance_bound)}
     anchor = typing.Term("anchor", pairs.anchor, columns=on, times=draws.diagonal_times(anchor_times), **learned)
     eulerian = typing.Term("eulerian", slope, columns=off, times=draws.pair_times(times), **learned)
-    return recipe.method([anchor, eulerian], points=draws.on_path(path), label_drop=label_drop, needs={"log_variance": {}})
+    return recipe.method([anchor, eulerian], points=draws.on_path(path), label_drop=label_drop, needs=pairs.LOG_VARIANCE)
 
 
 def ayf_emd(

@@ -48,7 +48,7 @@ def lsd(
     learned = {"distance": distances.likelihood, "arguments": pairs.log_variance(log_variance_bound)}
     anchor = typing.Term("anchor", pairs.anchor, columns=on, times=draws.diagonal_times(anchor_times), **learned)
     lagrangian = typing.Term("lagrangian", follow, columns=off, times=draws.pair_times(times), **learned)
-    return recipe.method([anchor, lagrangian], points=draws.on_path(path), label_drop=label_drop, needs={"log_variance": {}})
+    return recipe.method([anchor, lagrangian], points=draws.on_path(path), label_drop=label_drop, needs=pairs.LOG_VARIANCE)
 
 
 def ayf_lmd(*, times=("gap_uniform", ("logit_normal", -0.8, 1.0)), path="linear", label_drop=0.1, jvp="exact"):
@@ -132,7 +132,8 @@ def freeflow(
         typing.Term("correction", correction_errors, None, columns=on, times=draws.target_times(correction_times)),
         typing.Term("prediction", predict, adaptive, columns=off, times=draws.target_times(times)),
     ]
-    return recipe.method(terms, points=draws.from_noise, label_drop=label_drop, needs={"teacher": {}, "velocity": {}})
+    needs = {"teacher": {}, "velocity": typing.Network(call="velocity")}
+    return recipe.method(terms, points=draws.from_noise, label_drop=label_drop, needs=needs)
 
 
 def pid(*, times=("karras", 250), distance="l2", label_drop=0.0, jvp="backward"):

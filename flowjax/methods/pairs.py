@@ -24,6 +24,8 @@ import jax.numpy as jnp
 
 from flowjax import checks, derivatives, flowmap, guidance, losses, typing
 
+LOG_VARIANCE = {"log_variance": typing.Network("LogVariance", call="times")}  # what a recipe needs that calls `log_variance`
+
 
 def pair(loss, **constants):
     """`(nets, point, **given) -> Pair` of a loss, whose arguments are supplied by name; see the head of this file.

@@ -1,4 +1,4 @@
-"""Collectives of a compiled program: what its devices say to each other, by kind and bytes, from its HLO text."""
+"""Collectives of a compiled program: what its devices exchange, by kind and bytes, read from its HLO text."""
 
 import math
 import re
@@ -40,14 +40,14 @@ def listed(hlo):
       >>> listed("  %all-reduce.1 = f32[4,2]{1,0} all-reduce(%x), replica_groups={{0,1}}")
       [Collective(kind='all-reduce', bytes=32, group=2)]
     """
-    everyone = _DEVICES.search(hlo)
-    found = []
+    devices = _DEVICES.search(hlo)
+    collectives = []
     for line in hlo.splitlines():
         if match := _COLLECTIVE.search(line):
             shapes, kind, starts = match.groups()
             groups = _GROUPS.search(line)
             if groups is None:  # replica_groups={} means all
-                group = int(everyone[1]) if everyone else 1
+                group = int(devices[1]) if devices else 1
             else:
                 group = len(groups[1].split(",")) if groups[1] is not None else int(groups[2])
             arrays = [_bytes(*array) for array in _ARRAY.findall(shapes)]
@@ -55,8 +55,8 @@ def listed(hlo):
                 arrays = arrays[1:2]
             elif starts and kind != "all-reduce":  # operands, then results
                 arrays = arrays[len(arrays) // 2 :]
-            found.append(Collective(kind, sum(arrays) * (group if kind == "reduce-scatter" else 1), group))
-    return found
+            collectives.append(Collective(kind, sum(arrays) * (group if kind == "reduce-scatter" else 1), group))
+    return collectives
 
 
 def _bytes(dtype, dimensions):

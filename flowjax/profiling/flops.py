@@ -1,7 +1,7 @@
 """Matmul FLOPs of a compiled program: the deterministic half of what a step costs.
 
 `Compiled.cost_analysis()` counts the body of a scan once; here dots are counted in the text of the compiled program and
-multiplied by the trip counts of the loops that hold them. Of a conditional the dearest branch counts.
+multiplied by the trip counts of the loops that hold them. Of the branches of a conditional, the one with the most FLOPs counts.
 """
 
 import math

@@ -16,7 +16,7 @@ class Program(NamedTuple):
     Attributes:
       call: runs it once on its own arguments and waits for the result.
       flops: matmul FLOPs, counted in the program as compiled for a CPU.
-      temp_bytes: memory besides arguments and results, on the device that runs it; 0 where the compiler does not tell.
+      temp_bytes: memory besides arguments and results, on the device that runs it; 0 where the compiler does not report it.
       compile_s: seconds to trace and compile.
     """
 
@@ -67,7 +67,7 @@ def _flops(executable, jitted, args):
 
 
 def in_turns(programs: Mapping[str, Program], rounds: int, tick=lambda: None) -> dict[str, np.ndarray]:
-    """Wall times of programs that take turns, so that what else the machine does falls on all alike.
+    """Wall times of programs that take turns, so that other work on the machine slows all of them alike.
 
     Every program runs once to warm up; each round starts one program later than the round before.
 

@@ -32,22 +32,31 @@ def device_bytes(programs):
     return max(map(of_program, programs.values()))
 
 
-def utilisation_flops(run):
-    """Matmul FLOPs of a step of the global batch, the mean over a cycle; None where the devices' peak is not known.
+def step_flops(run):
+    """Matmul FLOPs of a step of the global batch on one device, counted in programs for a CPU; the mean over the cycle.
 
-    Process 0 alone compiles the program for one CPU device, and only with a CPU beside the accelerator (JAX_PLATFORMS=cuda,cpu or
-    tpu,cpu, or not set).
+    Raises:
+      InputError: if this process has no CPU device.
+      ValueError: for a program that cannot be read.
+    """
+    host = flops.host()
+    with jax.default_device(host):
+        alone = run.step_on(sharding.make_mesh(devices=[host]))
+        args = tuple(map(unplaced, (run.like, run.batch_like, run.fixed)))
+        counts = {phase: flops.matmul(functools.partial(alone, phase=phase), *args) for phase in run.cycle.distinct()}
+    return run.cycle.mean(counts)
+
+
+def utilisation_flops(run):
+    """`step_flops` in process 0; None where the devices' peak is not known, or the program cannot be counted.
+
+    With an accelerator the process needs a CPU device beside it: JAX_PLATFORMS=cuda,cpu or tpu,cpu, or not set.
     """
     if not hosts.is_main() or log.peak_flops(run.mesh.devices.flat[0]) is None:
         return None
     try:
-        host = flops.host()
-        with jax.default_device(host):
-            alone = run.step_on(sharding.make_mesh(devices=[host]))
-            args = tuple(map(unplaced, (run.like, run.batch_like, run.fixed)))
-            counts = {phase: flops.matmul(functools.partial(alone, phase=phase), *args) for phase in run.cycle.distinct()}
-            return run.cycle.mean(counts)
-    except (typing.InputError, ValueError):  # no CPU, or a program that cannot be read
+        return step_flops(run)
+    except (typing.InputError, ValueError):
         return None
 
 

@@ -210,7 +210,7 @@ def heads(settings, facts):
     """A method that trains several heads has a network with them."""
     if "heads" in facts.method.needs and networks.heads(facts.method, facts.net) is None:
         raise typing.InputError(
-            f"the method needs heads by name, and a {settings.model.name} has no method `named_heads(x, s, t, cond) -> dict`."
+            f"the method needs heads by name, and a {settings.model.name} has one head; expected a network with HEADS and `named_heads(x, s, t, cond) -> dict`."
         )
     if "both" in facts.method.needs and not models.two_headed(facts.net):
         raise typing.InputError(

@@ -72,7 +72,8 @@ class Log:
             means["utilisation"] = self._flops / (1e-3 * means["step_ms"] * peak)
         self._metrics.write(step, means)
         self._pending, self._flushed, self._once = [], step, {}
-        return ", ".join(f"{name.removeprefix('raw/')} {value:.3g}" for name, value in means.items() if name.startswith("raw/"))
+        raw = {name.removeprefix("raw/"): value for name, value in means.items() if name.startswith("raw/")}
+        return ", ".join(f"{name} {value:.3g}" for name, value in raw.items() if np.isfinite(value))  # nan: the term rested
 
     def _use(self):
         memory = memory_gib()

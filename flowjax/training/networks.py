@@ -1,6 +1,7 @@
 """The networks of a run: the modules that are trained, the teacher, and the Nets that a recipe sees."""
 
 import functools
+import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -8,6 +9,8 @@ import jax
 
 from flowjax import checks, models, typing
 from flowjax.training import teachers
+
+BOTH = ("V", "velocity")  # the heads of `Nets.both`
 
 
 class Networks(NamedTuple):
@@ -58,10 +61,9 @@ def make(method, net, shape, teacher=None):
 
 def heads(method, net):
     """The linen method of V's network that gives the heads which a method needs; None for one head, or a network without them."""
-    named, both = "heads" in method.needs, "both" in method.needs
-    if named and hasattr(net, "named_heads"):
+    if "heads" in method.needs and len(models.heads(net)) > 1:
         return "named_heads"
-    return "both" if (named or both) and models.two_headed(net) else None
+    return "both" if "both" in method.needs and models.two_headed(net) else None
 
 
 def _module(name, network, net, shape):
@@ -107,11 +109,10 @@ def _live(networks, params):
     """{name: network as terms call it}, and the heads of V's network."""
     called = {name: _called(networks.trained[name], networks.call(name), weights) for name, weights in params.items()}
     if networks.heads is not None:
-        at = functools.partial(teachers.apply, networks.trained["V"], params["V"], method=networks.heads)
-        if networks.heads == "both":
-            called["both"] = lambda x, s, t, cond=None: at(x, s, t, cond)
-        by_name = (lambda both: dict(zip(("V", "velocity"), both))) if networks.heads == "both" else (lambda heads: heads)
-        called["heads"] = lambda x, s, t, cond=None: by_name(at(x, s, t, cond))
+        one_pass = functools.partial(teachers.apply, networks.trained["V"], params["V"], method=networks.heads)
+        by_name = one_pass if networks.heads == "named_heads" else lambda *inputs: dict(zip(BOTH, one_pass(*inputs)))
+        called["heads"] = lambda x, s, t, cond=None: by_name(x, s, t, cond)
+        called["both"] = lambda x, s, t, cond=None: operator.itemgetter(*BOTH)(by_name(x, s, t, cond))
     return called
 
 

@@ -55,40 +55,39 @@ def whole(mesh):
     return NamedSharding(mesh, WHOLE)
 
 
-def specs(tree, rules, mesh, lead=0):
+def specs(tree, rules, mesh, leading=0):
     """The PartitionSpec of every leaf of a State, or a part of it.
 
     Args:
-      tree: arrays or ShapeDtypeStructs; the path of a leaf, "V/blocks/qkv/kernel", is what rules look at.
-      rules: pairs (regular expression, axes), of which the first that is found in the path counts. Axes are those of the last
-        dimensions, so that a stack of layers needs no rule of its own. A dimension that its axis does not divide stays whole, as
-        does a leaf that has fewer dimensions than its rule.
+      tree: arrays or ShapeDtypeStructs.
+      rules: pairs (regular expression, axes); the first whose expression occurs in the path of a leaf, "V/blocks/qkv/kernel",
+        counts. Axes are those of the last dimensions, so that one rule fits a layer and a stack of layers. A dimension that its
+        axis does not divide stays whole, as does a leaf that has fewer dimensions than its rule.
       mesh: the mesh.
-      lead: leading dimensions that are no part of the rules', 1 for several seeds.
+      leading: number of first dimensions that no rule counts, 1 for several seeds.
 
     Returns:
       A tree of PartitionSpecs.
     """
 
     def of(path, leaf):
-        own = leaf.shape[min(lead, len(leaf.shape)) :]
+        shape = leaf.shape[min(leading, len(leaf.shape)) :]
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         axes = next((axes for pattern, axes in rules if re.search(pattern, name)), ())
-        if len(axes) > len(own):
+        if len(axes) > len(shape):
             return WHOLE
-        axes = (None,) * (len(own) - len(axes)) + tuple(axes)
-        kept = [
-            axis if axis and mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0 else None for axis, size in zip(axes, own)
-        ]
-        return PartitionSpec(*[None] * lead, *kept) if any(kept) else WHOLE
+        axes = (None,) * (len(shape) - len(axes)) + tuple(axes)
+        divides = lambda axis, size: axis and mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0
+        kept = [axis if divides(axis, size) else None for axis, size in zip(axes, shape)]
+        return PartitionSpec(*[None] * leading, *kept) if any(kept) else WHOLE
 
     return jax.tree_util.tree_map_with_path(of, tree)
 
 
-def placed(tree, rules, mesh, lead=0):
+def placed(tree, rules, mesh, leading=0):
     """The shapes and dtypes of `tree` with the shardings of `specs`."""
     place = lambda leaf, spec: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
-    return jax.tree.map(place, tree, specs(tree, rules, mesh, lead))
+    return jax.tree.map(place, tree, specs(tree, rules, mesh, leading))
 
 
 def places(tree):
@@ -126,8 +125,8 @@ def mean(gradient, metrics, partition, mesh):
     if mesh.shape["data"] > 1:
         slices = jax.lax.pmean(slices, "data")
     rest, metrics = jax.lax.pmean((rest, metrics), AXES)
-    found = slices | rest
-    return tree.unflatten([found[number] for number in range(len(leaves))]), metrics
+    means = slices | rest
+    return tree.unflatten([means[number] for number in range(len(leaves))]), metrics
 
 
 def check_batch(mesh, batch_size, method, accumulate=1):
@@ -150,7 +149,7 @@ def global_batch(mesh, local, seeds=1):
 
 
 def replicated(mesh, tree):
-    """`tree` whole on every device, by a program of its own; all processes must call it."""
+    """`tree` whole on every device; all processes must call it, since it runs a program."""
     return tree if mesh.devices.size == 1 else _replicate(mesh)(tree)
 
 
