@@ -74,12 +74,16 @@ def test_rows_to_sample_have_one_value(added):
         conditioning.rows([1], {"lvl": 0.5})
 
 
-def test_which_inputs_a_network_takes(added):
+def test_which_inputs_a_network_takes(added, monkeypatch):
     assert models.make("mlp", inputs=("text", "guidance")).inputs == ("guidance", "text")  # in the order of the table
     with pytest.raises(typing.InputError, match="'label' where num_classes is above 0"):
         models.make("mlp", inputs=("label",))
     with pytest.raises(typing.InputError, match="unknown input of a network 'lvl'; did you mean level"):
         models.make("dit", inputs=("lvl",))
+    monkeypatch.setitem(models.MODELS, "plain", lambda num_classes=0: models.MLP(num_classes))
+    assert models.make("plain").inputs == ()  # a network of one's own need not have the field
+    with pytest.raises(typing.InputError, match="unknown field of network 'plain' 'inputs'"):
+        models.make("plain", inputs=("level",))
     config = small("meanflow")
     config.model.inputs = ("guidance",)
     with pytest.raises(typing.InputError, match="config.model.inputs has 'guidance', which follows from config.guidance"):

@@ -87,9 +87,11 @@ def make(
     if name in SIZES and (size := fields.pop("size", "")):
         checks.member(f"size of network {name!r}", size, SIZES[name])
         fields = {**fields, **SIZES[name][size]}
+    if inputs := conditioning.check(inputs):
+        fields = {**fields, "inputs": inputs}
     for field in fields:
         checks.member(f"field of network {name!r}", field, defaults(name))
-    net = MODELS[name](num_classes=num_classes, inputs=conditioning.check(inputs), **fields)
+    net = MODELS[name](num_classes=num_classes, **fields)
     return net if parameterisation == "velocity" else Parameterised(net, parameterisation)
 
 

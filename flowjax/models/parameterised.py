@@ -51,7 +51,7 @@ class Parameterised(nn.Module):
 
 
 def heads(net: nn.Module) -> tuple[str, ...]:
-    """Names of the heads of a network that one pass gives: ("V",), or the keys of `net.named_heads(x, s, t, cond)`."""
+    """Names of the heads of a network that one pass gives: ("V",), or the keys of `net.named_heads(x, s, t, cond)`, its HEADS."""
     if isinstance(net, Parameterised):
         return heads(net.net) if net.parameterisation in OF_NAMED_HEADS else ("V",)
     return getattr(net, "HEADS", ("V",))
