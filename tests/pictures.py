@@ -36,9 +36,9 @@ def inked(path):
 
 def colour_pixels(path, colour):
     """How many pixels of a file have a colour, "#rrggbb", or up to half of it on white: thin lines have edges alone."""
-    wanted, found = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255 - 1, pixels(path) - 1
-    share = found @ wanted / (wanted @ wanted)
-    return int(((share > 0.5) & (np.abs(found - share[..., None] * wanted).max(axis=-1) < 0.03)).sum())
+    wanted, result = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255 - 1, pixels(path) - 1
+    share = result @ wanted / (wanted @ wanted)
+    return int(((share > 0.5) & (np.abs(result - share[..., None] * wanted).max(axis=-1) < 0.03)).sum())
 
 
 def assert_colours(path, *colours):

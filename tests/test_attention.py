@@ -82,7 +82,7 @@ def test_chunked_is_plain(operation, tokens, head_dim, always_in_chunks):
 
 @pytest.mark.parametrize("operation", [tangent, gradient_of_jvp])
 @pytest.mark.parametrize("tokens", [256, 301])  # taken whole; an odd number in chunks of 64
-def test_chunked_is_plain_at_its_own_sizes(operation, tokens):
+def test_chunked_equals_plain_at_the_sizes_of_the_chunks(operation, tokens):
     args = arguments(tokens)
     ours = functools.partial(attention.attention, implementation="chunked")
     for own, expected in zip(*(jax.tree.leaves(quick_jit(operation(f))(*args)) for f in (ours, PLAIN))):
@@ -226,7 +226,7 @@ def test_the_transformer_uses_it(remat, always_in_chunks):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda q, k, v: (q[0], k[0], v[0]), r"q has shape \(4, 2, 16\).*expected q \[B, N, heads, head_dim\]"),
         (lambda q, k, v: (q, k[:, :3], v), r"k \(1, 3, 2, 16\), v \(1, 4, 2, 16\)"),
@@ -236,9 +236,9 @@ def test_the_transformer_uses_it(remat, always_in_chunks):
         (lambda q, k, v: (q, k[:, :0], v[:, :0]), "4 queries and 0 keys; expected at least one"),
     ],
 )
-def test_mistakes_are_told(change, said):
+def test_errors_for_wrong_arguments(change, message):
     (q, k, v), _ = arguments(4)
-    with pytest.raises(typing.InputError, match=said):
+    with pytest.raises(typing.InputError, match=message):
         attention.attention(*change(q, k, v))
 
 

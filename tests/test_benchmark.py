@@ -22,7 +22,7 @@ def chain(x, w):
     return jax.lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, None, length=5)[0]
 
 
-def test_a_program_says_what_it_costs():
+def test_costs_of_a_program():
     x, w = jnp.ones((8, 16)), jnp.eye(16)
     program = timing.compiled(chain, x, w)
     np.testing.assert_allclose(program.call(), chain(x, w), rtol=1e-6)
@@ -135,10 +135,10 @@ def test_the_answer_follows_from_the_numbers(saving, factor, verdict):
     assert "3.00 times as fast as with plain for the jvp" in text and "3.0 times less memory" in text
 
 
-def test_the_answer_tells_what_training_gave():
-    found = [{"derivative": name, "h": h, benchmark_jvp.DISTANCE: distance}
+def test_the_answer_includes_the_trainings():
+    result = [{"derivative": name, "h": h, benchmark_jvp.DISTANCE: distance}
              for name, h, distance in (("exact", "", 0.05), ("central", 0.1, 0.2), ("backward", 1e-3, 0.06))]  # fmt: skip
-    text = benchmark_jvp.answer(cost_rows(0.1), ERRORS, found)
+    text = benchmark_jvp.answer(cost_rows(0.1), ERRORS, result)
     assert "0.050 with the exact jvp" in text
     assert "at the best 0.060 (backward, h = 1e-03), at the worst 0.200 (central, h = 1e-01)" in text
 
@@ -147,27 +147,27 @@ def test_the_answer_tells_what_training_gave():
 
 
 def test_the_committed_answer_is_of_the_committed_numbers():
-    found = json.loads((DOCS / "jvp.json").read_text())
-    assert found["answer"] == benchmark_jvp.answer(found["costs"], found["accuracy"], found["training"])
+    result = json.loads((DOCS / "jvp.json").read_text())
+    assert result["answer"] == benchmark_jvp.answer(result["costs"], result["accuracy"], result["training"])
     for part, rows in (("jvp_cost", "costs"), ("attention_cost", "attention"), ("jvp_training", "training")):
         table = list(csv.DictReader((DOCS / f"{part}.csv").read_text().splitlines()))
-        assert [list(row.values()) for row in table] == [[str(value) for value in row.values()] for row in found[rows]]
-    for line in found["answer"].splitlines()[-5:]:  # what chunks gain at 1,024 tokens, two errors, training, the verdict
+        assert [list(row.values()) for row in table] == [[str(value) for value in row.values()] for row in result[rows]]
+    for line in result["answer"].splitlines()[-5:]:  # what chunks gain at 1,024 tokens, two errors, training, the verdict
         assert line in (ROOT / "README.md").read_text()
 
 
 def test_chunked_attention_was_the_faster_at_every_size_measured():
     """What the docstring of flowjax.models.attention says of a CPU."""
-    found = json.loads((DOCS / "jvp.json").read_text())["attention"]
-    ms = {(row["tokens"], row["attention"], row["operation"]): row["ms"] for row in found}
+    result = json.loads((DOCS / "jvp.json").read_text())["attention"]
+    ms = {(row["tokens"], row["attention"], row["operation"]): row["ms"] for row in result}
     gains = {(n, name): ms[n, "xla", name] / ms[n, "chunked", name] for n, _, name in ms}
     assert {tokens for tokens, _ in gains} == {64, 256, 1024} and min(gains.values()) > 1, gains
     assert min(gain for (tokens, _), gain in gains.items() if tokens == 1024) >= 2, gains
 
 
 def test_the_exact_derivative_was_the_more_accurate():
-    found = json.loads((DOCS / "jvp.json").read_text())["accuracy"]
+    result = json.loads((DOCS / "jvp.json").read_text())["accuracy"]
     for dtype, factor in (("float32", 50), ("bfloat16", 3)):
-        errors = {name: min(r["relative error"] for r in found if (r["dtype"], r["derivative"]) == (dtype, name))
+        errors = {name: min(r["relative error"] for r in result if (r["dtype"], r["derivative"]) == (dtype, name))
                   for name in ("exact", "backward", "central")}  # fmt: skip
         assert factor * errors["exact"] < min(errors["backward"], errors["central"])

@@ -287,17 +287,17 @@ BAD = {
 # Each is a process; two of the ways in which an error reaches the command line every time, the others in the slow tests.
 @pytest.mark.parametrize("case", [c if i % 4 == 0 else pytest.param(c, marks=pytest.mark.slow) for i, c in enumerate(BAD)])
 def test_bad_input_ends_in_one_sentence(case, tmp_path):
-    module, flags, said = BAD[case]
+    module, flags, message = BAD[case]
     folder = tmp_path / "run"
     output, code = finish(module, *flags, *([] if case == "no workdir" else [f"--workdir={folder}"]))
     assert code != 0 and "Traceback" not in output, output
-    assert said in output and not folder.exists(), output
+    assert message in output and not folder.exists(), output
     if output.startswith("error: "):
         assert len(output.strip().splitlines()) == 1, output
 
 
 @pytest.mark.parametrize(
-    "module,flags,said",
+    "module,flags,message",
     [
         ("sample", ["--labels=10"], "classes 0 to 9"),
         ("sample", ["--ema=0.5"], "no average with decay 0.5"),
@@ -305,10 +305,10 @@ def test_bad_input_ends_in_one_sentence(case, tmp_path):
         ("train", ["--config=configs/tvm.py:test"], "another config"),
     ],
 )
-def test_bad_input_leaves_a_workdir_untouched(module, flags, said, trained):
+def test_bad_input_leaves_a_workdir_untouched(module, flags, message, trained):
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     output, code = finish(module, *flags, f"--workdir={trained}")
-    assert code != 0 and "Traceback" not in output and said in output, output
+    assert code != 0 and "Traceback" not in output and message in output, output
     assert before == {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
 
 
@@ -357,23 +357,23 @@ def results(folder, parts):
 def test_the_benchmark_of_derivatives_answers_its_question(tmp_path):
     output, code = finish("benchmark_jvp", *SMALLEST, f"--output={tmp_path}")
     assert code == 0, output
-    found = results(tmp_path, ("cost", "accuracy"))
-    assert [len(found[part]) for part in ("costs", "attention")] == [9, 2] and found["settings"]["width"] == 16
-    assert found["answer"] in output and "Exact or finite differences?" in found["answer"]
+    result = results(tmp_path, ("cost", "accuracy"))
+    assert [len(result[part]) for part in ("costs", "attention")] == [9, 2] and result["settings"]["width"] == 16
+    assert result["answer"] in output and "Exact or finite differences?" in result["answer"]
 
 
 @pytest.mark.slow
 def test_the_benchmark_of_derivatives_trains(tmp_path):
     output, code = finish("benchmark_jvp", *SMALLEST, "--train", "--train_steps=2", "--train_h=0.1", f"--output={tmp_path}")
     assert code == 0, output
-    found = results(tmp_path, ("cost", "accuracy", "training"))
-    assert [row["derivative"] for row in found["training"]] == ["exact", "backward", "central"]
-    assert "MeanFlow trained on checkerboard" in found["answer"]
+    result = results(tmp_path, ("cost", "accuracy", "training"))
+    assert [row["derivative"] for row in result["training"]] == ["exact", "backward", "central"]
+    assert "MeanFlow trained on checkerboard" in result["answer"]
 
 
 @pytest.mark.slow  # a process each
 @pytest.mark.parametrize(
-    ("module", "flags", "said"),
+    ("module", "flags", "message"),
     [
         ("benchmark_jvp", ["--tokens=64,x"], "--tokens=64,x: expected whole numbers"),
         ("benchmark_jvp", ["--batch=6"], "--batch=6: expected a multiple of 4"),
@@ -387,9 +387,9 @@ def test_the_benchmark_of_derivatives_trains(tmp_path):
         ("benchmark_training", ["--sizes=B/5"], "patches of 5 must tile images"),
     ],
 )
-def test_a_benchmark_refuses_before_it_measures(module, flags, said, tmp_path):
+def test_a_benchmark_refuses_before_it_measures(module, flags, message, tmp_path):
     output, code = finish(module, *flags, f"--output={tmp_path / 'out'}")
-    assert code == 2 and said in " ".join(output.split()) and "Traceback" not in output, output
+    assert code == 2 and message in " ".join(output.split()) and "Traceback" not in output, output
     assert not (tmp_path / "out").exists()
 
 

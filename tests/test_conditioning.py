@@ -29,11 +29,11 @@ def test_absent_inputs_have_their_null_values(added):
     assert set(nulls) == set(conditioning.INPUTS)
     shapes = {"interval": (3, 2), "x_c": x.shape, "text": (3, 5)}
     for name, null in nulls.items():
-        found = conditioning.value(name, None, x)
-        assert found.shape == shapes.get(name, (3,)) and jnp.issubdtype(found.dtype, jnp.floating) == (name != "label")
-        np.testing.assert_array_equal(found, np.broadcast_to(null, found.shape))
-        given = found.astype(jnp.bfloat16) if name != "label" else found
-        assert conditioning.value(name, {name: given}, x).dtype == found.dtype  # never narrower than float32
+        result = conditioning.value(name, None, x)
+        assert result.shape == shapes.get(name, (3,)) and jnp.issubdtype(result.dtype, jnp.floating) == (name != "label")
+        np.testing.assert_array_equal(result, np.broadcast_to(null, result.shape))
+        given = result.astype(jnp.bfloat16) if name != "label" else result
+        assert conditioning.value(name, {name: given}, x).dtype == result.dtype  # never narrower than float32
     with pytest.raises(typing.InputError, match=r"cond\['x_c'\] has shape \(3, 4\).*expected \(3, 4, 4, 1\), like x"):
         conditioning.value("x_c", {"x_c": jnp.zeros((3, 4))}, x)
 
@@ -120,12 +120,12 @@ def test_added_inputs_start_at_zero_and_are_learned(added, name):
         along = [
             {layer: jax.tree.map(spread if layer == entry else jnp.zeros_like, new[layer]) for layer in new} for entry in ADDED
         ]
-        found, change = jax.linearize(V, new)
+        result, change = jax.linearize(V, new)
         changes = jax.vmap(change)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *along))
-        return plain.apply({"params": bare}, x, 0.8, 0.3), found, changes
+        return plain.apply({"params": bare}, x, 0.8, 0.3), result, changes
 
-    expected, found, changes = jax.jit(program, compiler_options={"xla_backend_optimization_level": 0})()
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    expected, result, changes = jax.jit(program, compiler_options={"xla_backend_optimization_level": 0})()
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
     assert np.abs(changes).reshape(3, -1).max(axis=1).min() > 1e-3
 
 

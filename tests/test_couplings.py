@@ -57,27 +57,27 @@ def test_the_assignment_is_the_cheapest_of_all_permutations(n):
         rng = np.random.default_rng(seed)
         x, eps = rng.standard_normal((n, 2, 1)).astype(np.float32) + 3, rng.standard_normal((n, 2, 1)).astype(np.float32)
         least = min(cost(x, eps[list(order)]) for order in itertools.permutations(range(n)))
-        found = transport.assigned(x, eps)
-        assert found.dtype == eps.dtype and cost(x, found) == pytest.approx(least, rel=1e-5)
+        result = transport.assigned(x, eps)
+        assert result.dtype == eps.dtype and cost(x, result) == pytest.approx(least, rel=1e-5)
 
 
 def test_the_assignment_is_a_permutation_as_cheap_as_the_one_on_squared_distances():
     x, eps = VALUES[:200], RNG.standard_normal((200, 2)).astype(np.float32)
-    found = transport.assigned(x, eps)
-    np.testing.assert_array_equal(ordered(found), ordered(eps))
+    result = transport.assigned(x, eps)
+    np.testing.assert_array_equal(ordered(result), ordered(eps))
     squared = ((x[:, None].astype(np.float64) - eps[None]) ** 2).sum(-1)
     least = squared[optimize.linear_sum_assignment(squared)].sum()
-    assert cost(x, found) == pytest.approx(least, rel=1e-5) and cost(x, found) < 0.8 * cost(x, eps)
+    assert cost(x, result) == pytest.approx(least, rel=1e-5) and cost(x, result) < 0.8 * cost(x, eps)
 
 
 def test_rows_exchange_noise_with_rows_of_their_label_only():
     x, eps, label = VALUES[:90], RNG.standard_normal((90, 2)).astype(np.float32), LABELS[:90]
-    found = transport.assigned(x, eps, label)
+    result = transport.assigned(x, eps, label)
     for one in range(3):
         own = label == one
-        np.testing.assert_array_equal(found[own], transport.assigned(x[own], eps[own]))
-        np.testing.assert_array_equal(ordered(found[own]), ordered(eps[own]))
-    assert cost(x, transport.assigned(x, eps)) < cost(x, found) < cost(x, eps)
+        np.testing.assert_array_equal(result[own], transport.assigned(x[own], eps[own]))
+        np.testing.assert_array_equal(ordered(result[own]), ordered(eps[own]))
+    assert cost(x, transport.assigned(x, eps)) < cost(x, result) < cost(x, eps)
 
 
 def test_groups_do_not_exchange_noise():
@@ -257,22 +257,24 @@ def test_a_killed_call_goes_on_to_the_same_bytes(killed, folder, tmp_path):
     assert files(path) == before
 
 
-def test_a_folder_that_cannot_be_a_coupling_is_told(folder, tmp_path):
-    assert "no folder of trajectories" in (said := sentence(data.couple, LABELLED, "oot")) and "experiments.reflow" in said
+def test_a_folder_that_cannot_be_a_coupling_is_refused(folder, tmp_path):
+    assert (
+        "no folder of trajectories" in (message := sentence(data.couple, LABELLED, "oot")) and "experiments.reflow" in message
+    )
     killed_between_parts(str(tmp_path / "half"))
     assert "holds 4 of 10 rows" in sentence(data.couple, LABELLED, str(tmp_path / "half"))
-    said = sentence(data.couple, PLAIN, folder)
-    assert "rows of shape (2,) with 3 classes; plain has (2,) with 0." in said
+    message = sentence(data.couple, PLAIN, folder)
+    assert "rows of shape (2,) with 3 classes; plain has (2,) with 0." in message
     assert "(3,)" in sentence(data.couple, LABELLED._replace(shape=(3,)), folder)
-    said = sentence(data.couple, data.couple(LABELLED, folder), "ot")
-    assert "already pairs its rows" in said and said.endswith("--config.data.coupling=.")
+    message = sentence(data.couple, data.couple(LABELLED, folder), "ot")
+    assert "already pairs its rows" in message and message.endswith("--config.data.coupling=.")
     assert data.couple(data.couple(LABELLED, folder), "").coupled and not data.couple(LABELLED, "").coupled
 
 
 def test_a_folder_of_something_else_is_left_alone(folder, tmp_path):
     before = files(folder)
-    said = sentence(lambda: list(couplings.write(folder, {**ABOUT, "seed": 5}, part, "--out")))
-    assert said == f"--out={folder} holds other trajectories (seed: 4 there, 5 now); give another folder."
+    message = sentence(lambda: list(couplings.write(folder, {**ABOUT, "seed": 5}, part, "--out")))
+    assert message == f"--out={folder} holds other trajectories (seed: 4 there, 5 now); give another folder."
     assert "count: 10 there, 12 now" in sentence(lambda: list(couplings.write(folder, {**ABOUT, "count": 12}, part)))
     assert files(folder) == before
     (tmp_path / "mine").mkdir()
@@ -368,7 +370,7 @@ def test_a_row_depends_on_the_seed_and_its_number_alone(teacher, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"num": 0}, "--num=0: expected at least 1"),
         ({"steps": 0}, "--steps=0"),
@@ -379,8 +381,8 @@ def test_a_row_depends_on_the_seed_and_its_number_alone(teacher, tmp_path):
         ({"solver": "eular"}, "did you mean euler"),
     ],
 )
-def test_numbers_that_do_not_fit_are_refused_before_anything_is_written(changes, said, teacher, tmp_path):
-    assert said in sentence(trajectories.write, teacher, str(tmp_path / "out"), **{"num": 4, "steps": 4, **changes})
+def test_numbers_that_do_not_fit_are_refused_before_anything_is_written(changes, message, teacher, tmp_path):
+    assert message in sentence(trajectories.write, teacher, str(tmp_path / "out"), **{"num": 4, "steps": 4, **changes})
     assert not (tmp_path / "out").exists()
 
 
@@ -408,12 +410,12 @@ def test_labels_of_a_run_are_those_of_its_data(monkeypatch, tmp_path):
 
 
 def finish(module, *flags):
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", f"experiments.{module}", *flags],
         cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}, text=True, timeout=240,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    return found.stdout, found.returncode
+    return result.stdout, result.returncode
 
 
 @pytest.mark.slow
@@ -481,7 +483,7 @@ def test_the_points_are_the_nearest_to_the_drawn_times_that_differ(s, t, expecte
     np.testing.assert_array_equal([point.s[1, 0], point.t[1, 0]], known[list(expected)])
 
 
-def test_a_draw_that_wants_trajectories_says_so():
+def test_a_draw_without_its_trajectories_is_refused():
     draw = draws.with_trajectories(typing.Method(lambda key, batch, step: "drawn", None, (), {})).draw
     x = np.zeros((4, 2), np.float32)
     assert "--config.data.coupling=FOLDER" in sentence(draw, None, {"x": x, "eps": x}, 0)

@@ -68,8 +68,8 @@ def test_digits_are_those_of_sklearn(tfds_dir):
     images, labels = sklearn_datasets.load_digits(return_X_y=True)
     expected = sorted((*np.rint(image * 255 / 16), label) for image, label in zip(images, labels, strict=True))
     rows = [source.rows(np.arange(source.size)) for source in (train, test, both)]
-    found = [[(*map(float, x.ravel()), label) for x, label in zip(part["x"], part["label"], strict=True)] for part in rows]
-    assert sorted(found[0] + found[1]) == sorted(found[2]) == expected
+    result = [[(*map(float, x.ravel()), label) for x, label in zip(part["x"], part["label"], strict=True)] for part in rows]
+    assert sorted(result[0] + result[1]) == sorted(result[2]) == expected
     assert rows[0]["x"].dtype == np.uint8 and rows[0]["label"].dtype == np.int32
     shares = [np.bincount(part["label"]) / len(part["label"]) for part in rows[:2]]
     np.testing.assert_allclose(*shares, atol=0.004)
@@ -164,7 +164,7 @@ def test_start_is_a_skip(prefetch):
 
 
 @pytest.mark.parametrize("batch_size", [4, 10, 35])
-def test_each_epoch_is_a_permutation_of_its_own(batch_size):
+def test_every_epoch_is_another_permutation(batch_size):
     epochs = stream(COUNT, -(-120 // batch_size), batch_size=batch_size)[:120].reshape(12, 10)
     np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(10), (12, 1)))
     assert len(set(map(tuple, epochs))) == 12
@@ -253,7 +253,7 @@ def test_missing_network_is_one_sentence(tmp_path, monkeypatch):
     assert "data.load('mnist', data_dir='tfds')" in message and "\n" not in message
 
 
-def test_unknown_names_say_what_exists(tfds_dir):
+def test_errors_for_unknown_names_list_what_exists(tfds_dir):
     assert "near it: checkerboard" in sentence("checkerbord")
     message = sentence("mnnist", data_dir=tfds_dir)
     assert "mnist" in message and "any TFDS image dataset" in message and "eight_gaussians" in message

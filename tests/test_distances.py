@@ -144,9 +144,9 @@ def test_likelihood_is_least_where_the_variance_is_the_error():
 
 def test_features_compare_the_outputs_of_the_network():
     phi = lambda x: jnp.stack([x.sum((1, 2)), (x**2).sum((1, 2))], axis=1)
-    found = distances.features(*PAIR, phi=phi, distance=functools.partial(distances.huber, c=0.1))
-    np.testing.assert_allclose(found, distances.huber(phi(PAIR[0]), phi(PAIR[1]), c=0.1), rtol=1e-6)
-    assert not np.allclose(found, distances.huber(*PAIR, c=0.1))
+    result = distances.features(*PAIR, phi=phi, distance=functools.partial(distances.huber, c=0.1))
+    np.testing.assert_allclose(result, distances.huber(phi(PAIR[0]), phi(PAIR[1]), c=0.1), rtol=1e-6)
+    assert not np.allclose(result, distances.huber(*PAIR, c=0.1))
     np.testing.assert_allclose(distances.features(*PAIR, phi=phi), distances.l2(phi(PAIR[0]), phi(PAIR[1])), rtol=1e-6)
     gradient = jax.grad(lambda p: distances.features(p, PAIR[1], phi=phi).sum())(PAIR[0])
     first, second = (z[:, None, None] for z in phi(PAIR[0]).T)

@@ -175,8 +175,8 @@ def test_density_and_coverage_of_equal_distributions():
 @pytest.mark.parametrize("width", [3, 20])
 def test_nearest_distance_is_that_of_scikit_learn(width):
     samples, training = (np.random.default_rng(n).normal(size=(n, width)) + 1e3 for n in (70, 90))
-    found = neighbors.NearestNeighbors(n_neighbors=1, algorithm="brute").fit(training - 1e3).kneighbors(samples - 1e3)[0]
-    assert evals.nearest_distance(samples, training) == pytest.approx(found.mean(), rel=1e-7)
+    result = neighbors.NearestNeighbors(n_neighbors=1, algorithm="brute").fit(training - 1e3).kneighbors(samples - 1e3)[0]
+    assert evals.nearest_distance(samples, training) == pytest.approx(result.mean(), rel=1e-7)
     assert evals.nearest_distance(training[::-1], training) == 0.0
 
 
@@ -184,17 +184,17 @@ def test_nearest_distance_is_that_of_scikit_learn(width):
 def test_copying_is_the_mann_whitney_statistic(width):
     samples, training, held_out = (np.random.default_rng(n).normal(size=(n, width)) for n in (30, 90, 41))
     samples[:8] = held_out[:8]  # ties
-    own, unseen = (distances(z, training).min(axis=1) for z in (samples, held_out))
-    expected = stats.mannwhitneyu(unseen, own).statistic / (len(own) * len(unseen))
+    own, held_out_rows = (distances(z, training).min(axis=1) for z in (samples, held_out))
+    expected = stats.mannwhitneyu(held_out_rows, own).statistic / (len(own) * len(held_out_rows))
     assert evals.copying(samples, training, held_out) == pytest.approx(expected, rel=1e-12)
 
 
-def test_copying_tells_copies_from_unseen_data(clouds):
-    training, held_out, unseen = np.random.default_rng(9).normal(size=(3, 1000, 2))
+def test_copying_separates_copies_from_held_out_data(clouds):
+    training, held_out, held_out_rows = np.random.default_rng(9).normal(size=(3, 1000, 2))
     assert evals.copying(training[:100], training, held_out) == 1.0
     assert evals.copying(training + 100, training, held_out) == 0.0
     assert evals.copying(held_out, training, held_out) == pytest.approx(0.5, abs=1e-12)
-    assert evals.copying(unseen, training, held_out) == pytest.approx(0.5, abs=4 / math.sqrt(12 * 500))
+    assert evals.copying(held_out_rows, training, held_out) == pytest.approx(0.5, abs=4 / math.sqrt(12 * 500))
     for broken in itertools.permutations([np.full((9, 2), np.nan), training, held_out]):
         assert math.isnan(evals.copying(*broken))
     with pytest.raises(typing.InputError, match="must agree"):
@@ -251,9 +251,9 @@ def test_distances_of_wide_rows(offset):
     y[:5] = x[:5]  # copies
     y[5:10] = x[5:10] + 1e-7  # near copies
     y[10] = 1e6  # an outlier
-    found, expected = np.concatenate(list(transport.distance_blocks(x, y))), distances(x, y)
-    assert not found[range(5), range(5)].any()
-    np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
+    result, expected = np.concatenate(list(transport.distance_blocks(x, y))), distances(x, y)
+    assert not result[range(5), range(5)].any()
+    np.testing.assert_allclose(result, expected, rtol=1e-8, atol=1e-10)
     y[11], y[12, 0] = np.nan, np.inf
     broken = np.concatenate(list(transport.distance_blocks(x, y)))
     assert not np.isfinite(broken[:, 11:13]).any()
@@ -324,14 +324,14 @@ def test_broken_samples_never_look_good(measure, bad, clouds):
 
 
 @pytest.mark.parametrize("measure", MEASURES, ids=lambda m: m.__name__)
-def test_mistakes_are_told(measure, clouds):
+def test_errors_for_wrong_arguments(measure, clouds):
     with pytest.raises(typing.InputError, match="must agree"):
         measure(clouds[0], clouds[1][:, :2])
     with pytest.raises(typing.InputError, match="n >= 1"):
         measure(clouds[0][:0], clouds[1])
 
 
-def test_mistakes_of_size_are_told(clouds):
+def test_errors_for_sizes(clouds):
     for measure in (evals.recall, evals.density, evals.coverage):
         clouds_of_five = (clouds[0], clouds[1][:5]) if measure is evals.recall else (clouds[1][:5], clouds[0])
         with pytest.raises(typing.InputError, match="neighbours"):
@@ -347,7 +347,7 @@ def test_mistakes_of_size_are_told(clouds):
         evals.wasserstein(*np.zeros((2, 4097, 2)))
 
 
-def test_mistakes_of_options_are_told(clouds):
+def test_errors_for_options(clouds):
     for options, message in [
         ({"kernel": "rbf"}, "gaussian, polynomial"),
         ({"bandwidth": 0.0}, "bandwidth is 0.0"),
@@ -460,7 +460,7 @@ def test_fit_is_deterministic_in_the_seed(digits, monkeypatch):
     assert not np.array_equal(one["head"], other["head"])
 
 
-def test_classifier_mistakes_are_told(digits):
+def test_errors_of_the_classifier(digits):
     images, labels = digits[:2]
     with pytest.raises(typing.InputError, match="num_classes is 9"):
         evals.classifier.fit(images, labels, num_classes=9)

@@ -135,9 +135,9 @@ def test_average_velocity_near_the_diagonal(kind, path, sign):
     x, s, _ = points(shape, path)
     s = np.clip(s, 0.35, 0.65)
     expected = np.stack([average_velocity(by_hand, x, s, s + sign * gap) for gap in GAPS])
-    found = np.stack([built.V(x, column(s, x), column(s + sign * gap, x)) for gap in GAPS])
-    np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-9)
-    np.testing.assert_allclose(found[0], built.v(x, column(s, x)), rtol=1e-12, atol=1e-12)
+    result = np.stack([built.V(x, column(s, x), column(s + sign * gap, x)) for gap in GAPS])
+    np.testing.assert_allclose(result, expected, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(result[0], built.v(x, column(s, x)), rtol=1e-12, atol=1e-12)
 
 
 @functools.cache
@@ -187,9 +187,9 @@ def test_divergence_is_the_trace_of_the_jacobian(kind, path):
         row = lambda x: raw.v(x.reshape(1, *shape), s.reshape((1,) * (1 + len(shape)))).reshape(-1)
         return jnp.trace(jax.jacrev(row)(x).reshape(size, size))
 
-    found = built.divergence(x, column(s, x))
-    assert found.shape == (5,)
-    np.testing.assert_allclose(found, trace(x.reshape(5, size), s), rtol=1e-9, atol=1e-12)
+    result = built.divergence(x, column(s, x))
+    assert result.shape == (5,)
+    np.testing.assert_allclose(result, trace(x.reshape(5, size), s), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -259,8 +259,8 @@ def test_float32(kind):
     np.testing.assert_allclose(built.V(x, *columns), average_velocity(by_hand, x, s, t), rtol=1e-3, atol=1e-3)
     for gap in GAPS:
         near = s + np.float32(gap) * np.where(s > 0.5, -1, 1).astype(np.float32)
-        found = built.V(x, columns[0], column(near, x))
-        np.testing.assert_allclose(found, average_velocity(by_hand, x, s, near), rtol=1e-3, atol=1e-3)
+        result = built.V(x, columns[0], column(near, x))
+        np.testing.assert_allclose(result, average_velocity(by_hand, x, s, near), rtol=1e-3, atol=1e-3)
 
 
 def test_gaussian_takes_scalar_times():
@@ -300,8 +300,8 @@ def box_nodes(corners, side, count=120):
 def test_velocity_of_boxes_is_the_posterior_mean(t):
     corners, x = [(-2, 0), (0.5, 0.5), (1, -2)], np.random.default_rng(0).uniform(-3, 3, (20, 2))
     expected = quadrature_velocity(x, t, *box_nodes(corners, 0.7))
-    found = exact.boxes(corners, 0.7)(jnp.asarray(x), t)
-    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-7)
+    result = exact.boxes(corners, 0.7)(jnp.asarray(x), t)
+    np.testing.assert_allclose(result, expected, rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.usefixtures("x64")
@@ -312,8 +312,8 @@ def test_velocity_of_blobs_is_the_posterior_mean(t):
     grid = np.stack(np.meshgrid(z, z, indexing="ij"), -1).reshape(-1, 2)
     nodes = np.concatenate([mean + deviation * grid for mean in means])
     weights = np.tile(np.exp(-0.5 * (grid**2).sum(-1)), len(means))
-    found = exact.blobs(means, deviation)(jnp.asarray(x), t)
-    np.testing.assert_allclose(found, quadrature_velocity(x, t, nodes, weights), rtol=1e-7, atol=1e-7)
+    result = exact.blobs(means, deviation)(jnp.asarray(x), t)
+    np.testing.assert_allclose(result, quadrature_velocity(x, t, nodes, weights), rtol=1e-7, atol=1e-7)
     one = exact.gaussian(means[0], deviation**2 * np.eye(2))  # one component is a Gaussian
     np.testing.assert_allclose(exact.blobs(means[:1], deviation)(jnp.asarray(x), t), one.v(jnp.asarray(x), t), rtol=1e-9)
 

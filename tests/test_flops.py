@@ -68,7 +68,7 @@ KINDS = ("meanflow",)
 
 
 @pytest.mark.parametrize("name", [n if n in KINDS else pytest.param(n, marks=pytest.mark.slow) for n in LANDSCAPE])
-def test_a_step_with_every_term_on_every_row_costs_what_the_graph_says(name):
+def test_a_step_with_every_term_on_every_row_costs_as_much_as_its_graph(name):
     counted = step_cost.forward_passes(name, every_row=True)
     assert counted == pytest.approx(derived(name), rel=0.05)
     assert counted == pytest.approx(float(recorded()[name]["FPE"]), abs=0.006)

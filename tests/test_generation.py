@@ -27,13 +27,13 @@ def contents(folder):
 def test_shards_hold_the_samples_in_order(flow_run, tmp_path):
     files = generation.write(flow_run, tmp_path / "out", num=1_100, shard=400, steps=2, seed=3)
     assert [file.name for file in files] == ["shard_00000.npz", "shard_00001.npz", "shard_00002.npz"]
-    found, labels = generation.read(tmp_path / "out")
+    result, labels = generation.read(tmp_path / "out")
     run = training.load(flow_run)
     expected = sampling.make_sampler(run.net, run.shape, "euler")(run.params, 3, np.full(1_100, -1), 2)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    assert found.shape == (1_100, 2) and found.dtype == np.float32 and (labels == -1).all() and labels.dtype == np.int32
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+    assert result.shape == (1_100, 2) and result.dtype == np.float32 and (labels == -1).all() and labels.dtype == np.int32
     few, _ = generation.read(tmp_path / "out", limit=500)
-    np.testing.assert_array_equal(few, found[:500])
+    np.testing.assert_array_equal(few, result[:500])
 
 
 def test_what_is_there_is_kept_and_what_is_missing_is_drawn_again(flow_run, tmp_path, monkeypatch):
@@ -150,8 +150,8 @@ def test_killed_the_files_are_the_same(flow_run, tmp_path):
     output = killed([*command, f"--output={tmp_path / 'killed'}"], tmp_path / "killed", (5,))
     assert "20000 samples" in output
     killed([*command, f"--output={tmp_path / 'undisturbed'}"], tmp_path / "undisturbed", ())
-    found, expected = contents(tmp_path / "killed"), contents(tmp_path / "undisturbed")
-    assert {name: data for name, data in found.items() if not name.startswith(".")} == expected
+    result, expected = contents(tmp_path / "killed"), contents(tmp_path / "undisturbed")
+    assert {name: data for name, data in result.items() if not name.startswith(".")} == expected
 
 
 def test_other_weights_are_other_samples(flow_run, tmp_path, monkeypatch):
@@ -173,8 +173,8 @@ def test_a_hundred_thousand_digits_killed_and_continued(tmp_path, saved_run):
     command = [sys.executable, "-m", "experiments.generate", f"--workdir={run}", "--num=100000"]
     killed([*command, f"--output={tmp_path / 'killed'}"], tmp_path / "killed", (4, 9))
     killed([*command, f"--output={tmp_path / 'undisturbed'}"], tmp_path / "undisturbed", ())
-    found = {name: data for name, data in contents(tmp_path / "killed").items() if not name.startswith(".")}
-    assert len(found) == 14 and found == contents(tmp_path / "undisturbed")
+    result = {name: data for name, data in contents(tmp_path / "killed").items() if not name.startswith(".")}
+    assert len(result) == 14 and result == contents(tmp_path / "undisturbed")
 
 
 @pytest.mark.slow

@@ -70,13 +70,13 @@ def test_eight_devices_and_two_seeds_train_a_guided_run_as_one_device_does():
     config.update({"batch_size": 64, "seeds": 2, "steps": 200, "eval_every": 0})
     with_sgd(config)
     x, label = np.random.default_rng(0).standard_normal((2, 64, 8, 8, 1)).astype(np.float32), np.arange(128).reshape(2, 64) % 10
-    found = []
+    result = []
     for devices in (jax.devices()[:1], jax.devices()[:8]):
         run = runs.setup(config, devices=devices)
         batch = sharding.global_batch(run.mesh, {"x": x, "label": label.astype(np.int32)}, seeds=2)
         state, metrics = jax.jit(run.step)(run.init(), batch, run.fixed)
-        found.append(jax.device_get((state.params, metrics)))
-    chex.assert_trees_all_close(found[0], found[1], atol=1e-6, rtol=1e-4)
+        result.append(jax.device_get((state.params, metrics)))
+    chex.assert_trees_all_close(result[0], result[1], atol=1e-6, rtol=1e-4)
 
 
 def test_a_student_keeps_its_dropout_keys_from_its_teacher():

@@ -97,7 +97,7 @@ def last(folder, steps=STEPS):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The folder of a run of two processes, and what they said."""
+    """The folder of a run of two processes, and what they print."""
     folder = tmp_path_factory.mktemp("hosts") / "undisturbed"
     with Pair(folder, f"--config.steps={STEPS}", "--config.mesh.data=4", "--config.mesh.fsdp=2") as pair:
         statuses, outputs = pair.finish()
@@ -214,7 +214,7 @@ def test_an_agreement_of_several_comes_later(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_launcher_says_who_died(tmp_path):
+def test_the_launcher_names_the_process_that_died(tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log"
     command = [sys.executable, "-m", "experiments.launch", "--processes=2", "--", "train", "--config=configs/meanflow.py:test"]
     launcher = start([*command, *FLAGS, "--config.steps=10000", f"--workdir={folder}"], log, 1)
@@ -228,8 +228,8 @@ def test_the_launcher_says_who_died(tmp_path):
         assert launcher.wait(timeout=30) == 128 + signal.SIGKILL
     finally:
         launcher.kill()
-    said = log.read_text().strip().splitlines()[-1]
-    assert said.startswith("error: process 1 of 2 was killed by SIGKILL; the others cannot go on without it")
+    message = log.read_text().strip().splitlines()[-1]
+    assert message.startswith("error: process 1 of 2 was killed by SIGKILL; the others cannot go on without it")
     assert all(not pathlib.Path(f"/proc/{child}").exists() for child in children)
 
 
@@ -241,7 +241,7 @@ def test_processes_that_do_not_fit_together(given):
         hosts.initialize(*given)
 
 
-def test_the_environment_says_how_many_there_are(monkeypatch):
+def test_the_environment_gives_the_number_of_processes(monkeypatch):
     asked = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **given: asked.append(given))
     monkeypatch.setattr(jax.config, "update", lambda *setting: None)

@@ -56,13 +56,13 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_every_method_has_its_row_and_a_failing_one_says_why(finished):
-    found = rows(finished)
-    assert list(found) == ["flow_matching", "freeflow", "ct", "soflow"]  # the teacher is trained though it was not asked for
-    failed = found.pop("soflow")
+def test_every_method_has_a_row_with_the_reason_if_it_failed(finished):
+    result = rows(finished)
+    assert list(result) == ["flow_matching", "freeflow", "ct", "soflow"]  # the teacher is trained though it was not asked for
+    failed = result.pop("soflow")
     assert failed["failed"] == "the term eulerian is not finite at step 3; training stopped."
     assert not any(value for name, value in failed.items() if "step" in name or "FPE" in name)
-    for name, row in found.items():
+    for name, row in result.items():
         assert not row["failed"]
         shown = [n for n in (1, 2, 4, 8, 64) if row[f"{n} step{'s' if n > 1 else ''}"]]
         assert shown == {"flow_matching": [1, 2, 4, 8, 64], "freeflow": [1]}.get(name, [1, 2, 4, 8])
@@ -83,8 +83,8 @@ def test_every_method_has_its_row_and_a_failing_one_says_why(finished):
 
 @pytest.mark.slow
 def test_the_cost_of_a_training_has_the_teachers_in_it(finished):
-    found = rows(finished)
-    number = lambda method, column: float(found[method][column])
+    result = rows(finished)
+    number = lambda method, column: float(result[method][column])
     own, whole = "training, thousand FPE", "with its teacher"
     for name in ("flow_matching", "freeflow", "ct"):
         np.testing.assert_allclose(number(name, own), number(name, "FPE a step") * 4 / 1e3)
@@ -119,24 +119,24 @@ def test_a_teacher_that_cannot_be_measured_stops_no_student(finished, monkeypatc
         return whole(name, *args)
 
     monkeypatch.setattr(landscape, "measured", failing)
-    found = run(finished, ["freeflow", "ct"])
+    result = run(finished, ["freeflow", "ct"])
     assert (
-        found["flow_matching"]["failed"] == "KeyError: 'lost'"
+        result["flow_matching"]["failed"] == "KeyError: 'lost'"
         and "KeyError" in (finished / "flow_matching.failure.txt").read_text()
     )
-    assert found["freeflow"]["1 step"] and not found["freeflow"]["with its teacher"] and found["ct"]["with its teacher"]
+    assert result["freeflow"]["1 step"] and not result["freeflow"]["with its teacher"] and result["ct"]["with its teacher"]
 
 
 @pytest.mark.parametrize(
-    ("methods", "changes", "said"),
+    ("methods", "changes", "message"),
     [
         ([], {}, "--methods= is empty"),
         (["meanflw"], {}, "unknown method 'meanflw'; did you mean meanflow"),
         (["meanflow"], {"data": "checkerbord"}, "checkerbord"),
     ],
 )
-def test_what_cannot_work_is_said_before_anything_is_trained(tmp_path, methods, changes, said):
-    with pytest.raises(typing.InputError, match=said):
+def test_what_cannot_work_is_refused_before_anything_is_trained(tmp_path, methods, changes, message):
+    with pytest.raises(typing.InputError, match=message):
         run(tmp_path, methods, **changes)
     assert not any(tmp_path.iterdir())
 

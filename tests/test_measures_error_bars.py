@@ -105,7 +105,7 @@ def test_halves_of_equal_arrays_are_drawn_independently():
     assert evals.error_bar(lambda u, v: float(np.abs(u - v).max()), x, x) > 0
 
 
-def test_bars_of_broken_samples_are_nan_and_mistakes_are_told():
+def test_bars_of_broken_samples_are_nan_and_wrong_arguments_are_errors():
     x, y = np.random.default_rng(5).normal(size=(2, 32, 2))
     assert math.isnan(evals.error_bar(evals.energy_distance, np.full_like(x, np.nan), y))
     for arrays in ((), (x, y[:3]), (x, np.float64(1.0))):

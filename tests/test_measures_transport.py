@@ -150,8 +150,8 @@ def test_sinkhorn_scales_with_the_data(clouds):
     assert evals.sinkhorn(1e-3 * x, 1e-3 * y) == pytest.approx(1e-6 * evals.sinkhorn(x, y), rel=1e-6)
 
 
-def test_sinkhorn_says_that_it_has_not_converged(clouds):
+def test_sinkhorn_warns_if_it_has_not_converged(clouds):
     full = evals.sinkhorn(*clouds)
-    with pytest.warns(UserWarning, match="out of place") as found:
+    with pytest.warns(UserWarning, match="out of place") as result:
         assert evals.sinkhorn(*clouds, iterations=1) < full
-    assert len(found) == 1
+    assert len(result) == 1

@@ -9,12 +9,12 @@ from experiments import mutants
 
 
 def test_changes_are_valid_small_and_follow_the_seed():
-    found = mutants.chosen(0, 12)
-    assert found == mutants.chosen(0, 12) != mutants.chosen(1, 12)
-    drawn = found[len(mutants.FIXED) :]
+    result = mutants.chosen(0, 12)
+    assert result == mutants.chosen(0, 12) != mutants.chosen(1, 12)
+    drawn = result[len(mutants.FIXED) :]
     assert len(drawn) == 12
     assert len({mutant.path.rpartition("/")[0] for mutant in drawn}) == 4  # losses, recipes, samplers and the step
-    for mutant in found:
+    for mutant in result:
         text = (mutants.ROOT / mutant.path).read_text()
         changed = mutant.applied(text)
         assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(text)), mutant
@@ -35,8 +35,8 @@ def test_what_is_changed(source, changes, tmp_path, monkeypatch):
     (tmp_path / "f.py").write_text(f'def f():\n    """1.5 + x"""\n    return {source}\n')
     monkeypatch.setattr(mutants, "ROOT", tmp_path)
     text = (tmp_path / "f.py").read_text()
-    found = {mutant.applied(text).splitlines()[-1].removeprefix("    return ") for mutant in mutants.mutants("f.py", "")}
-    assert found == changes
+    result = {mutant.applied(text).splitlines()[-1].removeprefix("    return ") for mutant in mutants.mutants("f.py", "")}
+    assert result == changes
 
 
 @pytest.mark.parametrize(("body", "noticed"), [("2.0", "test_f.py::test_f"), ("1.0", "ALIVE")])

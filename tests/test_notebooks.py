@@ -67,15 +67,15 @@ def outputs(notebook):
 
 def pictures(notebook):
     """The outputs that hold a PNG, with their texts: [(pixels [H, W, 3], text)]."""
-    found = [output["data"] for output in outputs(notebook) if "image/png" in output.get("data", {})]
+    result = [output["data"] for output in outputs(notebook) if "image/png" in output.get("data", {})]
     pixels = lambda data: image.imread(io.BytesIO(base64.b64decode(data["image/png"])))[..., :3]
-    return [(pixels(data), data.get("text/plain", "")) for data in found]
+    return [(pixels(data), data.get("text/plain", "")) for data in result]
 
 
 def complaints(notebook):
     """What stands on stderr besides progress bars."""
-    said = "\n".join(output.text for output in outputs(notebook) if output.get("name") == "stderr")
-    return [line.strip() for line in re.split(r"[\r\n]", BAR.sub("", said)) if line.strip()]
+    stderr = "\n".join(output.text for output in outputs(notebook) if output.get("name") == "stderr")
+    return [line.strip() for line in re.split(r"[\r\n]", BAR.sub("", stderr)) if line.strip()]
 
 
 def empty_pictures(notebook):
@@ -116,7 +116,7 @@ def test_a_warning_and_an_exception_end_a_run(tmp_path):
             notebooks.executed(notebook_of(tmp_path, code), before=WATCH)
 
 
-def test_an_empty_picture_and_words_on_stderr_are_found(tmp_path):
+def test_an_empty_picture_and_words_on_stderr_are_detected(tmp_path):
     shown = [
         "import sys, matplotlib.pyplot as plt",
         "_ = plt.subplots()",
@@ -160,24 +160,24 @@ def test_what_is_stored_is_a_full_run_of_the_text(name):
 
 
 @every_notebook
-def test_the_first_cell_says_how_long_it_takes(name):
+def test_the_first_cell_has_the_measured_duration(name):
     notebook = stored(name)
-    said = int(re.search(r"Takes about (\d+) s on two CPU cores", notebook.cells[0].source)[1])
+    stated = int(re.search(r"Takes about (\d+) s on two CPU cores", notebook.cells[0].source)[1])
     measured = notebook.metadata["flowjax"]["seconds"]
-    assert 0.6 * said <= measured <= 1.15 * said and measured < 180
+    assert 0.6 * stated <= measured <= 1.15 * stated and measured < 180
 
 
 def unsupported(notebook):
     """Numbers of the prose that the cell above did not print; code in backticks, links and times in seconds aside."""
-    found, above = [], ""
+    result, above = [], ""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             above = " ".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in cell.outputs)
             continue
         prose = re.sub(r"`[^`]*`|\]\([^)]*\)|about \d+ s\b", "", cell.source)
         claims = re.findall(rf"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?%?|\b(?:{'|'.join(WORDS)})\b", prose)
-        found += [claim for claim in claims if not re.search(rf"(?<![\w.]){re.escape(claim)}(?!\.?\w)", above)]
-    return found
+        result += [claim for claim in claims if not re.search(rf"(?<![\w.]){re.escape(claim)}(?!\.?\w)", above)]
+    return result
 
 
 @every_notebook
@@ -185,10 +185,10 @@ def test_numbers_in_the_prose_are_computed_above(name):
     assert not unsupported(stored(name))
 
 
-def test_an_unsupported_number_is_found():
-    said = nbformat.v4.new_output("stream", text="12.7 of 3, 98.6% in 1e-03\n")
+def test_an_unsupported_number_is_detected():
+    printed = nbformat.v4.new_output("stream", text="12.7 of 3, 98.6% in 1e-03\n")
     prose = "It is 12.7 of 3, see `99` and [there](6.html): 98.6% or 1e-03. But 12 and 7 and 1.5 are a quarter."
-    cells = [nbformat.v4.new_code_cell("", outputs=[said]), nbformat.v4.new_markdown_cell(prose)]
+    cells = [nbformat.v4.new_code_cell("", outputs=[printed]), nbformat.v4.new_markdown_cell(prose)]
     assert unsupported(nbformat.v4.new_notebook(cells=cells)) == ["12", "7", "1.5", "quarter"]
 
 
@@ -225,7 +225,7 @@ def test_every_notebook_is_small_here_and_in_the_readme():
         assert f"](notebooks/{text.stem}.ipynb)" in readme and f"docs/notebook_{name}.png" in readme
 
 
-def test_links_between_notebooks_lead_somewhere():
+def test_links_between_notebooks_exist():
     for text in notebooks.TEXTS:
         for link in re.findall(r"\]\(([\w]+\.ipynb)\)", text.read_text()):
             assert (text.parent / link).exists(), (text.name, link)

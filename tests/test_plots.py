@@ -104,7 +104,7 @@ def test_bars(tmp_path):
     assert_panels(picture(path), 2)
 
 
-def test_mistakes_are_told(tmp_path):
+def test_errors_for_wrong_arguments(tmp_path):
     with pytest.raises(typing.InputError, match="expected \\[rows"):
         plots.image_grid(tmp_path / "a.png", {"real": np.zeros((2, 3, 8, 8, 1)), "fake": np.zeros((3, 3, 8, 8, 1))})
     with pytest.raises(typing.InputError, match="row names"):

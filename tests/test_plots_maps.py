@@ -28,7 +28,7 @@ def test_trajectories_hold_the_noise_and_mark_starts_and_ends(tmp_path, figures)
     assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["start, noise", "step between", "end"]
 
 
-def test_trajectories_that_break_are_told(tmp_path, figures):
+def test_broken_trajectories_are_noted_or_refused(tmp_path, figures):
     broken = JUMPS.copy()
     broken[:3, 2:] = np.nan
     broken[3:6, -1] = 1e6
@@ -78,7 +78,7 @@ def boxes_of(fig):
     return [ax for ax in fig.axes if ax.get_label() != "<colorbar>"]
 
 
-def test_heat_maps_are_upright_and_say_their_mean(tmp_path, figures):
+def test_heat_maps_are_upright_with_their_mean_in_the_heading(tmp_path, figures):
     path = tmp_path / "maps.png"
     plots.heat_maps(path, {"rule": ERRORS, "half": ERRORS / 2, "other grid": ERRORS[::2, ::2]}, title="Maps", **LABELS)
     pixels = picture(path)

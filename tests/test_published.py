@@ -220,8 +220,8 @@ def test_the_published_meanflow_network():
     net = models.make("dit", num_classes=CLASSES, width=WIDTH, depth=2, heads=HEADS, patch=PATCH)
     x, s, t, label = inputs()
     params = {"params": published.meanflow_dit({"net": tree})}
-    found = jit(net.apply)(params, x, column(s), column(t), {"label": label})
-    np.testing.assert_allclose(found, reference_dit(tree, x, s, t, label), rtol=1e-4, atol=1e-5)
+    result = jit(net.apply)(params, x, column(s), column(t), {"label": label})
+    np.testing.assert_allclose(result, reference_dit(tree, x, s, t, label), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("pixel", [False, True], ids=["improved", "pixel"])
@@ -242,9 +242,9 @@ def test_the_published_transformer_with_two_heads(pixel):
     w, interval = np.array([1.5, 4.0], np.float32), np.array([[0.1, 0.8], [0.0, 1.0]], np.float32)
     cond = {"label": label, "guidance": w, "interval": interval}
     params = {"params": published.mit(tree)}
-    found = jit(functools.partial(net.apply, method="both"))(params, x, column(s), column(t), cond)
+    result = jit(functools.partial(net.apply, method="both"))(params, x, column(s), column(t), cond)
     expected = reference_mit(tree, x, s, t, label, w, interval)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
     # The inference checkpoint lacks the velocity head.
     params = {"params": published.mit({name: sub for name, sub in tree.items() if not name.startswith("v_")})}
     made = jax.eval_shape(net.init, jax.random.key(0), x, 1.0, 0.0, cond)
@@ -291,11 +291,11 @@ def test_files_of_named_arrays(tmp_path):
 def test_files_that_cannot_be_read(tmp_path):
     np.savez(tmp_path / "pickled.npz", a=np.array([{}], dtype=object))
     (tmp_path / "broken.safetensors").write_bytes(b"123")
-    for name, said in [
+    for name, message in [
         ("w.pt", "expected a file named .npz or .safetensors"),
         ("none.npz", "does not exist"),
         ("pickled.npz", "cannot be read as .npz"),
         ("broken.safetensors", "cannot be read as .safetensors"),
     ]:
-        with pytest.raises(typing.InputError, match=said):
+        with pytest.raises(typing.InputError, match=message):
             published.read(tmp_path / name)

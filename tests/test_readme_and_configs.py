@@ -1,4 +1,4 @@
-"""What the README says runs, and every preset builds its training step."""
+"""The commands and examples of the README run, and every preset builds its training step."""
 
 import csv
 import functools
@@ -26,7 +26,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
-def test_the_example_runs_and_prints_what_it_says(capsys):
+def test_the_example_runs_and_prints_its_comments(capsys):
     exec(compile(BLOCKS[0], "README.md", "exec"), {})
     wrong, right = map(float, capsys.readouterr().out.split())
     assert 0.1 < wrong < 10 and right < 1e-10
@@ -68,18 +68,18 @@ def test_the_training_commands_of_the_readme_set_the_fields_that_they_name(comma
 
 @pytest.mark.parametrize("text", ["README.md", "docs/pods.md"])
 def test_files_flags_and_fields_of_a_text_exist(text):
-    said = (ROOT / text).read_text()
-    for path in re.findall(r"`((?:flowjax|configs|tests|experiments|docs)/[\w./]+)`", said):
+    document = (ROOT / text).read_text()
+    for path in re.findall(r"`((?:flowjax|configs|tests|experiments|docs)/[\w./]+)`", document):
         assert (ROOT / path).exists() or path == "configs/NAME.py", path
-    for path in re.findall(r"\]\((\w[\w./]+)\)", said):
+    for path in re.findall(r"\]\((\w[\w./]+)\)", document):
         assert (ROOT / path).exists(), path
     shared = (ROOT / "experiments" / "command_line.py").read_text()
-    for module, given in re.findall(r"python -m experiments\.(\w+)((?: --[\w.]+(?:=\S+)?)*)", said):
+    for module, given in re.findall(r"python -m experiments\.(\w+)((?: --[\w.]+(?:=\S+)?)*)", document):
         code = (ROOT / "experiments" / f"{module}.py").read_text() + shared
         for flag in re.findall(r"--(\w+)", given):
             assert f'("{flag}"' in code, (module, flag)
     config = method.get_config("meanflow,digits")
-    for field in re.findall(r"--config\.((?:mesh|max_nonfinite_steps|accumulate|keep|best|model\.remat)[\w.]*)", said):
+    for field in re.findall(r"--config\.((?:mesh|max_nonfinite_steps|accumulate|keep|best|model\.remat)[\w.]*)", document):
         assert functools.reduce(lambda node, name: node[name], field.split("."), config) is not None
 
 
@@ -105,7 +105,7 @@ def test_the_samplers_of_the_readme_are_those_of_the_code():
     assert set(re.findall(r"`(\w+)`", listed)) == set(evals.MEASURES)
 
 
-def test_the_caption_of_the_heat_maps_says_what_was_measured():
+def test_the_caption_of_the_heat_maps_has_the_measured_numbers():
     rows = {row["rule"]: row for row in csv.DictReader((ROOT / "docs" / "rules_checkerboard.csv").read_text().splitlines())}
     trained = {rule: float(row["trained"]) for rule, row in rows.items()}
     caption = re.search(r"\*Root mean squares over all.*?\*\n", README, re.S)[0].replace("\n", " ")
@@ -116,7 +116,7 @@ def test_the_caption_of_the_heat_maps_says_what_was_measured():
     assert trained["eulerian"] > 0.9 * trained["lagrangian"] and 0.28 < trained["compositional"] / trained["true error"] < 0.38
 
 
-def test_guidance_on_digits_keeps_what_is_said_of_it():
+def test_the_caption_of_guidance_on_digits_has_the_measured_numbers():
     """At its best scale (agreement of 97% and the least Frechet distance) each method is as near as without guidance, half as diverse or more."""
     table = list(csv.DictReader((ROOT / "docs" / "guidance_digits.csv").read_text().splitlines()))
     number = lambda row, name: float(row[name])
@@ -130,8 +130,8 @@ def test_guidance_on_digits_keeps_what_is_said_of_it():
             assert number(best, distance) <= number(plain, distance) + 2 * error, (name, distance)
             assert number(best, "recall") >= 0.5 * number(plain, "recall"), name
         best = min(able, key=lambda row: number(row, "frechet_features"))
-        said = f"w = {number(best, 'guidance'):g}: {number(best, 'agreement'):.3f}, {number(best, 'recall'):.2f}, {number(best, 'frechet_features'):.1f}"
-        assert said in caption, (name, said)
+        numbers = f"w = {number(best, 'guidance'):g}: {number(best, 'agreement'):.3f}, {number(best, 'recall'):.2f}, {number(best, 'frechet_features'):.1f}"
+        assert numbers in caption, (name, numbers)
         # Guidance trades diversity for agreement, all the way.
         ordered = [rows[scale] for scale in sorted(rows)]
         assert number(ordered[-1], "agreement") > number(ordered[0], "agreement")
@@ -198,22 +198,22 @@ def teacher(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", [*method.HEADLINE, "method"])
-def test_configs_say_command_hardware_and_duration(name):
+def test_configs_document_command_hardware_and_duration(name):
     text = importlib.import_module(f"configs.{name}").__doc__
-    for said in ("python -m experiments.train", "CPU", "minutes", "digits"):
-        assert said in text, said
+    for word in ("python -m experiments.train", "CPU", "minutes", "digits"):
+        assert word in text, word
 
 
 @pytest.mark.parametrize(
-    ("choice", "said"),
+    ("choice", "message"),
     [
         ("meanflow", "names no preset; expected NAME,PRESET: meanflow,checkerboard"),
         ("meanflw,checkerboard", "unknown method 'meanflw'; did you mean .*meanflow"),
         ("psd,checkerbord", "unknown preset 'checkerbord'; did you mean checkerboard"),
     ],
 )
-def test_a_wrong_choice_of_method(choice, said):
-    with pytest.raises(typing.InputError, match=said):
+def test_a_wrong_choice_of_method(choice, message):
+    with pytest.raises(typing.InputError, match=message):
         method.get_config(choice)
 
 

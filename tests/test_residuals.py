@@ -50,9 +50,9 @@ def test_residuals_on_a_flat_space_are_those_of_r_n():
     values = jax.jit(
         lambda x, s, t: {n: (r(V, x, s, t), residuals.RULES[n](V, x, s, t)) for n, r in residuals.rules(spaces.torus).items()}
     )
-    for found, expected in values(x, s, t).values():
-        np.testing.assert_allclose(found, expected, atol=1e-12)
-        assert np.abs(found).max() > 1e-3
+    for result, expected in values(x, s, t).values():
+        np.testing.assert_allclose(result, expected, atol=1e-12)
+        assert np.abs(result).max() > 1e-3
 
 
 def test_residuals_on_the_sphere_are_zero_for_a_rotation_alone():
@@ -71,25 +71,25 @@ def test_residuals_on_the_sphere_are_zero_for_a_rotation_alone():
     for right, other in both(x, s, t).values():
         np.testing.assert_allclose(right, 0.0, atol=1e-9)
         assert np.abs(other).max() > 0.05
-    found = jax.jit(residuals.along(killing, 256, spaces.sphere))(x, s, t)
-    np.testing.assert_allclose(found, rotation(x, s, t), atol=1e-4)
+    result = jax.jit(residuals.along(killing, 256, spaces.sphere))(x, s, t)
+    np.testing.assert_allclose(result, rotation(x, s, t), atol=1e-4)
 
 
 def test_a_map_of_errors_has_the_target_down_and_the_source_across():
-    found = residuals.error_map(
+    result = residuals.error_map(
         lambda V, x, s, t: V(x, s, t), lambda x, s, t: jnp.broadcast_to(s + 10 * t, x.shape), *cloud(), GRID
     )
     for row, t in enumerate(GRID):
         for column, s in enumerate(GRID):
-            assert np.isnan(found[row, column]) if t > s else found[row, column] == pytest.approx(s + 10 * t, rel=1e-6)
+            assert np.isnan(result[row, column]) if t > s else result[row, column] == pytest.approx(s + 10 * t, rel=1e-6)
 
 
 def test_the_points_are_on_the_path_and_the_mean_is_quadratic():
     x0, eps = cloud()
-    found = residuals.error_map(lambda V, x, s, t: x, None, x0, eps, GRID, paths.trigonometric)
+    result = residuals.error_map(lambda V, x, s, t: x, None, x0, eps, GRID, paths.trigonometric)
     s = GRID[2]
     x = np.cos(np.pi / 2 * s) * x0 + np.sin(np.pi / 2 * s) * eps
-    assert found[1, 2] == pytest.approx(np.sqrt(np.mean(x**2)), rel=1e-6)
+    assert result[1, 2] == pytest.approx(np.sqrt(np.mean(x**2)), rel=1e-6)
 
 
 def test_the_flow_of_a_velocity_is_its_exact_map():

@@ -151,17 +151,17 @@ def test_new_noise_leaves_the_exact_law_unchanged(case, path):
     (spec, times), n, (mean, covariance) = NOISY[case], 20_000, LAW
     flow = exact.gaussian(mean, covariance, paths.PATHS[path])
     noise = jax.random.normal(jax.random.key(1), (n, 2))
-    found = noisy(spec, flow, noise, times, path)
+    result = noisy(spec, flow, noise, times, path)
     # Standard errors: of a mean sqrt(C_ii / n), of a covariance sqrt((C_ij^2 + C_ii C_jj) / n).
     variances = np.diag(covariance)
-    assert (np.abs(found.mean(0) - mean) < 5 * np.sqrt(variances / n)).all()
+    assert (np.abs(result.mean(0) - mean) < 5 * np.sqrt(variances / n)).all()
     error = np.sqrt((covariance**2 + np.outer(variances, variances)) / n)
-    assert (np.abs(np.cov(found.T) - covariance) < 5 * error).all()
+    assert (np.abs(np.cov(result.T) - covariance) < 5 * error).all()
     alone = flow.F(noise[:500], 1.0, 0.0)
     if case == "consistency, one step":
-        np.testing.assert_allclose(found[:500], alone, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(result[:500], alone, rtol=1e-9, atol=1e-9)
     else:  # noise was added: the samples are others
-        assert np.abs(found[:500] - alone).mean() > 0.1
+        assert np.abs(result[:500] - alone).mean() > 0.1
 
 
 @pytest.mark.usefixtures("x64")
@@ -175,9 +175,9 @@ def test_new_noise_leaves_the_modes_of_a_mixture_their_weights(spec):
     flow = exact.mixture(weights, means, deviations)
     law = lambda x: (weights * stats.norm.cdf(x[:, None], means, deviations)).sum(axis=1)
     noise = jax.random.normal(jax.random.key(1), (2_000, 1))
-    found = noisy(spec, flow, noise, [1.0, 0.6, 0.3, 0.0])[:, 0]
-    assert stats.kstest(found, law).pvalue > 1e-6
-    assert stats.kstest(found + 0.3, law).pvalue < 1e-6
+    result = noisy(spec, flow, noise, [1.0, 0.6, 0.3, 0.0])[:, 0]
+    assert stats.kstest(result, law).pvalue > 1e-6
+    assert stats.kstest(result + 0.3, law).pvalue < 1e-6
 
 
 @pytest.mark.usefixtures("x64")
@@ -199,11 +199,11 @@ def test_gamma_jumps_to_the_share_of_the_noise_that_stays():
         return x * 0
 
     x, keys = jnp.zeros((3, 2)), jax.random.split(jax.random.key(0), 3)
-    found = samplers.gamma(V, x, jnp.array([1.0, 0.5, 0.0]), keys, gamma=0.6)
+    result = samplers.gamma(V, x, jnp.array([1.0, 0.5, 0.0]), keys, gamma=0.6)
     jax.effects_barrier()
     # sigma / alpha is 1 at t = 0.5, of which sqrt(1 - 0.36) = 0.8 stay: m / (1 - m) = 0.8.
     np.testing.assert_allclose(sorted(calls), [(0.5, 0.0), (1.0, 0.8 / 1.8)], atol=1e-6)
-    assert 0 < np.abs(found).max() < 2
+    assert 0 < np.abs(result).max() < 2
 
 
 @pytest.mark.parametrize("steps", [5, 10])
@@ -279,8 +279,8 @@ def test_consistency_sampling_jumps_to_the_data_and_adds_the_noise_of_the_next_t
 def test_the_exact_map_of_many_rows_in_float32_is_right_inside_the_scan():
     flow = exact.gaussian(np.array([0.5, -1.0]), np.array([[1.0, 0.6], [0.6, 0.5]]))
     x = jax.random.normal(jax.random.key(1), (4_000, 2))
-    found = jax.jit(lambda x, times: samplers.flow_map(flow.V, x, times))(x, jnp.array([1.0, 0.5, 0.0]))
-    np.testing.assert_allclose(found, flow.F(x, 1.0, 0.0), atol=1e-5)
+    result = jax.jit(lambda x, times: samplers.flow_map(flow.V, x, times))(x, jnp.array([1.0, 0.5, 0.0]))
+    np.testing.assert_allclose(result, flow.F(x, 1.0, 0.0), atol=1e-5)
 
 
 # Grids, names and options, inversion
@@ -378,9 +378,9 @@ def test_the_adaptive_solver_meets_its_tolerance_with_more_evaluations_for_a_tig
             jax.debug.callback(lambda: calls.append(1))
             return flow().v(x, t)
 
-        found = jax.jit(lambda x, v=v, tol=tolerance: samplers.adaptive(v, x, samplers.grid(1), rtol=tol, atol=tol))(data())
+        result = jax.jit(lambda x, v=v, tol=tolerance: samplers.adaptive(v, x, samplers.grid(1), rtol=tol, atol=tol))(data())
         jax.effects_barrier()
-        errors.append(np.abs(found - flow().F(data(), 1.0, 0.0)).max())
+        errors.append(np.abs(result - flow().F(data(), 1.0, 0.0)).max())
         counts.append(len(calls))
     assert (np.array(errors) < [1e-2, 1e-5, 1e-8]).all()
     assert counts[0] < counts[1] < counts[2]

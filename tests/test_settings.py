@@ -15,15 +15,15 @@ from flowjax.training import config_checks, settings
 def test_a_config_becomes_sections_with_the_same_values():
     config = small("freeflow", teacher="exact", ema=(0.5, 0.9))
     config.auxiliary.velocity.every = 3
-    found = settings.read(config)
-    assert found.steps == found.method.constants["total_steps"] == 8  # a reference, resolved
-    assert found.method.name == "freeflow" and found.method.path == "linear" and found.data.name == "checkerboard"
-    assert found.evaluation.averages == (0.5, 0.9) and found.evaluation.average == "0.5" and found.evaluation.every == 0
-    assert found.bookkeeping.save_every == 4 and found.guidance == settings.Guidance()
-    assert found.auxiliary["velocity"] == found.optim._replace(every=3)
-    assert found.model.name == "mlp" and found.model.fields["width"] == 32
+    result = settings.read(config)
+    assert result.steps == result.method.constants["total_steps"] == 8  # a reference, resolved
+    assert result.method.name == "freeflow" and result.method.path == "linear" and result.data.name == "checkerboard"
+    assert result.evaluation.averages == (0.5, 0.9) and result.evaluation.average == "0.5" and result.evaluation.every == 0
+    assert result.bookkeeping.save_every == 4 and result.guidance == settings.Guidance()
+    assert result.auxiliary["velocity"] == result.optim._replace(every=3)
+    assert result.model.name == "mlp" and result.model.fields["width"] == 32
     again = settings.read(ml_collections.FrozenConfigDict(config))  # as it is read from the folder of a run
-    assert again == found
+    assert again == result
 
 
 @pytest.mark.parametrize(

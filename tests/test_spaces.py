@@ -47,8 +47,8 @@ def test_move_and_log_are_inverse_and_stay_in_the_space(space):
             equal += [(space.move(x, 0.7, 0.2, -2 * v), there)]  # forward and backward in time
         return equal
 
-    for found, expected in pairs(points(space), points(space, seed=2)):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    for result, expected in pairs(points(space), points(space, seed=2)):
+        np.testing.assert_allclose(result, expected, rtol=0, atol=1e-12)
 
 
 def test_the_sphere_is_the_unit_sphere():
@@ -61,7 +61,7 @@ def test_the_sphere_is_the_unit_sphere():
     np.testing.assert_allclose(spaces.sphere.nearest(3 * x), x, atol=1e-15)
 
 
-def test_the_torus_is_r_n_for_short_ways_and_wraps_the_others():
+def test_the_torus_is_r_n_for_short_distances_and_wraps_the_others():
     x, v = jnp.array([[0.1, -3.0]]), jnp.array([[0.5, -0.4]])
     np.testing.assert_array_equal(spaces.torus.move(x, 0.0, 0.2, v), flowmap.move(x, 0.0, 0.2, v))
     np.testing.assert_allclose(spaces.torus.move(x, 0.0, 1.0, v), [[0.6, 2 * np.pi - 3.4]], rtol=1e-12)
@@ -94,8 +94,8 @@ def test_derivatives_to_second_order_are_finite_where_points_coincide_or_are_opp
         return {name: second(f) for name, f in scalars.items()}
 
     for at in (jnp.zeros_like(x), x, -x, -x + 1e-13 * direction):
-        for name, found in derivatives(at).items():
-            assert np.isfinite(found).all(), name
+        for name, result in derivatives(at).items():
+            assert np.isfinite(result).all(), name
     # At the opposite point the logarithm has length pi and leads there.
     away = spaces.sphere.log(x, -x)
     np.testing.assert_allclose(jnp.linalg.norm(away, axis=-1), np.pi, rtol=1e-12)
@@ -114,8 +114,8 @@ def test_derivatives_of_the_logarithm_are_known_along_curves():
     log = lambda angle, r: spaces.sphere.log(x, spaces.sphere.exp(x, known(angle, r)))
     three = lambda f: lambda angle: (f(angle, 0.0), jax.jacfwd(f, 1)(angle, 0.0), jax.jacfwd(jax.jacfwd(f, 1), 1)(angle, 0.0))
     values = jax.jit(jax.vmap(lambda angle: (three(log)(angle), three(known)(angle))))
-    for found, expected in zip(*values(jnp.array([1e-6, 0.1, 0.199, 0.202, 1.5, 3.0]))):
-        np.testing.assert_allclose(found, expected, atol=1e-8)
+    for result, expected in zip(*values(jnp.array([1e-6, 0.1, 0.199, 0.202, 1.5, 3.0]))):
+        np.testing.assert_allclose(result, expected, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", CURVED)

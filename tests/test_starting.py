@@ -80,9 +80,9 @@ def test_a_decoupled_network_starts_from_a_plain_run_with_the_same_velocity(save
     trained = loading.load(folder)
     x, label = jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.array([1, -1, 3, 9])
     s = jnp.linspace(0.1, 0.9, 4).reshape(4, 1, 1, 1)
-    found = run.net.apply({"params": run.init().params["V"]}, x, s, s, {"label": label})
+    result = run.net.apply({"params": run.init().params["V"]}, x, s, s, {"label": label})
     expected = trained.net.apply({"params": trained.params}, x, s, s, {"label": label})
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
     assert np.abs(expected).max() > 0.1
 
 
@@ -146,18 +146,18 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_guidance_that_cannot_be_trained_in(what):
-    changes, said = REFUSED[what]
+    changes, message = REFUSED[what]
     config = config_of("dit", preset="guided")
     config.update_from_flattened_dict({key: value for key, value in changes.items() if key != "model"})
     config.model = changes.get("model", config.model)
-    with pytest.raises(typing.InputError, match=said):
+    with pytest.raises(typing.InputError, match=message):
         runs.setup(config, devices=ONE)
 
 
-def test_what_a_run_is_told_when_it_is_sampled():
+def test_conditioning_of_a_run_that_is_sampled():
     ranged = imf.get_config("guided")
     guidance = lambda config: settings.read(config).guidance
-    told = lambda *asked, config=ranged: parts.conditioning(guidance(config), *asked)
+    told = lambda *calls, config=ranged: parts.conditioning(guidance(config), *calls)
     assert told() == {"guidance": 2.0, "interval": (0.0, 1.0)}  # the median of density ~ 1/w on [1, 4]
     assert told(3.0, (0.1, 0.8)) == {"guidance": 3.0, "interval": (0.1, 0.8)}
     for interval in ((0.6, 0.8), (0.1, 0.4), (0.5, 0.5), (-0.1, 0.9)):
@@ -228,7 +228,7 @@ methods.register("mine_alone", lambda *, total_steps=None, diagonal="1/2": metho
 """
 
 
-def test_a_method_of_ones_own_is_known_where_its_module_is_named(saved_run, tmp_path, monkeypatch):
+def test_a_registered_method_is_known_where_its_module_is_named(saved_run, tmp_path, monkeypatch):
     (tmp_path / "mine_in_a_module.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     config = meanflow.get_config("test")
@@ -252,7 +252,7 @@ def test_a_method_of_ones_own_is_known_where_its_module_is_named(saved_run, tmp_
             names.pop("mine", None)
 
 
-def test_data_and_a_network_of_ones_own_train(tmp_path, monkeypatch):
+def test_registered_data_and_a_registered_network_train(tmp_path, monkeypatch):
     (tmp_path / "mine_with_data.py").write_text(MODULE.replace("mine_alone", "mine_too"))
     monkeypatch.syspath_prepend(tmp_path)
     try:
@@ -276,10 +276,10 @@ def test_a_name_that_is_taken_is_not_registered():
     ):
         methods.register("mine", lambda *, c: None)
     recipe = lambda: None
-    for odd, said in (
+    for odd, message in (
         ({"jumps": "all"}, "unknown kind of jumps 'all'"),
         ({"parameterisation": "eps"}, "unknown parameterisation 'eps'"),
     ):
-        with pytest.raises(typing.InputError, match=said):
+        with pytest.raises(typing.InputError, match=message):
             methods.register("mine", recipe, **odd)
     assert "mine" not in methods.METHODS and {info.jumps for info in methods.METHODS.values()} == set(methods.JUMPS)

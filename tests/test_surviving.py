@@ -1,4 +1,4 @@
-"""What a training survives, and how it ends when it does not: full disks, broken numbers, recompilation; and what it says of itself."""
+"""What a training survives, and how it ends when it does not: full disks, broken numbers, recompilation; and what it reports."""
 
 import math
 import pathlib
@@ -65,12 +65,12 @@ def test_a_full_disk_costs_checkpoints_and_nothing_else(small_disk, tmp_path, mo
     change = {8: lambda: fill(small_disk), 16: (small_disk / "filler").unlink}
     disturbed(monkeypatch, lambda step: change.get(step, int)())
     state = loop.train(config, folder, devices=ONE)
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for step in (8, 12):
-        assert f"the checkpoint of step {step} could not be saved" in said
-    assert said.count("the last good one is that of step 4") == 2 and said.count("could not be saved") == 2
+        assert f"the checkpoint of step {step} could not be saved" in printed
+    assert printed.count("the last good one is that of step 4") == 2 and printed.count("could not be saved") == 2
     if noticed == "while writing":
-        assert "lines follow later" in said and "step_0000012.png could not be written" in said
+        assert "lines follow later" in printed and "step_0000012.png could not be written" in printed
     assert checkpoint.Checkpoints(folder, read_only=True).steps() == [20]
     assert not list((folder / "checkpoints").glob("*tmp*"))
     assert [line["step"] for line in workdir.read_metrics(folder) if "loss" in line] == list(range(2, 21, 2))  # none is lost
@@ -85,8 +85,8 @@ def test_a_disk_that_can_only_be_read_ends_in_one_sentence(small_disk, monkeypat
     disturbed(monkeypatch, lambda step: remount("ro") if step == 8 else None)
     with pytest.raises(checkpoint.SaveError, match=r"step 8, the last, could not be saved in .*; make room there"):
         loop.train(small(), folder, devices=ONE)
-    said = capsys.readouterr().out
-    assert said.count("could not be saved") == 1 and "the last good one is that of step 4" in said
+    printed = capsys.readouterr().out
+    assert printed.count("could not be saved") == 1 and "the last good one is that of step 4" in printed
     remount("rw")
     monkeypatch.undo()
     assert int(loop.train(small(), folder, devices=ONE).step) == 8  # goes on from 4
@@ -113,10 +113,10 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monk
     batches = loop._batches(run, 0)
     for number in range(4):
         before = state
-        state, found = step(state, sharding.global_batch(run.mesh, next(batches)))
+        state, result = step(state, sharding.global_batch(run.mesh, next(batches)))
         same = jax.tree.map(lambda a, b: bool((a == b).all()), before.params, state.params)
         assert all(jax.tree.leaves(same)) == (number == 2)
-    assert int(state.step) == 4 and int(state.skipped) == int(found["nonfinite_steps"]) == 1
+    assert int(state.step) == 4 and int(state.skipped) == int(result["nonfinite_steps"]) == 1
     final = loop.train(config, tmp_path, devices=ONE)
     assert int(final.skipped) == 2 and int(final.step) == 8
     chex.assert_tree_all_finite(final.params)
@@ -144,7 +144,7 @@ def test_one_more_step_that_is_not_finite_ends_the_training(tmp_path, monkeypatc
 # The best checkpoint
 
 
-def test_the_best_checkpoint_stays_and_can_be_asked_for(tmp_path, monkeypatch):
+def test_the_best_checkpoint_stays_and_can_be_chosen(tmp_path, monkeypatch):
     worth = iter([0.5, 0.1, 0.9, 0.8])
     monkeypatch.setattr(evals.Judge, "values", lambda *_: {"sliced_wasserstein": next(worth)})
     config = small(
@@ -176,7 +176,7 @@ def test_more_is_better_for_some_measures():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"best": "1step/frechet", "eval_every": 4}, "one of 1step/sliced_wasserstein, 1step/energy_distance"),
         ({"best": "1step/sliced_wasserstein"}, "eval_every is 0"),
@@ -184,8 +184,8 @@ def test_more_is_better_for_some_measures():
         ({"accumulate": 0}, "config.accumulate is 0"),
     ],
 )
-def test_fields_that_do_not_fit_are_refused(changes, said):
-    with pytest.raises(typing.InputError, match=said):
+def test_fields_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(typing.InputError, match=message):
         runs.setup(small(**changes), devices=ONE)
 
 
@@ -198,7 +198,7 @@ def test_asking_for_the_best_of_a_run_without_a_measure(tmp_path):
 # What it knows of itself
 
 
-def test_the_log_says_where_the_time_goes(tmp_path, monkeypatch):
+def test_the_log_splits_the_time_of_a_step(tmp_path, monkeypatch):
     monkeypatch.setattr(log, "PEAK_TFLOPS", {"cpu": 0.1})
     loop.train(small(), tmp_path, devices=ONE)
     records = workdir.read_metrics(tmp_path)
@@ -269,16 +269,16 @@ def test_a_profile_is_written(tmp_path, capsys):
     assert "no trace was written: step 3 was not among those of this call" in capsys.readouterr().out
 
 
-def test_a_dry_run_says_what_each_device_holds(tmp_path):
+def test_a_dry_run_reports_what_each_device_holds(tmp_path):
     config = small(mesh={"data": 2, "fsdp": 4})
     run = runs.setup(config, devices=jax.devices()[:8])
-    said = compilation.report(run)
-    assert "mesh: data 2, fsdp 4; 8 cpu device(s) of 1 process(es)" in said
-    assert "V/Dense_1/kernel  32 x 32" in said and "8 x 32" in said
+    report = compilation.report(run)
+    assert "mesh: data 2, fsdp 4; 8 cpu device(s) of 1 process(es)" in report
+    assert "V/Dense_1/kernel  32 x 32" in report and "8 x 32" in report
     held = sharding.device_bytes(run.like.opt_state)
-    assert f"opt_state: {held:,} of " in said
+    assert f"opt_state: {held:,} of " in report
     for kind in ("all-gather", "reduce-scatter", "all-reduce"):
-        assert f"{kind}: " in said
+        assert f"{kind}: " in report
 
 
 def test_a_run_goes_on_with_another_mesh_but_not_with_another_rate(tmp_path):

@@ -28,13 +28,13 @@ def run_steps(config, devices, count):
     run = runs.setup(config, devices=devices)
     chex.clear_trace_counter()
     step_fn = jax.jit(chex.assert_max_traces(run.step, n=1), donate_argnums=0)
-    state_, found = run.init(), []
+    state_, result = run.init(), []
     for _ in range(count):
         state_, metrics = step_fn(state_, sharding.global_batch(run.mesh, rows()))
         jax.block_until_ready(state_)
-        found.append(jax.device_get(metrics))
+        result.append(jax.device_get(metrics))
     assert not count or step_fn._cache_size() == 1  # no second compilation for another placement either
-    return jax.device_get(state_), found
+    return jax.device_get(state_), result
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_gradient_of_the_step_is_the_gradient_of_the_mean_error():
     chex.assert_trees_all_close(jax.device_get(after.params), expected, atol=1e-6)
 
 
-def test_target_and_evaluation_averages_have_their_own_decays():
+def test_target_and_evaluation_averages_have_separate_decays():
     config = small("tvm", ema=(0.5, 0.9))
     config.method.ema = 0.75
     run = runs.setup(config, devices=jax.devices()[:1])
@@ -149,7 +149,7 @@ def test_raw_errors_by_time_are_those_of_the_rows(name, seeds):
     state_ = run.init()
     first = lambda tree: tree if seeds == 1 else jax.tree.map(lambda leaf: leaf[0], tree)
     batch = rows() if seeds == 1 else {"x": np.stack([rows()["x"]] * 2)}
-    found = run.binned(state_, batch, run.fixed, 3)
+    result = run.binned(state_, batch, run.fixed, 3)
     key = jax.random.split(jax.random.key(run.settings.seed))[1]
     drawn = run.method.draw(jax.random.fold_in(jax.random.fold_in(key, 0), 3), rows(), 0)
     params = first(state_.params)
@@ -161,8 +161,8 @@ def test_raw_errors_by_time_are_those_of_the_rows(name, seeds):
         expected = np.zeros((2, step.BINS))
         for error, number in zip(np.asarray(raw[term]), np.minimum(np.asarray(time) * step.BINS, step.BINS - 1).astype(int)):
             expected[:, number] += error, 1
-        np.testing.assert_allclose(found[term], expected, rtol=1e-4)
-    assert found.keys() == drawn.keys()
+        np.testing.assert_allclose(result[term], expected, rtol=1e-4)
+    assert result.keys() == drawn.keys()
 
 
 def test_another_config_is_refused_and_nothing_is_written(tmp_path):
@@ -180,8 +180,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage, cap
     config = small()
     loop.train(config, tmp_path / "run", devices=jax.devices()[:1])
     _damage(tmp_path / "run" / "checkpoints" / "8", damage)
-    _, found = final(tmp_path / "run", config)
-    assert found == 4
+    _, result = final(tmp_path / "run", config)
+    assert result == 4
     assert len(re.findall(r"checkpoint .*8 cannot be read", capsys.readouterr().out)) == 1
     undamaged = jax.device_get(loop.train(small(), tmp_path / "other", devices=jax.devices()[:1]))
     chex.assert_trees_all_equal(jax.device_get(loop.train(config, tmp_path / "run", devices=jax.devices()[:1])), undamaged)
@@ -277,7 +277,7 @@ def test_optimizer_keywords_reach_optax():
 
 
 @pytest.mark.parametrize(
-    "changes,said",
+    "changes,message",
     [
         ({"name": "adamm"}, "did you mean adam"),
         ({"kwargs": {"bt1": 0.9}}, "did you mean b1"),
@@ -286,16 +286,16 @@ def test_optimizer_keywords_reach_optax():
         ({"warmup_steps": 50}, "shorter"),
     ],
 )
-def test_bad_optimizers(changes, said):
+def test_bad_optimizers(changes, message):
     config = small()
     for name, value in changes.items():
         config.optim[name] = value
-    with pytest.raises(typing.InputError, match=said):
+    with pytest.raises(typing.InputError, match=message):
         runs.setup(config)
 
 
 @pytest.mark.parametrize(
-    "field,value,said",
+    "field,value,message",
     [
         ("steps", 0, "config.steps"),
         ("steps", None, "config.steps"),
@@ -308,11 +308,11 @@ def test_bad_optimizers(changes, said):
         ("sampler", "eular", "did you mean euler"),
     ],
 )
-def test_bad_numbers(field, value, said):
+def test_bad_numbers(field, value, message):
     config = small()
     with config.ignore_type():
         config[field] = value
-    with pytest.raises(typing.InputError, match=said):
+    with pytest.raises(typing.InputError, match=message):
         runs.setup(config, devices=jax.devices()[:8])
 
 

@@ -140,7 +140,7 @@ def test_dropout_masks_belong_to_rows():
     assert np.abs(once - without).max(axis=(1, 2, 3)).min() > 1e-2
 
 
-def test_a_mask_has_its_rate_and_every_layer_its_own():
+def test_a_dropout_mask_has_its_rate_and_differs_from_layer_to_layer():
     h, keys = jnp.ones((2, 64, 64)), jax.random.split(jax.random.key(0), 2)
     first, second = jit(lambda h, keys: [unet.dropped(h, keys, layer, 0.2) for layer in (0, 1)])(h, keys)
     np.testing.assert_allclose(np.unique(first), [0, 1.25], rtol=1e-6)
@@ -166,7 +166,7 @@ def test_statistics_of_norms_are_float32_in_bfloat16():
     np.testing.assert_allclose(np.std(out.astype(np.float32), axis=(1, 2, 3)), 1, atol=0.02)
 
 
-def test_guidance_and_interval_are_inputs_when_asked():
+def test_guidance_and_interval_are_inputs_if_chosen():
     net = SMALL.clone(inputs=("guidance", "interval"))
     cond = {"guidance": jnp.array([1.0, 2.0, 1.0, 1.0]), "interval": jnp.array([[0, 1], [0, 1], [0.2, 1], [0, 0.7]])}
     params, x = moved(net), jnp.broadcast_to(images()[:1], SHAPE)
@@ -201,7 +201,7 @@ def test_attention_stands_where_it_is_named():
 
 
 @pytest.mark.parametrize(
-    "fields,shape,cond,said",
+    "fields,shape,cond,message",
     [
         ({}, (2, 7, 8, 1), None, "multiples of 2"),
         ({"multipliers": (1, 1, 1)}, (2, 8, 6, 1), None, "halved 2 times"),
@@ -214,6 +214,6 @@ def test_attention_stands_where_it_is_named():
         ({"inputs": ("interval",)}, (2, 8, 8, 1), {"interval": jnp.zeros(2)}, "interval"),
     ],
 )
-def test_bad_inputs(fields, shape, cond, said):
-    with pytest.raises(typing.InputError, match=said):
+def test_bad_inputs(fields, shape, cond, message):
+    with pytest.raises(typing.InputError, match=message):
         jax.eval_shape(lambda x: NET.clone(**fields).init(jax.random.key(0), x, 1.0, 0.0, cond), jnp.zeros(shape))
