@@ -5,7 +5,7 @@ times) and runs the quick tests of the changed file. A mutant, one such change, 
 mutants and ends with status 1 if one is alive. `--seed` draws other changes; all those of the default seed fail a test. About
 half an hour on two CPU cores.
 
-    python -m experiments.mutants --seed=1 --count=40 --output=runs/mutants
+    python -m experiments.mutants --seed=1 --count=40 --report=runs/mutants
 """
 
 import ast
@@ -29,7 +29,7 @@ from flowjax import typing
 SEED = flags.DEFINE_integer("seed", 0, "seed of the drawn changes", lower_bound=0)
 COUNT = flags.DEFINE_integer("count", 18, "number of drawn changes, besides those of FIXED", lower_bound=0)
 WORKERS = flags.DEFINE_integer("workers", 2, "copies of the repository that are tested at once", lower_bound=1)
-OUTPUT = flags.DEFINE_string("output", "", "folder for mutants.md and mutants.csv; default: only print")
+REPORT = flags.DEFINE_string("report", "", "folder for mutants.md and mutants.csv; default: only print")
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Files that are changed, and the test files that must notice it.
@@ -206,8 +206,8 @@ def main():
     alive = [row for row in rows if row["noticed by"] == "ALIVE"]
     about = f"{len(rows)} changes, {len(alive)} of them alive; {command_line.typed('mutants')}"
     print(f"{about}\n\n{tables.markdown(rows)}")
-    if OUTPUT.value:
-        tables.write(pathlib.Path(OUTPUT.value) / "mutants", rows, about)
+    if REPORT.value:
+        tables.write(pathlib.Path(REPORT.value) / "mutants", rows, about)
     if alive:
         sys.exit(1)
 
