@@ -74,8 +74,8 @@ class Network(NamedTuple):
     """A network that is trained along with V: one entry of a method's `needs`, under the name by which terms call it.
 
     Attributes:
-      module: `(net, shape) -> linen module` from V's network and the shape of a row, called `module(x, s, t, cond)` (for the call
-        "times": `module(s, t)`); or the name of a module in flowjax.models. "": another network like V's.
+      module: a linen module, called `module(x, s, t, cond)` (for the call "times": `module(s, t)`); `(net, shape) -> linen module`
+        from V's network and the shape of a row; or the name of a module in flowjax.models. "": another network like V's.
       call: how terms call it, a key of CALLS.
       optim: fields of config.optim in which its optimizer differs from V's: {"learning_rate": 1e-4, "every": 5}.
     """

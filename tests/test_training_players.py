@@ -299,6 +299,7 @@ def test_the_config_has_a_section_for_each_network():
         runs.setup(config, devices=ONE)
 
 
+@pytest.mark.slow  # five programs of the small transformer; tests/test_flops.py counts a method with one phase
 def test_the_cost_of_the_cycle_is_counted(monkeypatch):
     monkeypatch.setattr(step_cost, "NETWORK", {"width": 16, "depth": 1, "heads": 1, "patch": 4})
     step_cost._counted_forward_pass.cache_clear()

@@ -5,6 +5,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 
 from flowjax import checks, models, typing
@@ -69,6 +70,8 @@ def heads(method, net):
 def _module(name, network, net, shape):
     """The module of a declared network."""
     checks.member(f"call of the network {name!r}", network.call, typing.CALLS)
+    if isinstance(network.module, nn.Module):
+        return network.module
     if callable(network.module):
         return network.module(net, shape)
     if not network.module:
@@ -77,7 +80,7 @@ def _module(name, network, net, shape):
     if module is None:
         raise typing.InputError(
             f"the network {name!r} has the module {network.module!r}, which flowjax.models has not; expected a name such as"
-            " 'LogVariance', or a function (net, shape) -> linen module."
+            " 'LogVariance', a linen module, or a function (net, shape) -> linen module."
         )
     return module()
 
