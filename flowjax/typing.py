@@ -19,6 +19,10 @@ class InputError(ValueError):
     """What a person typed cannot work. The scripts print its sentence without a traceback and exit with status 2."""
 
 
+class MissingNetwork(InputError, AttributeError):
+    """A network of `Nets` that was not given; an AttributeError too, so that hasattr answers False."""
+
+
 class AverageVelocity(Protocol):
     """`V(x, s, t)`: the average velocity from source time `s` to target time `t`, of the shape of `x`.
 
@@ -143,20 +147,36 @@ class Nets:
         # Reached only for a name that was not given: copying and pickling look for special methods here.
         if name.startswith("__"):
             raise AttributeError(name)
-        raise InputError(f"nets has no network {name!r}; it has {', '.join(self.names())}. Nets(V=..., {name}=...) adds it.")
+        raise MissingNetwork(
+            f"nets has no network {name!r}; it has {', '.join(self.names())}. Nets(V=..., {name}=...) adds it."
+        )
 
     def names(self):
         """The names of the networks that are there."""
         return tuple(name for name, net in self.__dict__.items() if net is not None and name not in ("stopped", "mean"))
 
     def replace(self, **changes):
-        """The same networks but for those that are given."""
+        """A copy with some networks replaced."""
         return Nets(**{**self.__dict__, **changes})
 
     _replace = replace
 
-    def training(self, names):
-        """The networks for a term that trains `names`: of every other trained network the stopped twin."""
+    def training(self, names, trained=()):
+        """The networks for a term that trains `names`: of every other trained network the stopped twin.
+
+        Args:
+          names: of the networks that the term trains.
+          trained: names of all that the method trains.
+
+        Raises:
+          InputError: if a network of `trained` that the term does not train has no stopped twin.
+        """
+        lacking = [name for name in trained if name not in names and name not in self.stopped]
+        if lacking:
+            raise InputError(
+                f"a term trains {', '.join(names)} alone, and nets has no stopped twin of {', '.join(lacking)}; give it, the network"
+                f" with its weights under jax.lax.stop_gradient: Nets(..., stopped={{{lacking[0]!r}: ...}})."
+            )
         trained = {*names, "both", "heads"} if "V" in names else set(names)  # heads are of V's network
         return self.replace(**{name: net for name, net in self.stopped.items() if name not in trained})
 
@@ -236,7 +256,7 @@ class Method(NamedTuple):
                     "all" if hi - lo == n else f"{hi - lo} of {n}",
                     str(term.every),
                     ", ".join(term.trains) or "all",
-                    getattr(distance, "__name__", "errors of its own"),
+                    getattr(distance, "__name__", "none (errors)"),
                 )
             )
         widths = [max(map(len, column)) for column in zip(*rows)]

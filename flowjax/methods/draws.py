@@ -38,6 +38,11 @@ class _OnPath(NamedTuple):
     def __call__(self, times, key, rows):
         x0, eps = rows["x0"], rows["eps"]
         drawn = _columns(times(key, x0.shape[0]), x0)
+        if "s" not in drawn:
+            raise typing.InputError(
+                f"points on a path need a source time, and the term draws {', '.join(drawn) or 'no times'}; give it times, such as"
+                ' Term(..., times=draws.diagonal_times(("uniform",))).'
+            )
         x, v = paths.interpolate(self.path, x0, eps, drawn["s"])
         return typing.Point(x=x, v=v, x0=x0, eps=eps, cond=rows["cond"], **drawn)
 

@@ -117,7 +117,7 @@ def freeflow(
 
     Reference: Tong et al. 2025 (arXiv 2511.19428).
     """
-    on, off = recipe.split(correction)
+    on, off = recipe.split(correction, "correction")
     predict, push = pairs.pair(losses.freeflow_prediction, jvp=jvp), pairs.pair(losses.freeflow_correction)
 
     def correction_errors(nets, point):

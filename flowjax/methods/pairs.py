@@ -108,7 +108,18 @@ def bind(net, point):
     """
     if net is None:
         return None
-    return lambda *inputs: net(*inputs, point.cond) if _takes(net, len(inputs) + 1) else net(*inputs)
+
+    def bound(*inputs):
+        if _takes(net, len(inputs) + 1):
+            return net(*inputs, point.cond)
+        if not _takes(net, len(inputs)):
+            raise typing.InputError(
+                f"a network was called with {len(inputs)} arguments, and takes others: {inspect.signature(net)}; maps are called"
+                " (x, s, t, cond), velocities (x, t, cond), cond may be left out."
+            )
+        return net(*inputs)
+
+    return bound
 
 
 def _takes(net, count):

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from flowjax import checks, conditioning, distances, guidance, paths, spaces, times, typing
 
 WHOLE = (0, 1, 1)  # columns of a term on every row
-EXTRA = 1  # folded into the key of a term: the key of its further arrays
+# Folded into the key of a term: the key of its further arrays. `fold_in(key, i)` is `split(key)[i]`, which draws of times and noise
+# use for small i, so this is a number that no split reaches.
+EXTRA = 0x65787472
 
 
 def method(terms: Sequence[typing.Term], *, points, label_drop, needs: Mapping[str, Any] | None = None):
@@ -27,9 +29,14 @@ def method(terms: Sequence[typing.Term], *, points, label_drop, needs: Mapping[s
       needs: the networks that the trainer must supply, by name, with their constants, see flowjax.typing.Method.
 
     Raises:
-      InputError: for a label_drop outside [0, 1].
+      InputError: for a label_drop outside [0, 1], two terms of one name, or no term on any row.
     """
     terms, needs = tuple(term for term in terms if term.columns[0] < term.columns[1]), dict(needs or {})
+    names = [term.name for term in terms]
+    if not names or len(set(names)) < len(names):
+        raise typing.InputError(
+            f"the terms are {names or 'none'}; expected at least one term on some rows, each with another name."
+        )
     if not isinstance(label_drop, (int, float)) or not 0 <= label_drop <= 1:
         raise typing.InputError(f"label_drop is {label_drop!r}; expected a share between 0 and 1.")
 
@@ -45,7 +52,7 @@ def method(terms: Sequence[typing.Term], *, points, label_drop, needs: Mapping[s
             term.name: _point(term, points, term_key, columns(rows, term.columns), step) for term, term_key in zip(terms, keys)
         }
 
-    return typing.Method(draw, functools.partial(loss, terms, tuple(needs)), terms, needs)
+    return typing.Method(draw, functools.partial(loss, terms, needs), terms, needs)
 
 
 def _described(batch):
@@ -75,7 +82,7 @@ def _point(term, points, key, rows, step):
         )
 
     def draw_times(key, n):
-        drawn = term.times(key, n // term.group, step)
+        drawn = {} if term.times is None else term.times(key, n // term.group, step)
         return drawn if term.group == 1 else {name: jnp.repeat(time, term.group) for name, time in drawn.items()}
 
     point = points(draw_times, key, rows)
@@ -99,41 +106,67 @@ def loss(terms, needs, nets, drawn):
     for term in terms:
         if term.name not in drawn:
             continue
-        (lo, hi, n), (scored, raw, point) = term.columns, _scored(term, nets, drawn[term.name])
+        (lo, hi, n), (scored, raw, point) = term.columns, _scored(term, _trained(needs), nets, drawn[term.name])
         metrics[term.name] = jnp.mean(raw)
-        weighted = scored * (term.weight(point) if callable(term.weight) else term.weight)
+        weight = term.weight(point) if callable(term.weight) else term.weight
+        _check_rows(f"term {term.name!r}: the weight", weight, point, scalar=True)
+        weighted = scored * weight
         errors += jnp.pad(weighted.reshape(-1, hi - lo), ((0, 0), (lo, n - hi))).reshape(-1)
     return errors, metrics
 
 
 def raw_errors(method, nets, drawn):
     """The raw metric of each row of each drawn term, before distance and weight: {term: [rows]}; their means are the metrics of the loss."""
-    return {term.name: _scored(term, nets, drawn[term.name])[1] for term in method.terms if term.name in drawn}
+    trained = _trained(method.needs)
+    return {term.name: _scored(term, trained, nets, drawn[term.name])[1] for term in method.terms if term.name in drawn}
 
 
-def _scored(term, nets, point):
+def _trained(needs):
+    """Names of the networks that a method trains."""
+    return ("V", *(name for name, need in needs.items() if isinstance(need, typing.Network)))
+
+
+def _scored(term, trained, nets, point):
     """(errors [rows], raw metric [rows], point) of a term; of several pairs, errors are summed and raw metrics averaged."""
-    if term.trains:
-        nets = nets.training(term.trains)
     if term.prepare is not None:
         point = jax.lax.stop_gradient(term.prepare(nets.training(()), point))
+    if term.trains:
+        nets = nets.training(term.trains, trained)
     arguments = {} if term.arguments is None else term.arguments(nets, point)
     result = term.pair(nets, point)
     if not isinstance(result, (tuple, Mapping)):
+        _check_rows(f"term {term.name!r}: the errors", result, point)
         return result, result if term.metric is None else term.metric(result), point
     pairs = jax.tree.leaves(result, is_leaf=lambda node: isinstance(node, typing.Pair))
+    if term.distance is None or not all(isinstance(pair, typing.Pair) for pair in pairs):
+        raise typing.InputError(
+            f"term {term.name!r} has {'no distance' if term.distance is None else 'a distance'} and returns {type(result).__name__}"
+            " of arrays; expected typing.Pair(prediction, target), several of them in a tuple or a dict by head, with a distance such as"
+            " distances.l2; or errors [rows] without one."
+        )
     distance = functools.partial(term.distance, **arguments)
     metric = functools.partial(distances.squared, reduce="mean") if term.metric is None else term.metric
     scores = zip(*((distance(*pair), metric(*pair)) for pair in pairs))
     errors, raw = (functools.reduce(operator.add, score) for score in scores)
+    _check_rows(f"term {term.name!r}: the distance", errors, point)
     return errors, raw if len(pairs) == 1 else raw / len(pairs), point
+
+
+def _check_rows(what, values, point, scalar=False):
+    """Raises InputError unless there is one number a row of the point, or, if `scalar`, one for all."""
+    rows = point.x.shape[:1]
+    if jnp.shape(values) != rows and not (scalar and jnp.ndim(values) == 0):
+        raise typing.InputError(
+            f"{what}: shape {jnp.shape(values)}, expected one number a row, {rows}: values.reshape(-1) of a column, or a mean over"
+            " the other axes."
+        )
 
 
 # The rows of a term
 
 
-def split(share):
-    """Columns of the anchor and of the rest: "3/4" -> (0, 3, 4), (3, 4, 4); "both": each on every row."""
+def split(share, name="diagonal"):
+    """Columns of the anchor and of the rest: "3/4" -> (0, 3, 4), (3, 4, 4); "both": each on every row; `name` is that of the constant."""
     if share == "both":
         return WHOLE, WHOLE
     try:
@@ -142,7 +175,7 @@ def split(share):
         part = None
     if part is None or not 0 <= part <= 1:
         raise typing.InputError(
-            f'diagonal is {share!r}; expected a share of the rows between 0 and 1, as a string, "3/4", or "both".'
+            f'{name} is {share!r}; expected a share of the rows between 0 and 1, as a string, "3/4", or "both".'
         )
     return (0, part.numerator, part.denominator), (part.numerator, part.denominator, part.denominator)
 
@@ -250,7 +283,7 @@ def guided(method, kind, scale, whole_anchor, constants):
         return lambda point: (plain(point) if callable(plain) else plain) / point.cond["guidance"] ** 2
 
     terms = tuple(_with_nets(term, change)._replace(weight=weight(term.weight)) for term in method.terms)
-    return method._replace(draw=draw, loss=functools.partial(loss, terms, tuple(method.needs)), terms=terms)
+    return method._replace(draw=draw, loss=functools.partial(loss, terms, method.needs), terms=terms)
 
 
 def _with_nets(term, change):
