@@ -82,7 +82,7 @@ def base(preset, *, method):
     if preset == "test":
         _test(config)
     # Auxiliary networks: the fields of config.optim in which their optimizers differ from V's.
-    along = methods.make(**config.method.to_dict()).networks
+    along = methods.outline(**config.method.to_dict()).networks
     config.auxiliary = {name: auxiliary(config, **declared.optim) for name, declared in along.items()}
     return config
 

@@ -271,3 +271,23 @@ def test_the_environment_gives_the_number_of_processes(monkeypatch):
     hosts.initialize(distributed=True)
     assert asked.pop() == timeouts
     assert np.isclose(hosts.broadcast(0.25), 0.25) and hosts.is_main()  # alone, one agrees with oneself
+
+
+def test_reading_a_config_touches_no_device():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = f"""
+import jax
+from configs import method, network
+from experiments import three_players
+from flowjax import methods
+for name in methods.METHODS:
+    method.get_config(name + ",test")
+network.get_config("imf,mit"), three_players.get_config("test")
+jax.distributed.initialize("127.0.0.1:{port}", 1, 0)  # refuses to work after a computation
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(1), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr

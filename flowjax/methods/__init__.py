@@ -24,7 +24,7 @@ Constants that recipes share, and what they mean where a recipe does not say mor
 import inspect
 
 from flowjax import checks, flowmap, guidance, typing
-from flowjax.methods import recipe as recipes
+from flowjax.methods import landscape, recipe as recipes
 from flowjax.methods.landscape import JUMPS, METHODS, MethodInfo, takes_total_steps
 from flowjax.methods.recipe import raw_errors, rows_multiple, with_dropout
 
@@ -35,6 +35,7 @@ __all__ = [
     "constants",
     "guided",
     "make",
+    "outline",
     "raw_errors",
     "register",
     "rows_multiple",
@@ -64,11 +65,21 @@ def make(name, *, total_steps=None, **hyper):
       >>> errors.shape, sorted(metrics)
       ((4,), ['anchor', 'eulerian'])
     """
+    recipe = _recipe(name, hyper)
+    return recipe(total_steps=total_steps, **hyper) if takes_total_steps(recipe) else recipe(**hyper)
+
+
+def outline(name, *, total_steps=None, **hyper):
+    """A Method to be read, not called, made without touching a device; arguments and errors as of `make`."""
+    return landscape.outline(_recipe(name, hyper), total_steps=total_steps, **hyper)
+
+
+def _recipe(name, hyper):
+    """The recipe of a method; raises InputError for an unknown one, or for constants that it does not have."""
     checks.member("method", name, METHODS)
     for key in hyper:
         checks.member(f"constant of method {name!r}", key, constants(name))
-    recipe = METHODS[name].recipe
-    return recipe(total_steps=total_steps, **hyper) if takes_total_steps(recipe) else recipe(**hyper)
+    return METHODS[name].recipe
 
 
 def register(name, recipe, *, parameterisation="velocity", jumps="any"):

@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+
 from flowjax import losses
 from flowjax.methods import compositional, consistency, diagonal, eulerian, lagrangian
 
@@ -109,9 +111,20 @@ class MethodInfo(NamedTuple):
 
 @functools.cache
 def needs(recipe):
-    """Names of the networks that a recipe with its default constants needs; any length of the training does to ask."""
-    total_steps = {"total_steps": 1_000} if takes_total_steps(recipe) else {}
-    return tuple(recipe(**total_steps).needs)
+    """Names of the networks that a recipe with its default constants needs, for any length of the training."""
+    return tuple(outline(recipe, total_steps=1_000).needs)
+
+
+def outline(recipe, *, total_steps=None, **constants):
+    """The Method of a recipe to be read, not called: its terms and needs.
+
+    The recipe is traced, not run. Configs need this before the processes of a run join each other, and until then JAX must not touch a
+    device.
+    """
+    made = []
+    length = {"total_steps": total_steps} if takes_total_steps(recipe) else {}
+    jax.eval_shape(lambda: made.append(recipe(**length, **constants)))
+    return made[0]
 
 
 def takes_total_steps(recipe):
