@@ -30,24 +30,7 @@ def base(preset, *, method):
     config.steps = 3_000
     config.batch_size = 1_024
     config.ema = (0.999,)  # decays of the evaluation averages; the first is evaluated during training
-
-    config.log_every = 50
-    config.eval_every = 500  # 0: never
-    config.eval_samples = 8_192
-    config.eval_steps = (1, 2, 4)
-    # Name and options, as flowjax.samplers.sampler_from_name reads them: "gamma:gamma=0.3"; "euler" or "heun" where V is
-    # trained on the diagonal only.
-    config.sampler = "flow_map"
-    config.save_every = 1_000
-    config.keep = 2  # newest checkpoints that stay
-    # A metric of the evaluations, such as "1step/frechet_pixels": its best checkpoint stays too, and every evaluation saves
-    # one. "": none.
-    config.best = ""
-    # At most this many steps with a loss or gradient that is not finite are skipped; the next one ends the training.
-    config.max_nonfinite_steps = 0
-    config.accumulate = 1  # parts of the batch that go through the network one after the other
-    # Sizes of the mesh of devices: weights are repeated along "data" and sliced along "fsdp"; -1: all devices that are left.
-    config.mesh = {"data": -1, "fsdp": 1}
+    _bookkeeping(config)
 
     # dir "": TFDS_DATA_DIR or the default of TFDS. coupling "": independent noise; "ot": minibatch optimal transport; otherwise
     # a folder of experiments.reflow.
@@ -85,6 +68,27 @@ def base(preset, *, method):
     along = methods.outline(**config.method.to_dict()).networks
     config.auxiliary = {name: auxiliary(config, **declared.optim) for name, declared in along.items()}
     return config
+
+
+def _bookkeeping(config):
+    """When to log, evaluate and save; what may go wrong; how the batch lies on the devices."""
+    config.log_every = 50
+    config.eval_every = 500  # 0: never
+    config.eval_samples = 8_192
+    config.eval_steps = (1, 2, 4)
+    # Name and options, as flowjax.samplers.sampler_from_name reads them: "gamma:gamma=0.3"; "euler" or "heun" where V is
+    # trained on the diagonal only.
+    config.sampler = "flow_map"
+    config.save_every = 1_000
+    config.keep = 2  # newest checkpoints that stay
+    # A metric of the evaluations, such as "1step/frechet_pixels": its best checkpoint stays too, and every evaluation saves
+    # one. "": none.
+    config.best = ""
+    # At most this many steps with a loss or gradient that is not finite are skipped; the next one ends the training.
+    config.max_nonfinite_steps = 0
+    config.accumulate = 1  # parts of the batch that go through the network one after the other
+    # Sizes of the mesh of devices: weights are repeated along "data" and sliced along "fsdp"; -1: all devices that are left.
+    config.mesh = {"data": -1, "fsdp": 1}
 
 
 def auxiliary(config, **optim):

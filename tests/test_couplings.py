@@ -1,5 +1,4 @@
-"""Couplings of noise with data: optimal transport in the stream, trajectories in folders, and what a trained run writes
-there."""
+"""Couplings of noise with data: optimal transport in the stream, trajectories in folders, as a trained run writes them."""
 
 import itertools
 import json

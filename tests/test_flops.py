@@ -6,9 +6,10 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
-from flowjax import methods
+from flowjax import methods, models
 from flowjax.profiling import flops
 from flowjax.training import step_cost
 
@@ -138,3 +139,35 @@ def test_all_recorded_costs(name, remat):
         row = recorded(rows, "yes" if remat else "no")[name]
         counted = step_cost.forward_passes(name, every_row=rows == "every row", remat=remat)
         assert counted == pytest.approx(float(row["FPE"]), abs=0.006)
+
+
+# Guidance inside the training target
+
+
+@pytest.mark.slow
+def test_a_guided_meanflow_step_costs_what_its_formula_needs():
+    """Diagonal rows: forward, backward and the null label, 4. The others: both labels, jvp, backward, 6 + rho. A quarter of these."""
+    method = methods.guided("meanflow", methods.make("meanflow"), "meanflow", scale=(2.0, 2.0), k=0.5)
+    program, init = step_cost.program(method, step_cost.network(), batch=16, optimizer=optax.sgd(1e-3))
+    forward, init_forward = step_cost.forward_pass(16)
+    counted = flops.matmul(program, *jax.eval_shape(init)) / flops.matmul(forward, *jax.eval_shape(init_forward))
+    assert counted <= 4.6
+    assert counted == pytest.approx(3 / 4 * 4 + 1 / 4 * (6 + step_cost.rho()), abs=0.03)
+
+
+@pytest.mark.slow
+def test_a_guided_two_headed_improved_meanflow_step_costs_what_its_formula_needs():
+    """In two-headed forward passes; a velocity alone is `own` of one, and so is the jvp of V alone."""
+    net = models.make(
+        "mit", num_classes=10, width=128, depth=4, head_depth=2, heads=4, patch=1, inputs=("guidance", "interval")
+    )
+    method = methods.guided("imf", methods.make("imf", heads=2), "imf", scale=(1.0, 8.0))
+    program, init = step_cost.program(method, net, batch=16, optimizer=optax.sgd(1e-3))
+    state, rows, _ = jax.eval_shape(init)
+    cond = {"label": rows["label"], "guidance": jnp.ones(16), "interval": jnp.tile(jnp.array([0.0, 1.0]), (16, 1))}
+    asked = lambda method: lambda params, x, cond: net.apply({"params": params}, x, 1.0, 0.0, cond, method=method)
+    heads, one = (flops.matmul(asked(method), state.params["V"], rows["x"], cond) for method in ("both", "__call__"))
+    counted, own = flops.matmul(program, state, rows, ()) / heads, one / heads
+    assert counted <= 5.4
+    # Diagonal: both heads forward and backward, the null label. Off it: also the label and the jvp of V, attention twice.
+    assert counted == pytest.approx((3 + own) / 2 + (3 + 3 * own) / 2, rel=0.05)
