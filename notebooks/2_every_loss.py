@@ -45,7 +45,8 @@ wrong = jax.jit(lambda x, s, t: truth(x, s, t) + 0.3 * phi(x, s, t))
 
 # %%
 for name in losses.__all__:
-    print(f"{name:30}", next(line.strip() for line in getattr(losses, name).__doc__.splitlines() if " vs " in line))
+    lines = getattr(losses, name).__doc__.splitlines()
+    print(f"{name:30}", next((line.strip() for line in lines if " vs " in line), lines[0]))
 
 # %% [markdown]
 # Then as code, called as in a training step, but with `V` also where training takes averaged or frozen weights. `v` is a
