@@ -1,19 +1,20 @@
-"""What attention with a tangent costs, plain, in chunks and in fused kernels: python -m experiments.benchmark_attention
+"""What attention with a tangent costs: plain, in chunks and in fused kernels: python -m experiments.benchmark_attention
 
-At each token count and implementation of flowjax.models.attention: forward, jvp, gradient, and gradient of the jvp (as in TVM);
-time, temporary memory, and error against float64. Rows are of two kinds, and say which:
+For each token count and implementation of flowjax.models.attention, and for forward, jvp, gradient, and gradient of the jvp (as
+in TVM), the table has the time, the temporary memory, and the error against float64. The column "how" distinguishes two kinds
+of rows:
 
-* measured: run on this machine's device. On a CPU the fused kernels are interpreted, which tells their error, not their time.
+* measured: run on this machine's device. On a CPU the fused kernels are interpreted, so that they have an error but no time.
 * TPU compiler: nothing ran. On a machine without an accelerator but with libtpu (pip install libtpu), the programs are compiled
-  for the TPUs of --chips: temporary memory, bytes read and written and operations, as the compiler counts them. It counts the
+  for the TPUs of --chips. Temporary memory, bytes read and written, and operations are the compiler's counts. It counts the
   body of a loop once, so that bytes and operations of `chunked` are too low.
 
---step also compiles whole training steps for eight TPUs, a DiT-L/2 on 4,096 tokens in slices along "fsdp": their memory.
+--step also compiles whole training steps for eight TPUs, a DiT-L/2 on 4,096 tokens in slices along "fsdp", for their memory.
 
-Writes below --output attention_kernels.md, .csv, .png and .json, with --step attention_step.md and .csv. With
---write_choice also the table from which `auto` takes its implementation, flowjax/models/attention_choice.json: where times were
-measured, the fastest jvp and gradient of the jvp together; for TPUs that were only compiled for, the least temporary memory of
-the gradient of the jvp. Entries of other platforms stay.
+Writes attention_kernels.md, .csv, .png and .json below --output, and with --step attention_step.md and .csv. --write_choice
+also writes flowjax/models/attention_choice.json, the table from which `auto` takes its implementation: where times were
+measured, the one with the fastest jvp and gradient of the jvp together; for TPUs that were only compiled for, the one with the
+least temporary memory for the gradient of the jvp. Entries of other platforms stay.
 
 For a GPU:
   python -m experiments.benchmark_attention --heads=24 --head_dims=64,128 --dtype=bfloat16 --write_choice --output=docs/gpu
@@ -86,7 +87,7 @@ def arguments(tokens, head_dim):
 
 
 def measured(tokens, head_dim):
-    """One row an (implementation, operation), run on this machine's device."""
+    """A row for each (implementation, operation), run on this machine's device."""
     interpreted = jax.default_backend() == "cpu"
     args, programs = arguments(tokens, head_dim), {}
     for kind in KINDS.value:
@@ -120,7 +121,7 @@ def measured(tokens, head_dim):
 
 
 def row(device, how, tokens, head_dim, kind, name, *, ms="", temp="", error="", moved="", operations=""):
-    """One line of the table; "" is not known."""
+    """One row of the table; "" is unknown."""
     return {
         "device": device, "how": how, "tokens": tokens, "head": head_dim, "attention": kind, "operation": name, "ms": ms,
         "temp MiB": temp, "error against float64": error, "GB moved": moved, "GFLOP": operations,
@@ -134,9 +135,9 @@ def references(args):
         return {name: jax.tree.map(np.asarray, jax.jit(f)(*args)) for name, f in operations(implementation("chunked")).items()}
 
 
-def relative_error(found, exact):
+def relative_error(computed, exact):
     """The largest relative error of any array, in the Euclidean norm."""
-    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(exact))
+    pairs = zip(jax.tree.leaves(computed), jax.tree.leaves(exact))
     return max(float(np.linalg.norm(np.asarray(z, np.float64) - e) / np.linalg.norm(e)) for z, e in pairs)
 
 
@@ -144,8 +145,8 @@ def relative_error(found, exact):
 
 
 def compiled(chip, tokens, head_dim, kinds):
-    """One row an (implementation, operation), as the compiler of TPUs counts; in bfloat16."""
-    device, found = ahead_of_time.devices(chip)[0], []
+    """A row for each (implementation, operation), in bfloat16, with the counts of the compiler of TPUs."""
+    device, rows = ahead_of_time.devices(chip)[0], []
     like = (jax.ShapeDtypeStruct((1, tokens, HEADS.value, head_dim), jnp.bfloat16),) * 3
     for kind in kinds:
         for name, operation in operations(implementation(kind)).items():
@@ -155,16 +156,16 @@ def compiled(chip, tokens, head_dim, kinds):
             except jax.errors.JaxRuntimeError as error:
                 if "memory" not in str(error).lower():
                     raise
-                found.append(put(temp="out of memory"))
+                rows.append(put(temp="out of memory"))
                 continue
             cost = program.cost_analysis()
             temp = program.memory_analysis().temp_size_in_bytes / 2**20
-            found.append(put(temp=temp, moved=cost["bytes accessed"] / 1e9, operations=cost["flops"] / 1e9))
-    return found
+            rows.append(put(temp=temp, moved=cost["bytes accessed"] / 1e9, operations=cost["flops"] / 1e9))
+    return rows
 
 
 def training_steps(chip):
-    """One row a (method, implementation): memory of one of eight devices for the training step of a DiT-L/2 on 4,096 tokens."""
+    """A row for each (method, implementation): memory of one of eight devices in a training step of a DiT-L/2, 4,096 tokens."""
     data.DATASETS["latents"] = lambda **_: data.Source(
         "latents",
         size=64,
@@ -172,7 +173,7 @@ def training_steps(chip):
         num_classes=0,
         rows=lambda ids: {"x": np.zeros((len(ids), 128, 128, 4), np.float32)},
     )
-    found = []
+    rows = []
     for method, module in {"meanflow": meanflow, "tvm": tvm}.items():
         for kind in KINDS.value:
             config = module.get_config("digits")
@@ -181,27 +182,27 @@ def training_steps(chip):
                 "dit", **models.DIT_SIZES["L"], patch=2, dtype="bfloat16", attention=kind, remat="nothing_saveable"
             )
             run = training.setup(config, ahead_of_time.devices(chip))
-            found.append({"device": f"8 x {chip}", "how": COMPILED, "method": method, "attention": kind, "rows": 16})
+            rows.append({"device": f"8 x {chip}", "how": COMPILED, "method": method, "attention": kind, "rows": 16})
             try:
-                found[-1]["GiB a device"] = compilation.device_bytes(compilation.compiled(run)) / 2**30
+                rows[-1]["GiB a device"] = compilation.device_bytes(compilation.compiled(run)) / 2**30
             except jax.errors.JaxRuntimeError as error:
                 used = re.search(r"Used ([\d.]+)G of ([\d.]+)G hbm", str(error))
                 if "memory" not in str(error).lower():
                     raise
-                found[-1]["GiB a device"] = f"out of memory: {used[1]} of {used[2]}" if used else "out of memory"
-            print(found[-1])
-    return found
+                rows[-1]["GiB a device"] = f"out of memory: {used[1]} of {used[2]}" if used else "out of memory"
+            print(rows[-1])
+    return rows
 
 
 # ----------------------------------------------------------------------------------------------------- picture, choice
 
 
-def draw(path, found):
-    """Over tokens, a panel an operation: time where measured, else bytes moved, without those whose loops are miscounted."""
+def draw(path, rows):
+    """A panel for each operation: time over tokens if measured, else bytes moved, which are wrong and left out for `chunked`."""
     device = jax.devices()[0].device_kind if jax.default_backend() != "cpu" else CHIPS.value[0]
     what, about = ("ms", "time") if jax.default_backend() != "cpu" else ("GB moved", "bytes to and from the HBM, as compiled")
     panels = {}
-    for r in found:
+    for r in rows:
         miscounted = what == "GB moved" and r["attention"] == "chunked"
         if r["device"] == device and r["head"] == int(HEAD_DIMS.value[0]) and r[what] != "" and not miscounted:
             panels.setdefault(r["operation"], {}).setdefault(r["attention"], []).append((r["tokens"], r[what]))
@@ -210,10 +211,10 @@ def draw(path, found):
         plots.log_curves(path, panels, xlabel="tokens", ylabel=what, title=title)
 
 
-def choice(found):
+def choice(rows):
     """Platform -> entry of the table of `auto`, of the rows of the first head size; see the module's docstring."""
     made = {}
-    first = [r for r in found if r["head"] == found[0]["head"]]
+    first = [r for r in rows if r["head"] == rows[0]["head"]]
     times = [r for r in first if r["ms"] != "" and r["operation"] in ("jvp", "gradient of the jvp")]
     if times:
         basis = f"the fastest jvp and gradient of it on {times[0]['device']}, {datetime.date.today()}"
@@ -244,10 +245,10 @@ def thresholds(rows, what, parts):
 # ---------------------------------------------------------------------------------------------------------------- main
 
 
-def write(path, found, about):
+def write(path, rows, about):
     """The results so far, so that a run that is stopped leaves some."""
-    tables.write(path / "attention_kernels", found, about)
-    folders.write_text(path / "attention_kernels.json", json.dumps({"about": about, "rows": found}, indent=1))
+    tables.write(path / "attention_kernels", rows, about)
+    folders.write_text(path / "attention_kernels.json", json.dumps({"about": about, "rows": rows}, indent=1))
 
 
 def main():
@@ -265,26 +266,26 @@ def main():
         f"{datetime.date.today()}, {machine}: `{command_line.typed('benchmark_attention')}`. One row, {HEADS.value} heads;"
         f" {DTYPE.value} where measured, bfloat16 where only compiled. Times are medians of {ROUNDS.value} rounds in turns."
     )
-    found = []
+    rows = []
     for head_dim, count in tqdm.tqdm(grid, desc="measured", unit="size"):
         if not on_cpu or count <= MEASURED.value:
-            found += measured(count, head_dim)
-            write(path, found, about)
+            rows += measured(count, head_dim)
+            write(path, rows, about)
     chips = CHIPS.value if on_cpu and not ahead_of_time.missing() else []
     if on_cpu and ahead_of_time.missing():
         print(f"Not compiled for TPUs: what is missing is {ahead_of_time.missing()}.")
     for chip in chips:
         for head_dim, count in tqdm.tqdm(grid, desc=f"compiled for {chip}", unit="size"):
             all_kinds = chip == chips[0] and head_dim == head_dims[0]
-            found += compiled(chip, count, head_dim, KINDS.value if all_kinds else [k for k in KINDS.value if k == "pallas"])
-            write(path, found, about)
-    print("\n" + tables.markdown(found))
-    draw(path / "attention_kernels.png", found)
+            rows += compiled(chip, count, head_dim, KINDS.value if all_kinds else [k for k in KINDS.value if k == "pallas"])
+            write(path, rows, about)
+    print("\n" + tables.markdown(rows))
+    draw(path / "attention_kernels.png", rows)
     if STEP.value and chips:
         steps = training_steps(chips[0])
         print("\n" + tables.write(path / "attention_step", steps, about))
     if WRITE_CHOICE.value:
-        table = json.loads(attention.CHOICE.read_text()) | choice(found)
+        table = json.loads(attention.CHOICE.read_text()) | choice(rows)
         lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(entry)}" for name, entry in table.items())
         folders.write_text(attention.CHOICE, "{\n" + lines + "\n}\n")
         print(f"Wrote {attention.CHOICE}.")

@@ -7,8 +7,9 @@
 Each checkout runs in a separate process, on the CPU: one small network, 16 rows, step 30 of 100. The cases are all methods with
 their published constants, and the variants below (guidance inside the target, two heads, all terms on every row, schemes of
 finite differences, bounds, other data). The draw of a case, and its loss with the gradient, run if the two checkouts trace
-different programs (jaxpr), or with --numbers; then their numbers are compared. Prints a table and exits with status 1 if a number
-differs. A case that the base lacks is new and counts as equal. One minute of one core, and some seconds for every case that runs.
+different programs (jaxpr), or with --numbers; then their numbers are compared. Prints a table and exits with status 1 if a
+number differs. A case that the base lacks is new and counts as equal. One minute of one core, and some seconds for every case
+that runs.
 """
 
 import json
@@ -164,9 +165,9 @@ def numbers(case):
     if JIT.value:  # each program runs once, so it is compiled without optimisation
         draw, loss = (jax.jit(run, compiler_options={"xla_backend_optimization_level": 0}) for run in (draw, loss))
     drawn = draw(batch)
-    found = {"draw": drawn} if case in DRAWS.value else {}
-    found |= loss(params, drawn) if case in LOSSES.value else {}
-    leaves, _ = jax.tree_util.tree_flatten_with_path(found)
+    results = {"draw": drawn} if case in DRAWS.value else {}
+    results |= loss(params, drawn) if case in LOSSES.value else {}
+    leaves, _ = jax.tree_util.tree_flatten_with_path(results)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
@@ -198,16 +199,16 @@ def programs(checkout, folder):
 
 
 def arrays(checkout, folder, draws, losses):
-    """{case: {what: array}}"""
+    """{case: {name: array}} of the cases, computed by a checkout."""
     if not draws + losses:
         return {}
-    found = {case: {} for case in draws + losses}
+    of_cases = {case: {} for case in draws + losses}
     options = (f"--draws={','.join(draws)}", f"--losses={','.join(losses)}")
     with np.load(child(checkout, f"{folder}/arrays.npz", *options)) as stored:
         for key in stored.files:
             case, what = key.split("|")
-            found[case][what] = stored[key]
-    return found
+            of_cases[case][what] = stored[key]
+    return of_cases
 
 
 def difference(one, other):

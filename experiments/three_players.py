@@ -1,10 +1,11 @@
-"""A method of three networks in one file: a one-step student, a fake velocity and a discriminator, as in DMD2 (arXiv 2405.14867).
+"""A method of three networks in one file: one-step student, fake velocity and discriminator, as in DMD2 (arXiv 2405.14867).
 
     python -m experiments.train --config=experiments/three_players.py --workdir=runs/three_players
 
-The fake velocity learns the flow of the student's samples; the student is pushed along the difference of the fake's and the teacher's
-velocities at its noised samples, and by a discriminator that tells them from noised data. The fake and the discriminator move in
-every step, the student in every fifth. A method outside the library is added like this, by one file. Its constants are not tuned.
+The fake velocity learns the flow of the student's samples. The student is trained by two terms at its noised samples: the
+difference of the fake's and the teacher's velocities, and a discriminator that separates them from noised data. The fake and
+the discriminator train in every step, the student in every fifth. A method outside the library is added like this, by one file.
+Its constants are not tuned.
 """
 
 import functools
@@ -29,7 +30,7 @@ class Discriminator(nn.Module):
 
 
 def noised(nets, point):
-    """A point whose x is the student's sample, noised up to the time t, and v the velocity there."""
+    """The point with x, the student's sample noised up to the time t, and v, its velocity."""
     sample = point.x - nets.V(point.x, 1.0, 0.0, point.cond)
     x, v = paths.interpolate(paths.linear, sample, point.eps, point.t)
     return point._replace(x=x, v=v)

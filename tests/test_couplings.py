@@ -409,11 +409,10 @@ def test_labels_of_a_run_are_those_of_its_data(monkeypatch, tmp_path):
 
 
 def finish(module, *flags):
-    result = subprocess.run(
-        [sys.executable, "-m", f"experiments.{module}", *flags],
-        cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}, text=True, timeout=240,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    command = [sys.executable, "-m", f"experiments.{module}", *flags]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    result = subprocess.run(command, cwd=ROOT, env=environment, timeout=240, **output)
     return result.stdout, result.returncode
 
 

@@ -178,8 +178,8 @@ def _renamed(caller, leaves, names):
             if some
         ]
         raise typing.InputError(
-            f"{caller}: of the published leaves the tree {' and '.join(differences)}; expected nested dicts of arrays with the names of"
-            " the authors' flax checkpoint, the weights of one network alone."
+            f"{caller}: of the published leaves the tree {' and '.join(differences)}; expected nested dicts of arrays with the"
+            " names of the authors' flax checkpoint, the weights of one network alone."
         )
     arrays = {
         ours: _array(leaves[name]) if isinstance(name, str) else np.stack([_array(leaves[one]) for one in name])

@@ -1,4 +1,4 @@
-"""Programs for TPUs, compiled on a machine that has none: the compiler tells the memory and refuses what does not fit."""
+"""Programs compiled for TPUs on a machine without one: the compiler reports their memory and refuses what does not fit."""
 
 import importlib.util
 import os
@@ -12,7 +12,7 @@ TOPOLOGIES = {"v5e": "v5e:2x4", "v5p": "v5p:2x2x2", "v6e": "v6e:2x4"}  # eight d
 
 
 def missing():
-    """What is missing to compile for TPUs, in words; "": nothing."""
+    """A description of what is missing to compile for TPUs; "": nothing."""
     return "" if importlib.util.find_spec("libtpu") else "the compiler, pip install libtpu, which needs no TPU"
 
 
@@ -29,7 +29,7 @@ def devices(chip):
         raise typing.InputError(f"unknown chip {chip!r}; expected one of {', '.join(TOPOLOGIES)}.")
     if missing():
         raise typing.InputError(f"compiling for {chip}: what is missing is {missing()}.")
-    # Without these the library asks a metadata server for a TPU, and one process at a time may load it.
+    # Without these the library queries a metadata server for a TPU, and only one process at a time may load it.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     return list(topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[chip]).devices)

@@ -35,12 +35,12 @@ def matmul(function, *args, **kwargs):
       1024
     """
     jitted = function if hasattr(function, "lower") else jax.jit(function)
-    # Fewer optimisations of the machine code, which is not run; those of the graph are the same.
+    # Fewer optimisations of the machine code, which does not run; the optimised graph is the same.
     return count(jitted.lower(*args, **kwargs).compile({"xla_backend_optimization_level": 0}).as_text())
 
 
 def host():
-    """The CPU device: an accelerator's programs call libraries whose matmuls cannot be read, so they are counted as compiled for it.
+    """The CPU device, for which programs are compiled to be counted: an accelerator's programs hide matmuls in library calls.
 
     Raises:
       InputError: if this process has none.
@@ -49,7 +49,8 @@ def host():
         return jax.devices("cpu")[0]
     except RuntimeError as error:
         raise typing.InputError(
-            "matmuls are counted in programs compiled for a CPU, and this process has none: set JAX_PLATFORMS=cuda,cpu (tpu,cpu)."
+            "matmuls are counted in programs compiled for a CPU, and this process has none: set JAX_PLATFORMS=cuda,cpu"
+            " (tpu,cpu)."
         ) from error
 
 

@@ -14,7 +14,7 @@ class Program(NamedTuple):
     """A compiled program and what it costs.
 
     Attributes:
-      call: runs it once on its own arguments and waits for the result.
+      call: runs the program once on the arguments of `compiled` and waits for the result.
       flops: matmul FLOPs, counted in the program as compiled for a CPU.
       temp_bytes: memory besides arguments and results, on the device that runs it; 0 where the compiler does not report it.
       compile_s: seconds to trace and compile.

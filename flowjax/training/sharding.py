@@ -1,7 +1,7 @@
 """The device mesh and what lies where on it: rows of a batch over all devices, weights whole or in slices.
 
-Two axes. Along "data" weights are repeated, along "fsdp" every device holds a slice of parameters, averages and optimizer state.
-The rows of a batch are divided over both. One device is the mesh of ones.
+Two axes. Along "data" weights are repeated, along "fsdp" every device holds a slice of parameters, averages and optimizer
+state. The rows of a batch are divided over both. One device is the mesh of ones.
 """
 
 import functools
@@ -22,8 +22,8 @@ ROWS, WHOLE = PartitionSpec(AXES), PartitionSpec()
 def make_mesh(sizes=None, devices=None):
     """A mesh with the axes "data" and "fsdp".
 
-    Devices keep their order, in which those of a process are neighbours, so that process p of P holds rows [p B / P, (p + 1) B / P)
-    of a batch whatever the sizes, and slices lie within a host if they fit there.
+    Devices keep their order, in which those of a process are neighbours, so that process p of P holds rows [p B / P, (p + 1) B
+    / P) of a batch whatever the sizes, and slices lie within a host if they fit there.
 
     Args:
       sizes: {"data": devices, "fsdp": devices}, -1 for as many as there are left; None: all along "data".
@@ -39,8 +39,9 @@ def make_mesh(sizes=None, devices=None):
     filled = [n if n != -1 else len(devices) // math.prod(m for m in numbers if m != -1) for n in numbers] if whole else []
     if set(sizes) != set(AXES) or not whole or numbers.count(-1) > 1 or math.prod(filled) != len(devices):
         raise typing.InputError(
-            f"config.mesh is {sizes}; expected sizes of {' and '.join(AXES)} whose product is the number of devices, here {len(devices)}"
-            f" (-1: as many as are left): --config.mesh.data=-1 --config.mesh.fsdp={math.gcd(len(devices), 8)}."
+            f"config.mesh is {sizes}; expected sizes of {' and '.join(AXES)} whose product is the number of"
+            f" devices, here {len(devices)} (-1: as many as are left):"
+            f" --config.mesh.data=-1 --config.mesh.fsdp={math.gcd(len(devices), 8)}."
         )
     return jax.sharding.Mesh(devices.reshape(filled), AXES, axis_types=(AxisType.Auto,) * 2)
 
@@ -96,7 +97,7 @@ def places(tree):
 
 
 def gathered(tree, partition):
-    """Inside of shard_map: whole leaves from the slices of each device, one all-gather along "fsdp"; without slices, nothing."""
+    """Inside of shard_map: whole leaves from the slices of each device, by one all-gather along "fsdp" for sliced leaves."""
 
     def gather(leaf, spec):
         return jax.lax.all_gather(leaf, "fsdp", axis=tuple(spec).index("fsdp"), tiled=True) if "fsdp" in spec else leaf
@@ -107,8 +108,8 @@ def gathered(tree, partition):
 def mean(gradient, metrics, partition, mesh):
     """Inside of shard_map: means over all devices of whole gradients, in slices, and of metrics.
 
-    A reduce-scatter along "fsdp" for the leaves that are sliced, then one all-reduce along "data" for them, and one along both axes
-    for everything else.
+    A reduce-scatter along "fsdp" for the leaves that are sliced, then one all-reduce along "data" for them, and one along both
+    axes for everything else.
 
     Returns:
       (gradient, metrics).
@@ -135,7 +136,8 @@ def check_batch(mesh, batch_size, method, accumulate=1):
     devices = mesh.devices.size
     if batch_size < 1 or batch_size % (devices * multiple):
         raise typing.InputError(
-            f"batch_size is {batch_size}; {devices} device(s) and a method that splits its rows in {methods.rows_multiple(method)}"
+            f"batch_size is {batch_size}; {devices} device(s) and a method that splits its rows in"
+            f" {methods.rows_multiple(method)}"
             + (f", {accumulate} parts of the batch one after the other," if accumulate > 1 else "")
             + f" need a positive multiple of {devices * multiple}:"
             f" --config.batch_size={max(1, round(batch_size / (devices * multiple))) * devices * multiple}."
