@@ -128,17 +128,7 @@ def ict(
     return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop)
 
 
-def ect(
-    *,
-    total_steps=None,
-    times=("logit_normal", -1.1, 2.0),
-    q=2.0,
-    k=8.0,
-    stages=8,
-    c=1e-8,
-    path="linear",
-    label_drop=0.1,
-):
+def ect(*, total_steps=None, times=("logit_normal", -1.1, 2.0), q=2.0, k=8.0, stages=8, c=1e-8, path="linear", label_drop=0.1):
     """Easy Consistency Tuning: neighbours move together in stages, from denoising (the first stage) to consistency.
 
         sigma_m / sigma = max(0, 1 - q^-(stage + 1) (1 + k sigmoid(-sigma))),   weight 1 / (sigma - sigma_m)
