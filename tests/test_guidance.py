@@ -1,104 +1,42 @@
-"""Guidance inside the training target: what it aims at, what it asks of the network, and that a learned map follows the guided flow."""
+"""Guidance inside the training target: what it aims at, which values of the network it needs, and recipes with it."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from guided_classes import LABELS, SCALED, guided_flow, points, scale_at
 
-from flowjax import conditioning, exact, guidance, methods, models, samplers, typing
-
-# Two classes of points, as likely as each other, whose velocities and their guided extrapolations are known.
-MEANS, COVARIANCES = ([1.5, 0.5], [-1.0, 1.0]), ([[0.4, 0.1], [0.1, 0.2]], [[0.2, -0.05], [-0.05, 0.5]])
-SCALED = {name: jnp.array([1.0, 2.5, 4.0, 2.5, 1.5, 3.0]) for name in guidance.TARGETS}
-LABELS = jnp.array([0, 1, 0, -1, 1, 0])
-TIMES = jnp.array([0.1, 0.35, 0.6, 0.5, 0.85, 0.97])
-
-
-def class_velocities(x, s):
-    """[2, B, D]: the marginal velocity of each class at (x, s)."""
-    flows = [exact.gaussian(np.array(mean), np.array(covariance)) for mean, covariance in zip(MEANS, COVARIANCES)]
-    return jnp.stack([flow.v(x, s) for flow in flows])
-
-
-def unconditional(x, s):
-    """The velocity of both classes together: the mean of theirs, weighted by their densities."""
-    s_column = jnp.broadcast_to(jnp.asarray(s, x.dtype), (len(x), 1))
-
-    def log_density(x, s, mean, covariance):
-        total = (1 - s) ** 2 * jnp.array(covariance) + s**2 * jnp.eye(2)
-        return jax.scipy.stats.multivariate_normal.logpdf(x, (1 - s) * jnp.array(mean), total)
-
-    rows = [
-        jax.vmap(functools.partial(log_density, mean=m, covariance=c))(x, s_column[:, 0]) for m, c in zip(MEANS, COVARIANCES)
-    ]
-    weights = jax.nn.softmax(jnp.stack(rows), axis=0)[..., None]
-    return (weights * class_velocities(x, s)).sum(0)
-
-
-def guided_flow(x, s, label, w):
-    """v_null + w (v_c - v_null), w [B, 1] or a number; v_null for label -1."""
-    v_null = unconditional(x, s)
-    v = jnp.where(label[:, None] == 0, *class_velocities(x, s))
-    return jnp.where(label[:, None] < 0, v_null, guidance.guided(v, v_null, w))
-
-
-def scale_at(kind, s, w):
-    """The scale that a kind reaches at time s, from the papers' words: within an interval, or fading towards noise."""
-    inside = {"meanflow": (0.0, 0.7), "dmf": (0.0, 0.7), "imf": (0.2, 0.9)}.get(kind, (0.0, 1.0))
-    if kind == "soflow":
-        r = (1 - s) / 0.2
-        return jnp.where(s <= 0.8, w, 1 + (1 - jnp.exp(-0.025 * r / (1 - r))) * (w - 1))
-    return jnp.where((inside[0] <= s) & (s <= inside[1]), w, 1.0)
-
-
-def points(kind):
-    """Points of both classes and of dropped labels, told the mean velocity of their class, and the network that is right for a kind."""
-    x = jax.random.normal(jax.random.key(0), (6, 2), float)
-    s, w = TIMES[:, None].astype(x.dtype), SCALED[kind][:, None]
-    cond = {"label": LABELS, "guidance": SCALED[kind]}
-    if kind == "imf":
-        cond["interval"] = jnp.tile(jnp.array([0.2, 0.9]), (6, 1))
-    v = jnp.where(LABELS[:, None] < 0, unconditional(x, s), guided_flow(x, s, LABELS, 1.0))
-
-    def net(x, s, t, cond):
-        # Told an interval, the network knows the scale that holds at each time; otherwise it is the kind's own.
-        low, high = cond["interval"].T if "interval" in cond else (-jnp.inf, jnp.inf)
-        told = jnp.where((low <= s[:, 0]) & (s[:, 0] <= high), cond["guidance"], 1.0)[:, None]
-        return guided_flow(x, s, cond["label"], told if kind == "imf" else scale_at(kind, s, told))
-
-    return typing.Point(x=x, s=s, t=0.5 * s, v=v, cond=cond), net, guided_flow(x, s, LABELS, scale_at(kind, s, w))
-
+from flowjax import guidance, methods, typing
 
 CONSTANTS = {"k": 0.6, "mix": 0.25, "decay": 0.8, "interval": (0.0, 0.7)}
 
 
-@pytest.mark.parametrize("known", [False, True], ids=["asked", "known"])
-@pytest.mark.parametrize("heads", [1, 2])
-@pytest.mark.parametrize("kind", guidance.TARGETS)
-def test_the_target_of_two_gaussian_classes_is_their_guided_velocity(kind, heads, known, x64):
-    point, net, expected = points(kind)
-    wrong = lambda x, s, t, cond: net(x, s, t, cond) + 1.0  # V, where the velocity head is what guidance asks
-    if heads == 2 and kind == "imf":
-        nets = typing.Nets(V=wrong, both=lambda x, s, t, cond: (wrong(x, s, t, cond), net(x, s, t, cond)))
-    else:
-        nets = typing.Nets(V=net, ema=net if heads == 2 else None)
-    target = guidance.target_from_name(kind, **CONSTANTS)
-    V_ss = net(point.x, point.s, point.s, point.cond) if known else None
-    own = target.guide(nets, point, V_ss)
-    np.testing.assert_allclose(own.v, expected, atol=1e-9)
-    if own.V_ss is not None:  # what the method takes for its own velocity is the guided flow's too
-        np.testing.assert_allclose(own.V_ss, expected, atol=1e-9)
-    np.testing.assert_allclose(target.scale(point), scale_at(kind, point.s, SCALED[kind][:, None]), rtol=1e-6)
-    # A teacher that knows both classes and no scale is guided to the same velocity by its own answers.
-    teacher = lambda x, t, cond: guided_flow(x, t, cond["label"], 1.0)
-    np.testing.assert_allclose(
-        guidance.classifier_free(teacher, target.scale)(point.x, point.s, point.cond), expected, atol=1e-9
-    )
-    np.testing.assert_array_equal(own.v[3], point.v[3])  # a dropped label keeps its own
-    assert np.abs(own.v - point.v)[LABELS >= 0].max() > 0.1
+def test_the_target_of_two_gaussian_classes_is_their_guided_velocity(x64):
+    for kind in guidance.TARGETS:
+        point, net, expected = points(kind)
+        target = guidance.target_from_name(kind, **CONSTANTS)
+        wrong = lambda x, s, t, cond, net=net: net(x, s, t, cond) + 1.0  # V, where the velocity head is the one that is right
+        V_ss = net(point.x, point.s, point.s, point.cond)
+        for heads in (1, 2):
+            if heads == 2 and kind == "imf":
+                both = lambda x, s, t, cond, net=net, wrong=wrong: (wrong(x, s, t, cond), net(x, s, t, cond))
+                nets = typing.Nets(V=wrong, both=both)
+            else:
+                nets = typing.Nets(V=net, ema=net if heads == 2 else None)
+            for known in (None, V_ss):
+                guided = target.guide(nets, point, known)
+                np.testing.assert_allclose(guided.v, expected, atol=1e-9, err_msg=kind)
+                if guided.V_ss is not None:  # the velocity that the method takes for the network's is the guided flow's too
+                    np.testing.assert_allclose(guided.V_ss, expected, atol=1e-9, err_msg=kind)
+                np.testing.assert_array_equal(guided.v[3], point.v[3])  # a dropped label keeps its velocity
+                assert np.abs(guided.v - point.v)[LABELS >= 0].max() > 0.1
+        np.testing.assert_allclose(target.scale(point), scale_at(kind, point.s, SCALED[kind][:, None]), rtol=1e-6)
+        # A teacher of both classes without a scale is guided to the same velocity by its values for the null label.
+        teacher = lambda x, t, cond: guided_flow(x, t, cond["label"], 1.0)
+        by_teacher = guidance.classifier_free(teacher, target.scale)(point.x, point.s, point.cond)
+        np.testing.assert_allclose(by_teacher, expected, atol=1e-9, err_msg=kind)
 
 
 def test_published_forms_and_scales(x64):
@@ -414,66 +352,3 @@ def test_errors_are_weighted_by_the_square_of_the_scale(kind):
         point = drawn[term.name]
         np.testing.assert_allclose(term.weight(point), 1 / point.cond["guidance"] ** 2, rtol=1e-6)
         assert point.cond["guidance"].max() > 2
-
-
-# Learned
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("meanflow", "meanflow"), ("imf", "imf"), ("dmf", "dmf"), ("soflow", "soflow"), ("psd", "guidance_free"), ("psd", "imf")],
-)
-def test_one_step_of_a_guided_map_follows_the_guided_flow(name, kind):
-    follows_the_guided_flow(name, kind, steps=6_000, bound=0.45)
-
-
-@pytest.mark.slow
-def test_one_step_of_guided_terminal_velocity_matching_follows_the_guided_flow():
-    follows_the_guided_flow("tvm", "tvm", steps=2_000, bound=0.4)
-
-
-def follows_the_guided_flow(name, kind, steps, bound, batch=512):
-    """Trains on the two classes with scales from 1 to 3: one step lands where the guided flow does, and not where the plain one does."""
-    uniform = {"times": ("uniform_triangle",), "p": 0.5} if "p" in methods.constants(name) else {"times": ("uniform_triangle",)}
-    plain = methods.make(name, total_steps=steps, label_drop=0.2, **uniform)
-    method = methods.guided(name, plain, kind, scale=(1.0, 3.0), interval=(0.0, 1.0), k=0.5, mix=0.5, decay=1.0)
-    net = models.make("mlp", num_classes=2, width=64, depth=3, harmonics=1, inputs=conditioning.GUIDANCE[: 1 + (kind == "imf")])
-    cond = {"guidance": jnp.ones(1), "interval": jnp.array([[0.0, 1.0]])}
-    params = net.init(jax.random.key(0), jnp.zeros((1, 2)), 1.0, 0.0, cond)["params"]
-    V = lambda params: lambda x, s, t, cond: net.apply({"params": params}, x, s, t, cond)
-    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
-    roots = jnp.linalg.cholesky(jnp.array(COVARIANCES))
-
-    def step(carry, number):
-        params, state, average = carry
-        key = jax.random.fold_in(jax.random.key(1), number)
-        label = jax.random.randint(jax.random.fold_in(key, 2), (batch,), 0, 2)  # terms own every so many rows
-        noise = jax.random.normal(jax.random.fold_in(key, 1), (batch, 2))
-        x = jnp.array(MEANS)[label] + jnp.einsum("nij,nj->ni", roots[label], noise)
-        drawn = method.draw(key, {"x": x, "label": label}, number)
-        log_variance = lambda s, t: jnp.zeros(len(s))
-        nets = lambda p: typing.Nets(V=V(p), ema=V(jax.lax.stop_gradient(params)), log_variance=log_variance)
-        gradient = jax.grad(lambda p: method.loss(nets(p), drawn)[0].mean())(params)
-        updates, state = optimizer.update(gradient, state)
-        params = optax.apply_updates(params, updates)
-        return (params, state, jax.tree.map(lambda a, p: 0.995 * a + 0.005 * p, average, params)), None
-
-    init = (params, optimizer.init(params), params)
-    (*_, params), _ = jax.jit(lambda init: jax.lax.scan(step, init, jnp.arange(steps)))(init)
-
-    x, label = jax.random.normal(jax.random.key(2), (1_000, 2)), jnp.arange(1_000) % 2
-    end = lambda w: samplers.heun(lambda x, t: guided_flow(x, t, label, w), x, samplers.grid(64))
-    cond = {"label": label, "interval": jnp.tile(jnp.array([0.0, 1.0]), (1_000, 1))}
-    one = lambda w: x - V(params)(x, jnp.ones((1_000, 1)), jnp.zeros((1_000, 1)), {**cond, "guidance": jnp.full(1_000, w)})
-    away = lambda found, expected: float(jnp.sqrt(((found - expected) ** 2).sum(-1).mean()))
-    moved = away(end(3.0), end(1.0))
-    assert moved > 0.3  # guidance matters here
-    for w in (1.0, 2.0, 3.0):
-        assert away(one(w), end(w)) < bound * moved, (w, away(one(w), end(w)), moved)
-    assert away(one(3.0), end(1.0)) > 0.75 * moved
-    if kind == "imf":  # an interval in which half of the way is guided
-        inside = lambda t: jnp.where((0.2 <= t) & (t <= 0.6), 3.0, 1.0)
-        expected = samplers.heun(lambda x, t: guided_flow(x, t, label, inside(t)), x, samplers.grid(200))
-        cond["interval"] = jnp.tile(jnp.array([0.2, 0.6]), (1_000, 1))
-        assert away(one(3.0), expected) < bound * moved < away(end(3.0), expected) + away(end(1.0), expected)

@@ -1,0 +1,69 @@
+"""A map that is learned with guidance inside the training target follows the guided flow; minutes of training."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from guided_classes import COVARIANCES, MEANS, guided_flow
+
+from flowjax import conditioning, methods, models, samplers, typing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("meanflow", "meanflow"), ("imf", "imf"), ("dmf", "dmf"), ("soflow", "soflow"), ("psd", "guidance_free"), ("psd", "imf")],
+)
+def test_one_step_of_a_guided_map_follows_the_guided_flow(name, kind):
+    follows_the_guided_flow(name, kind, steps=6_000, bound=0.45)
+
+
+@pytest.mark.slow
+def test_one_step_of_guided_terminal_velocity_matching_follows_the_guided_flow():
+    follows_the_guided_flow("tvm", "tvm", steps=2_000, bound=0.4)
+
+
+def follows_the_guided_flow(name, kind, steps, bound, batch=512):
+    """Trains on the two classes with scales from 1 to 3: one step lands where the guided flow does, and not where the plain one does."""
+    uniform = {"times": ("uniform_triangle",), "p": 0.5} if "p" in methods.constants(name) else {"times": ("uniform_triangle",)}
+    plain = methods.make(name, total_steps=steps, label_drop=0.2, **uniform)
+    method = methods.guided(name, plain, kind, scale=(1.0, 3.0), interval=(0.0, 1.0), k=0.5, mix=0.5, decay=1.0)
+    net = models.make("mlp", num_classes=2, width=64, depth=3, harmonics=1, inputs=conditioning.GUIDANCE[: 1 + (kind == "imf")])
+    cond = {"guidance": jnp.ones(1), "interval": jnp.array([[0.0, 1.0]])}
+    params = net.init(jax.random.key(0), jnp.zeros((1, 2)), 1.0, 0.0, cond)["params"]
+    V = lambda params: lambda x, s, t, cond: net.apply({"params": params}, x, s, t, cond)
+    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
+    roots = jnp.linalg.cholesky(jnp.array(COVARIANCES))
+
+    def step(carry, number):
+        params, state, average = carry
+        key = jax.random.fold_in(jax.random.key(1), number)
+        label = jax.random.randint(jax.random.fold_in(key, 2), (batch,), 0, 2)  # terms own every so many rows
+        noise = jax.random.normal(jax.random.fold_in(key, 1), (batch, 2))
+        x = jnp.array(MEANS)[label] + jnp.einsum("nij,nj->ni", roots[label], noise)
+        drawn = method.draw(key, {"x": x, "label": label}, number)
+        log_variance = lambda s, t: jnp.zeros(len(s))
+        nets = lambda p: typing.Nets(V=V(p), ema=V(jax.lax.stop_gradient(params)), log_variance=log_variance)
+        gradient = jax.grad(lambda p: method.loss(nets(p), drawn)[0].mean())(params)
+        updates, state = optimizer.update(gradient, state)
+        params = optax.apply_updates(params, updates)
+        return (params, state, jax.tree.map(lambda a, p: 0.995 * a + 0.005 * p, average, params)), None
+
+    init = (params, optimizer.init(params), params)
+    (*_, params), _ = jax.jit(lambda init: jax.lax.scan(step, init, jnp.arange(steps)))(init)
+
+    x, label = jax.random.normal(jax.random.key(2), (1_000, 2)), jnp.arange(1_000) % 2
+    end = lambda w: samplers.heun(lambda x, t: guided_flow(x, t, label, w), x, samplers.grid(64))
+    cond = {"label": label, "interval": jnp.tile(jnp.array([0.0, 1.0]), (1_000, 1))}
+    one = lambda w: x - V(params)(x, jnp.ones((1_000, 1)), jnp.zeros((1_000, 1)), {**cond, "guidance": jnp.full(1_000, w)})
+    away = lambda found, expected: float(jnp.sqrt(((found - expected) ** 2).sum(-1).mean()))
+    moved = away(end(3.0), end(1.0))
+    assert moved > 0.3  # guidance matters here
+    for w in (1.0, 2.0, 3.0):
+        assert away(one(w), end(w)) < bound * moved, (w, away(one(w), end(w)), moved)
+    assert away(one(3.0), end(1.0)) > 0.75 * moved
+    if kind == "imf":  # an interval in which half of the way is guided
+        inside = lambda t: jnp.where((0.2 <= t) & (t <= 0.6), 3.0, 1.0)
+        expected = samplers.heun(lambda x, t: guided_flow(x, t, label, inside(t)), x, samplers.grid(200))
+        cond["interval"] = jnp.tile(jnp.array([0.2, 0.6]), (1_000, 1))
+        assert away(one(3.0), expected) < bound * moved < away(end(3.0), expected) + away(end(1.0), expected)
