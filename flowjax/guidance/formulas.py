@@ -98,7 +98,7 @@ def meanflow(
       Guided.
 
     Example:
-      >>> nets = typing.Nets(V=lambda x, s, t, cond=None: times.expand(cond["label"], x) + 0.0 * x)
+      >>> nets = typing.Nets(V=lambda x, s, t, cond=None: cond["label"][:, None] + 0.0 * x)
       >>> cond = {"label": jnp.array([2, -1]), "guidance": jnp.array([3.0, 3.0])}
       >>> point = typing.Point(x=jnp.zeros((2, 1)), s=jnp.ones((2, 1)), v=jnp.ones((2, 1)), cond=cond)
       >>> meanflow(nets, point, k=0.0).v.tolist()
