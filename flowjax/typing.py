@@ -197,8 +197,8 @@ class Term(NamedTuple):
       times: `(key, n, step) -> {"s": [n], ...}`: the draw of its times, fields of Point.
       trains: names of the networks that it trains; the others have stopped weights and live inputs. (): all that the method trains.
       every: the term is computed in every `every`-th step, and rests in the others.
-      metric: `(prediction, target) -> [rows]`, the raw metric of a pair; None: the mean square. For a term with errors of its
-        own: `errors -> [rows]`; None: the errors.
+      metric: `(prediction, target) -> [rows]`, the raw metric of a pair; None: the mean square. For a term without
+        distance: `errors -> [rows]`; None: the errors.
       arguments: `(nets, point) -> dict`, keyword arguments of the distance, such as a learned log-variance.
       extra: `(key, rows, step) -> dict` of further arrays for `Point.extra`, each with the row axis first; `rows` is a dict with x0,
         eps and cond.

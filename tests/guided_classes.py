@@ -52,7 +52,7 @@ def scale_at(kind, s, w):
 
 
 def points(kind):
-    """Points of both classes and of dropped labels, told the mean velocity of their class, and the network that is right for a kind."""
+    """Points of both classes and of dropped labels, with the mean velocity of their class, and the network that is right for a kind."""
     x = jax.random.normal(jax.random.key(0), (6, 2), float)
     s, w = TIMES[:, None].astype(x.dtype), SCALED[kind][:, None]
     cond = {"label": LABELS, "guidance": SCALED[kind]}
@@ -61,9 +61,9 @@ def points(kind):
     v = jnp.where(LABELS[:, None] < 0, unconditional(x, s), guided_flow(x, s, LABELS, 1.0))
 
     def net(x, s, t, cond):
-        # Told an interval, the network knows the scale that holds at each time; otherwise it is the kind's own.
+        # With an interval as its input, the network knows the scale that holds at each time; otherwise the kind does.
         low, high = cond["interval"].T if "interval" in cond else (-jnp.inf, jnp.inf)
-        told = jnp.where((low <= s[:, 0]) & (s[:, 0] <= high), cond["guidance"], 1.0)[:, None]
-        return guided_flow(x, s, cond["label"], told if kind == "imf" else scale_at(kind, s, told))
+        w = jnp.where((low <= s[:, 0]) & (s[:, 0] <= high), cond["guidance"], 1.0)[:, None]
+        return guided_flow(x, s, cond["label"], w if kind == "imf" else scale_at(kind, s, w))
 
     return typing.Point(x=x, s=s, t=0.5 * s, v=v, cond=cond), net, guided_flow(x, s, LABELS, scale_at(kind, s, w))

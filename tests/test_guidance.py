@@ -47,48 +47,50 @@ def test_published_forms_and_scales(x64):
     V_c, V_null, v, labelled = V(LABELS[:, None]), V(-1), point.v, LABELS[:, None] >= 0
     omega, kappa = 0.2, 0.92  # MeanFlow-XL/2
     cond = {**point.cond, "guidance": jnp.full(6, omega / (1 - kappa))}
-    found = guidance.meanflow(nets, point._replace(cond=cond), k=kappa, interval=(0.0, 0.75)).v
+    guided_v = guidance.meanflow(nets, point._replace(cond=cond), k=kappa, interval=(0.0, 0.75)).v
     inside = (point.s <= 0.75) & labelled
-    np.testing.assert_allclose(found, jnp.where(inside, omega * v + (1 - omega - kappa) * V_null + kappa * V_c, v), atol=1e-12)
+    np.testing.assert_allclose(
+        guided_v, jnp.where(inside, omega * v + (1 - omega - kappa) * V_null + kappa * V_c, v), atol=1e-12
+    )
 
     cond = {**point.cond, "guidance": jnp.full(6, 2.5)}
-    found = guidance.dmf(nets, point._replace(cond=cond)).v  # omega 0.6 up to time 0.7
-    np.testing.assert_allclose(found, jnp.where((point.s <= 0.7) & labelled, v + 0.6 * (V_c - V_null), v), atol=1e-12)
+    guided_v = guidance.dmf(nets, point._replace(cond=cond)).v  # omega 0.6 up to time 0.7
+    np.testing.assert_allclose(guided_v, jnp.where((point.s <= 0.7) & labelled, v + 0.6 * (V_c - V_null), v), atol=1e-12)
 
     cond = {**point.cond, "guidance": jnp.full(6, 3.0)}
-    found = guidance.soflow(nets, point._replace(cond=cond), decay=1.0).v
-    np.testing.assert_allclose(found, jnp.where(labelled, 0.25 * (v + 2 * (v - V_null)) + 0.75 * V_c, v), atol=1e-12)
+    guided_v = guidance.soflow(nets, point._replace(cond=cond), decay=1.0).v
+    np.testing.assert_allclose(guided_v, jnp.where(labelled, 0.25 * (v + 2 * (v - V_null)) + 0.75 * V_c, v), atol=1e-12)
     faded = guidance.fading(point._replace(s=jnp.array([[0.8], [0.9], [0.84], [0.99], [1.0], [0.2]]), cond=cond)) - 1
     np.testing.assert_allclose(
         faded[:, 0] / 2, [1, 0.0246901, 0.0951626, 0.0013149, 0, 1], atol=1e-6
     )  # 1 - exp(-q / 40), q = 1, 4, 1/19
 
     averaged = nets._replace(ema=lambda x, s, t, cond: 2 * nets.V(x, s, t, cond))
-    found = guidance.tvm(averaged, point._replace(cond=cond)).v
-    np.testing.assert_allclose(found, jnp.where(labelled, 3 * v - 2 * 2 * V_null, v), atol=1e-12)
-    found = guidance.guidance_free(averaged, point._replace(cond=cond)).v
-    np.testing.assert_allclose((V_c - found)[0] / 3, (V_c / 3 + 2 / 3 * V_null - v)[0], atol=1e-12)  # the paper's residual
+    guided_v = guidance.tvm(averaged, point._replace(cond=cond)).v
+    np.testing.assert_allclose(guided_v, jnp.where(labelled, 3 * v - 2 * 2 * V_null, v), atol=1e-12)
+    guided_v = guidance.guidance_free(averaged, point._replace(cond=cond)).v
+    np.testing.assert_allclose((V_c - guided_v)[0] / 3, (V_c / 3 + 2 / 3 * V_null - v)[0], atol=1e-12)  # the paper's residual
 
 
 @pytest.mark.parametrize("kind", guidance.TARGETS)
-def test_the_network_is_asked_once_and_no_more_than_the_formula_needs(kind):
+def test_the_network_is_evaluated_once_and_no_more_than_the_formula_needs(kind):
     point, net, _ = points(kind)
-    asked = []
+    rows = []
 
     def counting(x, s, t, cond):
-        asked.append(len(x))
+        rows.append(len(x))
         return net(x, s, t, cond)
 
     guide = guidance.target_from_name(kind, **CONSTANTS).guide
     guide(typing.Nets(V=counting), point)
-    needs_own = kind in ("meanflow", "imf", "dmf", "soflow")
-    assert asked == [12 if needs_own else 6]  # one doubled batch
-    asked.clear()
+    needs_label = kind in ("meanflow", "imf", "dmf", "soflow")
+    assert rows == [12 if needs_label else 6]  # one doubled batch
+    rows.clear()
     guide(typing.Nets(V=counting), point, point.v)
-    assert asked == [6]  # its own value is known: the null label alone
-    asked.clear()
+    assert rows == [6]  # V(x, s, s | c) is known: the null label alone
+    rows.clear()
     guidance.meanflow(typing.Nets(V=counting), point, k=0.0)
-    assert asked == [6]
+    assert rows == [6]
 
 
 @pytest.mark.parametrize("kind", guidance.TARGETS)
@@ -98,8 +100,8 @@ def test_no_gradient_passes_through_the_guidance(kind):
 
     def total(theta):
         nets = typing.Nets(V=lambda *args: theta * net(*args), ema=lambda *args: theta * net(*args))
-        own = guide(nets, point, theta * point.v)
-        return sum(part.sum() for part in own if part is not None)
+        guided = guide(nets, point, theta * point.v)
+        return sum(part.sum() for part in guided if part is not None)
 
     assert jax.grad(total)(1.0) == 0
 
@@ -120,9 +122,9 @@ def networks_of(method):
     """Small closures for all fields of Nets: they depend on label, scale and interval."""
 
     def V(x, s, t, cond):
-        told = cond["label"][:, None] + cond.get("guidance", jnp.ones(len(x)))[:, None]
-        told = told + cond.get("interval", jnp.zeros((len(x), 1))).sum(1, keepdims=True)
-        return jnp.tanh(x + 0.3 * s - 0.2 * t + 0.1 * told)
+        condition = cond["label"][:, None] + cond.get("guidance", jnp.ones(len(x)))[:, None]
+        condition = condition + cond.get("interval", jnp.zeros((len(x), 1))).sum(1, keepdims=True)
+        return jnp.tanh(x + 0.3 * s - 0.2 * t + 0.1 * condition)
 
     both = (lambda x, s, t, cond: (V(x, s, t, cond), V(x, s, s, cond))) if "both" in method.needs else None
     velocity = lambda x, t, cond: V(x, t, t, cond)
@@ -167,7 +169,7 @@ def test_every_guidance_composes_with_every_method(name):
     assert max(np.abs(guided[term] - plainly[term]).max() / plainly[term].mean() for term in guided) > 0.01
 
 
-def test_guidance_refuses_methods_that_ask_for_no_velocity():
+def test_guidance_refuses_methods_without_a_velocity():
     for name in JUMPS:
         with pytest.raises(typing.InputError, match="learns from the jumps of a teacher; guide what makes the jumps"):
             methods.guided(name, made(name), "imf", scale=(1.0, 2.0))
@@ -230,8 +232,10 @@ def test_every_row_has_its_own_key_for_dropout_in_all_terms_and_under_guidance()
         return x * cond["label"][:, None]
 
     method.loss(typing.Nets(V=net), {"anchor": drawn["anchor"], "eulerian": drawn["eulerian"]})
-    own = jax.random.key_data(drawn["anchor"].cond["dropout"])
-    assert all((keys[: len(own)] == own).all() for keys in seen[:2])  # the prediction and the null label share their masks
+    guided = jax.random.key_data(drawn["anchor"].cond["dropout"])
+    assert all(
+        (keys[: len(guided)] == guided).all() for keys in seen[:2]
+    )  # the prediction and the null label share their masks
 
 
 @pytest.mark.parametrize("name", ["soflow", "rectified_meanflow", "flow_matching"])
@@ -252,21 +256,21 @@ def test_both_heads_of_improved_meanflow_regress_on_the_guided_velocity():
     nets = typing.Nets(V=V, both=lambda x, s, t, c: (V(x, s, t, c), u(x, s, t, c)))
     errors, metrics = method.loss(nets, drawn)
     adaptive = lambda residual: (residual**2).sum(1) / ((residual**2).sum(1) + 0.1) ** 0.5
-    point = drawn["anchor"]  # told all times: w holds at each
-    ask = lambda head, label, w: head(point.x, point.s, point.s, {"label": label, "guidance": w})
+    point = drawn["anchor"]  # its interval is (0, 1): w holds at each time
+    value = lambda head, label, w: head(point.x, point.s, point.s, {"label": label, "guidance": w})
     null, label, w = jnp.full_like(point.cond["label"], -1), point.cond["label"], point.cond["guidance"]
-    v_g = point.v + (1 - 1 / w)[:, None] * (ask(u, label, w) - ask(u, null, jnp.ones_like(w)))
+    v_g = point.v + (1 - 1 / w)[:, None] * (value(u, label, w) - value(u, null, jnp.ones_like(w)))
     v_g = jnp.where(label[:, None] < 0, point.v, v_g)
-    residuals = [ask(head, label, w) - v_g for head in (V, u)]
+    residuals = [value(head, label, w) - v_g for head in (V, u)]
     expected = sum(adaptive(residual) for residual in residuals)
     np.testing.assert_allclose(errors.reshape(-1, 2)[:, 0], expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["anchor"], np.mean([np.square(residual) for residual in residuals]), rtol=1e-5)
     # Off the diagonal: the derivative of V along u at the same point, and both heads on the same velocity.
     point = drawn["eulerian"]
-    own = guidance.imf(nets, point)
+    guided = guidance.imf(nets, point)
     x, s, t = point.x, point.s, point.t
-    _, dV = jax.jvp(lambda x, s: V(x, s, t, point.cond), (x, s), (own.V_ss, jnp.ones_like(s)))
-    residuals = [V(x, s, t, point.cond) - (t - s) * dV - own.v, u(x, s, t, point.cond) - own.v]
+    _, dV = jax.jvp(lambda x, s: V(x, s, t, point.cond), (x, s), (guided.V_ss, jnp.ones_like(s)))
+    residuals = [V(x, s, t, point.cond) - (t - s) * dV - guided.v, u(x, s, t, point.cond) - guided.v]
     np.testing.assert_allclose(errors.reshape(-1, 2)[:, 1], sum(adaptive(residual) for residual in residuals), rtol=1e-5)
 
 
@@ -304,8 +308,8 @@ def test_meanflows_loss_is_the_published_one_on_the_published_draws():
     null = jnp.full(16, 3)
     guided = omega * v + (1 - omega - kappa) * net(z, t, 0 * t, null) + kappa * net(z, t, 0 * t, label)
     guided = jnp.where((t >= 0.1) & (t <= 0.8) & ~dropped[:, None], guided, v)
-    asked = jnp.where(dropped, 3, label)
-    u, slope = jax.jvp(lambda z, t, r: net(z, t, t - r, asked), (z, t, r), (guided, jnp.ones_like(t), jnp.zeros_like(r)))
+    kept = jnp.where(dropped, 3, label)
+    u, slope = jax.jvp(lambda z, t, r: net(z, t, t - r, kept), (z, t, r), (guided, jnp.ones_like(t), jnp.zeros_like(r)))
     error = ((u - (guided - (t - r) * slope)) ** 2).sum(1)
     expected = (error / (error + 0.01)).mean()
 
@@ -320,7 +324,7 @@ def test_improved_meanflows_loss_is_the_published_one_on_the_published_draws():
     draws = published_draws("imf", drop=False)
     x0, eps, t, r, label, _, omega, low, high = draws
 
-    def net(z, h, w, low, high, y):  # -> (u, v): it is not told t
+    def net(z, h, w, low, high, y):  # -> (u, v): t is no input
         inner = z + y[:, None] - 0.5 * h + 0.3 / w + low * high
         return jnp.tanh(inner), jnp.sin(inner + z)
 

@@ -87,8 +87,8 @@ def test_what_a_term_prepares_has_no_gradient():
     x = drawn["mine"].x * (1 - 0.5)
     norm = (x**2).sum(1, keepdims=True)
     expected = lambda theta: (((theta * x - norm) ** 2).mean(1) * norm[:, 0]).mean()
-    found = gradients(method, drawn)
-    np.testing.assert_allclose(found[0], jax.grad(expected)(0.5), rtol=1e-5)
+    computed = gradients(method, drawn)
+    np.testing.assert_allclose(computed[0], jax.grad(expected)(0.5), rtol=1e-5)
 
 
 def test_further_arrays_leave_the_other_draws_as_they_are():
@@ -126,7 +126,7 @@ def test_a_group_shares_its_times_and_stays_together():
         big = {"x": jnp.zeros((2 * rows, 1))}
         times = np.asarray(shared.draw(KEY, big, 0)["mine"].s).reshape(-1, group)
         assert (times == times[:, :1]).all() and len(np.unique(times[:, 0])) == len(times)
-        assert methods.rows_multiple(method_of(plain, shared.terms[0])) == np.lcm(4, rows)
+        assert methods.rows_multiple(method_of(plain, shared.terms[0]._replace(name="other"))) == np.lcm(4, rows)
     with pytest.raises(
         typing.InputError, match=r"term 'mine' gets 6 rows of the batch, and 4 rows belong together .* multiple of 4"
     ):
@@ -154,12 +154,15 @@ def test_metrics_of_a_pair_and_of_errors():
     method = method_of(*terms)
     drawn = method.draw(KEY, BATCH, 0)
     metrics = method.loss(players(1.0, 1.0), drawn)[1]
-    x = drawn["pair"].x
-    expected = {"pair": jnp.abs(x).max(1).mean(), "errors": x[:, 0].mean() + 1, "plain": x[:, 0].mean()}
+    x = {name: point.x for name, point in drawn.items()}
+    expected = {
+        "pair": jnp.abs(x["pair"]).max(1).mean(),
+        "errors": x["errors"][:, 0].mean() + 1,
+        "plain": x["plain"][:, 0].mean(),
+        "arguments": (x["arguments"] ** 2).mean(),
+    }
     for name, value in expected.items():
-        np.testing.assert_allclose(
-            metrics[name], value if name == "pair" else drawn[name].x[:, 0].mean() + (name == "errors"), rtol=1e-5
-        )
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
     x = drawn["arguments"].x
     errors = method.loss(players(1.0, 1.0), {"arguments": drawn["arguments"]})[0]
     np.testing.assert_allclose(errors, jnp.exp(-x[:, 0]) * (x**2).mean(1) + x[:, 0], rtol=1e-5)
@@ -275,9 +278,9 @@ def test_a_variant_has_the_signature_of_its_base_with_other_defaults():
         """Mine."""
         return method
 
-    base, own = (inspect.signature(function).parameters for function in (eulerian.imf, mine))
-    assert list(base) == list(own) and inspect.getdoc(mine) == "Mine."
-    assert {name: own[name].default for name in own if own[name].default != base[name].default} == {
+    base, mine_has = (inspect.signature(function).parameters for function in (eulerian.imf, mine))
+    assert list(base) == list(mine_has) and inspect.getdoc(mine) == "Mine."
+    assert {name: mine_has[name].default for name in mine_has if mine_has[name].default != base[name].default} == {
         "diagonal": "3/4",
         "heads": 2,
     }
@@ -303,8 +306,8 @@ def test_a_method_of_any_networks_is_registered_and_needs_what_its_recipe_says()
         assert str(method).splitlines() == [
             "Method",
             "  term     rows  every  trains  distance",
-            "  student  all   1      V       errors of its own",
-            "  critic   all   2      critic  errors of its own",
+            "  student  all   1      V       none (errors)",
+            "  critic   all   2      critic  none (errors)",
             "  needs: critic",
         ]
     finally:

@@ -132,12 +132,12 @@ def warm_up(end, steps):
     return schedules.linear(0.0, end, steps) if steps else schedules.constant(end)
 
 
-# Batches that a method insists on
+# Methods whose batches must bring more than the data
 
 
 def coupled(method):
     """`method` on a coupling: its batches must bring the noise that belongs to their data."""
-    return _insisting(
+    return _requiring(
         method,
         "eps",
         "this method trains on a coupling, and the batch has no 'eps'; expected pairs that experiments.reflow wrote,"
@@ -148,7 +148,7 @@ def coupled(method):
 
 def with_trajectories(method):
     """`method` on a teacher's trajectories, which its batches must bring."""
-    return _insisting(
+    return _requiring(
         method,
         "trajectory",
         "this method trains on a teacher's trajectories, and the batch has none; expected a folder that experiments.reflow wrote with"
@@ -157,7 +157,7 @@ def with_trajectories(method):
     )
 
 
-def _insisting(method, field, message):
+def _requiring(method, field, message):
     def draw(key, batch, step):
         if field not in batch:
             raise typing.InputError(message)

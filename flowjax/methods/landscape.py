@@ -29,7 +29,7 @@ class MethodInfo(NamedTuple):
     Attributes:
       recipe: the function that `make` calls.
       pairs: its losses of flowjax.losses, besides the anchor.
-      rule: "diagonal", "eulerian", "lagrangian", "compositional", or "own".
+      rule: "diagonal", "eulerian", "lagrangian", "compositional"; "" for a method that `register` added.
       setting: "D" distils a teacher, "S" self-distils, "M" learns the marginal flow from conditional velocities.
       derivative: which derivative is taken, and what is under the stop-gradient.
       parameterisation: what the paper's network predicts, a key of flowjax.flowmap.PARAMETERISATIONS.
@@ -45,7 +45,7 @@ class MethodInfo(NamedTuple):
 
     recipe: Callable
     pairs: tuple[Callable, ...] = ()
-    rule: str = "own"
+    rule: str = ""
     setting: str = ""
     derivative: str = ""
     parameterisation: str = "velocity"

@@ -64,19 +64,19 @@ def call(loss, nets, point, **given):
         if name in given:
             return given[name]
         if name in supplied:
-            found = supplied[name]()
+            argument = supplied[name]()
         elif point.extra and name in point.extra:
-            found = point.extra[name]
+            argument = point.extra[name]
         elif name in nets.names():
-            found = bind(getattr(nets, name), point)
+            argument = bind(getattr(nets, name), point)
         else:
-            found = None
-        if found is None and default is inspect.Parameter.empty:
+            argument = None
+        if argument is None and default is inspect.Parameter.empty:
             raise typing.InputError(
                 f"{loss.__name__} takes {name!r}, which neither the point has (as a field or in `extra`), nor the networks"
-                f" ({', '.join(nets.names())}); give it: pairs.pair(losses.{loss.__name__}, {name}=...)."
+                f" ({', '.join(nets.names())}); give it: pairs.pair({loss.__name__}, {name}=...)."
             )
-        return default if found is None else found
+        return default if argument is None else argument
 
     return loss(**{name: value(name, parameter.default) for name, parameter in inspect.signature(loss).parameters.items()})
 
