@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Every loss on one page
 #
-# Takes about 20 s on two CPU cores. Nothing is trained.
+# Takes about 25 s on two CPU cores. Nothing is trained.
 #
 # A loss of flowjax is a **pair**, `(prediction, target)`: two arrays of the shape of `x` that are equal on every true flow map
 # (in a few losses up to the error of one short step). A distance, which is not part of the loss, scores how far apart they are.

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Compose your own
 #
-# Takes about 140 s on two CPU cores.
+# Takes about 150 s on two CPU cores.
 #
 # A method of your own in four pieces: a **loss** made of two pairs, a **distance** that is robust to outliers, a **schedule**,
 # and a network of any library. Then the same method with a name, trained from the command line.

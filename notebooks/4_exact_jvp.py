@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exact JVP or finite differences
 #
-# Takes about 110 s on two CPU cores.
+# Takes about 150 s on two CPU cores.
 #
 # Most flow-map losses contain a derivative of the network along a direction. `jax.jvp` computes it exactly, for somewhat more
 # than the price of a second forward pass; a one-sided finite difference costs exactly a second pass. Is it as good? Here the

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # One-step digits
 #
-# Takes about 60 s on two CPU cores with the run of `make demo`, and about 150 s without it: then a shorter training comes
+# Takes about 40 s on two CPU cores with the run of `make demo`, and about 150 s without it: then a shorter training comes
 # first, and the digits are rougher.
 #
 # MeanFlow on real handwritten digits: samples in one, two and four steps, digits turned into noise and back, interpolation

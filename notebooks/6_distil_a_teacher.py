@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Distil a teacher
 #
-# Takes about 110 s on two CPU cores.
+# Takes about 150 s on two CPU cores.
 #
 # A diffusion model, the teacher, and four students, which are flow maps: one for each rule, and one that never sees data.
 
