@@ -35,7 +35,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Files that are changed, and the test files that must notice it.
 SUBJECTS = {
     "flowjax/losses/*.py": "tests/test_losses*.py",
-    "flowjax/methods/*.py": "tests/test_methods*.py",
+    "flowjax/methods/*.py": "tests/test_method*.py",
     "flowjax/samplers/*.py": "tests/test_samplers*.py",
     "flowjax/training/step.py": "tests/test_training*.py",
 }
