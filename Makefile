@@ -18,7 +18,7 @@ notebooks: $(READY)
 test: $(READY) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
-# All slow tests, about an hour on two cores. With SIXTH=0 to 5: one sixth of them, as CI runs after `make test`.
+# All slow tests. With SIXTH=0 to 5: one sixth of them, as CI runs after `make test`.
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow $(if $(SIXTH),--sixth=$(SIXTH))
 
