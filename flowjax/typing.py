@@ -4,7 +4,7 @@ Time runs from 0 = data to 1 = noise. `s` is the source time and `t` the target 
 knows parameters, optimizers, configs or devices: networks are callables, batches are arrays.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -120,21 +120,21 @@ class Nets:
 
     def __init__(
         self,
-        V,
-        ema=None,
-        frozen=None,
-        teacher=None,
-        teacher_map=None,
-        velocity=None,
-        both=None,
-        log_variance=None,
-        guide=None,
+        V: Callable[..., Array],
+        ema: Callable[..., Array] | None = None,
+        frozen: Callable[..., Array] | None = None,
+        teacher: Callable[..., Array] | None = None,
+        teacher_map: Callable[..., Array] | None = None,
+        velocity: Callable[..., Array] | None = None,
+        both: Callable[..., tuple[Array, Array]] | None = None,
+        log_variance: Callable[..., Array] | None = None,
+        guide: Callable[..., Any] | None = None,
         *,
-        heads=None,
-        stopped: Mapping[str, Callable] | None = None,
-        mean=None,
-        **others,
-    ):
+        heads: Callable[..., dict[str, Array]] | None = None,
+        stopped: Mapping[str, Callable[..., Any]] | None = None,
+        mean: Callable[[Array], Array] | None = None,
+        **others: Callable[..., Any] | None,
+    ) -> None:
         standard = {
             "V": V, "ema": ema, "frozen": frozen, "teacher": teacher, "teacher_map": teacher_map, "velocity": velocity,
             "both": both, "log_variance": log_variance, "guide": guide, "heads": heads,
@@ -143,7 +143,7 @@ class Nets:
         self.stopped = dict(stopped or {})
         self.mean = mean or (lambda rows: jnp.mean(rows, axis=0))
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         # Reached only for a name that was not given: copying and pickling look for special methods here.
         if name.startswith("__"):
             raise AttributeError(name)
@@ -151,17 +151,17 @@ class Nets:
             f"nets has no network {name!r}; it has {', '.join(self.names())}. Nets(V=..., {name}=...) adds it."
         )
 
-    def names(self):
+    def names(self) -> tuple[str, ...]:
         """The names of the networks that are there."""
         return tuple(name for name, net in self.__dict__.items() if net is not None and name not in ("stopped", "mean"))
 
-    def replace(self, **changes):
+    def replace(self, **changes: Any) -> "Nets":
         """A copy with some networks replaced."""
         return Nets(**{**self.__dict__, **changes})
 
     _replace = replace
 
-    def training(self, names, trained=()):
+    def training(self, names: Sequence[str], trained: Sequence[str] = ()) -> "Nets":
         """The networks for a term that trains `names`: of every other trained network the stopped twin.
 
         Args:
@@ -177,10 +177,10 @@ class Nets:
                 f"a term trains {', '.join(names)} alone, and nets has no stopped twin of {', '.join(lacking)}; give it, the network"
                 f" with its weights under jax.lax.stop_gradient: Nets(..., stopped={{{lacking[0]!r}: ...}})."
             )
-        trained = {*names, "both", "heads"} if "V" in names else set(names)  # heads are of V's network
-        return self.replace(**{name: net for name, net in self.stopped.items() if name not in trained})
+        kept = {*names, "both", "heads"} if "V" in names else set(names)  # heads are of V's network
+        return self.replace(**{name: net for name, net in self.stopped.items() if name not in kept})
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Nets({', '.join(self.names())})"
 
 
@@ -241,11 +241,11 @@ class Method(NamedTuple):
     needs: Mapping[str, Any]
 
     @property
-    def networks(self):
+    def networks(self) -> dict[str, Network]:
         """{name: Network} of the networks that are trained along with V."""
         return {name: need for name, need in self.needs.items() if isinstance(need, Network)}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         rows = [("term", "rows", "every", "trains", "distance")]
         for term in self.terms:
             lo, hi, n = term.columns

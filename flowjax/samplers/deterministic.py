@@ -51,7 +51,7 @@ def heun(v: Velocity, x: Array, times: Array, *, space: spaces.Space = spaces.eu
     Arguments as in `flow_map`, with `v(x, t)`. On another space than R^n the second velocity is projected on the tangents at x.
     """
 
-    def step(x, s, t):
+    def step(x: Array, s: Array, t: Array) -> Array:
         v_s = v(x, s)
         y = space.move(x, s, t, v_s)
         return space.exp(x, (t - s) * (v_s + space.project(x, v(y, t))) / 2)
@@ -65,7 +65,7 @@ def midpoint(v: Velocity, x: Array, times: Array, *, space: spaces.Space = space
     Arguments as in `heun`.
     """
 
-    def step(x, s, t):
+    def step(x: Array, s: Array, t: Array) -> Array:
         m = (s + t) / 2
         y = space.move(x, s, m, v(x, s))
         return space.move(x, s, t, space.project(x, v(y, m)))
@@ -113,7 +113,7 @@ def adaptive(v: Velocity, x: Array, times: Array, *, rtol: float = 1e-5, atol: f
     ).ys[0].astype(x.dtype)  # fmt: skip
 
 
-def trajectory(solver: Callable, v: Velocity, x: Array, times: Array, kept: int) -> Array:
+def trajectory(solver: Callable[..., Array], v: Velocity, x: Array, times: Array, kept: int) -> Array:
     """The points of a solver from `times[0]` to `times[-1]`, at evenly spaced times of the grid.
 
     Args:
@@ -129,7 +129,7 @@ def trajectory(solver: Callable, v: Velocity, x: Array, times: Array, kept: int)
     steps = (len(times) - 1) // (kept - 1)
     legs = times[steps * jnp.arange(kept - 1)[:, None] + jnp.arange(steps + 1)[None]]
 
-    def leg(x, times):
+    def leg(x: Array, times: Array) -> tuple[Array, Array]:
         x = solver(v, x, times)
         return x, x
 

@@ -82,10 +82,10 @@ def walk(
     """Folds `step(x, s, t)` over neighbours in times; with keys, `step(x, s, t, noise)`, new noise of the space in every interval."""
     times = checked(times)
 
-    def noise(number):
+    def noise(number: Array) -> Callable[[], Array]:
         return lambda: jax.vmap(lambda key: space.noise(jax.random.fold_in(key, number), x.shape[1:], x.dtype))(keys)
 
-    def one(x, interval):
+    def one(x: Array, interval: tuple[Array, Array, Array]) -> tuple[Array, None]:
         number, s, t = interval
         return step(x, s, t, *([] if keys is None else [noise(number)])), None
 

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from flowjax import options, paths, spaces, typing
 from flowjax.samplers import deterministic, grids, stochastic
+from flowjax.typing import Array, AverageVelocity
 
 
 class Sampler(NamedTuple):
@@ -22,32 +24,43 @@ class Sampler(NamedTuple):
       evaluations: `(times, **options) -> int`, how often it evaluates V; None: it depends on the data.
     """
 
-    run: Callable
+    run: Callable[..., Array]
     noisy: bool = False
-    evaluations: Callable | None = lambda times: len(times) - 1
+    evaluations: Callable[..., int] | None = lambda times: len(times) - 1
 
 
-def _jumps(sampler):
+def _jumps(sampler: Callable[..., Array]) -> Callable[..., Array]:
     @functools.wraps(sampler)
-    def run(V, x, times, keys, **options):
+    def run(V: AverageVelocity, x: Array, times: Array, keys: Array, **options: Any) -> Array:
         return sampler(V, x, times, **options)
 
     return run
 
 
-def _solver(solver):
+def _solver(solver: Callable[..., Array]) -> Callable[..., Array]:
     @functools.wraps(solver)
-    def run(V, x, times, keys, **options):
+    def run(V: AverageVelocity, x: Array, times: Array, keys: Array, **options: Any) -> Array:
         return solver(lambda x, t: V(x, t, t), x, times, **options)
 
     return run
 
 
-def _restart(V, x, times, keys, *, low=0.2, high=0.6, repeats=2, path=paths.linear):
-    return stochastic.restart(V, x, stochastic.restarts(times, low=low, high=high, repeats=repeats), keys, path=path)
+def _restart(
+    V: AverageVelocity,
+    x: Array,
+    times: ArrayLike,
+    keys: Array,
+    *,
+    low: float = 0.2,
+    high: float = 0.6,
+    repeats: int = 2,
+    path: paths.Path = paths.linear,
+) -> Array:
+    risen = stochastic.restarts(times, low=low, high=high, repeats=repeats)
+    return stochastic.restart(V, x, jnp.asarray(risen), keys, path=path)
 
 
-def _falls(times, **options):
+def _falls(times: ArrayLike, **options: Any) -> int:
     return int((np.diff(stochastic.restarts(times, **options)) < 0).sum())
 
 

@@ -1,5 +1,7 @@
 """Samplers that draw new noise at each step, and so cannot be inverted."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +41,7 @@ def consistency(V: AverageVelocity, x: Array, times: Array, keys: Array, *, path
     Reference: Song et al. 2023, Consistency Models (arXiv 2303.01469), algorithm 1, in our time.
     """
 
-    def step(x, s, t, noise):
+    def step(x: Array, s: Array, t: Array, noise: Callable[[], Array]) -> Array:
         x0 = flowmap.jump(V, x, s, jnp.zeros_like(s), move=path.space.move)
         return path.between(x0, noise(), t).astype(x.dtype)
 
@@ -69,7 +71,7 @@ def gamma(
         raise typing.InputError(f"gamma: gamma is {gamma}; expected a number from 0 (no new noise) to 1, e.g. gamma:gamma=0.5.")
     _check_scales("gamma", path)
 
-    def step(x, s, t, noise):
+    def step(x: Array, s: Array, t: Array, noise: Callable[[], Array]) -> Array:
         m = _quieter(path, t, np.sqrt(1 - gamma**2))
         x_m = flowmap.jump(V, x, s, m)
         return (path.alpha(t) / path.alpha(m) * x_m + gamma * path.sigma(t) * noise()).astype(x.dtype)
@@ -123,11 +125,11 @@ def restart(V: AverageVelocity, x: Array, times: Array, keys: Array, *, path: pa
     """
     _check_scales("restart", path)
 
-    def rise(x, s, t, noise):
+    def rise(x: Array, s: Array, t: Array, noise: Callable[[], Array]) -> Array:
         kept = path.alpha(t) / path.alpha(s)
         return (kept * x + jnp.sqrt(path.sigma(t) ** 2 - (kept * path.sigma(s)) ** 2) * noise()).astype(x.dtype)
 
-    def step(x, s, t, noise):
+    def step(x: Array, s: Array, t: Array, noise: Callable[[], Array]) -> Array:
         return jax.lax.cond(t > s, lambda: rise(x, s, t, noise), lambda: flowmap.jump(V, x, s, t))
 
     return grids.walk(step, x, times, keys)
@@ -141,10 +143,10 @@ def _check_scales(name: str, path: paths.Path) -> None:
         )
 
 
-def _quieter(path, t, share):
+def _quieter(path: paths.Path, t: Array, share: float) -> Array:
     """The time m <= t with sigma(m) / alpha(m) = share sigma(t) / alpha(t), by bisection; no division, so that alpha may be 0."""
 
-    def halve(_, bracket):
+    def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
         middle = (low + high) / 2
         above = path.sigma(middle) * path.alpha(t) > share * path.sigma(t) * path.alpha(middle)
