@@ -2,17 +2,21 @@
 
 Each method trains one small DiT in four ways: with every term on every row and with the rows split as in the recipe, each with
 and without recomputing the blocks (remat). Measured are matmul FLOPs in forward passes (FPE), beside the estimates, temporary
-memory, seconds to compile, and wall time over that of a forward pass, in turns. Writes method_costs.csv and .md below --output
-after each method, and .png at the end. Rows of other methods in these files stay, and `--resume` continues a killed run. 17
-minutes on two CPU cores. docs/method_costs.csv, a table of the README, was written by:
+memory, seconds to compile, and wall time over that of a forward pass, in turns. A method whose steps differ, because networks
+or terms rest in some of them, has a row for the mean step and one for each kind of step. Writes method_costs.csv and .md below
+--output after each method, and .png at the end. Rows of other methods in these files stay, and `--resume` continues a killed
+run. 17 minutes on two CPU cores. docs/method_costs.csv, a table of the README, was written by the first command; the third
+measures a method of one's own:
 
     python -m experiments.benchmark_methods --output=docs
     python -m experiments.benchmark_methods --output=docs/gpu      # on a GPU
+    python -m experiments.benchmark_methods --modules=experiments.three_players --methods=three_players
 """
 
 import csv
 import datetime
 import functools
+import math
 import pathlib
 import platform
 
@@ -23,10 +27,11 @@ from absl import flags
 from experiments import command_line, tables
 from flowjax import checks, methods, plots, typing
 from flowjax.profiling import flops, timing
-from flowjax.training import step_cost
+from flowjax.training import parts, step_cost
 
 OUTPUT = flags.DEFINE_string("output", "runs/benchmark_methods", "folder of the results")
 METHODS = flags.DEFINE_list("methods", list(methods.METHODS), "which methods")
+MODULES = flags.DEFINE_list("modules", [], "modules that register methods of one's own, imported first")
 RESUME = flags.DEFINE_bool("resume", False, "measure only the methods without rows in --output")
 ROUNDS = flags.DEFINE_integer("rounds", 8, "how often each program is timed", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch", 16, "rows, a multiple of 16, which every recipe can split", lower_bound=16)
@@ -34,24 +39,55 @@ VARIANTS = [(every_row, remat) for every_row in (True, False) for remat in (Fals
 
 
 def measure(name, bar):
-    """Four rows of the table: every term on every row or split, without and with remat."""
+    """The rows of a method: every term on every row or split, without and with remat."""
     programs = {"forward": forward_pass()}
-    for variant in VARIANTS:
-        every_row, remat = variant
+    for every_row, remat in VARIANTS:
         if every_row and not methods.METHODS[name].every_row:
             continue
         bar.set_postfix_str(f"{name}, {'every row' if every_row else 'as split'}{', remat' if remat else ''}")
-        step, init = step_cost.training_step(name, every_row=every_row, remat=remat, batch=BATCH.value)
-        counted = None
-        if jax.default_backend() != "cpu":  # matmuls are counted on a CPU, and this step is bound to the accelerator's mesh
-            counted = (
-                step_cost.forward_passes(name, every_row=every_row, remat=remat, batch=BATCH.value) * programs["forward"].flops
-            )
-        programs[variant] = timing.compiled(step, *jax.jit(init)(), counted=counted)
+        how = {"every_row": every_row, "remat": remat, "batch": BATCH.value}
+        step, init = step_cost.training_step(name, **how)
+        args = jax.jit(init)()
+        for phase in step_cost.cycle(name, every_row).distinct():
+            counted = None
+            if jax.default_backend() != "cpu":  # matmuls are counted on a CPU, and this step is bound to the accelerator's mesh
+                counted = step_cost.costs(name, **how).phases[phase] * programs["forward"].flops
+            program = timing.compiled(functools.partial(step, phase=phase), *args, counted=counted)
+            programs[every_row, remat, phase] = program
     seconds = timing.in_turns(programs, ROUNDS.value)
     # A recipe that splits no rows has the same program for both.
     return [
-        _row(name, variant, variant if variant in programs else (False, variant[1]), programs, seconds) for variant in VARIANTS
+        row
+        for every_row, remat in VARIANTS
+        for row in _rows(name, every_row, remat, every_row and bool(methods.METHODS[name].every_row), programs, seconds)
+    ]
+
+
+def _rows(name, every_row, remat, measured, programs, seconds):
+    """The row of the mean step of a variant, and one for each phase if there are several."""
+    cycle = step_cost.cycle(name, measured)
+    steps, length = cycle.distinct(), len(cycle.phases)
+    of = {phase: (programs[measured, remat, phase], seconds[measured, remat, phase]) for phase in steps}
+    mean = _row(
+        name,
+        every_row,
+        remat,
+        "each" if len(steps) == 1 else f"mean of {length}",
+        timing.Program(
+            call=None,
+            flops=cycle.mean({phase: program.flops for phase, (program, _) in of.items()}),
+            temp_bytes=max(program.temp_bytes for program, _ in of.values()),
+            compile_s=sum(program.compile_s for program, _ in of.values()),
+        ),
+        programs["forward"],
+        cycle.mean({phase: wall for phase, (_, wall) in of.items()}) / seconds["forward"],
+    )
+    if len(steps) == 1:
+        return [mean]
+    label = lambda phase: f"{steps[phase]} of {length}: {phase.described()}"
+    return [mean] + [
+        _row(name, every_row, remat, label(phase), program, programs["forward"], wall / seconds["forward"])
+        for phase, (program, wall) in of.items()
     ]
 
 
@@ -61,16 +97,18 @@ def forward_pass():
     return timing.compiled(function, *jax.jit(init)())
 
 
-def _row(name, variant, measured, programs, seconds):
-    info, (every_row, remat), program = methods.METHODS[name], variant, programs[measured]
-    wall = timing.ratio(seconds[measured], seconds["forward"])
+def _row(name, every_row, remat, step, program, forward, ratios):
+    """One row: `step` says which steps it is about, `ratios` [rounds] are their wall times over that of a forward pass."""
+    info, wall = methods.METHODS[name], timing.ratio(ratios, 1.0)
+    derived = info.derived_fpe + info.rho * step_cost.rho()
     return {
         "method": name,
         "rows": "every row" if every_row else "as split",
         "remat": "yes" if remat else "no",
+        "step": step,
         "source": "" if info.source_fpe is None else str(info.source_fpe),
-        "derived": f"{info.derived_fpe + info.rho * step_cost.rho():.2f}",
-        "FPE": f"{program.flops / programs['forward'].flops:.2f}",
+        "derived": "" if math.isnan(derived) else f"{derived:.2f}",
+        "FPE": f"{program.flops / forward.flops:.2f}",
         "temp MiB": f"{program.temp_bytes / 2**20:.1f}",
         "compile s": f"{program.compile_s:.1f}",
         "wall over forward": f"{wall.median:.2f}",
@@ -104,6 +142,8 @@ def known_rows(path):
 def draw(path, rows):
     panels = {}
     for row in rows:
+        if not row["step"].startswith(("each", "mean")):  # the steps of a cycle one by one are in the table
+            continue
         panel = panels.setdefault(
             f"every term on {row['rows']}" if row["rows"] == "every row" else "rows split as the recipe does", {}
         )
@@ -117,8 +157,9 @@ def draw(path, rows):
 
 def main():
     path = pathlib.Path(OUTPUT.value)
+    parts.import_modules(MODULES.value)
     for name in METHODS.value:
-        checks.member("method", name, methods.METHODS)
+        checks.member("method (--modules=my_method registers one)", name, methods.METHODS)
     if not METHODS.value:
         raise typing.InputError("--methods= names no method; leave it out for all.")
     if BATCH.value % 16:

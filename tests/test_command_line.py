@@ -408,6 +408,23 @@ def test_the_benchmark_of_methods_goes_on_where_it_was(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_benchmark_of_methods_tells_the_steps_of_a_cycle_apart(tmp_path):
+    flags = ["--modules=experiments.three_players", "--methods=three_players", "--rounds=1", f"--output={tmp_path}"]
+    output, code = finish("benchmark_methods", *flags)
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines() if line.startswith("| three_players")
+    ]
+    split = {row[3]: float(row[6]) for row in rows if row[1:3] == ["as split", "no"]}
+    rests, moves = (
+        "4 of 5: fake, discriminator (follow, tell_apart)",
+        "1 of 5: V, fake, discriminator (push, fool, follow, tell_apart)",
+    )
+    assert code == 0 and list(split) == ["mean of 5", rests, moves], output
+    assert split["mean of 5"] == pytest.approx((4 * split[rests] + split[moves]) / 5, abs=0.01)
+    assert split[rests] < split[moves]  # what rests is not computed
+
+
+@pytest.mark.slow
 def test_the_benchmark_of_training_rehearses_on_a_cpu(tmp_path):
     flags = ["--sizes=tiny/4", "--latent=4", "--batch=16", "--steps=2", "--methods=flow_matching", f"--output={tmp_path}"]
     output, code = finish("benchmark_training", *flags)

@@ -114,13 +114,13 @@ def forward_passes(name, *, every_row=False, remat=False, batch=16):
 
     The mean over the cycle of the method; the arguments are those of `training_step`.
     """
-    cycle = _cycle(name, every_row)
-    return cycle.mean(_counted(name, cycle.distinct(), every_row=every_row, remat=remat, batch=batch))
+    steps = cycle(name, every_row)
+    return steps.mean(_counted(name, steps.distinct(), every_row=every_row, remat=remat, batch=batch))
 
 
 def costs(name, *, every_row=False, remat=False, batch=16):
     """The Costs of a method, phase by phase and network by network; the arguments are those of `training_step`."""
-    cycle, options = _cycle(name, every_row), {"every_row": every_row, "remat": remat, "batch": batch}
+    steps, options = cycle(name, every_row), {"every_row": every_row, "remat": remat, "batch": batch}
     method = _method(name, every_row)
     alone = {
         network: phases.Phase(
@@ -128,12 +128,13 @@ def costs(name, *, every_row=False, remat=False, batch=16):
         )
         for network in phases.periods(method)
     }
-    counted = _counted(name, {**cycle.distinct(), **dict.fromkeys(alone.values())}, **options)
-    by_phase = {phase: counted[phase] for phase in cycle.distinct()}
-    return Costs(by_phase, {network: counted[phase] for network, phase in alone.items()}, cycle.mean(by_phase))
+    counted = _counted(name, {**steps.distinct(), **dict.fromkeys(alone.values())}, **options)
+    by_phase = {phase: counted[phase] for phase in steps.distinct()}
+    return Costs(by_phase, {network: counted[phase] for network, phase in alone.items()}, steps.mean(by_phase))
 
 
-def _cycle(name, every_row):
+def cycle(name, every_row=False):
+    """The flowjax.training.phases.Cycle of a method, every optimizer as the method declares it."""
     method = _method(name, every_row)
     return phases.cycle(method, phases.periods(method))
 
