@@ -74,7 +74,7 @@ def mesh_line(mesh):
 
 
 def report(run):
-    """What `--dry_run` prints: every leaf of the state with its slices, bytes of a device, and what the devices say to each other."""
+    """What `--dry_run` prints: every leaf of the state with its slices, bytes of a device, and the collectives."""
     lines = [mesh_line(run.mesh), ""]
     leaves = jax.tree_util.tree_flatten_with_path(run.like.params)[0]
     rows = [("parameter", "shape", "of a device", "bytes of a device")]

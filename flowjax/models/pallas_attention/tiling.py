@@ -31,7 +31,7 @@ def row_sums(a, b):
 
 
 def like(z, shape, dtype):
-    """The type of an array that varies over the same axes of a mesh as z, as shard_map wants to be told."""
+    """The type of an array that varies over the same axes of a mesh as z, which shard_map requires."""
     kind = jax.typeof(z)
     varying = "manual_axis_type" if hasattr(kind, "manual_axis_type") else "vma"
     return jax.ShapeDtypeStruct(shape, dtype, **{varying: getattr(kind, varying)})
