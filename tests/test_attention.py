@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 from flowjax import models, typing
 from flowjax.models import attention
 from flowjax.profiling import flops
+from flowjax.training import compilation
 
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 CHUNKED = functools.partial(attention.attention, implementation="chunked", chunk=8)
@@ -247,3 +248,12 @@ def test_a_chunk_is_a_whole_number(chunk):
     (q, k, v), _ = arguments(4)
     with pytest.raises(typing.InputError, match="chunk is .*expected a whole number"):
         attention.attention(q, k, v, chunk=chunk)
+
+
+def test_the_log_of_a_run_names_the_attention_that_auto_took():
+    attention.TAKEN.clear()
+    z = jax.ShapeDtypeStruct((1, 300, 2, 16), jnp.float32)
+    for implementation in ("auto", "auto", "xla"):
+        jax.eval_shape(functools.partial(attention.attention, implementation=implementation), z, z, z)
+    (line,) = compilation.attention_lines()
+    assert line == "attention: {} ({})".format(*attention.chosen(300, 16))

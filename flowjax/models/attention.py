@@ -54,13 +54,18 @@ def attention(q, k, v, mask=None, *, implementation="auto", chunk=64):
     """
     _check(q, k, v, mask, implementation, chunk)
     if implementation == "auto":
-        implementation, _ = chosen(k.shape[1], q.shape[3], q.dtype, queries=q.shape[1])
+        implementation, reason = chosen(k.shape[1], q.shape[3], q.dtype, queries=q.shape[1])
+        TAKEN[f"{implementation} ({reason})"] = None
     if implementation == "xla":
         mask = None if mask is None else mask[:, None, None]
         return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")  # named: a fused one has no jvp
     if implementation == "pallas":
         return pallas_attention.attention(q, k, v, mask)
     return _chunked(q, k, v, mask, chunk)
+
+
+# What `auto` took in the programs that were traced, in words, as an ordered set. A run empties it, compiles, and logs it.
+TAKEN: dict[str, None] = {}
 
 
 def chosen(keys, head_dim, dtype=jnp.float32, *, queries=None, platform=None):

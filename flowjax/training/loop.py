@@ -87,6 +87,8 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
     hosts.print_once(compilation.mesh_line(run.mesh))
     with compilations:
         programs = compilation.compiled(run)
+    for line in compilation.attention_lines():
+        hosts.print_once(line)
     once = {"compile_s": compilations.seconds, "program_gib": compilation.device_bytes(programs) / 2**30}
     # Programs that queue up on several CPU devices deadlock in the all-reduce.
     block = run.mesh.devices.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
