@@ -74,7 +74,7 @@ FLOORS = {
 
 
 # The others are made of the same parts: slow tests.
-KINDS = ("jvp", "MeanFlow gradient, jvp on 1/4 of the rows", "gradient through the jvp")
+KINDS = ("jvp", "gradient through the jvp")
 
 
 @pytest.mark.parametrize("name", [n if n in KINDS else pytest.param(n, marks=pytest.mark.slow) for n in FLOORS])

@@ -80,6 +80,7 @@ def logged(folder):
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     output, code = finish("train", *SMALL, f"--workdir={undisturbed}")
@@ -162,6 +163,7 @@ def test_sampling_needs_the_workdir_alone(trained):
     pictures.assert_classes(trained / "sample.png", columns, 3, per_class=3)
 
 
+@pytest.mark.slow
 def test_evaluation_needs_the_workdir_alone(trained):
     flags = ["--steps=1", "--ema=none,0.999", "--sampler=flow_map", "--sampler=euler", "--num=100", "--resamples=2"]
     output, code = finish("evaluate", f"--workdir={trained}", *flags, "--measures=frechet,agreement")
@@ -285,7 +287,7 @@ BAD = {
 
 
 # Each is a process; two of the ways in which an error reaches the command line every time, the others in the slow tests.
-@pytest.mark.parametrize("case", [c if i % 4 == 0 else pytest.param(c, marks=pytest.mark.slow) for i, c in enumerate(BAD)])
+@pytest.mark.parametrize("case", [c if i % 8 == 0 else pytest.param(c, marks=pytest.mark.slow) for i, c in enumerate(BAD)])
 def test_bad_input_ends_in_one_sentence(case, tmp_path):
     module, flags, message = BAD[case]
     folder = tmp_path / "run"
@@ -300,8 +302,8 @@ def test_bad_input_ends_in_one_sentence(case, tmp_path):
     "module,flags,message",
     [
         ("sample", ["--labels=10"], "classes 0 to 9"),
-        ("sample", ["--ema=0.5"], "no average with decay 0.5"),
-        ("sample", ["--sampler=eular"], "did you mean euler"),
+        pytest.param("sample", ["--ema=0.5"], "no average with decay 0.5", marks=pytest.mark.slow),
+        pytest.param("sample", ["--sampler=eular"], "did you mean euler", marks=pytest.mark.slow),
         ("train", ["--config=configs/tvm.py:test"], "another config"),
     ],
 )
@@ -329,6 +331,7 @@ def test_an_empty_workdir_is_named(tmp_path):
     assert code != 0 and "holds no config.json" in output and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_demo_ends_by_naming_what_it_wrote(tmp_path):
     output, code = finish("demo", "--preset=test", f"--workdir={tmp_path / 'demo'}")
     assert code == 0, output

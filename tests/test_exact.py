@@ -103,6 +103,7 @@ def column(t, x):
 
 KINDS = [("scalar", "linear"), ("points", "linear"), ("images", "linear"), ("mixture", "linear")]
 KINDS += [("points", "trigonometric"), ("points", "variance_preserving"), ("mixture", "variance_preserving")]
+slowly = functools.partial(pytest.param, marks=pytest.mark.slow)
 every_flow = pytest.mark.parametrize(("kind", "path"), KINDS)
 
 
@@ -156,7 +157,9 @@ def derivatives(kind, path):
     return run
 
 
-@pytest.mark.parametrize(("kind", "path"), [("points", "linear"), ("points", "variance_preserving"), ("mixture", "linear")])
+@pytest.mark.parametrize(
+    ("kind", "path"), [("points", "linear"), slowly("points", "variance_preserving"), slowly("mixture", "linear")]
+)
 @pytest.mark.parametrize("gap", [None, 0.0, 1e-6, 1e-3, 0.045])
 def test_first_and_second_derivatives(kind, path, gap):
     x, s, t = points(flow(kind, path)[1], path)
@@ -296,7 +299,7 @@ def box_nodes(corners, side, count=120):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("t", [0.03, 0.2, 0.499, 0.501, 0.8, 1.0])
+@pytest.mark.parametrize("t", [slowly(0.03), 0.2, slowly(0.499), 0.501, 0.8, 1.0])
 def test_velocity_of_boxes_is_the_posterior_mean(t):
     corners, x = [(-2, 0), (0.5, 0.5), (1, -2)], np.random.default_rng(0).uniform(-3, 3, (20, 2))
     expected = quadrature_velocity(x, t, *box_nodes(corners, 0.7))

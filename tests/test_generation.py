@@ -137,6 +137,7 @@ def killed(command, folder, moments):
     return output
 
 
+@pytest.mark.slow
 def test_killed_the_files_are_the_same(flow_run, tmp_path):
     command = [
         sys.executable,

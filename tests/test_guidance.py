@@ -13,6 +13,7 @@ from flowjax import guidance, methods, typing
 CONSTANTS = {"k": 0.6, "mix": 0.25, "decay": 0.8, "interval": (0.0, 0.7)}
 
 
+@pytest.mark.slow
 def test_the_target_of_two_gaussian_classes_is_their_guided_velocity(x64):
     for kind in guidance.TARGETS:
         point, net, expected = points(kind)
@@ -72,7 +73,7 @@ def test_published_forms_and_scales(x64):
     np.testing.assert_allclose((V_c - guided_v)[0] / 3, (V_c / 3 + 2 / 3 * V_null - v)[0], atol=1e-12)  # the paper's residual
 
 
-@pytest.mark.parametrize("kind", guidance.TARGETS)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if k == "meanflow" else k for k in guidance.TARGETS])
 def test_the_network_is_evaluated_once_and_no_more_than_the_formula_needs(kind):
     point, net, _ = points(kind)
     rows = []

@@ -115,6 +115,7 @@ def test_two_processes_train_as_one(undisturbed, tmp_path):
     assert [record["step"] for record in records] == list(range(5, STEPS + 1, 5))
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_all(undisturbed, tmp_path):
     """SIGTERM to the process that does not speak; without it they would take 10,000 steps."""
     folder = tmp_path / "stopped"

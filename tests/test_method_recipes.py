@@ -75,6 +75,7 @@ def test_pd_can_go_on_from_the_stage_before():
     np.testing.assert_allclose(method.loss(nets(), drawn)[0], error * weight, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_velocity_of_freeflow_learns_from_samples_alone_and_the_student_not_from_that():
     """Leaf by leaf."""
     method, drawn = make("freeflow"), drawn_by("freeflow")

@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from method_table import (
     COLUMNS,
     COUPLED,
@@ -170,6 +171,7 @@ def test_one_trace_over_the_steps():
             assert all(abs(g) > 0 for g in jax.tree.leaves(grads)), name
 
 
+@pytest.mark.slow
 def test_an_absent_label_and_bfloat16_data():
     batches = {name: batch_of(name, 24, labels=False) for name in FORMS}
     given = jax.tree.map(lambda x: x.astype(jnp.bfloat16), batches)

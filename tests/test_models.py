@@ -94,9 +94,8 @@ def test_bfloat16_keeps_float32_parameters_and_outputs(name):
     assert 0 < np.abs(out - output(name)).max() < 0.1 * np.abs(output(name)).max()
 
 
-@pytest.mark.parametrize(
-    "policy", [p if p == "nothing_saveable" else pytest.param(p, marks=pytest.mark.slow) for p in dit.REMAT]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", dit.REMAT)
 def test_remat_and_unroll_change_nothing(policy):
     net, params, x, _ = case("dit")
     gradient = lambda net: jit(jax.grad(lambda p: jnp.sum(net.apply(p, x, 0.8, 0.3) ** 2)))(params)

@@ -295,6 +295,7 @@ def test_an_autoguided_teacher_is_extrapolated_and_its_scale_is_an_input(teacher
     assert not np.array_equal(*samples)
 
 
+@pytest.mark.slow
 def test_classifier_free_guidance_of_a_labelled_teacher():
     config = method_config.get_config("emd,digits")
     config.guidance.update({"kind": "classifier_free", "scale": (2.0, 2.0)})

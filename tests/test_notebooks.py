@@ -91,7 +91,8 @@ def small(name, folder, monkeypatch):
     return notebooks.executed(notebooks.NAMES[name], SMALL[name].replace("FOLDER", str(folder)), before=WATCH)
 
 
-@every_notebook
+# A minute each: the fastest runs every time, the others in the slow tests.
+@pytest.mark.parametrize("name", [n if n == "every_loss" else pytest.param(n, marks=pytest.mark.slow) for n in notebooks.NAMES])
 def test_a_notebook_runs_without_a_warning_or_an_empty_picture(name, tmp_path, monkeypatch):
     notebook = small(name, tmp_path, monkeypatch)
     assert pictures(notebook)

@@ -32,7 +32,7 @@ def test_an_unknown_parameterisation():
         models.make("mlp", parameterisation="edn")
 
 
-@pytest.mark.parametrize("parameterisation", ["velocity", "denoised_field"])
+@pytest.mark.parametrize("parameterisation", [pytest.param("velocity", marks=pytest.mark.slow), "denoised_field"])
 def test_a_tangent_in_float32_of_a_network_in_bfloat16(parameterisation):
     """`jvp=float32`: what is differentiated along the path computes in float32, what is scored in bfloat16."""
     fields = {"width": 32, "depth": 2, "harmonics": 1}

@@ -162,10 +162,8 @@ def test_every_preset_builds_its_training_step(name, preset, teacher, monkeypatc
     "choice",
     [
         "imf,mit",
-        "pmf,mit",
         "dmf,decoupled_dit",
-        "tvm,semi_lipschitz_dit",
-        pytest.param("meanflow,unet", marks=pytest.mark.slow),
+        *(pytest.param(c, marks=pytest.mark.slow) for c in ("pmf,mit", "tvm,semi_lipschitz_dit", "meanflow,unet")),
     ],
 )
 def test_every_network_builds_a_guided_training_step(choice):

@@ -55,6 +55,7 @@ def test_residuals_on_a_flat_space_are_those_of_r_n():
         assert np.abs(result).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_residuals_on_the_sphere_are_zero_for_a_rotation_alone():
     killing = lambda x, t: jnp.stack([-x[:, 1], x[:, 0], 0 * x[:, 2]], 1)
 

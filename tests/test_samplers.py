@@ -368,6 +368,7 @@ def test_inversion_then_sampling_returns_the_data():
         assert np.abs(noise - data()).max() > 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_adaptive_solver_meets_its_tolerance_with_more_evaluations_for_a_tighter_one():
     counts, errors = [], []

@@ -108,6 +108,7 @@ def test_written_samples_are_measured_like_drawn_ones(points_run, tmp_path):
     assert len(rest) == 2 and np.isnan(read["precision"][1])
 
 
+@pytest.mark.slow
 def test_a_student_of_a_guided_teacher_is_sampled_at_each_scale(tmp_path, flow_run, saved_run):
     config = method.get_config("ayf_emd,test")
     config.teacher, config.guidance.kind, config.guidance.weak = str(flow_run), "autoguidance", str(flow_run)

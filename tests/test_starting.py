@@ -99,6 +99,7 @@ def test_a_transformer_of_tokens_does_not_start_without_the_tokens_of_the_guidan
         runs.setup(guided, devices=ONE)
 
 
+@pytest.mark.slow
 def test_the_second_head_is_trained_where_the_method_needs_it():
     config = imf.get_config("guided")
     config.model = common.network("mit", width=16, depth=2, heads=2, head_depth=1)

@@ -104,6 +104,7 @@ def broken_source(source, steps, batch_size=32):
     return source._replace(rows=rows)
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monkeypatch):
     load = data.load
     monkeypatch.setattr(data, "load", lambda name, **how: broken_source(load(name, **how), [2, 5]))
@@ -198,6 +199,7 @@ def test_asking_for_the_best_of_a_run_without_a_measure(tmp_path):
 # What it knows of itself
 
 
+@pytest.mark.slow
 def test_the_log_splits_the_time_of_a_step(tmp_path, monkeypatch):
     monkeypatch.setattr(log, "PEAK_TFLOPS", {"cpu": 0.1})
     loop.train(small(), tmp_path, devices=ONE)

@@ -222,6 +222,7 @@ def test_a_step_without_a_phase_is_refused(alone):
         jax.eval_shape(run.step, run.like, run.batch_like, ())
 
 
+@pytest.mark.slow
 def test_three_players_on_eight_devices_train_as_on_one(alone):
     _, _, states, metrics = alone
     _, _, sliced, metrics_sliced = trained(with_sgd(small(ema=(0.5,), mesh={"data": 2, "fsdp": 4})), jax.devices()[:8])

@@ -109,6 +109,7 @@ def directions(x):
     return jnp.cos(jnp.arange(x.size)).reshape(x.shape), jnp.ones_like(S), -0.5 * jnp.ones_like(T)
 
 
+@pytest.mark.slow
 @blocks
 def test_jvp_and_gradients_through_it(name):
     net, params, x = case(name)
@@ -128,6 +129,7 @@ def test_jvp_and_gradients_through_it(name):
         )
 
 
+@pytest.mark.slow
 @blocks
 def test_bfloat16_in_and_out(name):
     net, params, x = case(name)
@@ -276,6 +278,7 @@ def test_the_published_share_of_source_blocks():
     assert found == [20, 8]
 
 
+@pytest.mark.slow
 def test_layers_start_with_spectral_norm_one():
     net, x = NETS["semi_lipschitz"], case("semi_lipschitz")[2]
     params = jit(net.init)(jax.random.key(0), x, S, T, COND)["params"]

@@ -82,6 +82,7 @@ def test_times_and_labels():
         assert np.abs(V(*times, -1, -1, -1, -1) - base).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_jvp_agrees_with_finite_differences():
     net = NET.clone(dtype="float64")
