@@ -44,6 +44,8 @@ def test_samples_in_one_call(guided):
     assert np.abs(run.sample(12, steps=2, labels=(7, 2), seed=1) - x).max() > 1e-3
     with pytest.raises(typing.InputError, match="the classes 0 to 9"):
         run.sample(2, labels=10)
+    with pytest.raises(typing.InputError, match="the classes 0 to 9"):
+        run.V(labels=30)
 
 
 def test_one_tree_is_read(guided, tmp_path):

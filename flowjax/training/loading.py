@@ -67,14 +67,18 @@ class Trained(NamedTuple):
           inputs: values of one row for further inputs of the network, config.model.inputs: {"level": 0.3}; null values where absent.
 
         Raises:
-          InputError: for a scale, an interval or an input that the run did not learn.
+          InputError: for a class that the data does not have, or a scale, an interval or an input that the run did not learn.
 
         Example:
           run = training.load("runs/digits")
           V = run.V(labels=3)
           x = eps - V(eps, 1.0, 0.0)          # one jump from noise to data
         """
-        values, labels = self.conditioning(guidance, interval, inputs), -1 if labels is None else labels
+        values = self.conditioning(guidance, interval, inputs)
+        if labels is None:
+            labels = -1
+        elif not isinstance(labels, jax.core.Tracer):
+            self.labels(1, labels)
 
         def V(x, s, t):
             rows = jnp.broadcast_to(jnp.asarray(labels, jnp.int32), x.shape[:1])
