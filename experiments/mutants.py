@@ -10,14 +10,15 @@ half an hour on two CPU cores.
 
 import ast
 import concurrent.futures
+import functools
 import os
 import pathlib
-import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from typing import NamedTuple
 
 import tqdm
@@ -139,13 +140,24 @@ def _changes(node, text, place):
 
 
 def chosen(seed, count):
-    """The changes of a seed, a list of Mutant: FIXED, then `count` drawn without replacement, evenly from SUBJECTS."""
-    generator, changes = random.Random(seed), [_fixed(*entry) for entry in FIXED]
+    """The changes of a seed, a list of Mutant: FIXED, then `count` from SUBJECTS, each of which gives as many.
+
+    A change is drawn by a hash of its line, so that an edit of one function leaves the other draws as they are.
+    """
+    changes = [_fixed(*entry) for entry in FIXED]
     for number, (pattern, tests) in enumerate(SUBJECTS.items()):
         every = [mutant for path in sorted(ROOT.glob(pattern)) for mutant in mutants(str(path.relative_to(ROOT)), tests)]
         share = count // len(SUBJECTS) + (number < count % len(SUBJECTS))
-        changes += generator.sample(every, min(share, len(every)))
+        changes += sorted(every, key=functools.partial(_rank, seed))[:share]
     return changes
+
+
+def _rank(seed, mutant):
+    """A number that looks random and depends on the seed, the file, and the line before and after the change alone."""
+    text = (ROOT / mutant.path).read_text()
+    first = text.rfind("\n", 0, mutant.start) + 1
+    line = text[first : text.find("\n", mutant.start)]
+    return zlib.crc32(f"{seed} {mutant.path} {line} {mutant.start - first} {mutant.new}".encode())
 
 
 def _fixed(path, old, new, tests):
