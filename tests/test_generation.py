@@ -1,6 +1,5 @@
 """Many samples in shards: the same on any number of devices and after any kill, whole files, clear errors."""
 
-import os
 import pathlib
 import signal
 import subprocess
@@ -17,7 +16,6 @@ from flowjax.evaluation import generation
 from flowjax.training import sampling, sharding
 
 ROOT = pathlib.Path(__file__).parents[1]
-ENV = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
 def contents(folder):
@@ -126,7 +124,7 @@ def test_a_folder_of_something_else_is_kept(flow_run, tmp_path):
 def killed(command, folder, moments):
     """Runs a command to its end, killing it whenever one more of so many shards has appeared; returns its output."""
     for shards in (*moments, None):
-        process = subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         while shards is not None and len(list(folder.glob("shard_*.npz"))) < shards:
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.001)
@@ -187,6 +185,6 @@ def test_memory_does_not_grow_with_the_number_of_samples(digits_run, tmp_path):
             f" generation.write({str(digits_run)!r}, {str(tmp_path / str(num))!r}, num={num}, shard=2048);"
             " print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
-        output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ENV, capture_output=True, text=True, check=True)
+        output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         peaks.append(int(output.stdout.split()[-1]))
     assert peaks[1] < 1.1 * peaks[0]

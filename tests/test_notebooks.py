@@ -85,16 +85,14 @@ def empty_pictures(notebook):
     return [text for pixels, text in pictures(notebook) if blank(pixels) or not full.match(text)]
 
 
-def small(name, folder, monkeypatch):
-    # One device, as a laptop has; programs that run once need not be fast.
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+def small(name, folder):
     return notebooks.executed(notebooks.NAMES[name], SMALL[name].replace("FOLDER", str(folder)), before=WATCH)
 
 
 # A minute each: the fastest runs every time, the others in the slow tests.
 @pytest.mark.parametrize("name", [n if n == "every_loss" else pytest.param(n, marks=pytest.mark.slow) for n in notebooks.NAMES])
-def test_a_notebook_runs_without_a_warning_or_an_empty_picture(name, tmp_path, monkeypatch):
-    notebook = small(name, tmp_path, monkeypatch)
+def test_a_notebook_runs_without_a_warning_or_an_empty_picture(name, tmp_path):
+    notebook = small(name, tmp_path)
     assert pictures(notebook)
     assert not empty_pictures(notebook)
     assert not complaints(notebook)

@@ -206,6 +206,7 @@ def test_kernels_compile_for_tpus():
         "PYTHONPATH": os.pathsep.join(["tests", ".", *sys.path]),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
     ran = subprocess.run([sys.executable, "-c", AHEAD_OF_TIME, repr(cases)], env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-2_000:]
