@@ -116,8 +116,10 @@ def angles_of(tree, shape, prefix):
 
 
 def reference_mit(tree, x, s, t, label, w, interval):
+    table = tree["y_embedder"]["embedding_table"]
+    table = table["embedding"][0] if "embedding" in table else table["_flax_embedding"]["embedding"]
     embeddings = {
-        "class_tokens": tree["y_embedder"]["embedding_table"]["_flax_embedding"]["embedding"][label],
+        "class_tokens": table[label],
         "omega_tokens": embedded(1 - 1 / w, tree["omega_embedder"]),
         "t_min_tokens": embedded(interval[:, 0], tree["cfg_t_start_embedder"]),
         "t_max_tokens": embedded(interval[:, 1], tree["cfg_t_end_embedder"]),
@@ -153,6 +155,7 @@ scale = lambda n: {"kernel": 1 + weights(n)}
 embedder = lambda: {"mlp": {"layers_0": affine(256, WIDTH), "layers_2": affine(WIDTH, WIDTH)}}
 patcher = lambda p, n, m: {"kernel": weights(p, p, n, m), "bias": weights(m)}
 labels = lambda: {"embedding_table": {"_flax_embedding": {"embedding": weights(CLASSES + 1, WIDTH)}}}
+pixel_labels = lambda: {"embedding_table": {"embedding": weights(1, CLASSES + 1, WIDTH)}}  # as in the pixel checkpoints
 
 
 def dit_tree(depth=2, channels=2):
@@ -175,7 +178,7 @@ def dit_tree(depth=2, channels=2):
 
 
 def mit_tree(pixel=False, channels=2, tokens=6):
-    hidden = 48 if pixel else 42  # 16 * 8 / 3 is 42.7
+    hidden = 42  # 16 * 8 / 3 is 42.7
     head_dim = WIDTH // HEADS
     block = lambda: {
         "norm1": scale(WIDTH),
@@ -192,7 +195,7 @@ def mit_tree(pixel=False, channels=2, tokens=6):
         tree[f"{name}_embedder"] = embedder()
     tree |= {f"{name}_{i}": block() for name in ("shared_blocks", "u_heads", "v_heads") for i in (0, 1)}
     tree |= {f"{z}_final_layer": {"norm": scale(WIDTH), "linear": affine(WIDTH, PATCH**2 * channels)} for z in "uv"}
-    tree["y_embedder"] = labels()
+    tree["y_embedder"] = pixel_labels() if pixel else labels()
     if pixel:
         tree["pos_embed"] = weights(1, tokens + sum(groups.values()), WIDTH)
         tree["x_embedder"] = {"proj1": patcher(PATCH, channels, 4), "proj2": patcher(1, 4, WIDTH)}
@@ -262,6 +265,13 @@ def test_trees_that_do_not_fit(make, convert):
         convert(tree)
     with pytest.raises(typing.InputError, match="lacks .* and has unexpected"):
         convert({"params": tree})
+
+
+def test_one_table_of_labels_under_one_name():
+    tree = mit_tree()
+    tree["y_embedder"]["embedding_table"] |= pixel_labels()["embedding_table"]
+    with pytest.raises(typing.InputError, match=r"has unexpected 1 \(y_embedder/embedding_table/_flax_embedding/embedding\)"):
+        published.mit(tree)
 
 
 def test_a_gap_between_blocks_is_missing_leaves():

@@ -5,7 +5,7 @@ import inspect
 import flax.linen as nn
 
 from flowjax import checks, conditioning, flowmap
-from flowjax.models.decoupled_dit import DecoupledDiT
+from flowjax.models.decoupled_dit import DECOUPLED_DIT_SIZES, DecoupledDiT
 from flowjax.models.dit import DIT_SIZES, DiT
 from flowjax.models.log_variance import LogVariance
 from flowjax.models.mit import MIT_SIZES, MiT
@@ -15,6 +15,7 @@ from flowjax.models.semi_lipschitz_dit import SEMI_LIPSCHITZ_SIZES, SemiLipschit
 from flowjax.models.unet import UNet
 
 __all__ = [
+    "DECOUPLED_DIT_SIZES",
     "DIT_SIZES",
     "DecoupledDiT",
     "DiT",
@@ -48,7 +49,7 @@ MODELS = {
 SIZES = {
     "dit": DIT_SIZES,
     "mit": MIT_SIZES,
-    "decoupled_dit": DIT_SIZES,
+    "decoupled_dit": DECOUPLED_DIT_SIZES,
     "semi_lipschitz_dit": SEMI_LIPSCHITZ_SIZES,
 }
 _DIT = ((r"patch_out/kernel$", ("fsdp", None)), (".*", ("fsdp",)))

@@ -11,6 +11,9 @@ from flowjax import typing
 from flowjax.models import dit, embeddings
 from flowjax.typing import Array, Time
 
+# Published for ImageNet at 256 pixels: 20 of 28 blocks. Of the other sizes the authors name none, see source_depth.
+DECOUPLED_DIT_SIZES = {**dit.DIT_SIZES, "XL": {**dit.DIT_SIZES["XL"], "source_depth": 20}}
+
 
 class DecoupledDiT(dit.DiT):
     """A DiT whose first blocks are conditioned on `s`, and the others and the last layer on `t`, by one time embedder.
@@ -19,9 +22,9 @@ class DecoupledDiT(dit.DiT):
     (`from_plain`).
 
     Attributes:
-      source_depth: blocks that are conditioned on the source time; 0 for two thirds of all, rounded (published XL: 20 of 28).
+      source_depth: blocks that are conditioned on the source time; 0 for two thirds of all, rounded (ours).
 
-    The other attributes are those of DiT.
+    The other attributes are those of DiT; its sizes are DECOUPLED_DIT_SIZES.
 
     Reference: Lee et al. 2025, Decoupled MeanFlow (arXiv 2510.24474).
     """

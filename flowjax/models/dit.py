@@ -164,9 +164,13 @@ class DiT(nn.Module):
                 f"{type(self).__name__}: width {self.width} must be a multiple of 4 and of {self.heads} heads."
             )
         positions = embeddings.grid_positions(x.shape[1] // p, x.shape[2] // p, self.width)
-        h = dense(self.width, dtype, "patch_in")(h.astype(dtype)) + jnp.asarray(positions, dtype)[None]
+        h = self._patch_in(dtype)(h.astype(dtype)) + jnp.asarray(positions, dtype)[None]
         first = lambda name: lambda image: from_zero(self.width, dtype, name)(embeddings.patches(image, p).astype(dtype))
         return embeddings.beside(h, self.inputs, cond, x, first)
+
+    def _patch_in(self, dtype):
+        """The layer of the patches."""
+        return dense(self.width, dtype, "patch_in")
 
     def _conditioning(self, x, s, t, cond):
         """Times, label and further inputs -> [B, width]."""

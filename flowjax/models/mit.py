@@ -88,7 +88,7 @@ class MiT(nn.Module):
         start at zero; what else stands here is added, from zero, to the embedding of s - t or, if it is like x, to the patches.
       bottleneck: channels between the two linear maps of a patch; 0 for one map. Published: 128, above width 1024 256.
       positions: "sequence" (rotary positions in the whole sequence) or "grid" (rotary rows and columns of the patches alone, a
-        learned embedding of all positions, and the MLP's hidden width rounded up to a multiple of 8).
+        learned embedding of all positions, and above width 1024 the MLP's hidden width rounded up to a multiple of 8).
       remat: what a block stores for the backward pass, which computes the rest again: "nothing_saveable" (one more forward pass), or
         another of dit.REMAT; "": its matmuls and what the attention stores.
       unroll: blocks unrolled in one iteration of the scan over blocks.
@@ -197,7 +197,7 @@ class MiT(nn.Module):
         if not depth:
             return h
         hidden = int(self.width * self.mlp_ratio)
-        if self.positions == "grid":
+        if self.positions == "grid" and self.width > 1024:  # as the authors have it for H: 3416 from 3413, and 2730 stays for L
             hidden = -(-hidden // 8) * 8
         blocks = dit.stack(Block, depth, remat=self.remat, unroll=self.unroll)
         return blocks(self.width, self.heads, hidden, jnp.dtype(self.dtype), self.attention, name=name)(h, angles)[0]

@@ -10,6 +10,8 @@ import numpy as np
 
 from flowjax import typing
 
+_LABELS = "y_embedder/embedding_table/_flax_embedding/embedding"
+_PIXEL_LABELS = "y_embedder/embedding_table/embedding"  # of the pixel MeanFlow, with a leading axis of 1
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "I64": np.int64, "I32": np.int32}
 
 
@@ -32,7 +34,7 @@ def meanflow_dit(tree: Mapping[str, Any]) -> dict[str, Any]:
         **_linear("patch_in", "x_embedder/proj"),
         **_embedder("source", "t_embedder"),
         **_embedder("gap", "h_embedder"),
-        "label/Embed_0/embedding": "y_embedder/embedding_table/_flax_embedding/embedding",
+        "label/Embed_0/embedding": _LABELS,
         **_linear("modulation", "final_layer/adaLN_modulation/layers_1/_flax_linear"),
         **_linear("patch_out", "final_layer/linear/_flax_linear"),
     }
@@ -52,7 +54,9 @@ def mit(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Weights of a published improved or pixel MeanFlow transformer as those of our MiT.
 
     Args:
-      tree: nested dicts of arrays with the published names, possibly below "net"; with or without the head of the velocity.
+      tree: nested dicts of arrays with the published names, possibly below "net"; with or without the head of the velocity. The
+        table of labels has the name that it has in the improved MeanFlow's checkpoints, [rows, width], or the pixel one's, [1,
+        rows, width].
 
     Returns:
       The tree of `MiT(num_classes, width, depth, heads, patch, head_depth, ...)`, float32 numpy arrays; without the velocity
@@ -65,7 +69,7 @@ def mit(tree: Mapping[str, Any]) -> dict[str, Any]:
     """
     leaves = _leaves(tree)
     names = {
-        "label/Embed_0/embedding": "y_embedder/embedding_table/_flax_embedding/embedding",
+        "label/Embed_0/embedding": _PIXEL_LABELS if _PIXEL_LABELS in leaves else _LABELS,
         **_embedder("gap", "h_embedder"),
         **_embedder("guidance_scale", "omega_embedder"),
         **_embedder("interval_low", "cfg_t_start_embedder"),
@@ -189,7 +193,7 @@ def _renamed(caller, leaves, names):
 
 
 def _array(leaf):
-    """Kernels of patches [p, p, C, D] and tokens [1, n, D] are flattened to two axes, as ours are; float32."""
+    """Kernels of patches [p, p, C, D], tokens and tables [1, n, D] are flattened to two axes, as ours are; float32."""
     leaf = np.asarray(leaf, np.float32)
     return leaf.reshape(-1, leaf.shape[-1]) if leaf.ndim > 2 else leaf
 

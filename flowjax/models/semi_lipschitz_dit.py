@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from flowjax import conditioning
+from flowjax import checks, conditioning
 from flowjax.models import dit
 from flowjax.typing import Array, Time
 
@@ -14,6 +14,9 @@ def spectral(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     """Initial weights [inputs, outputs], xavier normal over their largest singular value: no input grows."""
     weights = nn.initializers.xavier_normal()(key, shape, dtype)
     return weights / jnp.linalg.norm(weights, ord=2)
+
+
+EMBEDDER_INITS = {"spectral": spectral, "normal": nn.initializers.normal(0.02)}
 
 
 def rms_norm(h: Array, dtype) -> Array:
@@ -43,10 +46,12 @@ class SemiLipschitzDiT(dit.DiT):
     """A DiT whose layers are Lipschitz but for the attention: a loss that differentiates it in `t` needs that.
 
     RMS norms without parameters stand for layer norms, queries and keys are normed, and so is each part of a modulation; linear
-    layers of blocks and embedders start with spectral norm 1. The guidance scale w is embedded as 1 / w.
+    layers of blocks start with spectral norm 1. The guidance scale w is embedded as 1 / w.
 
     Attributes:
-      scale_output: whether, with guidance, V is multiplied by w, as published.
+      scale_output: whether, with guidance, V is multiplied by w; published: yes, but for the scale 2.5 at 512 pixels.
+      embedder_init: how the embedders of times and of the guidance scale start, "spectral" (norm 1; published for the scales 2 at
+        256 pixels and 2.25 at 512) or "normal" (deviation 0.02; published for 1.75 at 256 and 2.5 at 512).
 
     The other attributes are those of DiT; its sizes are SEMI_LIPSCHITZ_SIZES.
 
@@ -54,6 +59,7 @@ class SemiLipschitzDiT(dit.DiT):
     """
 
     scale_output: bool = True
+    embedder_init: str = "spectral"
 
     _block = Block
     _features = {"guidance": lambda w: 1 / w}
@@ -70,7 +76,12 @@ class SemiLipschitzDiT(dit.DiT):
         return (V * conditioning.value("guidance", cond, x)[:, None, None, None]).astype(x.dtype)
 
     def _embed(self, name, **more):
-        return dit.DiT._embed(self, name, init=spectral, **more)
+        checks.member("embedder_init of a SemiLipschitzDiT", self.embedder_init, EMBEDDER_INITS)
+        return dit.DiT._embed(self, name, init=EMBEDDER_INITS[self.embedder_init], **more)
+
+    def _patch_in(self, dtype):
+        # The authors divide by the spectral norm, too, but of a copy: what is trained starts xavier normal.
+        return dit.dense(self.width, dtype, "patch_in", nn.initializers.xavier_normal())
 
     def _embed_input(self, name, times):
         return [self._embed(embedding, zero=name not in self.NOT_FROM_ZERO)(time) for embedding, time in times.items()]

@@ -3,9 +3,13 @@
 import inspect
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import optax
 
-from flowjax import checks, typing
+from flowjax import checks, options, typing
+
+# Schedules of the learning rate, with the options that each takes.
+SCHEDULES = {"constant": {}, "cosine": {}, "linear": {}, "sqrt": {"steps": 35_000}}
 
 
 class Optimizer(NamedTuple):
@@ -27,7 +31,8 @@ def make(section, updates, part="optim"):
 
     Args:
       section: a flowjax.training.settings.Optim: `name` (of optax or optax.contrib), `learning_rate`, `schedule` ("constant",
-        "cosine" or "linear"), `warmup_steps` (updates), `clip_norm` (0: none), `every` and `kwargs`.
+        "cosine", "linear" or "sqrt:steps=35_000", see `inverse_square_root`), `warmup_steps` (updates), `clip_norm` (0: none),
+        `every` and `kwargs`.
       updates: number of updates in the whole training, over which a falling schedule falls to 0.
       part: which part of the config the section is, for the errors.
 
@@ -51,6 +56,15 @@ def make(section, updates, part="optim"):
         raise typing.InputError(f"optimizer {section.name!r} cannot be made with {kwargs}: {error}.") from error
 
 
+def inverse_square_root(peak, steps):
+    """`updates before this one -> rate`: peak up to so many updates, then peak sqrt(steps / updates).
+
+    Karras et al. 2024 (arXiv 2312.02696); sCM has it with 35,000 or 70,000 steps (arXiv 2410.11081, appendix), flow map
+    self-distillation with 35,000 (arXiv 2505.18825, the authors' code).
+    """
+    return lambda updates: peak / jnp.sqrt(jnp.maximum(updates / steps, 1.0))
+
+
 def _is_optimizer(name, factory):
     return not name.startswith("_") and inspect.isfunction(factory) and "learning_rate" in inspect.signature(factory).parameters
 
@@ -62,12 +76,19 @@ def _schedule(section, updates, part):
             f"config.{part}: learning_rate is {peak} and warmup_steps {warmup}; the rate must be above 0, the warm-up shorter than"
             f" the {updates} updates."
         )
+    name, given = options.parse(f"config.{part}.schedule", section.schedule, SCHEDULES)
+    steps = {**SCHEDULES[name], **given}.get("steps", 1)
+    if not steps > 0:
+        raise typing.InputError(f"config.{part}.schedule is {section.schedule!r}; expected steps above 0: sqrt:steps=35_000.")
     falls = {
         "constant": lambda: optax.constant_schedule(peak),
         "cosine": lambda: optax.cosine_decay_schedule(peak, updates - warmup),
         "linear": lambda: optax.linear_schedule(peak, 0.0, updates - warmup),
+        "sqrt": lambda: inverse_square_root(peak, steps),
     }
-    checks.member(f"config.{part}.schedule", section.schedule, falls)
+    fall = falls[name]()
     if not warmup:
-        return falls[section.schedule]()
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), falls[section.schedule]()], [warmup])
+        return fall
+    if name == "sqrt":  # it counts the updates of the warm-up, too, as in EDM2
+        return lambda updates: fall(updates) * jnp.minimum(updates / warmup, 1.0)
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), fall], [warmup])
