@@ -62,6 +62,8 @@ INPUTS: dict[str, Input] = {
     "interval": Input(
         "times", null=(0.0, 1.0), shape=(2,), embeddings=("interval_low", "interval_high"), joint="guidance_interval"
     ),
+    # What flowjax.data.augmentation did to a row, in the order of its LABELS; zeros: nothing, and so for samples.
+    "augmentation": Input("vector", shape=(9,)),
 }
 GUIDANCE = ("guidance", "interval")  # how a row is guided; a network has them by config.guidance
 

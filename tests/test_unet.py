@@ -192,6 +192,83 @@ def test_published_size():
     assert round(one_time / 1e6, 1) == round((one_time + 9 * 128) / 1e6, 1) == 55.7, one_time
 
 
+def test_the_published_network_of_meanflow_on_cifar10():
+    """Against the fields of the defaults: 2 x 128 more rows of the MLP's first kernel, and a layer of the labels."""
+    ours = paths(UNet(frequencies=2, resample=(1, 3, 3, 1), last_scale=1e-5, inputs=("augmentation",)), (1, 32, 32, 3))
+    assert ours["embedding_in/kernel"].shape == (512, 512) and ours["augmentation/kernel"].shape == (9, 512)
+    count = sum(np.prod(leaf.shape) for leaf in ours.values())
+    plain = sum(np.prod(leaf.shape) for leaf in paths(UNet(), (1, 32, 32, 3)).values())
+    assert count - plain == 256 * 512 + 9 * 512 and round(count / 1e6, 1) == 55.9
+
+
+def test_a_time_is_as_many_sines_and_cosines_as_wanted():
+    """DDPM++ with "channel_mult_noise" 2: frequencies from 1 to 1 / 10,000, both ends, in twice as many numbers."""
+    times = np.array([0.3, 0.8], np.float32)
+    angles = times[:, None] * (1 / 10_000) ** (np.arange(4) / 3)
+    np.testing.assert_allclose(
+        SMALL.clone(frequencies=2)._features(jnp.float32, times), np.concatenate([np.cos(angles), np.sin(angles)], 1), rtol=1e-5
+    )
+
+
+def resampled(h, taps, up):
+    """Down: every second of the filtered pixels. Up: zeros between pixels, then the filter, whose sum is 2. Zeros outside."""
+    taps = np.array(taps) / np.sum(taps)
+    pad = (len(taps) - 1) // 2
+    for axis in (1, 2):
+        h = np.moveaxis(h, axis, 0)
+        n = len(h)
+        if up:  # a transposed convolution: pixel i lands on 2 i + tap - pad
+            out = np.zeros((2 * n, *h.shape[1:]))
+            for i in range(n):
+                for k, tap in enumerate(2 * taps):
+                    if 0 <= 2 * i + k - pad < 2 * n:
+                        out[2 * i + k - pad] += tap * h[i]
+        else:
+            at = lambda i, h=h, n=n: h[i] if 0 <= i < n else 0 * h[0]
+            out = np.stack([sum(tap * at(2 * m + k - pad) for k, tap in enumerate(taps)) for m in range(n // 2)])
+        h = np.moveaxis(out, 0, axis)
+    return h
+
+
+@pytest.mark.parametrize("taps", [(1, 1), (1, 3, 3, 1), (1, 2, 3, 4)])
+def test_images_are_halved_and_doubled_by_the_filter(taps):
+    h = np.random.default_rng(0).standard_normal((2, 6, 4, 3)).astype(np.float32)
+    np.testing.assert_allclose(jax.jit(unet.halved, static_argnums=1)(h, taps), resampled(h, taps, up=False), atol=1e-5)
+    np.testing.assert_allclose(jax.jit(unet.doubled, static_argnums=1)(h, taps), resampled(h, taps, up=True), atol=1e-5)
+
+
+def test_the_filter_is_that_of_every_block_that_resamples():
+    net = NET.clone(resample=(1, 3, 3, 1))
+    params, x = moved(NET), images(4, 8, 8, 1)
+    seen = jit(net.apply)(params, x, 0.8, 0.3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(unet.RESAMPLINGS, "down", lambda h, taps: unet.halved(h, (1, 3, 3, 1)))
+        patch.setitem(unet.RESAMPLINGS, "up", lambda h, taps: unet.doubled(h, (1, 3, 3, 1)))
+        np.testing.assert_allclose(seen, jit(NET.apply)(params, x, 0.8, 0.3), atol=1e-5)
+    assert np.abs(seen - applied(NET)(params, x, 0.8, 0.3)).max() > 1e-2
+
+
+def test_labels_of_an_augmentation_are_added_to_the_embedding():
+    """EDM: sines, cosines and a linear layer of the labels, without bias, summed before the MLP; zeros are no augmentation."""
+    net = SMALL.clone(inputs=("augmentation",), last_scale=1e-5)
+    params = jit(net.init)(jax.random.key(0), images()[:1], 1.0, 0.0)["params"]
+    kernel = params["augmentation"]["kernel"]
+    assert kernel.shape == (9, 8) and set(params["augmentation"]) == {"kernel"}
+    assert np.abs(kernel).max() == pytest.approx((6 / (9 + 8)) ** 0.5, rel=0.1)
+    assert np.abs(params["last"]["kernel"]).max() == pytest.approx(1e-5 * (6 / (9 * 4 + 9 * 1)) ** 0.5, rel=0.1)
+    labels = np.random.default_rng(2).standard_normal((4, 9)).astype(np.float32)
+    params = {**moved(SMALL)["params"], "augmentation": {"kernel": kernel}}
+    out = jit(net.apply)({"params": params}, images(), 0.8, 0.3, {"augmentation": labels})
+    # By the MLP's first layer they are a shift of its bias, another in each row.
+    shift = labels @ kernel @ params["embedding_in"]["kernel"]
+    for row in range(4):
+        bias = params["embedding_in"]["bias"] + shift[row]
+        shifted = {"params": {**params, "embedding_in": {**params["embedding_in"], "bias": bias}}}
+        np.testing.assert_allclose(applied(SMALL)(shifted, images(), 0.8, 0.3)[row], out[row], rtol=1e-4, atol=1e-4)
+    without = jit(net.apply)({"params": params}, images(), 0.8, 0.3)
+    np.testing.assert_allclose(without, applied(SMALL)(moved(SMALL), images(), 0.8, 0.3), atol=1e-5)
+
+
 def test_attention_stands_where_it_is_named():
     attends = lambda net, side: {name.split("/")[0] for name in paths(net, (1, side, side, 1)) if "/qkv/kernel" in name}
     assert attends(SMALL.clone(multipliers=(1, 2)), 8) == {"middle_0"}
@@ -210,6 +287,9 @@ def test_attention_stands_where_it_is_named():
         ({"channels": 7}, (2, 8, 8, 1), None, "even"),
         ({"multipliers": ()}, (2, 8, 8, 1), None, "at least one multiplier"),
         ({"dropout": 1.0}, (2, 8, 8, 1), None, "below 1"),
+        ({"frequencies": 0}, (2, 8, 8, 1), None, "frequencies is 0"),
+        ({"resample": (1, 2, 1)}, (2, 8, 8, 1), None, r"resample \(1, 2, 1\); expected .* an even number of taps"),
+        ({"inputs": ("augmentation",)}, (2, 8, 8, 1), {"augmentation": jnp.zeros((2, 6))}, r"expected \(2, 9\)"),
         ({"dropout": 0.1}, (2, 8, 8, 1), {"dropout": jax.random.key(0)}, "a row"),
         ({"dropout": 0.1}, (2, 8, 8, 1), {"dropout": jnp.zeros((2, 2), jnp.uint32)}, "typed key"),
         ({"inputs": ("interval",)}, (2, 8, 8, 1), {"interval": jnp.zeros(2)}, "interval"),

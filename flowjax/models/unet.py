@@ -5,6 +5,7 @@ import itertools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flowjax import conditioning, typing
 from flowjax.models import attention, dit, embeddings
@@ -33,19 +34,44 @@ def _norm(channels, dtype, name):
     return nn.GroupNorm(groups, epsilon=1e-6, dtype=dtype, name=name)
 
 
-def _halved(h):
-    """Means of 2 x 2 pixels: [B, H, W, C] -> [B, H / 2, W / 2, C]."""
+def halved(h: Array, taps: tuple[int, ...] = (1, 1)) -> Array:
+    """Every second pixel of the filtered image, [B, H, W, C] -> [B, H / 2, W / 2, C]; taps (1, 1): means of 2 x 2 pixels.
+
+    The filter is `taps / sum(taps)` along rows and along columns; beyond the edge there are zeros, as in EDM.
+    """
     B, H, W, C = h.shape
-    return h.reshape(B, H // 2, 2, W // 2, 2, C).mean((2, 4))
+    if tuple(taps) == (1, 1):
+        return h.reshape(B, H // 2, 2, W // 2, 2, C).mean((2, 4))
+    pad = (len(taps) - 1) // 2
+    return _filtered(h, taps, 1.0, window_strides=(2, 2), padding=[(pad, pad)] * 2)
 
 
-def _doubled(h):
-    """Every pixel four times: [B, H, W, C] -> [B, 2 H, 2 W, C]."""
+def doubled(h: Array, taps: tuple[int, ...] = (1, 1)) -> Array:
+    """Zeros between the pixels, then the filter times 2 in each direction, [B, H, W, C] -> [B, 2 H, 2 W, C]; see `halved`.
+
+    Taps (1, 1): every pixel four times.
+    """
     B, H, W, C = h.shape
-    return jnp.broadcast_to(h[:, :, None, :, None], (B, H, 2, W, 2, C)).reshape(B, 2 * H, 2 * W, C)
+    if tuple(taps) == (1, 1):
+        return jnp.broadcast_to(h[:, :, None, :, None], (B, H, 2, W, 2, C)).reshape(B, 2 * H, 2 * W, C)
+    pad = len(taps) - 1 - (len(taps) - 1) // 2
+    return _filtered(h, taps[::-1], 2.0, window_strides=(1, 1), padding=[(pad, pad)] * 2, lhs_dilation=(2, 2))
 
 
-RESAMPLINGS = {"": lambda h: h, "down": _halved, "up": _doubled}
+def _filtered(h, taps, gain, **how):
+    """Each channel by itself through the outer product of the taps with themselves."""
+    line = gain * np.asarray(taps, np.float64) / np.sum(taps)
+    kernel = jnp.asarray(np.outer(line, line), h.dtype)[:, :, None, None]
+    return jax.lax.conv_general_dilated(
+        h,
+        jnp.broadcast_to(kernel, (*kernel.shape[:3], h.shape[-1])),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=h.shape[-1],
+        **how,
+    )
+
+
+RESAMPLINGS = {"": lambda h, taps: h, "down": halved, "up": doubled}
 
 
 def dropped(h: Array, keys: Array, layer: int, rate: float) -> Array:
@@ -72,6 +98,7 @@ class Block(nn.Module):
       layer: number of the block, which chooses its dropout masks.
       dropout: rate, before the second convolution.
       resample: "", "down" or "up", by a factor of 2, before the first convolution and on the skip.
+      taps: of the filter that resamples.
       attend: whether attention over all pixels follows, in one head of all channels.
       dtype: of the computation.
       attention: "auto", "chunked", "xla" or "pallas", see flowjax.models.attention.
@@ -81,6 +108,7 @@ class Block(nn.Module):
     layer: int
     dropout: float
     resample: str
+    taps: tuple[int, ...]
     attend: bool
     dtype: jnp.dtype
     attention: str
@@ -88,7 +116,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, h, c, keys):
         """Features [B, H, W, channels], conditioning [B, any], keys [B] or None -> [B, H', W', width]."""
-        resampled = RESAMPLINGS[self.resample]
+        resampled = lambda h: RESAMPLINGS[self.resample](h, self.taps)
         y = nn.silu(_norm(h.shape[-1], self.dtype, "norm_in")(h))
         y = _conv(self.width, self.dtype, "conv_in")(resampled(y))
         # In the dtype of the conditioning, float32 at least: it costs nothing, and close times stay apart.
@@ -113,20 +141,25 @@ class UNet(nn.Module):
     """The U-Net of DDPM++, as EDM has it for CIFAR-10, conditioned on the source time of a jump and on its length.
 
     The sines and cosines of `s` and of `s - t` are concatenated and go through one MLP of two layers, as in MeanFlow's CIFAR-10
-    network; the embedding of a label is added before the MLP, further inputs enter its first layer. The
-    defaults are EDM's for CIFAR-10, 55.7 million parameters, but for the dropout. The middle always attends.
+    network; the embedding of a label is added before the MLP, and so are the labels of an augmentation (the input `augmentation`)
+    by a linear layer without bias; further inputs enter its first layer. The defaults are EDM's for CIFAR-10, 55.7 million
+    parameters, but for the dropout and the last layer. The middle always attends. MeanFlow's network for CIFAR-10, which SoFlow
+    has, too: frequencies 2, resample (1, 3, 3, 1), last_scale 1e-5, dropout 0.2 (SoFlow 0.3), inputs ("augmentation",).
 
     Attributes:
       num_classes: labels, 0 for none.
-      channels: of the first convolution, and sines and cosines of a time; even and at least 4.
+      channels: of the first convolution; even and at least 4.
+      frequencies: sines and cosines of a time over `channels`; EDM's "channel_mult_noise".
       multipliers: channels of each resolution over `channels`, from the finest; each further one halves height and width.
       blocks: blocks of a resolution in the encoder; the decoder has one more.
       attention_at: heights in pixels at which the blocks of the encoder and the last one of the decoder attend; those that do not
         occur count for nothing.
       embedding: width of the MLP over `channels`.
+      resample: taps of the filter by which images are halved and doubled, an even number of them: (1, 1) is that of DDPM++.
+      last_scale: the last layer starts xavier uniform times this number, 1e-5 in EDM; 0: at zero (ours).
       dropout: rate in [0, 1) for rows that come with a key, cond["dropout"]; EDM has 0.13, MeanFlow 0.2.
       time_scale: times are multiplied by it before the embedding.
-      inputs: further inputs, keys of flowjax.conditioning.INPUTS; all start at zero.
+      inputs: further inputs, keys of flowjax.conditioning.INPUTS; all but `augmentation` start at zero.
       remat: what a block stores for the backward pass, which computes the rest again: "nothing_saveable" (one more forward pass), or
         another of dit.REMAT (which store matmuls, not convolutions); "": everything.
       dtype: "float32" or "bfloat16", of the computation; parameters, statistics of norms and the embedding are float32.
@@ -138,16 +171,21 @@ class UNet(nn.Module):
 
     num_classes: int = 0
     channels: int = 128
+    frequencies: int = 1
     multipliers: tuple[int, ...] = (2, 2, 2)
     blocks: int = 4
     attention_at: tuple[int, ...] = (16,)
     embedding: int = 4
+    resample: tuple[int, ...] = (1, 1)
+    last_scale: float = 0.0
     dropout: float = 0.0
     time_scale: float = 1.0
     inputs: tuple[str, ...] = ()
     remat: str = ""
     dtype: str = "float32"
     attention: str = "auto"
+
+    NOT_FROM_ZERO = ("augmentation",)
 
     @nn.compact
     def __call__(self, x: Array, s: Time, t: Time, cond=None) -> Array:
@@ -160,7 +198,7 @@ class UNet(nn.Module):
           cond: a condition, see flowjax.conditioning, possibly with "dropout", typed keys [B]; or None.
 
         Returns:
-          V in the shape and dtype of x, zero at initialisation.
+          V in the shape and dtype of x, zero at initialisation, or small with `last_scale`.
 
         Raises:
           InputError: for fields or sides that make no U-Net, and for conditioning of another shape.
@@ -171,14 +209,16 @@ class UNet(nn.Module):
         kind, numbers = dit.rematerialised(Block, self.remat), itertools.count()
 
         def block(h, name, width, resample="", attend=False):
-            made = kind(width, next(numbers), self.dropout, resample, attend, dtype, self.attention, name=name)
+            taps = tuple(self.resample)
+            made = kind(width, next(numbers), self.dropout, resample, taps, attend, dtype, self.attention, name=name)
             return made(h, c, keys)
 
         h, skips = self._encoded(x, cond, block)
         h = block(h, "middle_0", h.shape[-1], attend=True)
         h = block(h, "middle_1", h.shape[-1])
         h = nn.silu(_norm(self.channels * self.multipliers[0], dtype, "norm")(self._decoded(h, skips, block)))
-        return _conv(x.shape[-1], dtype, "last", nn.initializers.zeros)(h).astype(x.dtype)
+        last = _scaled(self.last_scale) if self.last_scale else nn.initializers.zeros
+        return _conv(x.shape[-1], dtype, "last", last)(h).astype(x.dtype)
 
     def _encoded(self, x, cond, block):
         dtype = jnp.dtype(self.dtype)
@@ -215,21 +255,26 @@ class UNet(nn.Module):
             init = nn.initializers.normal((2 * self.num_classes / (self.num_classes + h.shape[-1])) ** 0.5)
             label = embeddings.LabelEmbedding(self.num_classes, h.shape[-1], dtype=dtype, init=init, name="label")
             h = h + label(conditioning.value("label", cond, x))
+        if "augmentation" in self.inputs:  # as in EDM, where it starts xavier uniform
+            applied = conditioning.value("augmentation", cond, x)
+            h = h + _dense(h.shape[-1], dtype, "augmentation", bias=False)(applied)
         h = _dense(width, dtype, "embedding_in")(h)
         from_zero = lambda name: _dense(width, dtype, name, nn.initializers.zeros, bias=False)
         together = lambda name, times: [
             from_zero(conditioning.INPUTS[name].joint or name)(self._features(dtype, *times.values()))
         ]
-        h = sum(embeddings.inputs(self.inputs, cond, x, together, from_zero), h)
+        others = tuple(name for name in self.inputs if name != "augmentation")
+        h = sum(embeddings.inputs(others, cond, x, together, from_zero), h)
         return nn.silu(_dense(width, dtype, "embedding_out")(nn.silu(h)))
 
     def _features(self, dtype, *times):
-        """Sines and cosines of times [B], [B, channels * len(times)]."""
-        half = self.channels // 2
+        """Sines and cosines of times [B], [B, frequencies * channels * len(times)]."""
+        features = self.frequencies * self.channels
+        half = features // 2
         # The frequencies of DDPM++ include 1 / MAX_PERIOD; those of `fourier` stop one step before it.
         period = MAX_PERIOD ** (half / (half - 1))
         return jnp.concatenate(
-            [embeddings.fourier(self.time_scale * time, self.channels, period).astype(dtype) for time in times], axis=-1
+            [embeddings.fourier(self.time_scale * time, features, period).astype(dtype) for time in times], axis=-1
         )
 
     def _keys(self, cond, x):
@@ -254,6 +299,11 @@ class UNet(nn.Module):
             raise typing.InputError(
                 f"UNet: multipliers are {tuple(self.multipliers)} and blocks {self.blocks}; expected at least one multiplier and"
                 " whole numbers of at least 1, such as (2, 2, 2) and 4."
+            )
+        if self.frequencies < 1 or len(self.resample) % 2 or min(self.resample, default=0) < 1:
+            raise typing.InputError(
+                f"UNet: frequencies is {self.frequencies} and resample {tuple(self.resample)}; expected a whole number of at least 1,"
+                " and an even number of taps of at least 1, such as 2 and (1, 3, 3, 1)."
             )
         if not 0 <= self.dropout < 1:
             raise typing.InputError(f"UNet: dropout is {self.dropout}; expected a rate of at least 0 and below 1, such as 0.2.")
