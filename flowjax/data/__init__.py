@@ -12,11 +12,12 @@ Example:
 import functools
 from collections.abc import Callable
 
-from flowjax.data import points, sphere
+from flowjax.data import augmentation, points, sphere
 from flowjax.data.couplings import couple
 from flowjax.data.pipeline import Source, arrays, batches, check
+from flowjax.data.scaling import Scaling
 
-__all__ = ["DATASETS", "Source", "arrays", "batches", "check", "couple", "load"]
+__all__ = ["DATASETS", "Scaling", "Source", "arrays", "batches", "check", "couple", "load", "prepared"]
 
 
 def _digits(**where) -> Source:
@@ -38,6 +39,22 @@ DATASETS: dict[str, Callable[..., Source]] = {
     "sphere_caps": sphere.source,
     "digits": _digits,
 }
+
+
+def prepared(source: Source, *, mean=0.0, deviation=1.0, augment: str = "", coupling: str = "") -> Source:
+    """Training rows as config.data has them: scaled, augmented and coupled in the batches; see flowjax.data.batches.
+
+    Args:
+      source: the rows of a split.
+      mean, deviation: a number or one a channel; the network sees (x - mean) / deviation.
+      augment: "" or "edm:probability=0.12", see flowjax.data.augmentation.
+      coupling: "", "ot" or a folder, see flowjax.data.couple.
+
+    Raises:
+      InputError: for values that are no scaling, augmentation or coupling.
+    """
+    source = source._replace(scaling=Scaling.of(mean, deviation), augment=augmentation.parse(augment))
+    return couple(source, coupling)
 
 
 def load(name: str, *, split: str = "train", data_dir: str = "") -> Source:

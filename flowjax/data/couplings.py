@@ -56,10 +56,17 @@ def trajectories(folder: str, like: pipeline.Source) -> pipeline.Source:
             f"config.data.coupling={folder} has rows of shape {tuple(about['shape'])} with {about['num_classes']} classes;"
             f" {like.name} has {tuple(like.shape)} with {like.num_classes}."
         )
+    written = pipeline.Scaling.of(about.get("mean", 0.0), about.get("deviation", 1.0))
+    if written != like.scaling:
+        raise typing.InputError(
+            f"config.data.coupling={folder} was written by a run with the mean {written.mean} and the deviation {written.deviation} of"
+            f" config.data, and here they are {like.scaling.mean} and {like.scaling.deviation}; expected the same."
+        )
     points = np.load(path / TRAJECTORY, mmap_mode="r", allow_pickle=False)
     label = np.load(path / LABEL, allow_pickle=False)
     source = recorded(f"{like.name} from {folder}", points, label if like.num_classes else None, np.asarray(about["times"]))
-    return like._replace(name=source.name, size=source.size, rows=source.rows, coupled=True)
+    # Its rows are as the network sees them already.
+    return like._replace(name=source.name, size=source.size, rows=source.rows, coupled=True, scaling=pipeline.Scaling())
 
 
 def recorded(name: str, points: np.ndarray, label: np.ndarray | None, times: np.ndarray) -> pipeline.Source:

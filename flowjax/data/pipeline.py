@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from flowjax import typing
-from flowjax.data import transport
+from flowjax.data import augmentation, transport
+from flowjax.data.scaling import Scaling
 from flowjax.data.transport import GROUP
 
 _FOREVER = 2**48
@@ -36,6 +37,8 @@ class Source(NamedTuple):
       reference: the split whose rows samples are compared with.
       reference_rows: at most this many of them; None: all.
       space: key of flowjax.spaces.SPACES, where the rows are.
+      scaling: what batches bring of `x`, see flowjax.data.scaling; the rows themselves are as they are.
+      augment: the transforms of flowjax.data.augmentation that images go through before the scaling; None: none.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Source(NamedTuple):
     reference: str = "test"
     reference_rows: int | None = 10_000
     space: str = "euclidean"
+    scaling: Scaling = Scaling()
+    augment: augmentation.Augmentation | None = None
 
 
 def arrays(source: Source, limit: int | None = None) -> dict[str, np.ndarray]:
@@ -92,8 +97,9 @@ def batches(
       prefetch: batches made ahead, each by a thread; 0: made on demand.
 
     Returns:
-      An iterator of {"x": float32 [B / P, *source.shape], pixels in [-1, 1], "label": int32 [B / P] if labelled, "eps": like x
-      if the source has a coupling, "trajectory" and "times" if it holds trajectories}.
+      An iterator of {"x": float32 [B / P, *source.shape], pixels in [-1, 1], then scaled, "label": int32 [B / P] if labelled,
+      "eps": like x if the source has a coupling, "trajectory" and "times" if it holds trajectories, "augmentation": float32 [B / P,
+      9] if the source is augmented}.
 
     Raises:
       InputError: the arguments do not fit together.
@@ -120,6 +126,10 @@ def batches(
         if flip:
             x = np.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
         batch = {**batch, "x": _floats(x)}
+        if source.augment is not None:
+            drawn = augmentation.uniforms(seed, k * batch_size + lo, hi - lo)
+            batch["x"], batch["augmentation"] = source.augment(batch["x"], drawn)
+        batch["x"] = source.scaling.apply(batch["x"])
         if source.coupling:
             batch["eps"] = transport.noise(batch["x"], batch.get("label"), seed, k, lo)
         return {name: value[first - lo : last - lo] for name, value in batch.items()}
@@ -173,3 +183,27 @@ def check(
         raise typing.InputError(f"{source.name} has rows of shape {source.shape}: only images can be flipped, set flip=False.")
     if flip and source.coupled:
         raise typing.InputError(f"{source.name} pairs each row with its noise: a flipped row has another, set flip=False.")
+    if source.augment is not None and (len(source.shape) != 3 or source.coupled):
+        why = "pairs each row with its noise" if source.coupled else f"has rows of shape {source.shape}"
+        raise typing.InputError(
+            f"{source.name} {why}: only independent images are augmented, --config.data.augment= clears it."
+        )
+    _check_scaling(source)
+
+
+def _check_scaling(source: Source) -> None:
+    """Raises InputError if the scaling does not fit the rows."""
+    if source.scaling == Scaling():
+        return
+    channels = (1, source.shape[-1])
+    for name, numbers in source.scaling._asdict().items():
+        if len(numbers) not in channels:
+            raise typing.InputError(
+                f"config.data.{name} has {len(numbers)} numbers, and rows of {source.name} have shape {source.shape}; expected one, or"
+                f" {source.shape[-1]}."
+            )
+    if source.coupled or source.space != "euclidean":
+        why = "pairs each row with its noise" if source.coupled else f"is in the space {source.space!r}"
+        raise typing.InputError(
+            f"{source.name} {why}, so that its rows cannot be scaled: --config.data.mean=0.0 --config.data.deviation=1.0."
+        )
