@@ -29,12 +29,18 @@ def base(preset, *, method):
     config.seeds = 1  # trained side by side in one program, with seeds seed, seed + 1, ...
     config.steps = 3_000
     config.batch_size = 1_024
-    config.ema = (0.999,)  # decays of the evaluation averages; the first is evaluated during training
+    # Evaluation averages, the first of which is evaluated during training: decays, or as flowjax.training.averages reads them,
+    # "constant:decay=0.9999,every=16" or "half_life:images=500_000,ramp=0.05".
+    config.ema = (0.999,)
     _bookkeeping(config)
 
     # dir "": TFDS_DATA_DIR or the default of TFDS. coupling "": independent noise; "ot": minibatch optimal transport; otherwise
-    # a folder of experiments.reflow.
-    config.data = {"name": "checkerboard", "dir": "", "flip": False, "coupling": ""}
+    # a folder of experiments.reflow. augment "": none; "edm:probability=0.12" and further options: flowjax.data.augmentation, whose
+    # labels are the input "augmentation" of the network. The network sees (x - mean) / deviation, each a number or one a channel;
+    # samples are brought back: 1 / 0.18215 is Stable Diffusion's factor.
+    config.data = {
+        "name": "checkerboard", "dir": "", "flip": False, "coupling": "", "augment": "", "mean": 0.0, "deviation": 1.0,
+    }  # fmt: skip
     # One harmonic of each time: with four, derivatives in time are rough, and one-step distances are two to three times larger.
     config.model = network("mlp", width=256, depth=3, harmonics=1)
     config.optim = {

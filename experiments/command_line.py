@@ -78,6 +78,17 @@ def numbers(name, values, count=None):
     return given
 
 
+def with_options(values):
+    """Values of a list flag, where a name with several options was cut at its commas: ["constant:decay=0.9", "every=2"] is one."""
+    names = []
+    for value in values:
+        if names and ":" in names[-1] and "=" in value and ":" not in value:
+            names[-1] += f",{value}"
+        else:
+            names.append(value)
+    return names
+
+
 def typed(module):
     """The command line of this script without its output folder, for the line above a table."""
     given = [flag for flag in sys.argv[1:] if not flag.startswith(("--output", "--workdir"))]

@@ -22,7 +22,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 STEPS = flags.DEFINE_list("steps", [], "numbers of steps; default: those of the run's config")
 NUM = flags.DEFINE_integer("num", 0, "number of samples; 0: as many as there are real rows, 10,000 at most", lower_bound=0)
 SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper_bound=2**32 - 1)
-EMA = flags.DEFINE_list("ema", [""], "decays of averaged weights, none for the raw ones; default: the run's first average")
+EMA = flags.DEFINE_list(
+    "ema", [""], "names of averages in config.ema, none for the raw weights; default: the run's first average"
+)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
 SAMPLER = flags.DEFINE_multi_string("sampler", [""], "may be given several times: " + command_line.SAMPLER_HELP)
 GRID = flags.DEFINE_string("grid", "uniform", command_line.GRID_HELP)
@@ -42,7 +44,7 @@ def main():
         command_line.whole_numbers("steps", STEPS.value, low=1),
         num=NUM.value,
         seed=SEED.value,
-        averages=EMA.value or [""],
+        averages=command_line.with_options(EMA.value) or [""],
         checkpoint=CHECKPOINT.value,
         sampler_names=SAMPLER.value,
         guidances=command_line.numbers("guidance", GUIDANCE.value) or [None],

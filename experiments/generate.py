@@ -17,7 +17,7 @@ STEPS = flags.DEFINE_integer("steps", 1, "steps of the sampler")
 LABELS = flags.DEFINE_list("labels", [], "classes of the samples, in turn; default: all classes")
 SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper_bound=2**32 - 1)
 EMA = flags.DEFINE_string(
-    "ema", "", "decay of the averaged weights, or none for the raw ones; default: the run's first average"
+    "ema", "", "name of the averaged weights in config.ema, or none for the raw ones; default: the run's first average"
 )
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
 SAMPLER = flags.DEFINE_string("sampler", "", command_line.SAMPLER_HELP)

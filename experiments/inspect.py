@@ -18,7 +18,7 @@ from flowjax import data, flowmap, folders, methods, paths, plots, residuals, sa
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 EMA = flags.DEFINE_string(
-    "ema", "", "decay of the averaged weights, or none for the raw ones; default: the run's first average"
+    "ema", "", "name of the averaged weights in config.ema, or none for the raw ones; default: the run's first average"
 )
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
 GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)

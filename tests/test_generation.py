@@ -94,7 +94,7 @@ BAD = {
     "option out of range": ({"sampler": "restart:low=0.9"}, "low < high"),
     "grid of other steps": ({"grid": "1,0.5,0"}, "--steps=2"),
     "labels of points": ({"labels": (1,)}, "no labels"),
-    "no such average": ({"average": "0.5"}, "no average with decay 0.5"),
+    "no such average": ({"average": "0.5"}, "no average '0.5'"),
     "guidance that was not learned": ({"guidance": 2.0}, "without guidance"),
 }
 

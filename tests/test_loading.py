@@ -60,7 +60,7 @@ def test_one_tree_is_read(guided, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loading.load(folder).params, whole.params)
     with pytest.raises(typing.InputError, match="none of the checkpoints 1 in .* can be read"):
         loading.load(folder, average="none")
-    with pytest.raises(typing.InputError, match="no average with decay 0.5; the run has 0.999, 0.9, none"):
+    with pytest.raises(typing.InputError, match="no average '0.5'; the run has 0.999, 0.9, none"):
         loading.load(folder, average="0.5")
 
 

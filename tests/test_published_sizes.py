@@ -7,7 +7,7 @@ import pytest
 
 from flowjax import models
 
-LATENTS, PIXELS = (32, 32, 4), (256, 256, 3)
+LATENTS, PIXELS, LARGE = (32, 32, 4), (256, 256, 3), (512, 512, 3)
 GUIDED = {"guidance": jnp.ones(1), "interval": jnp.ones((1, 2))}
 
 # (network, size, fields, shape of a row, millions of parameters in the paper, arXiv id). Classes are ImageNet's 1,000.
@@ -27,6 +27,9 @@ SIZES = [
     ("mit", "pixel-B", {"patch": 16, "inputs": ("guidance", "interval")}, PIXELS, 118, "2601.22158"),
     ("mit", "pixel-L", {"patch": 16, "inputs": ("guidance", "interval")}, PIXELS, 410, "2601.22158"),
     ("mit", "pixel-H", {"patch": 16, "inputs": ("guidance", "interval")}, PIXELS, 956, "2601.22158"),
+    ("mit", "pixel-B", {"patch": 32, "inputs": ("guidance", "interval")}, LARGE, 120, "2601.22158"),
+    ("mit", "pixel-L", {"patch": 32, "inputs": ("guidance", "interval")}, LARGE, 413, "2601.22158"),
+    ("mit", "pixel-H", {"patch": 32, "inputs": ("guidance", "interval")}, LARGE, 959, "2601.22158"),
 ]
 
 

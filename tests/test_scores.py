@@ -170,7 +170,7 @@ BAD = {
     "features of points": ({"measures": ("mmd_features",)}, "its features are those of a network, and the dataset names none"),
     "unknown sampler": ({"sampler_names": ("eule",)}, "did you mean euler"),
     "grid of other steps": ({"grid": "1,0.5,0"}, "--steps=2"),
-    "no such average": ({"averages": ("0.5",)}, "no average with decay 0.5"),
+    "no such average": ({"averages": ("0.5",)}, "no average '0.5'"),
     "guidance that was not learned": ({"guidances": (2.0,)}, "without guidance"),
     "no samples": ({"samples": "/nowhere"}, "--samples=/nowhere holds no about.json"),
 }

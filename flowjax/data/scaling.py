@@ -36,7 +36,7 @@ class Scaling(NamedTuple):
 
         Example:
           >>> Scaling.of(0.0, 1 / 0.18215).apply(np.ones(1)).round(5).tolist()  # Stable Diffusion's factor
-          [0.18215...]
+          [0.18215]
         """
         return cls(_numbers("mean", mean, -np.inf), _numbers("deviation", deviation, 0.0))
 

@@ -37,7 +37,7 @@ def write(
       steps: of the sampler.
       seed: of the noise.
       labels: classes in turn; (): all of them in turn.
-      average: decay of the averaged weights, "none" for the raw ones, "" for the run's first average.
+      average: name of the averaged weights, "none" for the raw ones, "" for the run's first average.
       checkpoint: its step, or "best", by the run's config.best; "": the newest.
       sampler: name and options, "" for the run's own.
       grid: name and options, or times.
@@ -88,8 +88,9 @@ def _write_shards(
 ) -> list[pathlib.Path]:
     """Draws and writes the missing shards of this process; returns all its shards."""
     num, shard, classes, mesh = facts["count"], facts["shard"], facts["labels"], sharding.make_mesh(devices=jax.local_devices())
+    path_name, scaling = run.settings.method.path, run.settings.data.scaling
     sample = sampling.make_sampler(
-        run.net, run.shape, facts["sampler"], conditioning, grid=facts["grid"], path=run.settings.method.path, mesh=mesh
+        run.net, run.shape, facts["sampler"], conditioning, grid=facts["grid"], path=path_name, scaling=scaling, mesh=mesh
     )
     params = jax.device_get(run.params)  # of several processes, they lie on the devices of all
     starts = range(jax.process_index() * shard, num, jax.process_count() * shard)

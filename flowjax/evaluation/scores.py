@@ -36,7 +36,7 @@ def evaluate(
       steps: numbers of steps, each at least 1; (): those of its config.
       num: number of samples; 0: as many as there are real rows.
       seed: of the noise.
-      averages: decays of averaged weights, "none" for the raw ones, "" for the run's first average.
+      averages: names of averaged weights, "none" for the raw ones, "" for the run's first average.
       checkpoint: its step, or "best", by the run's config.best; "": the newest.
       sampler_names: samplers, name and options; "" for the run's own.
       guidances: scales, of a run that learned several; None for the median of them.
@@ -147,7 +147,7 @@ def _row(description: Row, count: int, measured: Mapping[str, tuple[float, float
 def _references(real: _RealRows, run: loading.Trained, count: int, seed: int, names, resamples: int, report) -> list[Row]:
     """The rows of held-out data, which is the floor, and of noise."""
     held_out = real.floor(real.held_out["x"], real.held_out.get("label"), names, resamples, report)
-    noise = np.random.default_rng(seed).standard_normal((count, *run.shape), np.float32)
+    noise = run.settings.data.scaling.undo(np.random.default_rng(seed).standard_normal((count, *run.shape), np.float32))
     labels = sampling.labels_like(real.reference.get("label"), run.num_classes, count)
     return [
         _row({"what": FLOOR}, len(real.held_out["x"]), held_out),
@@ -164,7 +164,9 @@ def _draw(
     for name, conditioning in itertools.product(sampler_names, conditionings):
         name, path = name or first.settings.evaluation.sampler, first.settings.method.path
         evaluations = samplers.sampler_from_name(name).evaluations
-        sample = sampling.make_sampler(first.net, first.shape, name, conditioning, grid=grid, path=path)
+        sample = sampling.make_sampler(
+            first.net, first.shape, name, conditioning, grid=grid, path=path, scaling=first.settings.data.scaling
+        )
         for (average, run), n in itertools.product(trained.items(), steps):
             description = {
                 **_description(n, name, average or run.settings.evaluation.average, conditioning.get("guidance")),

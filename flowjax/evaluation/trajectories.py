@@ -58,6 +58,8 @@ def write(
         "data": run.settings.data.name, "teacher": str(workdir), "teacher_step": run.step, "solver": solver,
         "steps": steps, "seed": seed,
     }  # fmt: skip
+    if run.settings.data.scaling != data.Scaling():  # rows are written as the network sees them
+        about |= {name: list(value) for name, value in run.settings.data.scaling._asdict().items()}
     carry = _carry(run, SOLVERS[solver], steps, points)
 
     def trajectory(start):

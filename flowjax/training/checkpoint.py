@@ -1,7 +1,7 @@
 """Checkpoints: a thin layer over orbax, the only module that knows it.
 
 A checkpoint holds the State in separate items, so that sampling reads one tree of weights and nothing else: "params.NETWORK" and
-"averages.DECAY" for each tree of weights, "opt_state", "rest" (steps, target, ...), and "meta" with a fingerprint of every item and the
+"averages.NAME" for each tree of weights, "opt_state", "rest" (steps, target, ...), and "meta" with a fingerprint of every item and the
 measure. Orbax writes aside and renames, so a killed save leaves nothing that looks finished; the fingerprints find what was damaged
 later. All processes of a run make the same calls in the same order.
 """
@@ -120,7 +120,7 @@ class Checkpoints:
         """One item of the newest checkpoint in which it is readable, on the first device of this process.
 
         Args:
-          item: "params.NETWORK" or "averages.DECAY".
+          item: "params.NETWORK" or "averages.NAME".
           step: this one and no other.
 
         Returns:

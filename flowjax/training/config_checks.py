@@ -13,7 +13,7 @@ import numpy as np
 
 from flowjax import checks, conditioning, data, evals, guidance as guidances, methods, models, paths, samplers, spaces, typing
 from flowjax.data import points
-from flowjax.training import initial_weights, networks, parts, sharding, teachers
+from flowjax.training import averages, initial_weights, networks, parts, sharding, teachers
 
 
 def check(settings, facts):
@@ -43,11 +43,10 @@ def numbers(settings, facts):
             raise typing.InputError(f"config.{name} is {value!r}; expected a whole number of at least {low}.")
 
 
-def averages(settings, facts):
-    """Decays of evaluation averages are in [0, 1)."""
-    for decay in settings.evaluation.averages:
-        if not isinstance(decay, float) or not 0 <= decay < 1:
-            raise typing.InputError(f"config.ema holds {decay!r}; expected decays of at least 0 and below 1, e.g. (0.999,).")
+def evaluation_averages(settings, facts):
+    """The entries of config.ema are averages."""
+    for entry in settings.evaluation.averages:
+        averages.decay(entry)
 
 
 def evaluation_steps(settings, facts):
@@ -110,6 +109,15 @@ def inputs(settings, facts):
                 f"config.model.inputs has {name!r}, which follows from config.guidance: leave it out, and give scales of different"
                 " size, --config.guidance.scale=1.0,4.0 (the kind imf has the interval as input, too)."
             )
+
+
+def augmentation(settings, facts):
+    """A network that learns from augmented images is told what was done to them."""
+    if settings.data.augment and "augmentation" not in settings.model.inputs:
+        raise typing.InputError(
+            f"config.data.augment is {settings.data.augment!r}, and config.model.inputs lacks 'augmentation', so that samples would be"
+            " augmented, too: --config.model.inputs=augmentation, or --config.data.augment= for none."
+        )
 
 
 def batch(settings, facts):
@@ -259,6 +267,11 @@ def exact_teacher(settings, facts):
             f"config.teacher is {teachers.EXACT!r}, the velocity on the linear path, and config.method.path is"
             f" {settings.method.path!r}; --config.method.path=linear."
         )
+    if settings.data.scaling != data.Scaling():
+        raise typing.InputError(
+            f"config.teacher is {teachers.EXACT!r}, the velocity of data that are not scaled: --config.data.mean=0.0"
+            " --config.data.deviation=1.0."
+        )
     if "teacher_map" in needed:
         raise typing.InputError(
             f"config.teacher is {teachers.EXACT!r}, a velocity, and the method needs a teacher's flow map; give the folder of a trained"
@@ -278,7 +291,7 @@ def trained_teacher(settings, facts):
         return
     run = facts.teacher
     if run is not None:
-        _same_data(run, settings.data.name, facts.source, "--config.teacher", settings.teacher)
+        _same_data(run, settings.data, facts.source, "--config.teacher", settings.teacher)
         _unguided(run, "--config.teacher", settings.teacher)
         _knows(run, settings.method, "--config.teacher", needed[0])
     inside = kind in guidances.TARGETS and needed == ["teacher"]
@@ -300,7 +313,7 @@ def weak_teacher(settings, facts):
             "config.guidance.kind is 'autoguidance', and config.guidance.weak is empty; give the folder of a weaker run:"
             " --config.guidance.weak=runs/NAME."
         )
-    _same_data(facts.weak, settings.data.name, facts.source, "--config.guidance.weak", folder)
+    _same_data(facts.weak, settings.data, facts.source, "--config.guidance.weak", folder)
     _unguided(facts.weak, "--config.guidance.weak", folder)
     _knows(facts.weak, settings.method, "--config.guidance.weak", "teacher")
 
@@ -323,7 +336,7 @@ def start(settings, facts):
             " --config.teacher=runs/NAME, or --config.start=runs/NAME."
         )
     run, flag = facts.start, "--config.teacher" if wanted == "teacher" else "--config.start"
-    _same_data(run, settings.data.name, facts.source, flag, settings.teacher if wanted == "teacher" else wanted)
+    _same_data(run, settings.data, facts.source, flag, settings.teacher if wanted == "teacher" else wanted)
     predicts = run.settings.model.parameterisation
     if predicts != model.parameterisation:
         raise typing.InputError(
@@ -346,9 +359,16 @@ def teacher_needs(method):
     return [need for need in ("teacher", "teacher_map") if need in method.needs]
 
 
-def _same_data(run, name, source, flag, folder):
-    """Another run learned rows of the shape and the classes of the data."""
-    shape, num_classes = tuple(source.shape), source.num_classes
+def _same_data(run, section, source, flag, folder):
+    """Another run learned rows of the shape and the classes of the data, and saw them scaled alike."""
+    shape, num_classes, name = tuple(source.shape), source.num_classes, section.name
+    theirs = run.settings.data
+    if theirs.scaling != section.scaling:
+        raise typing.InputError(
+            f"{flag}={folder} saw data with the mean {theirs.mean} and the deviation {theirs.deviation}, and config.data has"
+            f" {section.mean} and {section.deviation}; expected the same: --config.data.mean={theirs.mean}"
+            f" --config.data.deviation={theirs.deviation}."
+        )
     if run.shape != shape or run.num_classes != num_classes:
         raise typing.InputError(
             f"{flag}={folder} was trained on rows of shape {run.shape} with {run.num_classes} classes; {name} has"
@@ -392,10 +412,11 @@ def _ordered(name, pair, least, most, expected):
 
 CHECKS = (
     numbers,
-    averages,
+    evaluation_averages,
     guidance,
     guidance_constants,
     inputs,
+    augmentation,
     batch,
     evaluation_steps,
     labels,

@@ -58,7 +58,9 @@ class Trained(NamedTuple):
         return np.resize(classes, n)
 
     def V(self, labels=None, guidance=None, interval=(), inputs=None):
-        """The average velocity with its conditioning bound, a callable V(x, s, t).
+        """The average velocity with its conditioning bound, a callable V(x, s, t), of data as the network sees them.
+
+        That is (data - mean) / deviation of config.data: `settings.data.scaling` has `apply` and `undo`.
 
         Args:
           labels: classes [rows] of the rows of x, or one for all of them; -1 or None: without a class.
@@ -89,7 +91,7 @@ class Trained(NamedTuple):
     def sample(
         self, n, steps=1, labels=None, *, sampler="", grid="uniform", seed=0, guidance=None, interval=(), inputs=None, **options
     ):  # fmt: skip
-        """Samples, [n, *shape]; sample i depends on `seed`, its label and i alone.
+        """Samples, [n, *shape], in the range of the data; sample i depends on `seed`, its label and i alone.
 
         Args:
           n: how many.
@@ -107,14 +109,14 @@ class Trained(NamedTuple):
         labels, values = self.labels(n, labels), tuple(self.conditioning(guidance, interval, inputs).items())
         sampler, path = sampler or self.settings.evaluation.sampler, self.settings.method.path
         make = _sampler.__wrapped__ if inputs else _sampler  # arrays are no keys of a cache
-        draw = make(self.net, self.shape, sampler, values, grid, path, options.pop("mesh", None))
+        draw = make(self.net, self.shape, sampler, values, grid, path, self.settings.data.scaling, options.pop("mesh", None))
         return draw(self.params, seed, labels, steps, **options)
 
 
 @functools.lru_cache(maxsize=16)
-def _sampler(net, shape, sampler, inputs, grid, path, mesh):
+def _sampler(net, shape, sampler, inputs, grid, path, scaling, mesh):
     """The sampler of these arguments: made once, so that a second call with as many samples compiles nothing."""
-    return sampling.make_sampler(net, shape, sampler, dict(inputs), grid=grid, path=path, mesh=mesh)
+    return sampling.make_sampler(net, shape, sampler, dict(inputs), grid=grid, path=path, scaling=scaling, mesh=mesh)
 
 
 def weights(state, average, seeds):
@@ -128,7 +130,7 @@ def load(workdir, average="", flag="--workdir", seed=0, step=""):
 
     Args:
       workdir: the folder of a run.
-      average: decay of the average to sample with, "none" for the raw weights, "" for the run's first average.
+      average: name of the average to sample with, an entry of config.ema; "none" for the raw weights, "" for the run's first average.
       flag: what the folder was given as, for the errors.
       seed: which of the seeds that were trained side by side, from 0.
       step: of the checkpoint, or "best", by config.best; "": the newest that is readable.
@@ -156,11 +158,11 @@ def load(workdir, average="", flag="--workdir", seed=0, step=""):
 
 def _item(average, averages):
     """The item of a checkpoint that holds the weights of V with an average, "none" for the raw ones."""
-    known = [str(decay) for decay in averages]
+    known = [str(entry) for entry in averages]
     if average == "none":
         return "params.V"
     if str(average) not in known:
-        raise typing.InputError(f"no average with decay {average}; the run has {', '.join(known + ['none'])}.")
+        raise typing.InputError(f"no average {average!r}; the run has {', '.join(known + ['none'])}.")
     return f"averages.{average}"
 
 

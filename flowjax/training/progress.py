@@ -28,7 +28,9 @@ def evaluator(run: Any, folder: pathlib.Path) -> Callable[[Any, int], dict[str, 
     labels = sampling.labels_like(held_out.get("label"), run.source.num_classes, evaluated.samples)
     judge = evals.judge(run.held_out, held_out["x"], data_dir=settings.data.dir) if hosts.is_main() else None
     inputs, path = parts.conditioning(settings.guidance), settings.method.path
-    sample = sampling.make_sampler(run.net, run.source.shape, evaluated.sampler, inputs, path=path, mesh=run.mesh)
+    sample = sampling.make_sampler(
+        run.net, run.source.shape, evaluated.sampler, inputs, path=path, scaling=settings.data.scaling, mesh=run.mesh
+    )
 
     def evaluate(state: Any, step: int) -> dict[str, float]:
         params = sharding.replicated(run.mesh, loading.weights(state, evaluated.average, settings.seeds))

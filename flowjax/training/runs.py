@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from flowjax import data, models, typing
+from flowjax import conditioning, data, models, typing
 from flowjax.training import (
     checkpoint,
     config_checks,
@@ -102,7 +102,11 @@ class Facts:
         section, evaluated = self._settings.data, self._settings.evaluation.every
         split = lambda name: data.load(section.name, split=name, data_dir=section.dir)
         with hosts.main_first("the dataset is prepared"):
-            return data.couple(split("train"), section.coupling), split("test") if evaluated else None
+            training = data.prepared(
+                split("train"),
+                mean=section.mean, deviation=section.deviation, augment=section.augment, coupling=section.coupling,
+            )  # fmt: skip
+            return training, split("test") if evaluated else None
 
     @property
     def source(self):
@@ -200,6 +204,8 @@ def setup(config, devices=None):
 def _batch_like(source, mesh, batch_size, seeds):
     """Shapes, dtypes and shardings of a global batch; of several seeds, with their axis first."""
     row = data.arrays(source, limit=1) | ({"eps": np.zeros((1, *source.shape), np.float32)} if source.coupling else {})
+    if source.augment is not None:
+        row["augmentation"] = np.zeros((1, *conditioning.INPUTS["augmentation"].shape), np.float32)
     leading, rows = (batch_size,) if seeds == 1 else (seeds, batch_size), sharding.rows(mesh, seeds)
     like = lambda value: jax.ShapeDtypeStruct((*leading, *value.shape[1:]), value.dtype, sharding=rows)
     return {name: like(value) for name, value in row.items()}

@@ -9,7 +9,7 @@ import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
-from flowjax import conditioning as conditionings, paths, samplers, typing
+from flowjax import conditioning as conditionings, data, paths, samplers, typing
 from flowjax.training import sharding
 
 CHUNK = 512  # rows that go through the network together
@@ -33,6 +33,7 @@ def make_sampler(
     *,
     grid: str = "uniform",
     path: str = "linear",
+    scaling: data.Scaling | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[..., np.ndarray]:
     """A function `(params, seed, labels, steps) -> samples [n, *shape]`, which compiles once for each number of steps.
@@ -48,13 +49,14 @@ def make_sampler(
       conditioning: values of one row for the inputs of the network besides the label, the same for every row; None: none.
       grid: name and options, or times, see flowjax.samplers.grid_from_name.
       path: the interpolant that the network was trained on.
+      scaling: of the data that the network was trained on, by which samples are brought back; data to invert are scaled. None: none.
       mesh: its devices share the rows; None: the default device alone.
 
     Raises:
       InputError: for an unknown sampler, grid or option; when called, for a number of steps below 1, or a sampler that draws
         noise with `inverted=True`.
     """
-    space = paths.path_from_name(path).space
+    space, scaling = paths.path_from_name(path).space, scaling or data.Scaling()
     chosen, times_of = samplers.sampler_from_name(sampler, path), samplers.grid_from_name(grid)
     rows, whole = (None, None) if mesh is None else (sharding.rows(mesh), sharding.whole(mesh))
     least = 1 if mesh is None else mesh.devices.size
@@ -71,6 +73,8 @@ def make_sampler(
         times = tuple(times_of(steps).tolist())[:: -1 if inverted else 1]
         if inverted and chosen.noisy:
             raise typing.InputError(f"sampler {sampler!r} draws new noise and cannot be inverted; expected e.g. heun.")
+        if inverted and x is not None:
+            x = scaling.apply(np.asarray(x, np.float32))
         params, key, n = jax.device_put(params, whole), jax.random.key(seed), len(labels)
         size = -(-min(CHUNK, n) // least) * least
         starts = range(0, n, size)
@@ -82,7 +86,8 @@ def make_sampler(
             numbers = first + np.arange(len(padded))[part]
             index, label, initial = jax.device_put((numbers, padded[part], None if x is None else x[part]), rows)
             parts.append(_on_host(chunk(params, key, index, label, times, initial)))
-        return np.concatenate(parts)[:n]
+        rows_made = np.concatenate(parts)[:n]
+        return rows_made if inverted else scaling.undo(rows_made)
 
     return sample
 

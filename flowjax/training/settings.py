@@ -7,16 +7,26 @@ The fields keep their names of configs/common.py, where each is explained, but f
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from flowjax import checks, typing
+from flowjax import checks, data, models, typing
 
 
 class Data(NamedTuple):
-    """config.data: the dataset, where TFDS keeps it ("": its default), whether images are flipped, the coupling with noise."""
+    """config.data: the dataset, where TFDS keeps it ("": its default), whether images are flipped, the coupling with noise, and
+    what the network sees of a row: the augmentation ("": none), and the mean and deviation of the scaling.
+    """
 
     name: str
     dir: str
     flip: bool
     coupling: str
+    augment: str = ""
+    mean: float | tuple[float, ...] = 0.0
+    deviation: float | tuple[float, ...] = 1.0
+
+    @property
+    def scaling(self):
+        """The flowjax.data.Scaling."""
+        return data.Scaling.of(self.mean, self.deviation)
 
 
 class Model(NamedTuple):
@@ -72,11 +82,11 @@ class Evaluation(NamedTuple):
     steps: tuple[int, ...]
     sampler: str
     best: str
-    averages: tuple[float, ...]
+    averages: tuple[float | str, ...]
 
     @property
     def average(self):
-        """The average of the weights that is evaluated: the first decay of config.ema as a string, or "none"."""
+        """The average of the weights that is evaluated: the first entry of config.ema as a string, or "none"."""
         return str(self.averages[0]) if self.averages else "none"
 
 
@@ -132,6 +142,14 @@ _MOVED = {
 _FIELDS = [name for name in Settings._fields if name not in _MOVED] + [f for names in _MOVED.values() for f in names.values()]
 
 
+def completed(given):
+    """A config as a folder holds it, nested dicts, with the fields that it lacks because they came later, at their defaults."""
+    sections = {"data": Data._field_defaults, "guidance": Guidance._field_defaults}
+    if isinstance(given.get("model"), dict) and given["model"].get("name") in models.MODELS:
+        sections["model"] = models.defaults(given["model"]["name"])
+    return {**given, **{name: {**defaults, **given[name]} for name, defaults in sections.items() if name in given}}
+
+
 def read(config):
     """The Settings of a config.
 
@@ -164,7 +182,7 @@ def read(config):
 
 
 def _section(kind, where, given):
-    _fields(where, given, kind._fields)
+    _fields(where, given, kind._fields, kind._field_defaults)
     return kind(**given)
 
 
@@ -188,11 +206,11 @@ def _method(name, **constants):
     return Method(name, constants)
 
 
-def _fields(where, given, expected):
-    """Raises InputError unless a section has the expected fields and no others."""
+def _fields(where, given, expected, defaults=()):
+    """Raises InputError unless a section has the expected fields, of which those with a default may be left out, and no others."""
     for name in given:
         checks.member(f"field of {where}", name, expected)
-    missing = [name for name in expected if name not in given]
+    missing = [name for name in expected if name not in given and name not in defaults]
     if missing:
         raise typing.InputError(
             f"{where} lacks {', '.join(missing)}; expected all fields of configs/common.py: config = common.base(preset,"

@@ -17,7 +17,7 @@ class State(NamedTuple):
       params: weights of the trained networks, {"V": ..., "fake": ...}.
       opt_state: states of their optimizers, by the same names.
       target: average of V's weights with the decay of the method; None if the method needs none.
-      averages: {decay: averaged weights of V} for evaluation.
+      averages: {name: averaged weights of V} for evaluation, see flowjax.training.averages.
     """
 
     step: jax.Array
@@ -40,7 +40,7 @@ def init(key, networks, shape, optimizers, *, has_target, decays, start=None):
       shape: of one row of data.
       optimizers: {name: flowjax.training.optimizers.Optimizer}, one for each trained network.
       has_target: whether the method needs a target network.
-      decays: names of the evaluation averages.
+      decays: names of the evaluation averages, entries of config.ema as strings.
       start: initial weights of V, and of the networks that the method declares as another network like V's. May lack the
         embeddings of further inputs (flowjax.conditioning), which then start at zero. None: random weights.
 

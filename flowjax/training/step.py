@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from flowjax import methods, typing
-from flowjax.training import networks, phases, sharding, state as states
+from flowjax.training import averages, networks, phases, sharding, state as states
 
 BINS = 10  # of time, for raw errors during training
 
@@ -48,7 +48,7 @@ def make_step(method, modules, optimizers, mesh, key, *, rules=(), accumulate=1)
         gradient, metrics = differentiated(phase.networks, state.params, state.target, fixed, drawn)
         new = _updated(optimizers, gradient, state)
         if "V" in phase.networks:
-            new = _followed(new, method.needs.get("ema"), cycle.updates("V", state.step))
+            new = _followed(new, method.needs.get("ema"), cycle.updates("V", state.step), batch["x"].shape[0])
         if gradient:
             metrics |= {"grad_norm": optax.tree.norm(gradient)}
         metrics |= {"param_norm": optax.tree.norm(new.params)}
@@ -155,17 +155,12 @@ def _updated(optimizers, gradient, state):
     return state._replace(params=params, opt_state=opt_state)
 
 
-def _followed(state, decay, updates):
+def _followed(state, decay, updates, batch_size):
     """The state whose target and averages have followed V; `updates` is the number of V's updates before this one."""
     follow = lambda old, decay: jax.tree.map(lambda o, n: decay * o + (1 - decay) * n, old, state.params["V"])
     target = None if state.target is None else follow(state.target, decay)
-    averages = {name: follow(old, _warm(float(name), updates)) for name, old in state.averages.items()}
-    return state._replace(target=target, averages=averages)
-
-
-def _warm(decay, updates):
-    """The usual warm-up of an average, so that early evaluations do not see the initial weights."""
-    return jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
+    followed = {name: follow(old, averages.decay(name)(updates, batch_size)) for name, old in state.averages.items()}
+    return state._replace(target=target, averages=followed)
 
 
 def make_binned(method, modules, key, seeds):

@@ -15,7 +15,7 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 
 from flowjax import folders, typing
-from flowjax.training import hosts
+from flowjax.training import hosts, settings
 
 CONFIG, DATA, METRICS = "config.json", "data.json", "metrics.jsonl"
 FORMAT = 3  # of a run, in its data.json: raised when older runs cannot be read any more. Formats 1 and 2 had no number.
@@ -35,7 +35,9 @@ def check(workdir, config):
         folders.check_free(path, CONFIG, "--workdir")
         return
     _check_format(path, "--workdir")
-    old, new = _flat(_read(path, CONFIG)), _flat(json.loads(config.to_json()))
+    # Both through JSON, which has lists for tuples. Fields that came later do not part a run from its folder.
+    plain = lambda tree: json.loads(json.dumps(settings.completed(tree)))
+    old, new = _flat(plain(_read(path, CONFIG))), _flat(plain(json.loads(config.to_json())))
     names = [name for name in old.keys() | new.keys() if not name.startswith(MAY_CHANGE)]
     if fields := folders.differences(old, new, sorted(names)):
         raise typing.InputError(f"--workdir={path} belongs to a run with another config ({fields}); give another folder.")
