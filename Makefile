@@ -5,7 +5,7 @@ READY = .venv/installed
 # Fails where there is no GPU instead of falling back; matmuls are counted in programs for the CPU.
 ON_GPU = JAX_PLATFORMS=cuda,cpu $(BIN)/python
 
-.PHONY: demo notebooks test test-slow mutants lint benchmark-gpu
+.PHONY: demo notebooks docs docs-serve test test-slow mutants lint benchmark-gpu
 
 demo: $(READY)
 	$(BIN)/python -m experiments.demo --workdir=runs/demo
@@ -14,6 +14,14 @@ demo: $(READY)
 notebooks: $(READY)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[notebooks]"
 	$(BIN)/python -m jupyterlab $(LAB) notebooks
+
+# The documentation, as pages that work from a folder: build/site/index.html. A warning is an error.
+docs: $(READY)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[docs]"
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
+
+docs-serve: docs
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
 
 test: $(READY) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"

@@ -5,7 +5,7 @@ and without recomputing the blocks (remat). Measured are matmul FLOPs in forward
 memory, seconds to compile, and wall time over that of a forward pass, in turns. A method whose steps differ, because networks
 or terms rest in some of them, has a row for the mean step and one for each kind of step. Writes method_costs.csv and .md below
 --output after each method, and .png at the end. Rows of other methods in these files stay, and `--resume` continues a killed
-run. 17 minutes on two CPU cores. docs/method_costs.csv, a table of the README, was written by the first command; the third
+run. 17 minutes on two CPU cores. docs/method_costs.csv, a table of the documentation, was written by the first command; the third
 measures a method of one's own:
 
     python -m experiments.benchmark_methods --output=docs

@@ -64,7 +64,9 @@ def picture(notebook):
             for output in cell.outputs:
                 if png := output.get("data", {}).get("image/png"):
                     return base64.b64decode(png)
-    raise typing.InputError('the notebook has no picture for the README: tag a cell that shows one, # %% tags=["picture"].')
+    raise typing.InputError(
+        'the notebook has no picture for docs/notebooks.md: tag a cell that shows one, # %% tags=["picture"].'
+    )
 
 
 def main():

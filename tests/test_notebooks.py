@@ -217,11 +217,12 @@ def uses_matplotlib(node):
     )
 
 
-def test_every_notebook_is_small_here_and_in_the_readme():
+def test_every_notebook_is_small_here_and_in_the_texts():
     assert set(SMALL) == set(notebooks.NAMES) and len(SMALL) == 6
-    readme = (notebooks.ROOT / "README.md").read_text()
+    readme, page = ((notebooks.ROOT / path).read_text() for path in ("README.md", "docs/notebooks.md"))
     for name, text in notebooks.NAMES.items():
-        assert f"](notebooks/{text.stem}.ipynb)" in readme and f"docs/notebook_{name}.png" in readme
+        assert f"](notebooks/{text.stem}.ipynb)" in readme and f"](notebooks/{text.stem}.md)" in page
+        assert f"notebook_{name}.png" in page
 
 
 def test_links_between_notebooks_exist():

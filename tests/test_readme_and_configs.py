@@ -1,4 +1,4 @@
-"""The commands and examples of the README run, and every preset builds its training step."""
+"""The commands, examples and tables of the README and of the pages in docs, and every preset builds its training step."""
 
 import csv
 import functools
@@ -23,6 +23,10 @@ from flowjax.training import loop, runs, workdir as folders
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = {"README.md": README} | {
+    str(path.relative_to(ROOT)): path.read_text() for path in sorted((ROOT / "docs").rglob("*.md"))
+}
+PAGES = {name: text for name, text in PAGES.items() if not name.startswith(("docs/notebooks/", "docs/api/"))}  # generated
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
@@ -33,29 +37,39 @@ def test_the_example_runs_and_prints_its_comments(capsys):
     assert len([line for line in BLOCKS[0].splitlines() if line.strip()]) <= 10
 
 
-def test_the_methods_stand_in_the_readme_as_in_the_code():
+def test_the_methods_stand_in_the_texts_as_in_the_code():
     code = "".join(path.read_text() for path in (ROOT / "flowjax" / "losses").glob("*.py"))
-    lines = [line for line in BLOCKS[1].splitlines() if line and not line.startswith("#")]
-    assert len(lines) == 11
-    for line in lines:
-        assert f"    {line}\n" in code, line
-    assert re.findall(r"^# (\w+)", BLOCKS[1], re.M) == [
+    five = re.search(r"```python\n(# flow_matching .*?)```", PAGES["docs/idea.md"], re.S)[1]
+    front = re.search(r"```python\n(# meanflow .*?)```", PAGES["docs/index.md"], re.S)[1]
+    for block, count in ((five, 11), (front, 2), (BLOCKS[1], 2)):
+        lines = [line for line in block.splitlines() if line and not line.startswith("#")]
+        assert len(lines) == count
+        for line in lines:
+            assert f"    {line}\n" in code, line
+    assert re.findall(r"^# (\w+)", five, re.M) == [
         "flow_matching", "meanflow", "improved_meanflow", "terminal_velocity", "soflow",
     ]  # fmt: skip
 
 
-COMMANDS = re.findall(r"^python -m experiments\.train (--config=.*)$", README, re.M)
+COMMANDS = sorted(
+    {
+        command
+        for text in PAGES.values()
+        for command in re.findall(r"^(?: {4})?python -m experiments\.train (--config=configs/.*)$", text, re.M)
+    }
+)
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split("--")[-1])
-def test_the_training_commands_of_the_readme_set_the_fields_that_they_name(command, monkeypatch):
+def test_the_training_commands_of_the_texts_set_the_fields_that_they_name(command, monkeypatch):
     words = shlex.split(command)
     monkeypatch.setattr(sys, "argv", ["train", *words])  # where ml_collections looks for the fields
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "", flag_values=values)
+    flags.DEFINE_string("profile", None, "", flag_values=values)
     values(["train", *words])
     file, preset = re.fullmatch(r"--config=configs/(\w+).py:(\S+)", words[0]).groups()
     flat = lambda config: folders._flat(json.loads(config.to_json()))
@@ -66,13 +80,15 @@ def test_the_training_commands_of_the_readme_set_the_fields_that_they_name(comma
     assert named <= changed <= named.union(*(follows.get(name, set()) for name in named))
 
 
-@pytest.mark.parametrize("text", ["README.md", "docs/pods.md"])
+@pytest.mark.parametrize("text", PAGES)
 def test_files_flags_and_fields_of_a_text_exist(text):
-    document = (ROOT / text).read_text()
+    document = PAGES[text]
     for path in re.findall(r"`((?:flowjax|configs|tests|experiments|docs)/[\w./]+)`", document):
         assert (ROOT / path).exists() or path == "configs/NAME.py", path
-    for path in re.findall(r"\]\((\w[\w./]+)\)", document):
-        assert (ROOT / path).exists(), path
+    for path in re.findall(r"\]\(((?:\.\./)*\w[\w./]+?)(?:#[\w-]+)?\)", document):
+        link = ((ROOT / text).parent / path).resolve().relative_to(ROOT.resolve())
+        made = {"notebooks": f"{link.stem}.ipynb", "api": ""}.get(link.parent.name)  # pages that the build writes
+        assert (ROOT / link).exists() or (made is not None and (ROOT / "notebooks" / made).exists()), path
     shared = (ROOT / "experiments" / "command_line.py").read_text()
     for module, given in re.findall(r"python -m experiments\.(\w+)((?: --[\w.]+(?:=\S+)?)*)", document):
         code = (ROOT / "experiments" / f"{module}.py").read_text() + shared
@@ -83,17 +99,19 @@ def test_files_flags_and_fields_of_a_text_exist(text):
         assert functools.reduce(lambda node, name: node[name], field.split("."), config) is not None
 
 
-def test_the_table_of_the_readme_is_current():
-    shown = re.search(r"<!-- python -m experiments.landscape --table -->\n(.*?)<!-- end -->", README, re.S)[1]
-    assert shown.strip() == landscape.method_table()
+def test_the_tables_of_methods_are_current():
+    shown = re.search(r"<!-- experiments.landscape.extract\(\) -->\n(.*?)<!-- end -->", README, re.S)[1]
+    assert shown.strip() == landscape.extract(), "write what experiments.landscape.extract() returns into the README"
+    table = landscape.method_table()
     for name, info in methods.METHODS.items():
-        assert f"| `{name}` |" in shown and f"arxiv.org/abs/{info.arxiv}" in shown
+        assert f"| `{name}` |" in table and f"arxiv.org/abs/{info.arxiv}" in table
         assert info.pairs and all(getattr(losses, pair.__name__) is pair for pair in info.pairs)
         assert info.parameterisation in flowmap.PARAMETERISATIONS
 
 
-def test_the_samplers_of_the_readme_are_those_of_the_code():
-    table = re.search(r"\| sampler \| an interval.*?\n\n", README, re.S)[0].splitlines()[2:]
+def test_the_samplers_of_the_page_are_those_of_the_code():
+    page = PAGES["docs/sampling.md"]
+    table = re.search(r"\| sampler \| an interval.*?\n\n", page, re.S)[0].splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table if line]
     names = [name for row in rows for name in re.findall(r"`(\w+)`", row[0])]
     assert names == list(samplers.SAMPLERS)
@@ -101,14 +119,14 @@ def test_the_samplers_of_the_readme_are_those_of_the_code():
         for name in re.findall(r"`(\w+)`", row[0]):
             shown = dict(part.split("=") for part in row[3].strip("`").split(",") if part)
             assert {key: float(value) for key, value in shown.items()} == options.numbers(samplers.SAMPLERS[name].run)
-    listed = re.search(r"`--measures` takes any of\n(.*?), most also", README, re.S)[1]
+    listed = re.search(r"`--measures` takes\s+any\s+of\s(.*?),\s+most\s+also", page, re.S)[1]
     assert set(re.findall(r"`(\w+)`", listed)) == set(evals.MEASURES)
 
 
 def test_the_caption_of_the_heat_maps_has_the_measured_numbers():
     rows = {row["rule"]: row for row in csv.DictReader((ROOT / "docs" / "rules_checkerboard.csv").read_text().splitlines())}
     trained = {rule: float(row["trained"]) for rule, row in rows.items()}
-    caption = re.search(r"\*Root mean squares over all.*?\*\n", README, re.S)[0].replace("\n", " ")
+    caption = re.search(r"\*Root mean squares over all.*?\*\n", PAGES["docs/sampling.md"], re.S)[0].replace("\n", " ")
     for rule, row in rows.items():
         name = rule.capitalize() if rule in ("lagrangian", "eulerian") else rule
         exact = float(row["exact flow"])
@@ -120,7 +138,7 @@ def test_the_caption_of_guidance_on_digits_has_the_measured_numbers():
     """At its best scale (agreement of 97% and the least Frechet distance) each method is as near as without guidance, half as diverse or more."""
     table = list(csv.DictReader((ROOT / "docs" / "guidance_digits.csv").read_text().splitlines()))
     number = lambda row, name: float(row[name])
-    caption = re.search(r"\*One-step digits of.*?\*\n", README, re.S)[0].replace("\n", " ")
+    caption = re.search(r"\*One-step digits of.*?\*\n", PAGES["docs/guidance.md"], re.S)[0].replace("\n", " ")
     for name in ("meanflow", "imf", "tvm", "soflow"):
         rows = {number(row, "guidance"): row for row in table if row["method"] == name}
         plain, able = rows[1.0], [row for row in rows.values() if number(row, "agreement") >= 0.97]
@@ -216,5 +234,11 @@ def test_a_wrong_choice_of_method(choice, message):
 
 
 def test_no_placeholder_is_left():
-    for path in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "configs").glob("*.py"), *(ROOT / "docs").glob("*.md")]:
+    texts = [
+        ROOT / "CHANGELOG.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "configs").glob("*.py"),
+        *(ROOT / name for name in PAGES),
+    ]
+    for path in texts:
         assert "@" + "@" not in path.read_text() and "TO" + "DO" not in path.read_text(), path

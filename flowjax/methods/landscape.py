@@ -1,4 +1,4 @@
-"""The table of the landscape: every method, what it is and what it costs. README and `experiments.landscape --table` show it."""
+"""The table of the landscape: every method, what it is and what it costs. The documentation and `experiments.landscape --table` show it."""
 
 import functools
 import inspect
