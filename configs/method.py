@@ -42,8 +42,6 @@ POINTS = {
     "shortcut": {"ema": 0.95, "diagonal": "3/4"},
     "split_meanflow": {"times": TRIANGLE, "anchor_times": UNIFORM},
 }
-# Methods that learn from trajectories of a teacher, and data sets with those of the closed-form velocity.
-COUPLED = {"rectified_meanflow": "checkerboard_pairs", "cmt": "checkerboard_trajectories"}
 
 
 def get_config(choice="meanflow,checkerboard"):
@@ -64,7 +62,7 @@ def get_config(choice="meanflow,checkerboard"):
         config.method.update(POINTS.get(name, {}))
         if "log_variance" in info.needs:  # without it the rule outweighs the anchor, and the map diverges
             config.method.log_variance_bound = 0.5
-        config.data.name = COUPLED.get(name, config.data.name)
+        config.data.name = info.trajectory_data or config.data.name
         config.teacher = "exact" if "teacher" in info.needs else ""
     config.optim.clip_norm = 1.0
     if "warmup_steps" in config.method:  # published: 10,000 of several hundred thousand

@@ -153,7 +153,7 @@ def velocity(run, out, steps):
 
 
 def broken_rules(run, out, steps):
-    if run.info.jumps == "none":
+    if not run.info.learns_jumps:
         return {}
     x0, exact = run.real["x"][: ROWS.value], exact_velocity(run)
     known, grid = None if exact is None else residuals.along(exact, EXACT_STEPS), np.linspace(*GRID, CELLS.value)

@@ -44,7 +44,6 @@ SEEDS = flags.DEFINE_integer("seeds", 1, "seeds, trained side by side", lower_bo
 TABLE = flags.DEFINE_bool("table", False, "print the table of all methods and stop")
 SAMPLING_STEPS = (1, 2, 4, 8)
 EULER_STEPS = (1, 2, 4, 8, 64)
-TRAJECTORY_POINTS = {"rectified_meanflow": 2, "cmt": 17}  # points of the teacher's trajectories that a method learns from
 SOLVER_STEPS = 64  # Heun steps of a trajectory
 COSTS = pathlib.Path(__file__).parents[1] / "docs" / "method_costs.csv"
 
@@ -118,11 +117,10 @@ def planned(path):
         checks.member("method", name, methods.METHODS)
     if not METHODS.value:
         raise typing.InputError("--methods= is empty; expected names such as flow_matching,meanflow.")
-    needs = lambda name: methods.METHODS[name].needs
     wanted = list(METHODS.value)
-    if any("teacher_map" in needs(name) for name in wanted):
+    if any("teacher_map" in methods.METHODS[name].needs for name in wanted):
         wanted = ["psd", *wanted]
-    if any("teacher" in needs(name) or name in TRAJECTORY_POINTS for name in wanted):
+    if any("teacher" in methods.METHODS[name].needs or methods.METHODS[name].trajectory_points for name in wanted):
         wanted = ["flow_matching", *wanted]
     return {name: config_of(name, path) for name in dict.fromkeys(wanted)}
 
@@ -135,12 +133,13 @@ def config_of(name, path):
     config.eval_every, config.seeds = 0, SEEDS.value
     config.steps = STEPS.value or config.steps
     config.optim.warmup_steps = min(config.optim.warmup_steps, config.steps // 10)
-    if "teacher_map" in methods.METHODS[name].needs:
+    info = methods.METHODS[name]
+    if "teacher_map" in info.needs:
         config.teacher = str(path / "psd")
-    elif "teacher" in methods.METHODS[name].needs:
+    elif "teacher" in info.needs:
         config.teacher = str(path / "flow_matching")
-    if name in TRAJECTORY_POINTS:
-        config.data.coupling = str(path / f"trajectories_{TRAJECTORY_POINTS[name]}")
+    if info.trajectory_points:
+        config.data.coupling = str(path / f"trajectories_{info.trajectory_points}")
     return config
 
 
@@ -157,10 +156,11 @@ def train(name, config, path):
     from flowjax import training
     from flowjax.evaluation import trajectories
 
-    if name in TRAJECTORY_POINTS:
+    points_of_each = methods.METHODS[name].trajectory_points
+    if points_of_each:
         number = trajectory_count(config)
         trajectories.write(
-            str(path / "flow_matching"), config.data.coupling, num=number, steps=SOLVER_STEPS, points=TRAJECTORY_POINTS[name]
+            str(path / "flow_matching"), config.data.coupling, num=number, steps=SOLVER_STEPS, points=points_of_each
         )
     return int(training.train(config, path / name).step) == config.steps
 
@@ -176,7 +176,7 @@ def measured(name, config, path, real):
     if known.exists():
         return json.loads(known.read_text())
     info = methods.METHODS[name]
-    steps = info.eval_steps(config.method) or (SAMPLING_STEPS if info.jumps != "none" else EULER_STEPS)
+    steps = info.eval_steps(config.method) or (SAMPLING_STEPS if info.learns_jumps else EULER_STEPS)
     worth = {"distance": {str(n): [] for n in steps}, "second": []}
     for seed in range(config.seeds):
         trained = training.load(path / name, seed=seed)
@@ -266,12 +266,12 @@ def costs(results, configs):
     alone = {name: row["FPE"] * configs[name].steps for name, row in results.items()}
     whole = dict(alone)
     for name in results:
-        needs = methods.METHODS[name].needs
-        if "teacher" in needs or name in TRAJECTORY_POINTS:
+        info = methods.METHODS[name]
+        if "teacher" in info.needs or info.trajectory_points:
             whole[name] += alone.get("flow_matching", np.nan)  # it may have failed after it was trained
-        if "teacher_map" in needs:
+        if "teacher_map" in info.needs:
             whole[name] += alone.get("psd", np.nan)
-        if name in TRAJECTORY_POINTS:  # Heun's method evaluates twice a step
+        if info.trajectory_points:  # Heun's method evaluates twice a step
             whole[name] += 2 * SOLVER_STEPS * trajectory_count(configs[name]) / configs[name].batch_size
     return alone, whole
 

@@ -4,7 +4,7 @@ A sampler of one time is a function `(key, n) -> [n]`, of a pair `(key, n) -> (s
 [0, 1].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from flowjax.typing import Array
 
 Times = Callable[[Array, int], Array]  # (key, n) -> times [n]
 Pairs = Callable[[Array, int], tuple[Array, Array]]  # (key, n) -> (s, t), each [n]
+TimeSampler = Callable[..., Any] | Sequence[Any]  # a sampler, or its name and constants, as `sampler_from_name` takes it
 
 
 def expand(t: ArrayLike, x: ArrayLike) -> Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 Array = jax.Array
 Time = jax.Array | float
+Field = Any  # an Array, or None in a Point of a term that does not use it
 Jvp = Callable[..., Any]  # jax.jvp, or a function with its signature: flowjax.derivatives.finite_difference(...)
 
 
@@ -64,12 +65,12 @@ class Point(NamedTuple):
     """
 
     x: Array
-    s: Array | None = None
-    t: Array | None = None
-    v: Array | None = None
-    a: Array | None = None
-    x0: Array | None = None
-    eps: Array | None = None
+    s: Field = None
+    t: Field = None
+    v: Field = None
+    a: Field = None
+    x0: Field = None
+    eps: Field = None
     cond: Any = None
     extra: Any = None
 

@@ -24,7 +24,7 @@ from method_table import (
     with_trajectories,
 )
 
-from flowjax import methods
+from flowjax import data, guidance, methods, samplers
 
 # For what compiles slowly: one of each form.
 FORMS = ("meanflow", "imf", "soflow", "tvm", "lsd", "psd", "cd", "ctm", "freeflow", "fmm", "scm", "cmt")
@@ -47,6 +47,25 @@ def test_what_methods_learn_to_jump():
             few = len(np.unique(points[0].t)) < 10 and len(np.unique(points[0].s - points[0].t)) == 1
             expected = "grid" if few else "any"
         assert methods.METHODS[name].jumps == expected, name
+
+
+def test_what_methods_read_and_which_sampler_they_have():
+    """The fields that configs and guidance read, against what the recipes and the datasets do."""
+    for name, info in methods.METHODS.items():
+        assert bool(info.trajectory_points) == (name in COUPLED) == bool(info.trajectory_data)
+        assert info.copies_jumps == (name == "cmt") and info.one_grid == (name == "pd")
+        assert info.learns_jumps == (name != "flow_matching") == (not info.any_space)
+        assert {info.sampler, info.few_steps or info.sampler} <= set(samplers.SAMPLERS)
+        assert not info.trajectory_points or info.trajectory_data in data.DATASETS
+    # Methods with an anchor whose other term takes the velocity of the data, which guidance changes.
+    guided = set()
+    for name in [name for name, columns in COLUMNS.items() if "anchor" in columns]:
+        method = make(name)
+        drawn = jax.eval_shape(method.draw, jax.random.key(0), batch_of(name, 24), 0)
+        record = lambda nets, point, V_ss=None: guided.add(name) or guidance.Guided(point.v, V_ss)  # noqa: B023
+        rule = {term: point for term, point in drawn.items() if term != "anchor"}
+        jax.eval_shape(lambda rule: methods.raw_errors(method, nets().replace(guide=record), rule), rule)  # noqa: B023
+    assert guided == {name for name in ROWS if methods.METHODS[name].guided_rule}
 
 
 def test_terms_and_needs():

@@ -1,6 +1,7 @@
 """Spaces: exponential and logarithm, geodesics, derivatives where they could fail, flow maps and samplers on the sphere and the torus."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 import support
 
-from flowjax import data, flowmap, paths, samplers, spaces, training, typing
-from flowjax.training import runs, sampling
+from flowjax import data, flowmap, methods, paths, samplers, spaces, training, typing
+from flowjax.training import config_checks, runs, sampling, settings
 
 pytestmark = pytest.mark.usefixtures("x64")
 CURVED = {"sphere": spaces.sphere, "torus": spaces.torus}
@@ -280,6 +281,24 @@ def test_losses_for_r_n_are_refused_on_the_sphere():
     config.update_from_flattened_dict({"data.name": "sphere_caps", "method.path": "sphere"})
     with jax.enable_x64(False), pytest.raises(typing.InputError, match="losses of 'meanflow' are written for R\\^n"):
         runs.setup(config, jax.devices()[:1])
+
+
+def test_a_registered_method_trains_on_the_sphere_if_it_says_that_its_losses_hold_there():
+    facts = types.SimpleNamespace(source=types.SimpleNamespace(space="sphere"))
+    try:
+        for any_space in (False, True):
+            methods.register("mine", lambda *, path="sphere": methods.make("flow_matching", path=path), any_space=any_space)
+            config = support.small("flow_matching")
+            config.data.name, config.method = "sphere_caps", {"name": "mine", "path": "sphere"}
+            if any_space:
+                config_checks.space(settings.read(config), facts)
+            else:
+                with pytest.raises(
+                    typing.InputError, match="holds? there: flow_matching, or one that is registered with any_space"
+                ):
+                    config_checks.space(settings.read(config), facts)
+    finally:
+        methods.METHODS.pop("mine", None)
 
 
 def test_a_run_on_the_sphere_trains_and_samples_points_of_the_sphere(tmp_path):

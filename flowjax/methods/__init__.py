@@ -22,11 +22,14 @@ Constants that recipes share, and what they mean where a recipe does not say mor
 """
 
 import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from flowjax import checks, flowmap, guidance, typing
 from flowjax.methods import landscape, recipe as recipes
 from flowjax.methods.landscape import JUMPS, METHODS, MethodInfo, takes_total_steps
 from flowjax.methods.recipe import raw_errors, rows_multiple, with_dropout
+from flowjax.typing import Method
 
 __all__ = [
     "JUMPS",
@@ -43,7 +46,7 @@ __all__ = [
 ]
 
 
-def make(name, *, total_steps=None, **hyper):
+def make(name: str, *, total_steps: int | None = None, **hyper: Any) -> Method:
     """A Method by its registry name.
 
     Args:
@@ -69,12 +72,12 @@ def make(name, *, total_steps=None, **hyper):
     return recipe(total_steps=total_steps, **hyper) if takes_total_steps(recipe) else recipe(**hyper)
 
 
-def outline(name, *, total_steps=None, **hyper):
+def outline(name: str, *, total_steps: int | None = None, **hyper: Any) -> Method:
     """A Method to be read, not called, made without touching a device; arguments and errors as of `make`."""
     return landscape.outline(_recipe(name, hyper), total_steps=total_steps, **hyper)
 
 
-def _recipe(name, hyper):
+def _recipe(name: str, hyper: Mapping[str, Any]) -> Callable[..., Method]:
     """The recipe of a method; raises InputError for an unknown one, or for constants that it does not have."""
     checks.member("method", name, METHODS)
     for key in hyper:
@@ -82,7 +85,9 @@ def _recipe(name, hyper):
     return METHODS[name].recipe
 
 
-def register(name, recipe, *, parameterisation="velocity", jumps="any"):
+def register(
+    name: str, recipe: Callable[..., Method], *, parameterisation: str = "velocity", jumps: str = "any", any_space: bool = False
+) -> None:
     """Adds a recipe to METHODS, so that `make`, configs and the trainer know it by its name in this process.
 
     A module that calls this and is named in config.modules is imported wherever a run of it is trained, sampled or measured. Which
@@ -94,6 +99,7 @@ def register(name, recipe, *, parameterisation="velocity", jumps="any"):
         them is `total_steps`.
       parameterisation: a key of flowjax.flowmap.PARAMETERISATIONS.
       jumps: which it learns, a key of JUMPS.
+      any_space: whether its losses hold on other spaces than R^n, so that it may train on data of those.
 
     Raises:
       InputError: if a published method has the name, an argument of the recipe has no default, or what it predicts or learns is not
@@ -116,14 +122,10 @@ def register(name, recipe, *, parameterisation="velocity", jumps="any"):
                 f"register: the argument {key!r} of the recipe of {name!r} is no keyword with a default; type"
                 f" def {name}(*, {key}=...)."
             )
-    METHODS[name] = MethodInfo(recipe, parameterisation=parameterisation, jumps=jumps)
+    METHODS[name] = MethodInfo(recipe, parameterisation=parameterisation, jumps=jumps, any_space=any_space)
 
 
-# Methods whose off-diagonal term takes the guided velocity. It teaches the interval, so their anchor is conditioned on (0, 1).
-OFF_DIAGONAL = ("meanflow", "imf", "pmf", "dmf", "alphaflow", "soflow", "rectified_meanflow")
-
-
-def guided(name, method, kind, *, scale, **constants):
+def guided(name: str, method: Method, kind: str, *, scale: tuple[float, float], **constants: Any) -> Method:
     """A method with a guidance inside its training target: the map that it learns is guided, at no cost in sampling.
 
     Wherever the recipe uses the conditional velocity of the data, the guided one stands; a teacher's velocity is guided by its answer
@@ -151,20 +153,21 @@ def guided(name, method, kind, *, scale, **constants):
       ['guidance', 'label']
     """
     checks.member("guidance inside the target", kind, guidance.TARGETS)
-    if "teacher_map" in method.needs or name == "cmt":
+    info = METHODS[name]
+    if "teacher_map" in method.needs or info.copies_jumps:
         raise typing.InputError(
             f"guidance {kind!r} acts on a velocity, and {name!r} learns from the jumps of a teacher; guide what makes the jumps: train"
             " the teacher with config.guidance."
         )
-    if "teacher" not in method.needs and not METHODS[name].learns_velocity:
+    if "teacher" not in method.needs and not info.learns_velocity:
         raise typing.InputError(
-            f"guidance {kind!r} needs the velocity without a label, and {name!r} learns {METHODS[name].learns} and no velocity;"
+            f"guidance {kind!r} needs the velocity without a label, and {name!r} learns {info.learns} and no velocity;"
             " expected a method that learns one (meanflow, psd, ...), or one that distils it from a teacher's (cd, facm, ...)."
         )
-    return recipes.guided(method, kind, scale, name in OFF_DIAGONAL, constants)
+    return recipes.guided(method, kind, scale, info.guided_rule, constants)
 
 
-def constants(name):
+def constants(name: str) -> dict[str, Any]:
     """The constants of a method with their published values, {keyword: value}; `total_steps` is not one of them."""
     checks.member("method", name, METHODS)
     parameters = inspect.signature(METHODS[name].recipe).parameters

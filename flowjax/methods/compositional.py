@@ -1,13 +1,26 @@
 """Recipes of the compositional rule: two jumps are one."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from flowjax import checks, distances, losses, schedules, typing
+from flowjax import checks, distances, losses, schedules
 from flowjax.methods import draws, pairs, recipe
+from flowjax.paths import Path
+from flowjax.times import TimeSampler
+from flowjax.typing import Array, InputError, Jvp, Method, Nets, Pair, Point, Term
 
 
-def shortcut(*, times=("dyadic", 128), anchor_times=("uniform",), diagonal="7/8", ema=0.999, path="linear", label_drop=0.1):
+def shortcut(
+    *,
+    times: TimeSampler = ("dyadic", 128),
+    anchor_times: TimeSampler = ("uniform",),
+    diagonal: str = "7/8",
+    ema: float = 0.999,
+    path: str | Path = "linear",
+    label_drop: float = 0.1,
+) -> Method:
     """Shortcut models: anchor and bootstrapped jumps of dyadic length on different rows, mean squared error.
 
     The paper also decays the weights by 0.1, which is the optimizer's (AdamW).
@@ -21,20 +34,20 @@ def shortcut(*, times=("dyadic", 128), anchor_times=("uniform",), diagonal="7/8"
     """
     on, off = recipe.split(diagonal)
     two_jumps = pairs.pair(losses.shortcut)
-    anchor = typing.Term("anchor", pairs.anchor, distances.l2, columns=on, times=draws.diagonal_times(anchor_times))
-    compositional = typing.Term("compositional", two_jumps, distances.l2, columns=off, times=draws.pair_times(times))
+    anchor = Term("anchor", pairs.anchor, distances.l2, columns=on, times=draws.diagonal_times(anchor_times))
+    compositional = Term("compositional", two_jumps, distances.l2, columns=off, times=draws.pair_times(times))
     return recipe.method([anchor, compositional], points=draws.on_path(path), label_drop=label_drop, needs={"ema": ema})
 
 
 def split_meanflow(
     *,
-    times=("sorted_pair", ("logit_normal", -0.4, 1.0)),
-    anchor_times=("logit_normal", -0.4, 1.0),
-    a=("uniform",),
-    diagonal="1/2",
-    path="linear",
-    label_drop=0.1,
-):
+    times: TimeSampler = ("sorted_pair", ("logit_normal", -0.4, 1.0)),
+    anchor_times: TimeSampler = ("logit_normal", -0.4, 1.0),
+    a: TimeSampler = ("uniform",),
+    diagonal: str = "1/2",
+    path: str | Path = "linear",
+    label_drop: float = 0.1,
+) -> Method:
     """SplitMeanFlow: jumps split anywhere, and an anchor on the teacher, on different rows, mean squared error.
 
     Args:
@@ -45,21 +58,21 @@ def split_meanflow(
     """
     on, off = recipe.split(diagonal)
     two_jumps = pairs.pair(losses.split_meanflow)
-    anchor = typing.Term("anchor", pairs.teacher_anchor, distances.l2, columns=on, times=draws.diagonal_times(anchor_times))
-    compositional = typing.Term("compositional", two_jumps, distances.l2, columns=off, times=draws.split_times(times, a))
+    anchor = Term("anchor", pairs.teacher_anchor, distances.l2, columns=on, times=draws.diagonal_times(anchor_times))
+    compositional = Term("compositional", two_jumps, distances.l2, columns=off, times=draws.split_times(times, a))
     return recipe.method([anchor, compositional], points=draws.on_path(path), label_drop=label_drop, needs={"teacher": {}})
 
 
 def psd(
     *,
-    times=("uniform_triangle",),
-    anchor_times=("uniform",),
-    a=("uniform",),
-    diagonal="3/4",
-    log_variance_bound=None,
-    path="linear",
-    label_drop=0.1,
-):
+    times: TimeSampler = ("uniform_triangle",),
+    anchor_times: TimeSampler = ("uniform",),
+    a: TimeSampler = ("uniform",),
+    diagonal: str = "3/4",
+    log_variance_bound: float | None = None,
+    path: str | Path = "linear",
+    label_drop: float = 0.1,
+) -> Method:
     """Progressive Self-Distillation: anchor and rule on different rows, each weighed by a learned log-variance of (s, t).
 
     Args:
@@ -73,14 +86,21 @@ def psd(
     on, off = recipe.split(diagonal)
     two_jumps = pairs.pair(losses.progressive_self_distillation)
     learned = {"distance": distances.likelihood, "arguments": pairs.log_variance(log_variance_bound)}
-    anchor = typing.Term("anchor", pairs.anchor, columns=on, times=draws.diagonal_times(anchor_times), **learned)
-    compositional = typing.Term("compositional", two_jumps, columns=off, times=draws.split_times(times, a), **learned)
+    anchor = Term("anchor", pairs.anchor, columns=on, times=draws.diagonal_times(anchor_times), **learned)
+    compositional = Term("compositional", two_jumps, columns=off, times=draws.split_times(times, a), **learned)
     return recipe.method([anchor, compositional], points=draws.on_path(path), label_drop=label_drop, needs=pairs.LOG_VARIANCE)
 
 
 def fmm(
-    *, total_steps=None, times=("uniform_square",), first_limit=0.05, last_limit=1.0, path="linear", label_drop=0.1, jvp="exact"
-):
+    *,
+    total_steps: int | None = None,
+    times: TimeSampler = ("uniform_square",),
+    first_limit: float = 0.05,
+    last_limit: float = 1.0,
+    path: str | Path = "linear",
+    label_drop: float = 0.1,
+    jvp: str | Jvp = "exact",
+) -> Method:
     """Flow Map Matching: velocity and round trip, mean squared errors, over intervals whose length is limited and grows.
 
     Both errors come from one round trip, so they are one term; its raw metric is their sum. The map is trained in both directions.
@@ -100,19 +120,25 @@ def fmm(
         limit = schedules.linear(first_limit, last_limit, recipe.length("fmm", what, total_steps))
     sampler, both_pairs = draws.pair_times(times), pairs.pair(losses.flow_map_matching, jvp=jvp)
 
-    def limited_times(key, n, step):
+    def limited_times(key: Array, n: int, step: Array) -> dict[str, Array]:
         drawn = sampler(key, n, step)
         return {"s": drawn["s"], "t": drawn["s"] + limit(step) * (drawn["t"] - drawn["s"])}
 
-    def errors(nets, point):
+    def errors(nets: Nets, point: Point) -> Array:
         velocity, round_trip = both_pairs(nets, point)
         return distances.l2(*velocity) + distances.l2(*round_trip)
 
-    compositional = typing.Term("compositional", errors, None, times=limited_times)
+    compositional = Term("compositional", errors, None, times=limited_times)
     return recipe.method([compositional], points=draws.on_path(path), label_drop=label_drop)
 
 
-def pfmm(*, times=("uniform_triangle",), a=("fixed", 0.5), path="linear", label_drop=0.1):
+def pfmm(
+    *,
+    times: TimeSampler = ("uniform_triangle",),
+    a: TimeSampler = ("fixed", 0.5),
+    path: str | Path = "linear",
+    label_drop: float = 0.1,
+) -> Method:
     """Progressive Flow Map Matching: one jump is two jumps of a teacher's map, mean squared error.
 
     Args:
@@ -121,11 +147,11 @@ def pfmm(*, times=("uniform_triangle",), a=("fixed", 0.5), path="linear", label_
     Reference: Boffi et al. 2024 (arXiv 2406.07507).
     """
     two_jumps = pairs.pair(losses.progressive_flow_map_matching)
-    compositional = typing.Term("compositional", two_jumps, distances.l2, times=draws.split_times(times, a))
+    compositional = Term("compositional", two_jumps, distances.l2, times=draws.split_times(times, a))
     return recipe.method([compositional], points=draws.on_path(path), label_drop=label_drop, needs={"teacher_map": {}})
 
 
-def pd(*, steps=4, teacher="velocity", path="linear", label_drop=0.1):
+def pd(*, steps: int = 4, teacher: str = "velocity", path: str | Path = "linear", label_drop: float = 0.1) -> Method:
     """Progressive Distillation, one stage: a student of `steps` steps from a teacher of twice as many.
 
     The published weight on the error of the denoised image, max(alpha^2 / sigma^2, 1), is max((1 - s)^2, s^2) on ours.
@@ -140,18 +166,19 @@ def pd(*, steps=4, teacher="velocity", path="linear", label_drop=0.1):
     """
     checks.member("teacher of pd", teacher, ("velocity", "map"))
     if not isinstance(steps, int) or steps < 1:
-        raise typing.InputError(f"pd: steps is {steps!r}; expected a whole number of at least 1.")
+        raise InputError(f"pd: steps is {steps!r}; expected a whole number of at least 1.")
     on_velocity = pairs.pair(losses.progressive_distillation)
 
-    def on_map(nets, point):
+    def on_map(nets: Nets, point: Point) -> Pair:
         previous = pairs.bind(nets.teacher_map, point)
         return on_velocity(nets, point, teacher=lambda x, u: previous(x, u, u - 1 / (2 * steps)))
 
-    def neighbours(key, n, step):
+    def neighbours(key: Array, n: int, step: Array) -> dict[str, Array]:
         index = jax.random.randint(key, (n,), 1, steps + 1)
         return {"s": index / steps, "t": (index - 1) / steps}
 
-    two_steps, needs = (on_velocity, {"teacher": {}}) if teacher == "velocity" else (on_map, {"teacher_map": {}})
+    two_steps = on_velocity if teacher == "velocity" else on_map
+    needs: dict[str, Any] = {"teacher" if teacher == "velocity" else "teacher_map": {}}
     weight = lambda point: jnp.maximum((1 - point.s) ** 2, point.s**2).reshape(-1)
-    compositional = typing.Term("compositional", two_steps, distances.l2, weight=weight, times=neighbours)
+    compositional = Term("compositional", two_steps, distances.l2, weight=weight, times=neighbours)
     return recipe.method([compositional], points=draws.on_path(path), label_drop=label_drop, needs=needs)

@@ -5,21 +5,33 @@ Noise levels of the EDM family are times here: s = sigma / (1 + sigma).
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from flowjax import distances, flowmap, losses, times, typing
+from flowjax import distances, flowmap, losses, times
+from flowjax.distances import Distance
 from flowjax.methods import draws, pairs, recipe
+from flowjax.paths import Path
+from flowjax.times import TimeSampler
+from flowjax.typing import Array, Jvp, Method, Nets, Pair, Point, Term, Velocity
 
 
-def _neighbours(levels_of, index_of, sigma_min, sigma_max, rho):
+def _neighbours(
+    levels_of: Callable[[Array], ArrayLike],
+    index_of: Callable[[Array, int, ArrayLike], Array],
+    sigma_min: float,
+    sigma_max: float,
+    rho: float,
+) -> Callable[[Array, int, Array], dict[str, Array]]:
     """Times of a level of a Karras grid and `a` of the level below; the lowest level's neighbour is the data itself, a = 1.
 
     F(x, 0, 0) = x holds by construction and anchors the chain there, where the papers stop at sigma_min.
     """
 
-    def draw(key, n, step):
+    def draw(key: Array, n: int, step: Array) -> dict[str, Array]:
         levels = levels_of(step)
         index = index_of(key, n, levels)
         at = lambda i: times.from_sigma(times.karras_sigma(i, levels, sigma_min, sigma_max, rho))
@@ -29,11 +41,11 @@ def _neighbours(levels_of, index_of, sigma_min, sigma_max, rho):
     return draw
 
 
-def _uniform_index(key, n, levels):
+def _uniform_index(key: Array, n: int, levels: ArrayLike) -> Array:
     return jax.random.randint(key, (n,), 0, levels)
 
 
-def _inverse_gap(point):
+def _inverse_gap(point: Point) -> Array:
     """One over the difference of the noise levels of a point and its neighbour, [rows]."""
     m = point.s * (1 - point.a)
     return 1 / (times.to_sigma(point.s) - times.to_sigma(m)).reshape(-1)
@@ -41,16 +53,16 @@ def _inverse_gap(point):
 
 def ct(
     *,
-    total_steps=None,
-    first_levels=2,
-    last_levels=150,
-    sigma_min=0.002,
-    sigma_max=80.0,
-    rho=7.0,
-    distance="l2",
-    path="linear",
-    label_drop=0.1,
-):
+    total_steps: int | None = None,
+    first_levels: int = 2,
+    last_levels: int = 150,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    distance: str | Distance = "l2",
+    path: str | Path = "linear",
+    label_drop: float = 0.1,
+) -> Method:
     """Consistency training on a Karras grid whose number of levels N grows with the square root of the step.
 
         N(k) = ceil(sqrt(k / K ((s1 + 1)^2 - s0^2) + s0^2) - 1) + 1
@@ -68,30 +80,30 @@ def ct(
     """
     steps = recipe.length("ct", f"the grid grows from {first_levels} to {last_levels} levels", total_steps)
 
-    def levels_of(step):
+    def levels_of(step: Array) -> Array:
         share = jnp.clip(jnp.asarray(step, jnp.float32) / steps, 0, 1)
         return jnp.ceil(jnp.sqrt(share * ((last_levels + 1) ** 2 - first_levels**2) + first_levels**2) - 1).astype(int) + 1
 
     neighbours = _neighbours(levels_of, _uniform_index, sigma_min, sigma_max, rho)
     training = pairs.pair(losses.consistency_training)
-    eulerian = typing.Term("eulerian", training, distances.distance_from_name(distance), times=neighbours)
+    eulerian = Term("eulerian", training, distances.distance_from_name(distance), times=neighbours)
     return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop)
 
 
 def ict(
     *,
-    total_steps=None,
-    first_levels=10,
-    last_levels=1280,
-    mean=-1.1,
-    std=2.0,
-    sigma_min=0.002,
-    sigma_max=80.0,
-    rho=7.0,
-    c=None,
-    path="linear",
-    label_drop=0.1,
-):
+    total_steps: int | None = None,
+    first_levels: int = 10,
+    last_levels: int = 1280,
+    mean: float = -1.1,
+    std: float = 2.0,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    c: float | None = None,
+    path: str | Path = "linear",
+    label_drop: float = 0.1,
+) -> Method:
     """Improved consistency training: levels double in stages, noise levels are log-normal, pseudo-Huber distance.
 
         N(k) = min(s0 2^floor(k / K'), s1) + 1,  K' = floor(K / (log2(s1 / s0) + 1));  weight 1 / (sigma_i+1 - sigma_i)
@@ -110,11 +122,11 @@ def ict(
     steps = recipe.length("ict", f"the grid doubles from {first_levels} to {last_levels} levels", total_steps)
     stage_length = max(1, int(steps / (math.log2(last_levels / first_levels) + 1)))
 
-    def levels_of(step):
+    def levels_of(step: Array) -> Array:
         stage = jnp.asarray(step, jnp.int32) // stage_length
         return jnp.minimum(first_levels * 2.0**stage, last_levels).astype(int) + 1
 
-    def index_of(key, n, levels):
+    def index_of(key: Array, n: int, levels: ArrayLike) -> Array:
         # The published weights of the levels are the mass that the log-normal has between neighbours.
         z = (jnp.log(jnp.array([sigma_min, sigma_max])) - mean) / std
         sigma = jnp.exp(mean + std * jax.random.truncated_normal(key, z[0], z[1], (n,)))
@@ -124,11 +136,21 @@ def ict(
 
     neighbours = _neighbours(levels_of, index_of, sigma_min, sigma_max, rho)
     training, distance = pairs.pair(losses.consistency_training), functools.partial(distances.huber, c=c)
-    eulerian = typing.Term("eulerian", training, distance, weight=_inverse_gap, times=neighbours)
+    eulerian = Term("eulerian", training, distance, weight=_inverse_gap, times=neighbours)
     return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop)
 
 
-def ect(*, total_steps=None, times=("logit_normal", -1.1, 2.0), q=2.0, k=8.0, stages=8, c=1e-8, path="linear", label_drop=0.1):
+def ect(
+    *,
+    total_steps: int | None = None,
+    times: TimeSampler = ("logit_normal", -1.1, 2.0),
+    q: float = 2.0,
+    k: float = 8.0,
+    stages: int = 8,
+    c: float = 1e-8,
+    path: str | Path = "linear",
+    label_drop: float = 0.1,
+) -> Method:
     """Easy Consistency Tuning: neighbours move together in stages, from denoising (the first stage) to consistency.
 
         sigma_m / sigma = max(0, 1 - q^-(stage + 1) (1 + k sigmoid(-sigma))),   weight 1 / (sigma - sigma_m)
@@ -149,7 +171,7 @@ def ect(*, total_steps=None, times=("logit_normal", -1.1, 2.0), q=2.0, k=8.0, st
     steps = recipe.length("ect", f"neighbours approach each other in {stages} stages", total_steps)
     sampler = draws.diagonal_times(times)
 
-    def neighbours(key, n, step):
+    def neighbours(key: Array, n: int, step: Array) -> dict[str, Array]:
         s = jnp.minimum(sampler(key, n, step)["s"], 1 - 1e-4)  # sigma stays finite
         sigma = s / (1 - s)
         stage = jnp.minimum(jnp.asarray(step, jnp.float32) * stages // steps, stages - 1)
@@ -158,22 +180,22 @@ def ect(*, total_steps=None, times=("logit_normal", -1.1, 2.0), q=2.0, k=8.0, st
         return {"s": s, "t": jnp.zeros_like(s), "a": (s - m) / s}
 
     training, distance = pairs.pair(losses.consistency_training), functools.partial(distances.huber, c=c)
-    eulerian = typing.Term("eulerian", training, distance, weight=_inverse_gap, times=neighbours)
+    eulerian = Term("eulerian", training, distance, weight=_inverse_gap, times=neighbours)
     return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop)
 
 
 def cd(
     *,
-    levels=40,
-    ema=0.95,
-    solver="heun",
-    sigma_min=0.002,
-    sigma_max=80.0,
-    rho=7.0,
-    distance="l2",
-    path="linear",
-    label_drop=0.1,
-):
+    levels: int = 40,
+    ema: float = 0.95,
+    solver: str = "heun",
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    distance: str | Distance = "l2",
+    path: str | Path = "linear",
+    label_drop: float = 0.1,
+) -> Method:
     """Consistency distillation on a Karras grid, one step of the teacher from a level to the one below.
 
     Args:
@@ -186,29 +208,29 @@ def cd(
     """
     mean_velocity, step_down = pairs.teacher_solver(solver), pairs.pair(losses.consistency_distillation)
 
-    def pair(nets, point):
+    def pair(nets: Nets, point: Point) -> Pair:
         m = point.s * (1 - point.a)
         return step_down(nets, point, v=mean_velocity(pairs.bind(nets.teacher, point), point.x, point.s, m))
 
     neighbours = _neighbours(lambda step: levels, _uniform_index, sigma_min, sigma_max, rho)
-    eulerian = typing.Term("eulerian", pair, distances.distance_from_name(distance), times=neighbours)
+    eulerian = Term("eulerian", pair, distances.distance_from_name(distance), times=neighbours)
     needs = {"teacher": {}, "ema": ema}
     return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop, needs=needs)
 
 
 def ctm(
     *,
-    levels=18,
-    teacher_steps=17,
-    solver="heun",
-    ema=0.999,
-    sigma_min=0.002,
-    sigma_max=80.0,
-    rho=7.0,
-    distance="l2",
-    path="linear",
-    label_drop=0.1,
-):
+    levels: int = 18,
+    teacher_steps: int = 17,
+    solver: str = "heun",
+    ema: float = 0.999,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    distance: str | Distance = "l2",
+    path: str | Path = "linear",
+    label_drop: float = 0.1,
+) -> Method:
     """Consistency Trajectory Models, the consistency term: source, target and the end of the teacher's steps on a Karras grid.
 
     The number of the teacher's steps is drawn with probability proportional to it, among those that fit between source and target.
@@ -227,7 +249,7 @@ def ctm(
     grid = times.from_sigma(times.karras_sigma(jnp.arange(levels), levels, sigma_min, sigma_max, rho))
     grid = jnp.concatenate([jnp.zeros(1), grid])
 
-    def levels_and_steps(key, n, step):
+    def levels_and_steps(key: Array, n: int, step: Array) -> dict[str, Array]:
         source_key, target_key, steps_key = jax.random.split(key, 3)
         source = jax.random.randint(source_key, (n,), 1, levels + 1)
         target = jax.random.randint(target_key, (n,), 0, source)
@@ -238,19 +260,21 @@ def ctm(
         s, t, m = grid[source], grid[target], grid[source - jnp.clip(count, 1, most)]
         return {"s": s, "t": t, "a": (s - m) / (s - t)}
 
-    def pair(nets, point):
+    def pair(nets: Nets, point: Point) -> Pair:
         teacher, m = pairs.bind(nets.teacher, point), pairs.middle(point)
         return compare(nets, point, m=m, x_m=_solve(teacher, point.x, point.s, m, grid, teacher_steps, mean_velocity))
 
-    eulerian = typing.Term("eulerian", pair, distances.distance_from_name(distance), times=levels_and_steps)
+    eulerian = Term("eulerian", pair, distances.distance_from_name(distance), times=levels_and_steps)
     needs = {"teacher": {}, "ema": ema}
     return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop, needs=needs)
 
 
-def _solve(teacher, x, s, m, grid, steps, mean_velocity):
+def _solve(
+    teacher: Velocity, x: Array, s: Array, m: Array, grid: Array, steps: int, mean_velocity: Callable[..., Array]
+) -> Array:
     """`x` carried from s to m by the teacher along a grid of times, at most `steps` steps; those beyond m have no length."""
 
-    def advance(state, _):
+    def advance(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
         x, now = state
         below = grid[jnp.maximum(jnp.searchsorted(grid, now - 1e-6) - 1, 0)].reshape(now.shape).astype(now.dtype)
         after = jnp.maximum(below, m)
@@ -263,14 +287,14 @@ def _solve(teacher, x, s, m, grid, steps, mean_velocity):
 
 def scm(
     *,
-    times=("logit_normal", -1.0, 1.4),
-    warmup_steps=10_000,
-    c=0.1,
-    log_variance_bound=None,
-    path="linear",
-    label_drop=0.1,
-    jvp="exact",
-):
+    times: TimeSampler = ("logit_normal", -1.0, 1.4),
+    warmup_steps: int = 10_000,
+    c: float = 0.1,
+    log_variance_bound: float | None = None,
+    path: str | Path = "linear",
+    label_drop: float = 0.1,
+    jvp: str | Jvp = "exact",
+) -> Method:
     """Continuous consistency training (sCT): the tangent warms up, is normalised, and weighed by a learned log-variance.
 
     With R the residual of the pair and r = sqrt(s^2 + (1 - s)^2), the scored pair is (r V, r V - g / (|g| + c)), g = (1 - s) r R: the
@@ -286,16 +310,16 @@ def scm(
     tangent = pairs.pair(losses.continuous_consistency, jvp=jvp)
     sampler, warmup = draws.diagonal_times(times), draws.warm_up(1.0, warmup_steps)
 
-    def warming(key, n, step):
+    def warming(key: Array, n: int, step: Array) -> dict[str, Array]:
         return sampler(key, n, step) | {"t": jnp.zeros((n,)), "a": jnp.full((n,), warmup(step))}
 
-    def normalised(nets, point):
+    def normalised(nets: Nets, point: Point) -> Pair:
         s, r = point.s, jnp.sqrt(point.s**2 + (1 - point.s) ** 2)
         V, target = tangent(nets, point)
         g = jax.lax.stop_gradient((1 - s) * r * (V - target))
         norm = jnp.sqrt(jnp.mean(g**2, axis=tuple(range(1, g.ndim)), keepdims=True))
-        return typing.Pair(r * V, jax.lax.stop_gradient(r * V) - g / (norm + c))
+        return Pair(r * V, jax.lax.stop_gradient(r * V) - g / (norm + c))
 
     learned = {"distance": distances.likelihood, "arguments": pairs.log_variance(log_variance_bound)}
-    eulerian = typing.Term("eulerian", normalised, times=warming, **learned)
+    eulerian = Term("eulerian", normalised, times=warming, **learned)
     return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop, needs=pairs.LOG_VARIANCE)

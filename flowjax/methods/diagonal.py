@@ -1,10 +1,13 @@
 """The recipe of the anchor alone."""
 
-from flowjax import distances, typing
+from flowjax import distances
 from flowjax.methods import draws, pairs, recipe
+from flowjax.paths import Path
+from flowjax.times import TimeSampler
+from flowjax.typing import Method, Term
 
 
-def flow_matching(*, times=("uniform",), path="linear", label_drop=0.1):
+def flow_matching(*, times: TimeSampler = ("uniform",), path: str | Path = "linear", label_drop: float = 0.1) -> Method:
     """Flow matching: the anchor alone, mean squared error.
 
     Args:
@@ -13,5 +16,5 @@ def flow_matching(*, times=("uniform",), path="linear", label_drop=0.1):
 
     Reference: Lipman et al. 2022 (arXiv 2210.02747).
     """
-    anchor = typing.Term("anchor", pairs.anchor, distances.l2, times=draws.diagonal_times(times))
+    anchor = Term("anchor", pairs.anchor, distances.l2, times=draws.diagonal_times(times))
     return recipe.method([anchor], points=draws.on_path(path), label_drop=label_drop)

@@ -5,13 +5,23 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from flowjax import distances, flowmap, losses, paths, typing
+from flowjax import distances, flowmap, losses, paths
+from flowjax.distances import Distance
 from flowjax.methods import draws, pairs, recipe
+from flowjax.paths import Path
+from flowjax.times import TimeSampler
+from flowjax.typing import Array, Jvp, Method, Nets, Network, Pair, Point, Term
 
 sg = jax.lax.stop_gradient
 
 
-def lmd(*, times=("uniform_triangle",), path="linear", label_drop=0.1, jvp="exact"):
+def lmd(
+    *,
+    times: TimeSampler = ("uniform_triangle",),
+    path: str | Path = "linear",
+    label_drop: float = 0.1,
+    jvp: str | Jvp = "exact",
+) -> Method:
     """Lagrangian Map Distillation: d_t F follows the teacher, mean squared error, gradient through the derivative.
 
     Args:
@@ -20,20 +30,20 @@ def lmd(*, times=("uniform_triangle",), path="linear", label_drop=0.1, jvp="exac
     Reference: Boffi et al. 2024 (arXiv 2406.07507).
     """
     follow = pairs.pair(losses.lagrangian_distillation, jvp=jvp)
-    lagrangian = typing.Term("lagrangian", follow, distances.l2, times=draws.pair_times(times))
+    lagrangian = Term("lagrangian", follow, distances.l2, times=draws.pair_times(times))
     return recipe.method([lagrangian], points=draws.on_path(path), label_drop=label_drop, needs={"teacher": {}})
 
 
 def lsd(
     *,
-    times=("uniform_triangle",),
-    anchor_times=("uniform",),
-    diagonal="3/4",
-    log_variance_bound=None,
-    path="linear",
-    label_drop=0.1,
-    jvp="exact",
-):
+    times: TimeSampler = ("uniform_triangle",),
+    anchor_times: TimeSampler = ("uniform",),
+    diagonal: str = "3/4",
+    log_variance_bound: float | None = None,
+    path: str | Path = "linear",
+    label_drop: float = 0.1,
+    jvp: str | Jvp = "exact",
+) -> Method:
     """Lagrangian Self-Distillation: anchor and rule on different rows, each weighed by a learned log-variance of (s, t).
 
     Args:
@@ -46,12 +56,18 @@ def lsd(
     on, off = recipe.split(diagonal)
     follow = pairs.pair(losses.lagrangian_self_distillation, jvp=jvp)
     learned = {"distance": distances.likelihood, "arguments": pairs.log_variance(log_variance_bound)}
-    anchor = typing.Term("anchor", pairs.anchor, columns=on, times=draws.diagonal_times(anchor_times), **learned)
-    lagrangian = typing.Term("lagrangian", follow, columns=off, times=draws.pair_times(times), **learned)
+    anchor = Term("anchor", pairs.anchor, columns=on, times=draws.diagonal_times(anchor_times), **learned)
+    lagrangian = Term("lagrangian", follow, columns=off, times=draws.pair_times(times), **learned)
     return recipe.method([anchor, lagrangian], points=draws.on_path(path), label_drop=label_drop, needs=pairs.LOG_VARIANCE)
 
 
-def ayf_lmd(*, times=("gap_uniform", ("logit_normal", -0.8, 1.0)), path="linear", label_drop=0.1, jvp="exact"):
+def ayf_lmd(
+    *,
+    times: TimeSampler = ("gap_uniform", ("logit_normal", -0.8, 1.0)),
+    path: str | Path = "linear",
+    label_drop: float = 0.1,
+    jvp: str | Jvp = "exact",
+) -> Method:
     """Align Your Flow, the Lagrangian form, mean squared error; the paper finds it good on points and poor on images.
 
     Args:
@@ -60,19 +76,19 @@ def ayf_lmd(*, times=("gap_uniform", ("logit_normal", -0.8, 1.0)), path="linear"
     Reference: Sabour, Fidler and Kreis 2025 (arXiv 2506.14603).
     """
     follow = pairs.pair(losses.align_your_flow_lmd, jvp=jvp)
-    lagrangian = typing.Term("lagrangian", follow, distances.l2, times=draws.pair_times(times))
+    lagrangian = Term("lagrangian", follow, distances.l2, times=draws.pair_times(times))
     return recipe.method([lagrangian], points=draws.on_path(path), label_drop=label_drop, needs={"teacher": {}})
 
 
 def tvm(
     *,
-    times=("gap_first", -0.8, 1.0, -0.4, 1.0),
-    anchor_times=("logit_normal", -0.4, 1.0),
-    ema=0.99,
-    path="linear",
-    label_drop=0.1,
-    jvp="exact",
-):
+    times: TimeSampler = ("gap_first", -0.8, 1.0, -0.4, 1.0),
+    anchor_times: TimeSampler = ("logit_normal", -0.4, 1.0),
+    ema: float = 0.99,
+    path: str | Path = "linear",
+    label_drop: float = 0.1,
+    jvp: str | Jvp = "exact",
+) -> Method:
     """Terminal Velocity Matching: both terms on every row, mean squared error.
 
     Args:
@@ -83,22 +99,22 @@ def tvm(
     Reference: Zhou et al. 2025 (arXiv 2511.19797), the ImageNet-256 configuration.
     """
     follow = pairs.pair(losses.terminal_velocity, jvp=jvp)
-    anchor = typing.Term("anchor", pairs.anchor, distances.l2, times=draws.diagonal_times(anchor_times))
-    lagrangian = typing.Term("lagrangian", follow, distances.l2, times=draws.pair_times(times))
+    anchor = Term("anchor", pairs.anchor, distances.l2, times=draws.diagonal_times(anchor_times))
+    lagrangian = Term("lagrangian", follow, distances.l2, times=draws.pair_times(times))
     return recipe.method([anchor, lagrangian], points=draws.on_path(path), label_drop=label_drop, needs={"ema": ema})
 
 
 def freeflow(
     *,
-    times=("uniform",),
-    correction_times=("logit_normal", 1.4, 1.0),
-    correction="1/4",
-    alpha=1.0,
-    c=1e-3,
-    correction_c=1e-6,
-    label_drop=0.0,
-    jvp="forward",
-):
+    times: TimeSampler = ("uniform",),
+    correction_times: TimeSampler = ("logit_normal", 1.4, 1.0),
+    correction: str = "1/4",
+    alpha: float = 1.0,
+    c: float = 1e-3,
+    correction_c: float = 1e-6,
+    label_drop: float = 0.0,
+    jvp: str | Jvp = "forward",
+) -> Method:
     """FreeFlow: prediction from noise, correction by an auxiliary velocity of the student's samples; no data is read.
 
     The prediction is weighted by 1 / (mse + c). The paper scales the correction by the ratio of the two gradients' mean norms over the
@@ -120,7 +136,7 @@ def freeflow(
     on, off = recipe.split(correction, "correction")
     predict, push = pairs.pair(losses.freeflow_prediction, jvp=jvp), pairs.pair(losses.freeflow_correction)
 
-    def correction_errors(nets, point):
+    def correction_errors(nets: Nets, point: Point) -> Array:
         pushed, r = push(nets, point), point.t
         x_r, v = paths.interpolate(paths.linear, sg(pushed.prediction), point.eps, r)
         auxiliary = pairs.bind(nets.velocity, point)
@@ -129,14 +145,20 @@ def freeflow(
 
     adaptive = functools.partial(distances.adaptive, reduce="mean", p=1.0, c=c)
     terms = [
-        typing.Term("correction", correction_errors, None, columns=on, times=draws.target_times(correction_times)),
-        typing.Term("prediction", predict, adaptive, columns=off, times=draws.target_times(times)),
+        Term("correction", correction_errors, None, columns=on, times=draws.target_times(correction_times)),
+        Term("prediction", predict, adaptive, columns=off, times=draws.target_times(times)),
     ]
-    needs = {"teacher": {}, "velocity": typing.Network(call="velocity")}
+    needs = {"teacher": {}, "velocity": Network(call="velocity")}
     return recipe.method(terms, points=draws.from_noise, label_drop=label_drop, needs=needs)
 
 
-def pid(*, times=("karras", 250), distance="l2", label_drop=0.0, jvp="backward"):
+def pid(
+    *,
+    times: TimeSampler = ("karras", 250),
+    distance: str | Distance = "l2",
+    label_drop: float = 0.0,
+    jvp: str | Jvp = "backward",
+) -> Method:
     """Physics Informed Distillation: the trajectory from noise solves the teacher's equation; no data is read.
 
     Args:
@@ -148,11 +170,11 @@ def pid(*, times=("karras", 250), distance="l2", label_drop=0.0, jvp="backward")
     Reference: Tee et al. 2024 (arXiv 2411.08378).
     """
     follow = pairs.pair(losses.physics_informed, jvp=jvp)
-    lagrangian = typing.Term("lagrangian", follow, distances.distance_from_name(distance), times=draws.target_times(times))
+    lagrangian = Term("lagrangian", follow, distances.distance_from_name(distance), times=draws.target_times(times))
     return recipe.method([lagrangian], points=draws.from_noise, label_drop=label_drop, needs={"teacher": {}})
 
 
-def boot(*, times=("uniform",), delta=0.04, boundary=0.5, label_drop=0.0):
+def boot(*, times: TimeSampler = ("uniform",), delta: float = 0.04, boundary: float = 0.5, label_drop: float = 0.0) -> Method:
     """BOOT: bootstrapping from noise in small teacher steps, and the boundary at s = t = 1; no data is read.
 
     Args:
@@ -165,18 +187,18 @@ def boot(*, times=("uniform",), delta=0.04, boundary=0.5, label_drop=0.0):
     """
     source = draws.diagonal_times(times)
 
-    def steps(key, n, step):
+    def steps(key: Array, n: int, step: Array) -> dict[str, Array]:
         m = jnp.maximum(source(key, n, step)["s"], delta)
         t = m - delta
         return {"t": t, "a": (1 - m) / (1 - t)}
 
-    lagrangian = typing.Term("lagrangian", pairs.pair(losses.boot), distances.l2, times=steps)
+    lagrangian = Term("lagrangian", pairs.pair(losses.boot), distances.l2, times=steps)
     at_one = lambda key, n, step: {"s": jnp.ones((n,))}
-    anchor = typing.Term("anchor", pairs.teacher_anchor, distances.l2, weight=boundary, times=at_one)
+    anchor = Term("anchor", pairs.teacher_anchor, distances.l2, weight=boundary, times=at_one)
     return recipe.method([lagrangian, anchor], points=draws.from_noise, label_drop=label_drop, needs={"teacher": {}})
 
 
-def cmt(*, times=("uniform_triangle",), distance="l2", label_drop=0.1):
+def cmt(*, times: TimeSampler = ("uniform_triangle",), distance: str | Distance = "l2", label_drop: float = 0.1) -> Method:
     """Consistency mid-training: every jump along a teacher's trajectories, which the dataset holds; the teacher is not evaluated.
 
     Args:
@@ -187,8 +209,8 @@ def cmt(*, times=("uniform_triangle",), distance="l2", label_drop=0.1):
     """
     jump = pairs.pair(losses.consistency_mid_training)
 
-    def pair(nets, point):
+    def pair(nets: Nets, point: Point) -> Pair:
         return jump(nets, point, x_t=flowmap.move(point.x, point.s, point.t, point.v))
 
-    lagrangian = typing.Term("lagrangian", pair, distances.distance_from_name(distance), times=draws.pair_times(times))
+    lagrangian = Term("lagrangian", pair, distances.distance_from_name(distance), times=draws.pair_times(times))
     return draws.with_trajectories(recipe.method([lagrangian], points=draws.on_trajectory, label_drop=label_drop))

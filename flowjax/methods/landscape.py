@@ -9,6 +9,7 @@ import jax
 
 from flowjax import losses
 from flowjax.methods import compositional, consistency, diagonal, eulerian, lagrangian
+from flowjax.typing import Method
 
 # Which jumps a method learns, in words.
 JUMPS = {
@@ -39,11 +40,18 @@ class MethodInfo(NamedTuple):
       derived_fpe: the cost from the graph, when the jvp's primal output is reused.
       rho: how often attention's share rho = N / (6 d + N) of the forward pass (N tokens, width d) comes on top.
       every_row: constants that put every term on every row, with one Euler step where a teacher is integrated.
+      few_steps: the sampler with which its paper samples in two steps or more, a key of flowjax.samplers.SAMPLERS; "": that of its
+        jumps, `sampler`.
+      guided_rule: whether its term off the diagonal takes the velocity of the data, so that under guidance this term teaches the
+        interval of times, and the anchor is conditioned on (0, 1).
+      trajectory_points: how many points of a teacher's trajectories the data must bring; 0: it learns from the data alone.
+      trajectory_data: dataset of points with such trajectories of the closed-form velocity, a key of flowjax.data.DATASETS.
+      any_space: whether its losses hold on other spaces than R^n, see flowjax.spaces.
       paper: title; "" for a method that `register` added.
       arxiv: arXiv id.
     """
 
-    recipe: Callable
+    recipe: Callable[..., Method]
     pairs: tuple[Callable, ...] = ()
     rule: str = ""
     setting: str = ""
@@ -54,6 +62,11 @@ class MethodInfo(NamedTuple):
     derived_fpe: float = float("nan")
     rho: int = 0
     every_row: Mapping[str, Any] = {}
+    few_steps: str = ""
+    guided_rule: bool = False
+    trajectory_points: int = 0
+    trajectory_data: str = ""
+    any_space: bool = False
     paper: str = ""
     arxiv: str = ""
 
@@ -78,6 +91,21 @@ class MethodInfo(NamedTuple):
         return self.jumps == "any"
 
     @property
+    def learns_jumps(self) -> bool:
+        """Whether anything off the diagonal is learned."""
+        return self.jumps != "none"
+
+    @property
+    def one_grid(self) -> bool:
+        """Whether it learns the jumps of one grid, so that its student is the teacher of the next stage."""
+        return self.jumps == "grid"
+
+    @property
+    def copies_jumps(self) -> bool:
+        """Whether it learns jumps along a teacher's trajectories, which have more points than data and noise."""
+        return self.trajectory_points > 2
+
+    @property
     def reads_data(self) -> bool:
         """Whether the values of the data are used, not their shape alone."""
         return self.jumps != "from noise"
@@ -91,7 +119,7 @@ class MethodInfo(NamedTuple):
         """The only numbers of sampling steps whose jumps a method with these constants learns; None: any number."""
         return {"from noise": (1,), "grid": (constants.get("steps", 1),)}.get(self.jumps)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         names = lambda functions: ", ".join(function.__name__ for function in functions)
         cost = f"{self.derived_fpe}" + {0: "", 1: " + rho"}.get(self.rho, f" + {self.rho} rho")
         fields = {
@@ -110,24 +138,24 @@ class MethodInfo(NamedTuple):
 
 
 @functools.cache
-def needs(recipe):
+def needs(recipe: Callable[..., Method]) -> tuple[str, ...]:
     """Names of the networks that a recipe with its default constants needs, for any length of the training."""
     return tuple(outline(recipe, total_steps=1_000).needs)
 
 
-def outline(recipe, *, total_steps=None, **constants):
+def outline(recipe: Callable[..., Method], *, total_steps: int | None = None, **constants: Any) -> Method:
     """The Method of a recipe to be read, not called: its terms and needs.
 
     The recipe is traced, not run. Configs need this before the processes of a run join each other, and until then JAX must not touch a
     device.
     """
-    made = []
+    made: list[Method] = []
     length = {"total_steps": total_steps} if takes_total_steps(recipe) else {}
     jax.eval_shape(lambda: made.append(recipe(**length, **constants)))
     return made[0]
 
 
-def takes_total_steps(recipe):
+def takes_total_steps(recipe: Callable[..., Method]) -> bool:
     """Whether something in a recipe changes over the training, so that it takes the training's length."""
     return "total_steps" in inspect.signature(recipe).parameters
 
@@ -135,7 +163,7 @@ def takes_total_steps(recipe):
 METHODS: dict[str, MethodInfo] = {
     "flow_matching": MethodInfo(
         diagonal.flow_matching, pairs=(losses.flow_matching,), rule="diagonal", setting="M", derivative="none", jumps="none",
-        source_fpe=3, derived_fpe=3, paper="Flow Matching for Generative Modeling", arxiv="2210.02747",
+        any_space=True, source_fpe=3, derived_fpe=3, paper="Flow Matching for Generative Modeling", arxiv="2210.02747",
     ),
     "lmd": MethodInfo(
         lagrangian.lmd, pairs=(losses.lagrangian_distillation,), rule="lagrangian", setting="D",
@@ -198,7 +226,8 @@ METHODS: dict[str, MethodInfo] = {
     ),
     "soflow": MethodInfo(
         eulerian.soflow, pairs=(losses.soflow,), rule="eulerian", setting="S", derivative="finite step in sg", source_fpe=7,
-        derived_fpe=7, every_row={"diagonal": "both"}, paper="SoFlow: Solution Flow Models", arxiv="2512.15657",
+        derived_fpe=7, every_row={"diagonal": "both"}, guided_rule=True, few_steps="consistency",
+        paper="SoFlow: Solution Flow Models", arxiv="2512.15657",
     ),
     "facm": MethodInfo(
         eulerian.facm, pairs=(losses.flow_anchored,), rule="eulerian", setting="D",
@@ -208,12 +237,12 @@ METHODS: dict[str, MethodInfo] = {
     "meanflow": MethodInfo(
         eulerian.meanflow, pairs=(losses.meanflow,), rule="eulerian", setting="M",
         derivative="d_s V, all of the target in sg", source_fpe=4, derived_fpe=4, rho=1, every_row={"diagonal": "0"},
-        paper="Mean Flows for One-step Generative Modeling", arxiv="2505.13447",
+        guided_rule=True, paper="Mean Flows for One-step Generative Modeling", arxiv="2505.13447",
     ),
     "imf": MethodInfo(
         eulerian.imf, pairs=(losses.improved_meanflow,), rule="eulerian", setting="M",
         derivative="d_s V in sg, along the network's velocity", source_fpe=5, derived_fpe=5, rho=1,
-        every_row={"diagonal": "0"}, paper="Improved Mean Flows", arxiv="2512.02012",
+        every_row={"diagonal": "0"}, guided_rule=True, paper="Improved Mean Flows", arxiv="2512.02012",
     ),
     "shortcut": MethodInfo(
         compositional.shortcut, pairs=(losses.shortcut,), rule="compositional", setting="S",
@@ -243,21 +272,23 @@ METHODS: dict[str, MethodInfo] = {
     # Beyond the table of the literature.
     "alphaflow": MethodInfo(
         eulerian.alphaflow, pairs=(losses.alphaflow,), rule="eulerian", setting="M",
-        derivative="finite step in sg; d_s V at a = 0", derived_fpe=4, rho=1, every_row={"diagonal": "0"}, paper="AlphaFlow",
-        arxiv="2510.20771",
+        derivative="finite step in sg; d_s V at a = 0", derived_fpe=4, rho=1, every_row={"diagonal": "0"}, guided_rule=True,
+        few_steps="consistency", paper="AlphaFlow", arxiv="2510.20771",
     ),
     "dmf": MethodInfo(
         eulerian.dmf, pairs=(losses.meanflow,), rule="eulerian", setting="M", derivative="d_s V, all of the target in sg",
-        derived_fpe=7, rho=1, every_row={"diagonal": "both"}, paper="Decoupled MeanFlow", arxiv="2510.24474",
+        derived_fpe=7, rho=1, every_row={"diagonal": "both"}, guided_rule=True, paper="Decoupled MeanFlow",
+        arxiv="2510.24474",
     ),
     "pmf": MethodInfo(
         eulerian.pmf, pairs=(losses.improved_meanflow,), rule="eulerian", setting="M",
         derivative="d_s V in sg, along the network's velocity", parameterisation="denoised_field", derived_fpe=5, rho=1,
-        every_row={"diagonal": "0"}, paper="Pixel Mean Flows", arxiv="2601.22158",
+        every_row={"diagonal": "0"}, guided_rule=True, paper="Pixel Mean Flows", arxiv="2601.22158",
     ),
     "rectified_meanflow": MethodInfo(
         eulerian.rectified_meanflow, pairs=(losses.meanflow,), rule="eulerian", setting="D",
         derivative="d_s V, all of the target in sg", derived_fpe=4, rho=1, every_row={"diagonal": "0"},
+        guided_rule=True, trajectory_points=2, trajectory_data="checkerboard_pairs",
         paper="Rectified MeanFlow", arxiv="2511.23342",
     ),
     "scm": MethodInfo(
@@ -280,7 +311,8 @@ METHODS: dict[str, MethodInfo] = {
     ),
     "cmt": MethodInfo(
         lagrangian.cmt, pairs=(losses.consistency_mid_training,), rule="lagrangian", setting="D",
-        derivative="none; a recorded trajectory", derived_fpe=3, paper="CMT: Mid-Training", arxiv="2509.24526",
+        derivative="none; a recorded trajectory", derived_fpe=3, trajectory_points=17,
+        trajectory_data="checkerboard_trajectories", paper="CMT: Mid-Training", arxiv="2509.24526",
     ),
     "pd": MethodInfo(
         compositional.pd, pairs=(losses.progressive_distillation,), rule="compositional", setting="D",

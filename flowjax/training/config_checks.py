@@ -166,7 +166,7 @@ def best(settings, facts):
 
 
 def space(settings, facts):
-    """The path is in the space of the data; off the diagonal, losses are written for R^n."""
+    """The path is in the space of the data, and the method's losses hold there; most are written for R^n."""
     path, info = paths.path_from_name(settings.method.path), methods.METHODS[settings.method.name]
     if path.space.name != facts.source.space:
         fit = [name for name, other in paths.PATHS.items() if other.space.name == facts.source.space]
@@ -176,10 +176,11 @@ def space(settings, facts):
         )
     if path.space is spaces.euclidean:
         return
-    if info.rule not in ("diagonal", "own"):
+    if not info.any_space:
         raise typing.InputError(
             f"the losses of {settings.method.name!r} are written for R^n, and {settings.data.name} is in the space {path.space.name!r}; expected"
-            " a method of the diagonal, flow_matching, or one of your own."
+            f" a method whose losses hold there: {' or '.join(name for name, other in methods.METHODS.items() if other.any_space)}, or"
+            " one that is registered with any_space=True."
         )
     if settings.data.coupling == "ot":
         raise typing.InputError(
@@ -390,7 +391,7 @@ def _knows(run, method, flag, need):
     """A run learned a velocity ("teacher") or a map ("teacher_map") on the path of the student."""
     name = run.settings.method.name
     info = methods.METHODS[name]
-    stage = method.name == "pd" and info.jumps == "grid"  # the stage before
+    stage = method.name == name and info.one_grid  # the stage before
     if not (info.learns_velocity if need == "teacher" else info.learns_map or stage):
         what = "a velocity V(x, t, t)" if need == "teacher" else "a flow map"
         raise typing.InputError(
