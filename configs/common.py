@@ -34,13 +34,7 @@ def base(preset, *, method):
     config.ema = (0.999,)
     _bookkeeping(config)
 
-    # dir "": TFDS_DATA_DIR or the default of TFDS. coupling "": independent noise; "ot": minibatch optimal transport; otherwise
-    # a folder of experiments.reflow. augment "": none; "edm:probability=0.12" and further options: flowjax.data.augmentation, whose
-    # labels are the input "augmentation" of the network. The network sees (x - mean) / deviation, each a number or one a channel;
-    # samples are brought back: 1 / 0.18215 is Stable Diffusion's factor.
-    config.data = {
-        "name": "checkerboard", "dir": "", "flip": False, "coupling": "", "augment": "", "mean": 0.0, "deviation": 1.0,
-    }  # fmt: skip
+    _data(config)
     # One harmonic of each time: with four, derivatives in time are rough, and one-step distances are two to three times larger.
     config.model = network("mlp", width=256, depth=3, harmonics=1)
     config.optim = {
@@ -76,15 +70,32 @@ def base(preset, *, method):
     return config
 
 
+def _data(config):
+    """Where the rows come from, and what the network sees of them."""
+    # dir "": TFDS_DATA_DIR or the default of TFDS; the folder of ImageNet's arrays (flowjax/data/stored.py). coupling "": independent
+    # noise; "ot": minibatch optimal transport; otherwise a folder of experiments.reflow. augment "": none; "edm:probability=0.12" and
+    # further options: flowjax.data.augmentation, whose labels are the input "augmentation" of the network. The network sees
+    # (x - mean) / deviation, each a number or one a channel; samples are brought back: 1 / 0.18215 is Stable Diffusion's factor. labels
+    # False: the network is unconditional.
+    config.data = {
+        "name": "checkerboard", "dir": "", "flip": False, "coupling": "", "augment": "", "mean": 0.0, "deviation": 1.0,
+        "labels": True,
+    }  # fmt: skip
+
+
 def _bookkeeping(config):
     """When to log, evaluate and save; what may go wrong; how the batch lies on the devices."""
     config.log_every = 50
     config.eval_every = 500  # 0: never
     config.eval_samples = 8_192
     config.eval_steps = (1, 2, 4)
+    # Scale and times of the guidance at which a network that learned several is sampled. 0.0 and (): the median, at all times.
+    config.eval_guidance = 0.0
+    config.eval_interval = ()
     # Name and options, as flowjax.samplers.sampler_from_name reads them: "gamma:gamma=0.3"; "euler" or "heun" where V is
     # trained on the diagonal only.
     config.sampler = "flow_map"
+    config.grid = "uniform"  # times of the steps, as flowjax.samplers.grid_from_name reads them: "bent:middle=0.55"
     config.save_every = 1_000
     config.keep = 2  # newest checkpoints that stay
     # A metric of the evaluations, such as "1step/frechet_pixels": its best checkpoint stays too, and every evaluation saves

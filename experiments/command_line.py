@@ -18,7 +18,7 @@ GUIDANCE_HELP = "guidance scale, for a run that was trained with a range of scal
 INTERVAL_HELP = (
     "LOW,HIGH, the times between which samples are guided, LOW <= 0.5 <= HIGH, for a run of the kind imf; default: 0,1"
 )
-GRID_HELP = "uniform, shifted:shift=3, karras:sigma_min=0.002,sigma_max=80,rho=7, or times such as 1,0.8,0.3,0"
+GRID_HELP = "uniform, bent:middle=0.55, shifted:shift=3, karras:sigma_min=0.002,sigma_max=80,rho=7, or times such as 1,0.8,0.3,0; default: the run's"
 
 
 EXIT_PEER_DIED = 3  # exit status of a process that ends because another process of the run died

@@ -27,7 +27,7 @@ EMA = flags.DEFINE_list(
 )
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
 SAMPLER = flags.DEFINE_multi_string("sampler", [""], "may be given several times: " + command_line.SAMPLER_HELP)
-GRID = flags.DEFINE_string("grid", "uniform", command_line.GRID_HELP)
+GRID = flags.DEFINE_string("grid", "", command_line.GRID_HELP)
 GUIDANCE = flags.DEFINE_list("guidance", [], "several are combined: " + command_line.GUIDANCE_HELP)
 INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP)
 SAMPLES = flags.DEFINE_string("samples", "", "folder of experiments.generate to measure instead, however it was drawn")

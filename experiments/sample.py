@@ -23,7 +23,7 @@ EMA = flags.DEFINE_string(
 )
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
 SAMPLER = flags.DEFINE_string("sampler", "", command_line.SAMPLER_HELP)
-GRID = flags.DEFINE_string("grid", "uniform", command_line.GRID_HELP)
+GRID = flags.DEFINE_string("grid", "", command_line.GRID_HELP)
 GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
 INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP)
 INVERT = flags.DEFINE_bool("invert", False, "carry held-out data to noise and back instead; takes the largest of --steps")

@@ -2,8 +2,9 @@
 
 Any field can be overridden: --config.optim.learning_rate=3e-4, --config.mesh.fsdp=8. The same command on the same workdir
 continues a training that was stopped or killed, on any number of devices and hosts. Writes config.json, metrics.jsonl,
-TensorBoard events, samples/*.png and checkpoints/ into the workdir. --dry_run compiles the step, prints its memory and
-collectives, and exits. --profile=100:110 writes a trace of these steps into WORKDIR/profile. Several processes: docs/pods.md.
+TensorBoard events, samples/*.png and checkpoints/ into the workdir. --dry_run reads no data: it prints parameters, memory and
+FLOPs of a step and the device-hours of the training, then compiles the step, prints its memory and collectives, and exits;
+--dry_run --devices=64 does the first for 64 devices that need not exist, and compiles nothing. --profile=100:110 writes a trace of these steps into WORKDIR/profile. Several processes: docs/pods.md.
 """
 
 from absl import flags
@@ -14,8 +15,15 @@ from experiments import command_line
 CONFIG = config_flags.DEFINE_config_file("config", None, "config file and preset, FILE.py:PRESET")
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run")
 DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "compile the step without data, print per-device memory and the collectives of one step, and exit"
+    "dry_run",
+    False,
+    "without data, print what the training needs, compile the step, print its memory and collectives, and exit",
 )
+DEVICES = flags.DEFINE_integer(
+    "devices", 0, "with --dry_run: trace for so many devices, which need not exist, and compile nothing", lower_bound=0
+)
+CHIP = flags.DEFINE_string("chip", "", "with --dry_run: for device-hours, such as 'TPU v5p' or 'NVIDIA H200'; default: TPU v5p")
+UTILISATION = flags.DEFINE_float("utilisation", 0.4, "with --dry_run: share of the chip's peak, for device-hours")
 PROFILE = flags.DEFINE_string("profile", "", "START:STOP, the steps of which a trace is written")
 PROCESSES = command_line.define_processes()
 flags.mark_flags_as_required(["config"])
@@ -23,12 +31,22 @@ flags.mark_flags_as_required(["config"])
 
 def main():
     command_line.join(PROCESSES)
+    import jax
+
     from flowjax import training, typing
-    from flowjax.training import hosts
+    from flowjax.training import estimates, hosts
 
     if DRY_RUN.value:
-        hosts.print_once(training.report(training.setup(CONFIG.value)))
+        chosen = {"chip": CHIP.value or estimates.CHIP, "utilisation": UTILISATION.value}
+        devices = DEVICES.value or len(jax.devices())
+        hosts.print_once(estimates.report(training.sketch(CONFIG.value, devices), **chosen))
+        if not DEVICES.value:
+            hosts.print_once("\n" + training.report(training.setup(CONFIG.value, read_data=False)))
         return
+    if DEVICES.value:
+        raise typing.InputError(
+            "--devices is for --dry_run; a training runs on the devices that there are: leave the flag out."
+        )
     if not WORKDIR.value:
         raise typing.InputError("--workdir is missing; give the folder of the run, which need not exist: --workdir=runs/NAME.")
     state = training.train(CONFIG.value, WORKDIR.value, profile=profiled())

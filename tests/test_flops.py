@@ -49,6 +49,29 @@ def test_of_a_conditional_the_dearest_branch_counts():
     assert flops.matmul(switched, jnp.ones((8, 16))) == 3 * 2 * 8 * 16 * 16
 
 
+def test_a_trace_is_counted_as_the_program_is():
+    """What no result needs is left out, a scan, a branch and all devices of a mesh count, and so do convolutions."""
+    x, w = jnp.ones((8, 16)), jnp.ones((16, 16))
+    once, thrice = lambda x: x @ w, lambda x: x @ w @ (w + x.sum()) @ w
+    looped = lambda x: jax.lax.scan(lambda x, _: (jnp.tanh(jax.checkpoint(once)(x)), None), x, None, length=7)[0]
+    for function in (
+        looped,
+        lambda x: jax.grad(lambda x: looped(x).sum())(x),
+        lambda x: (looped(x), x + 1)[1],
+        lambda x: jax.lax.cond(x.sum() > 0, once, thrice, x),
+        lambda x: jax.jvp(once, (x,), (jnp.sin(x),))[1],
+    ):
+        assert flops.traced(function, x) == flops.matmul(function, x)
+    mesh = jax.sharding.AbstractMesh((64,), ("data",))
+    rows = jax.sharding.PartitionSpec("data")
+    mapped = jax.shard_map(once, mesh=mesh, in_specs=rows, out_specs=rows)
+    assert flops.traced(mapped, jax.ShapeDtypeStruct((128, 16), jnp.float32)) == 2 * 128 * 16 * 16
+    convolved = lambda image, kernel: jax.lax.conv_general_dilated(image, kernel, (1, 1), "SAME")
+    assert flops.traced(convolved, jnp.ones((2, 3, 8, 8)), jnp.ones((5, 3, 3, 3))) == 2 * (2 * 5 * 8 * 8) * (3 * 3 * 3)
+    with pytest.raises(ValueError, match="does not tell how often"):
+        flops.traced(lambda x: jax.lax.while_loop(lambda x: x.sum() < 1e6, lambda x: x @ w, x), x)
+
+
 LANDSCAPE = [name for name, info in methods.METHODS.items() if info.source_fpe is not None]
 SPLIT = [name for name in LANDSCAPE if "diagonal" in methods.constants(name) or name == "freeflow"]
 

@@ -65,7 +65,7 @@ def test_the_library_needs_neither_tensorflow_nor_torch():
 
 
 # Functions that may take the whole config, and those that may take all Settings: what loads and what checks the parts of a run.
-CONFIG = {"settings.read", "workdir.check", "workdir.check_shared", "workdir.claim", "loop.train", "runs.setup"}
+CONFIG = {"settings.read", "workdir.check", "workdir.check_shared", "workdir.claim", "loop.train", "runs.setup", "runs.sketch"}
 SETTINGS = {"runs.__init__"}
 
 

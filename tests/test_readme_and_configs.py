@@ -69,6 +69,7 @@ def test_the_training_commands_of_the_texts_set_the_fields_that_they_name(comman
     config_flags.DEFINE_config_file("config", flag_values=values)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "", flag_values=values)
+    flags.DEFINE_integer("devices", 0, "", flag_values=values)
     flags.DEFINE_string("profile", None, "", flag_values=values)
     values(["train", *words])
     file, preset = re.fullmatch(r"--config=configs/(\w+).py:(\S+)", words[0]).groups()

@@ -168,6 +168,16 @@ def test_conditioning_of_a_run_that_is_sampled():
             told(None, interval)
     with pytest.raises(typing.InputError, match="--guidance=5.0: the run learned scales from 1.0 to 4.0"):
         told(5.0)
+    named = imf.get_config("guided")  # papers sample beyond the scales of training
+    named.update({"eval_guidance": 5.0, "eval_interval": (0.4, 0.6)})
+    by_default = settings.read(named)
+    assert parts.sampling_inputs(by_default.guidance, by_default.evaluation) == {"guidance": 5.0, "interval": (0.4, 0.6)}
+    assert parts.sampling_inputs(by_default.guidance, by_default.evaluation, 2.0, (0.0, 1.0)) == told(2.0, (0.0, 1.0))
+    named.eval_interval = (0.6, 0.8)
+    with pytest.raises(
+        typing.InputError, match=r"config.eval_guidance is 5.0 and config.eval_interval \(0.6, 0.8\): .*the run learned"
+    ):
+        runs.setup(named, devices=ONE)
     fixed = meanflow.get_config("guided")
     fixed.guidance.update({"scale": (2.0, 2.0), "interval": (0.0, 0.75)})
     assert told(config=fixed) == told(2.0, (0.0, 0.75), config=fixed) == {"guidance": 2.0}

@@ -14,7 +14,7 @@ from support import small
 
 from flowjax import data, evals, typing
 from flowjax.profiling import flops
-from flowjax.training import checkpoint, compilation, loading, log, loop, progress, runs, sharding, workdir
+from flowjax.training import checkpoint, compilation, estimates, loading, log, loop, progress, runs, sharding, workdir
 
 ONE = jax.devices()[:1]
 
@@ -281,6 +281,28 @@ def test_a_dry_run_reports_what_each_device_holds(tmp_path):
     assert f"opt_state: {held:,} of " in report
     for kind in ("all-gather", "reduce-scatter", "all-reduce"):
         assert f"{kind}: " in report
+
+
+def test_a_sketch_is_the_run_by_shapes_alone():
+    """State, batch and FLOPs of a run on eight devices, and of one on 64 that do not exist; a teacher is taken to be there."""
+    config = small(mesh={"data": 2, "fsdp": 4})
+    run, sketch = runs.setup(config, devices=jax.devices()[:8]), runs.sketch(config, 8)
+    shapes = lambda run: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding.spec), (run.like, run.batch_like))
+    assert shapes(run) == shapes(sketch) and estimates.held(run) == estimates.held(sketch)
+    assert estimates.of_run(run).flops == pytest.approx(compilation.step_flops(run), rel=0.02)
+    text = estimates.report(runs.sketch(small("lsd", batch_size=256, teacher=""), 64), chip="NVIDIA H200", utilisation=0.5)
+    assert "mesh: data 64, fsdp 1" in text and "50% of its 989 TFLOP/s" in text
+    taught = small("cd", teacher="runs/that_is_not_there")
+    assert estimates.of_run(runs.sketch(taught, 2)).parameters > 0
+    with pytest.raises(typing.InputError, match="unknown chip 'H200'; did you mean NVIDIA H200"):
+        estimates.device_hours(1.0, 1, chip="H200")
+    with pytest.raises(typing.InputError, match="--utilisation=40: expected a share"):
+        estimates.device_hours(1.0, 1, utilisation=40)
+    with pytest.raises(typing.InputError, match="whose product is the number of devices, here 6"):
+        runs.sketch(config, 6)
+    config.model.width = -1
+    with pytest.raises(typing.InputError, match="do not make a training step"):
+        estimates.of_run(runs.sketch(config, 8))
 
 
 def test_a_run_goes_on_with_another_mesh_but_not_with_another_rate(tmp_path):

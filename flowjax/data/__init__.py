@@ -1,7 +1,8 @@
 """Data: sources of rows, and one seeded stream of batches over any of them.
 
 A source is a name, a number of rows and a function from row ids to rows. `DATASETS` names the sources that work without a
-network; every other name is taken for a TFDS image dataset. TFDS and grain are imported when they are first needed.
+network, those of ImageNet from arrays in the folder config.data.dir; every other name is taken for a TFDS image dataset. TFDS and
+grain are imported when they are first needed.
 
 Example:
   >>> from flowjax import data
@@ -11,13 +12,27 @@ Example:
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
-from flowjax.data import augmentation, points, sphere
+from flowjax.data import augmentation, points, sphere, stored
 from flowjax.data.couplings import couple
 from flowjax.data.pipeline import Source, arrays, batches, check
 from flowjax.data.scaling import Scaling
 
-__all__ = ["DATASETS", "Scaling", "Source", "arrays", "batches", "check", "couple", "load", "prepared"]
+__all__ = [
+    "DATASETS",
+    "Scaling",
+    "Source",
+    "arrays",
+    "batches",
+    "check",
+    "couple",
+    "declared",
+    "load",
+    "of_section",
+    "prepared",
+    "unlabelled",
+]
 
 
 def _digits(**where) -> Source:
@@ -37,6 +52,7 @@ DATASETS: dict[str, Callable[..., Source]] = {
     **{f"{name}_pairs": functools.partial(_exact_trajectories, name, 2) for name in points.VELOCITIES},
     **{f"{name}_trajectories": functools.partial(_exact_trajectories, name, 17) for name in points.VELOCITIES},
     "sphere_caps": sphere.source,
+    **{name: functools.partial(stored.source, name) for name in stored.STORED},
     "digits": _digits,
 }
 
@@ -63,7 +79,7 @@ def load(name: str, *, split: str = "train", data_dir: str = "") -> Source:
     Args:
       name: a key of `DATASETS`, or any TFDS image dataset as `name` or `name/config` (`cifar10`, `mnist`).
       split: `"train"` or `"test"`; TFDS datasets and `digits` also take `"train+test"` and slices like `"train[:10%]"`.
-      data_dir: where TFDS keeps its datasets; "": its default, which honours TFDS_DATA_DIR.
+      data_dir: where TFDS keeps its datasets; "": its default, which honours TFDS_DATA_DIR. The folder of the arrays of ImageNet.
 
     Returns:
       A `Source`. Images are uint8 [H, W, C], points float32 [2].
@@ -76,3 +92,21 @@ def load(name: str, *, split: str = "train", data_dir: str = "") -> Source:
     from flowjax.data import tfds_images
 
     return tfds_images.source(name, split=split, data_dir=data_dir or None, others=tuple(DATASETS))
+
+
+def of_section(section: Any, split: str = "train") -> Source:
+    """One split of the dataset of config.data: its fields `name`, `dir`, and `labels`, without which the rows have none."""
+    source = load(section.name, split=split, data_dir=section.dir)
+    return source if section.labels else unlabelled(source)
+
+
+def declared(name: str) -> Source:
+    """A dataset without its rows, for programs that need shapes alone; one that flowjax.data.stored does not declare is loaded."""
+    return stored.declared(name) if name in stored.DECLARED else load(name)
+
+
+def unlabelled(source: Source) -> Source:
+    """The same rows without their labels."""
+    without = lambda read: lambda ids: {name: value for name, value in read(ids).items() if name != "label"}
+    mirrored = source.mirrored and without(source.mirrored)
+    return source._replace(num_classes=0, rows=without(source.rows), mirrored=mirrored)

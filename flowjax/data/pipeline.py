@@ -28,7 +28,7 @@ class Source(NamedTuple):
       shape: of one row: (2,) or (H, W, C).
       num_classes: 0 if unlabelled.
       rows: row ids [n] -> {"x": float32 [n, *shape] or uint8 [n, H, W, C] in 0..255, "label": int32 [n]}; "label" is absent
-        when unlabelled.
+        when unlabelled. With `moments`, "x" is the mean of the data and "deviation", like it, their deviation.
       coupled: whether `rows` also has "eps", the noise that belongs to each "x".
       coupling: "ot" if batches are to bring noise assigned by minibatch optimal transport, see flowjax.data.transport.
       features: key of flowjax.evals.EXTRACTORS, the network whose features compare samples with data; "": none.
@@ -39,6 +39,8 @@ class Source(NamedTuple):
       space: key of flowjax.spaces.SPACES, where the rows are.
       scaling: what batches bring of `x`, see flowjax.data.scaling; the rows themselves are as they are.
       augment: the transforms of flowjax.data.augmentation that images go through before the scaling; None: none.
+      mirrored: as `rows`, of the mirrored images, where these are no mirrored rows; None: mirrored rows will do.
+      moments: whether rows are drawn anew from their mean and deviation each time they are read (latents).
     """
 
     name: str
@@ -55,6 +57,8 @@ class Source(NamedTuple):
     space: str = "euclidean"
     scaling: Scaling = Scaling()
     augment: augmentation.Augmentation | None = None
+    mirrored: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
+    moments: bool = False
 
 
 def arrays(source: Source, limit: int | None = None) -> dict[str, np.ndarray]:
@@ -69,7 +73,7 @@ def arrays(source: Source, limit: int | None = None) -> dict[str, np.ndarray]:
       besides.
     """
     count = source.size if limit is None else min(limit, source.size)
-    batch = source.rows(np.arange(count))
+    batch = _drawn(source.rows(np.arange(count)), 0, 0)
     return {**batch, "x": _floats(batch["x"])}
 
 
@@ -121,11 +125,8 @@ def batches(
     # An element is a whole host batch: a grain element a row is a hundred times slower.
     def host_batch(k: int) -> dict[str, np.ndarray]:
         ids, mirrored = order(k * batch_size + lo, hi - lo)
-        batch = source.rows(ids)
-        x = batch["x"]
-        if flip:
-            x = np.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
-        batch = {**batch, "x": _floats(x)}
+        batch = _drawn(_flipped(source, ids, mirrored) if flip else source.rows(ids), seed, k * batch_size + lo)
+        batch = {**batch, "x": _floats(batch["x"])}
         if source.augment is not None:
             drawn = augmentation.uniforms(seed, k * batch_size + lo, hi - lo)
             batch["x"], batch["augmentation"] = source.augment(batch["x"], drawn)
@@ -136,6 +137,28 @@ def batches(
 
     options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
     return iter(grain.MapDataset.range(_FOREVER).map(host_batch)[start:].to_iter_dataset(options))
+
+
+def _flipped(source: Source, ids: np.ndarray, mirrored: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows of a source, some of them mirrored left to right."""
+    batch = source.rows(ids)
+    if source.mirrored is None:
+        return {**batch, "x": np.where(mirrored[:, None, None, None], batch["x"][:, :, ::-1], batch["x"])}
+    for name, value in source.mirrored(ids[mirrored]).items():
+        batch[name][mirrored] = value
+    return batch
+
+
+def _drawn(batch: dict[str, np.ndarray], seed: int, first: int) -> dict[str, np.ndarray]:
+    """A batch with "x" drawn from its mean and "deviation", if it has one; the row at position i of the stream has its own noise."""
+    if "deviation" not in batch:
+        return batch
+    mean, deviation = batch["x"], batch["deviation"]
+    x = [
+        row + spread * np.random.default_rng((seed, first + i, len(row))).standard_normal(row.shape, np.float32)
+        for i, (row, spread) in enumerate(zip(mean, deviation))
+    ]
+    return {name: value for name, value in batch.items() if name != "deviation"} | {"x": np.stack(x)}
 
 
 def _order(size: int, seed: int) -> Callable[[int, int], tuple[np.ndarray, np.ndarray]]:
@@ -181,6 +204,11 @@ def check(
         raise typing.InputError(f"seed is {seed} and start is {start}; neither may be negative.")
     if flip and len(source.shape) != 3:
         raise typing.InputError(f"{source.name} has rows of shape {source.shape}: only images can be flipped, set flip=False.")
+    if flip and source.moments and source.mirrored is None:
+        raise typing.InputError(
+            f"config.data.flip is True, and {source.name} has no latents of mirrored images, which are not mirrored latents; put"
+            " train_mirrored_moments_00000.npy, ... beside the others, or --config.data.flip=False."
+        )
     if flip and source.coupled:
         raise typing.InputError(f"{source.name} pairs each row with its noise: a flipped row has another, set flip=False.")
     if source.augment is not None and (len(source.shape) != 3 or source.coupled):

@@ -22,7 +22,7 @@ DTYPES = ("float32", "uint8")
 
 def write(
     workdir: str | os.PathLike, folder: str | os.PathLike, *, num: int = 50_000, steps: int = 1, seed: int = 0,
-    labels: Sequence[int] = (), average: str = "", checkpoint: str = "", sampler: str = "", grid: str = "uniform",
+    labels: Sequence[int] = (), average: str = "", checkpoint: str = "", sampler: str = "", grid: str = "",
     guidance: float | None = None, interval: tuple[float, ...] = (), shard: int = 8_192, dtype: str = "float32",
 ) -> list[pathlib.Path]:  # fmt: skip
     """Draws samples of a run and writes them; the same call continues after a kill, and the files are the same.
@@ -40,7 +40,7 @@ def write(
       average: name of the averaged weights, "none" for the raw ones, "" for the run's first average.
       checkpoint: its step, or "best", by the run's config.best; "": the newest.
       sampler: name and options, "" for the run's own.
-      grid: name and options, or times.
+      grid: name and options, or times; "" for the run's own.
       guidance: scale, of a run that learned several; None for the median of them.
       interval: times (low, high) between which to guide, of a run that learned several; (): the widest.
       shard: samples in a file.
@@ -60,11 +60,12 @@ def write(
         raise typing.InputError(
             f"--dtype={dtype}: expected float32, or uint8 for images; rows of {run.settings.data.name} have shape {run.shape}."
         )
-    samplers.check_sampler(sampler or run.settings.evaluation.sampler, steps, grid, run.settings.method.path)
+    sampler, grid = sampler or run.settings.evaluation.sampler, grid or run.settings.evaluation.grid
+    samplers.check_sampler(sampler, steps, grid, run.settings.method.path)
     classes = sampling.classes_to_sample(run.num_classes, labels, run.settings.data.name)
     facts = {
         "count": num, "shape": list(run.shape), "shard": shard, "dtype": dtype, "run": str(workdir), **_facts(run),
-        "average": average or run.settings.evaluation.average, "sampler": sampler or run.settings.evaluation.sampler,
+        "average": average or run.settings.evaluation.average, "sampler": sampler,
         "grid": grid, "steps": steps, "guidance": None, "interval": [], "labels": classes.tolist(), "seed": seed,
     }  # fmt: skip
     conditioning = run.conditioning(guidance, interval)

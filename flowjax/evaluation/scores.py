@@ -26,7 +26,7 @@ Row = dict[str, Any]
 def evaluate(
     workdir: str | os.PathLike, steps: Sequence[int] = (), *, num: int = 0, seed: int = 0, averages: Sequence[str] = ("",),
     checkpoint: str = "", sampler_names: Sequence[str] = ("",), guidances: Sequence[float | None] = (None,),
-    interval: tuple[float, ...] = (), grid: str = "uniform", samples: str = "", measures: Sequence[str] = (),
+    interval: tuple[float, ...] = (), grid: str = "", samples: str = "", measures: Sequence[str] = (),
     resamples: int = 16,
 ) -> tuple[list[Row], str]:  # fmt: skip
     """A table of what a run is worth: steps x averages x samplers x guidance, other real data, and noise, against real data.
@@ -56,7 +56,7 @@ def evaluate(
     """
     trained = {average: loading.load(workdir, average, step=checkpoint) for average in averages}
     run = trained[averages[0]]
-    steps = steps or run.settings.evaluation.steps
+    steps, grid = steps or run.settings.evaluation.steps, grid or run.settings.evaluation.grid
     for sampler, n in itertools.product(sampler_names, steps):
         samplers.check_sampler(sampler or run.settings.evaluation.sampler, n, grid, run.settings.method.path)
     real = _real_rows(run)

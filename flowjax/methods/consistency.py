@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from flowjax import distances, flowmap, losses, times
+from flowjax import checks, distances, flowmap, losses, times
 from flowjax.distances import Distance
 from flowjax.methods import draws, pairs, recipe
 from flowjax.paths import Path
@@ -294,8 +294,9 @@ def scm(
     path: str | Path = "linear",
     label_drop: float = 0.1,
     jvp: str | Jvp = "exact",
+    velocity: str = "data",
 ) -> Method:
-    """Continuous consistency training (sCT): the tangent warms up, is normalised, and weighed by a learned log-variance.
+    """Continuous consistency training (sCT) or distillation (sCD): the tangent warms up, is normalised, and weighed by a log-variance.
 
     With R the residual of the pair and r = sqrt(s^2 + (1 - s)^2), the scored pair is (r V, r V - g / (|g| + c)), g = (1 - s) r R: the
     paper's in trigonometric time, whose network is r V up to a multiple of x. The raw metric is of this pair.
@@ -304,10 +305,14 @@ def scm(
       times: sampler of s; the paper's tan(t) is a noise level, log-normal(-1, 1.4), which is logit-normal in our time.
       warmup_steps: steps over which the factor of the derivative grows from 0 to 1, 10,000 as published.
       c: floor of the root mean square that normalises the tangent, 0.1 as published.
+      velocity: along which the derivative is taken, of the "data" (sCT) or of a "teacher" (sCD).
 
     Reference: Lu and Song 2024 (arXiv 2410.11081), eq. 8 and Algorithm 1.
     """
-    tangent = pairs.pair(losses.continuous_consistency, jvp=jvp)
+    checks.member("velocity of scm", velocity, ("data", "teacher"))
+    along = pairs.distilled if velocity == "teacher" else pairs.pair
+    tangent = along(losses.continuous_consistency, jvp=jvp)
+    taught: dict[str, dict] = {"teacher": {}} if velocity == "teacher" else {}
     sampler, warmup = draws.diagonal_times(times), draws.warm_up(1.0, warmup_steps)
 
     def warming(key: Array, n: int, step: Array) -> dict[str, Array]:
@@ -322,4 +327,4 @@ def scm(
 
     learned = {"distance": distances.likelihood, "arguments": pairs.log_variance(log_variance_bound)}
     eulerian = Term("eulerian", normalised, times=warming, **learned)
-    return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop, needs=pairs.LOG_VARIANCE)
+    return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop, needs=pairs.LOG_VARIANCE | taught)

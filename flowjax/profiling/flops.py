@@ -8,6 +8,7 @@ import math
 import re
 
 import jax
+from jax.interpreters import partial_eval
 
 from flowjax import typing
 
@@ -109,3 +110,51 @@ def _called(line, total):
     for several in re.findall(r"branch_computations=\{([^}]*)\}", line):
         branches += [name.strip().lstrip("%") for name in several.split(",")]
     return sum(total(name) for name in called) + max((total(name) for name in branches), default=0)
+
+
+def traced(function, *args):
+    """FLOPs of matmuls and convolutions (two a multiply-add) of a function, from its trace: nothing is compiled, no array made.
+
+    Unlike `matmul` it counts convolutions, counts twice what XLA would merge, and knows no loop of unknown length. What no result
+    needs does not count. Of a function that is mapped over a mesh, all devices count, and they need not exist.
+
+    Args:
+      function: a function of arrays.
+      *args: arrays or jax.ShapeDtypeStructs.
+
+    Raises:
+      ValueError: for a loop with matmuls whose length the trace does not tell, or a kernel of a device.
+
+    Example:
+      >>> traced(lambda a, b: jax.lax.map(lambda row: row @ b, a), jnp.ones((8, 16)), jnp.ones((16, 4)))
+      1024
+    """
+    closed = jax.make_jaxpr(function)(*args)
+    return _of_jaxpr(partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))[0])
+
+
+def _of_jaxpr(jaxpr):
+    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation):
+    name, params = equation.primitive.name, equation.params
+    out = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        return 2 * out * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        kernel, spec = equation.invars[1].aval.shape, params["dimension_numbers"].rhs_spec
+        return 2 * out * math.prod(kernel[axis] for axis in spec[1:]) // params["batch_group_count"]
+    if name == "pallas_call":
+        raise ValueError("a kernel of a device cannot be counted from its trace; trace with attention 'xla'.")
+    if name == "cond":
+        return max(_of_jaxpr(branch.jaxpr) for branch in params["branches"])
+    inner = sum(_of_jaxpr(getattr(value, "jaxpr", value)) for value in params.values() if _is_jaxpr(value))
+    if name == "while" and inner:
+        raise ValueError("a loop with matmuls, and its trace does not tell how often it runs.")
+    return inner * (params["length"] if name == "scan" else params["mesh"].size if name == "shard_map" else 1)
+
+
+def _is_jaxpr(value):
+    return hasattr(value, "eqns") or hasattr(getattr(value, "jaxpr", None), "eqns")

@@ -40,6 +40,28 @@ def shifted(steps: int, *, shift: float = 3.0) -> Array:
     return shift * u / (1 + (shift - 1) * u)
 
 
+def bent(steps: int, *, middle: float = 0.5) -> Array:
+    """Times from noise to data, uniform down to a middle time in the first half of the steps, and from there to the data.
+
+    Two steps are 1, middle, 0; one step is 1, 0.
+
+    Args:
+      steps: number of intervals.
+      middle: between 0 and 1; 1/2 is uniform, consistency models choose it by the FID of two steps.
+
+    Raises:
+      InputError: unless steps is at least 1 and middle between 0 and 1.
+
+    Example:
+      >>> bent(2, middle=0.25).tolist()
+      [1.0, 0.25, 0.0]
+    """
+    if not 0 < middle < 1:
+        raise typing.InputError(f"bent: middle is {middle}; expected a time between 0 and 1, e.g. bent:middle=0.55.")
+    u = grid(steps)
+    return jnp.where(u > 0.5, middle + (2 * u - 1) * (1 - middle), 2 * u * middle)
+
+
 def karras(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Array:
     """Times of the noise levels of Karras et al. on the linear path, then 0. The highest level counts as pure noise: the grid begins at 1.
 

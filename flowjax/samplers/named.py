@@ -75,7 +75,7 @@ SAMPLERS = {
     "adaptive": Sampler(_solver(deterministic.adaptive), evaluations=None),
 }
 
-GRIDS = {"uniform": grids.grid, "shifted": grids.shifted, "karras": grids.karras}
+GRIDS = {"uniform": grids.grid, "bent": grids.bent, "shifted": grids.shifted, "karras": grids.karras}
 
 
 def sampler_from_name(spec: str, path: str | paths.Path = "linear") -> Sampler:

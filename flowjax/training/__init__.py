@@ -5,6 +5,6 @@ from flowjax.training.compilation import report
 from flowjax.training.loading import Trained, load
 from flowjax.training.log import NonFiniteError
 from flowjax.training.loop import train
-from flowjax.training.runs import Run, setup
+from flowjax.training.runs import Run, setup, sketch
 
-__all__ = ["NonFiniteError", "Run", "SaveError", "Trained", "load", "report", "setup", "train"]
+__all__ = ["NonFiniteError", "Run", "SaveError", "Trained", "load", "report", "setup", "sketch", "train"]

@@ -55,7 +55,20 @@ def evaluation_steps(settings, facts):
     if not steps or any(not isinstance(number, int) or number < 1 for number in steps):
         raise typing.InputError(f"config.eval_steps is {steps!r}; expected numbers of steps of at least 1: (1, 2, 4).")
     for number in steps:
-        samplers.check_sampler(settings.evaluation.sampler, number, path=settings.method.path)
+        samplers.check_sampler(settings.evaluation.sampler, number, settings.evaluation.grid, settings.method.path)
+
+
+def evaluation_guidance(settings, facts):
+    """The network takes the guidance of an evaluation."""
+    given = settings.evaluation
+    if not given.guidance and not given.interval:
+        return
+    try:
+        parts.sampling_inputs(settings.guidance, given)
+    except typing.InputError as error:
+        raise typing.InputError(
+            f"config.eval_guidance is {given.guidance} and config.eval_interval {given.interval}: {error}"
+        ) from error
 
 
 def guidance(settings, facts):
@@ -102,9 +115,9 @@ def guidance_constants(settings, facts):
 
 
 def inputs(settings, facts):
-    """The inputs that say how a row is guided follow from config.guidance."""
+    """The inputs that say how a row is guided follow from config.guidance; of a fixed scale the network may be told, too."""
     for name in settings.model.inputs:
-        if name in conditioning.GUIDANCE:
+        if name in conditioning.GUIDANCE and not (name == "guidance" and settings.guidance.kind in guidances.TARGETS):
             raise typing.InputError(
                 f"config.model.inputs has {name!r}, which follows from config.guidance: leave it out, and give scales of different"
                 " size, --config.guidance.scale=1.0,4.0 (the kind imf has the interval as input, too)."
@@ -420,6 +433,7 @@ CHECKS = (
     augmentation,
     batch,
     evaluation_steps,
+    evaluation_guidance,
     labels,
     batches,
     best,

@@ -32,14 +32,15 @@ class Trained(NamedTuple):
 
     def source(self, split="train"):
         """The rows of one split of its dataset, see flowjax.data.load."""
-        return data.load(self.settings.data.name, split=split, data_dir=self.settings.data.dir)
+        return data.of_section(self.settings.data, split)
 
     def conditioning(self, guidance=None, interval=(), inputs=None):
-        """The inputs of V besides the label, for one row: see flowjax.training.parts.conditioning, and those of config.model.inputs."""
+        """The inputs of V besides the label, for one row: see flowjax.training.parts.sampling_inputs, and those of config.model.inputs."""
         for name in inputs or {}:
             checks.member("input in config.model.inputs of the run", name, self.settings.model.inputs)
         about = "" if self.num_classes else f", and {self.settings.data.name} has no labels"
-        return parts.conditioning(self.settings.guidance, guidance, interval, about=about) | dict(inputs or {})
+        chosen = self.settings
+        return parts.sampling_inputs(chosen.guidance, chosen.evaluation, guidance, interval, about=about) | dict(inputs or {})
 
     def labels(self, n, classes=None):
         """The labels of n samples, int32 [n].
@@ -64,8 +65,8 @@ class Trained(NamedTuple):
 
         Args:
           labels: classes [rows] of the rows of x, or one for all of them; -1 or None: without a class.
-          guidance: scale, of a run that learned several; None: the median of them.
-          interval: times (low, high) between which to guide, of a run that learned several; (): the widest.
+          guidance: scale, of a run that learned several; None: config.eval_guidance, or the median of them.
+          interval: times (low, high) between which to guide, of a run that learned several; (): config.eval_interval, or the widest.
           inputs: values of one row for further inputs of the network, config.model.inputs: {"level": 0.3}; null values where absent.
 
         Raises:
@@ -89,7 +90,7 @@ class Trained(NamedTuple):
         return V
 
     def sample(
-        self, n, steps=1, labels=None, *, sampler="", grid="uniform", seed=0, guidance=None, interval=(), inputs=None, **options
+        self, n, steps=1, labels=None, *, sampler="", grid="", seed=0, guidance=None, interval=(), inputs=None, **options
     ):  # fmt: skip
         """Samples, [n, *shape], in the range of the data; sample i depends on `seed`, its label and i alone.
 
@@ -98,7 +99,7 @@ class Trained(NamedTuple):
           steps: of the sampler.
           labels: as of `labels`.
           sampler: name and options, see flowjax.samplers.sampler_from_name; "": that of the run's config.
-          grid: name and options, or times, see flowjax.samplers.grid_from_name.
+          grid: name and options, or times, see flowjax.samplers.grid_from_name; "": that of the run's config.
           seed: of the noise.
           guidance, interval, inputs: as of `V`.
           **options: of the function of flowjax.training.sampling.make_sampler: first, x, inverted, progress; and `mesh`.
@@ -108,6 +109,7 @@ class Trained(NamedTuple):
         """
         labels, values = self.labels(n, labels), tuple(self.conditioning(guidance, interval, inputs).items())
         sampler, path = sampler or self.settings.evaluation.sampler, self.settings.method.path
+        grid = grid or self.settings.evaluation.grid
         make = _sampler.__wrapped__ if inputs else _sampler  # arrays are no keys of a cache
         draw = make(self.net, self.shape, sampler, values, grid, path, self.settings.data.scaling, options.pop("mesh", None))
         return draw(self.params, seed, labels, steps, **options)

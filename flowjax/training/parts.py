@@ -56,13 +56,20 @@ def network(model, guidance, num_classes):
     )
 
 
-def conditioning(guidance, scale=None, interval=(), *, about=""):
+def sampling_inputs(guidance, evaluation, scale=None, interval=(), *, about=""):
+    """`conditioning`, by default at the scale and in the interval that the config of the run names for evaluations."""
+    scale = (evaluation.guidance or None) if scale is None else scale
+    return conditioning(guidance, scale, interval or evaluation.interval, most=evaluation.guidance, about=about)
+
+
+def conditioning(guidance, scale=None, interval=(), *, most=0.0, about=""):
     """The inputs of a guided network when it is sampled, besides the label; {} of a run without guidance.
 
     Args:
       guidance: flowjax.training.settings.Guidance of the run.
       scale: at which to sample; None: the median of the scales in training.
       interval: times (low, high) between which to guide; (): those of training, or the widest of them.
+      most: highest scale besides those of training; papers evaluate beyond them.
       about: what the error says of a run without guidance besides.
 
     Returns:
@@ -79,7 +86,7 @@ def conditioning(guidance, scale=None, interval=(), *, about=""):
                 )
         return {}
     low, high = guidance.scale
-    if scale is not None and not low <= scale <= high:
+    if scale is not None and not low <= scale <= max(high, most):
         learned = f"scales from {low} to {high}" if low < high else f"the scale {low} alone"
         raise typing.InputError(f"--guidance={scale}: the run learned {learned}.")
     inputs = {"guidance": guidances.quantile(guidance.kind, 0.5, low, high) if scale is None else scale}

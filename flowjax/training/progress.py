@@ -27,10 +27,11 @@ def evaluator(run: Any, folder: pathlib.Path) -> Callable[[Any, int], dict[str, 
     held_out = data.arrays(run.held_out, limit=run.held_out.reference_rows)
     labels = sampling.labels_like(held_out.get("label"), run.source.num_classes, evaluated.samples)
     judge = evals.judge(run.held_out, held_out["x"], data_dir=settings.data.dir) if hosts.is_main() else None
-    inputs, path = parts.conditioning(settings.guidance), settings.method.path
+    inputs, path = parts.sampling_inputs(settings.guidance, evaluated), settings.method.path
     sample = sampling.make_sampler(
-        run.net, run.source.shape, evaluated.sampler, inputs, path=path, scaling=settings.data.scaling, mesh=run.mesh
-    )
+        run.net, run.source.shape, evaluated.sampler, inputs,
+        grid=evaluated.grid, path=path, scaling=settings.data.scaling, mesh=run.mesh,
+    )  # fmt: skip
 
     def evaluate(state: Any, step: int) -> dict[str, float]:
         params = sharding.replicated(run.mesh, loading.weights(state, evaluated.average, settings.seeds))

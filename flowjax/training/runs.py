@@ -1,5 +1,6 @@
 """From a config to everything that training needs, with every check that can be made before anything is written."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -82,6 +83,8 @@ class Facts:
       devices: of the mesh; None: all.
     """
 
+    traces_step = True  # before anything is written; whoever looks at a sketch traces its step anyway
+
     def __init__(self, settings, devices=None):
         self._settings, self._devices = settings, devices
 
@@ -100,13 +103,9 @@ class Facts:
     def sources(self):
         """(training rows, held-out rows or None); process 0 prepares the dataset first."""
         section, evaluated = self._settings.data, self._settings.evaluation.every
-        split = lambda name: data.load(section.name, split=name, data_dir=section.dir)
         with hosts.main_first("the dataset is prepared"):
-            training = data.prepared(
-                split("train"),
-                mean=section.mean, deviation=section.deviation, augment=section.augment, coupling=section.coupling,
-            )  # fmt: skip
-            return training, split("test") if evaluated else None
+            training = data.prepared(data.of_section(section, "train"), **section.preparation)
+            return training, data.of_section(section, "test") if evaluated else None
 
     @property
     def source(self):
@@ -138,20 +137,96 @@ class Facts:
             return self.teacher
         return None if not folder or initial_weights.is_published(folder) else loading.load(folder, flag="--config.start")
 
+    def on_mesh(self, weights):
+        """Weights of a teacher, whole on every device; by way of the host: they were read onto one device of this process."""
+        return jax.device_put(jax.device_get(weights), sharding.whole(self.mesh))
 
-def setup(config, devices=None):
+
+class Unread(Facts):
+    """The same without data."""
+
+    @functools.cached_property
+    def sources(self):
+        """The declared shapes of the data, see flowjax.data.declared; no held-out rows."""
+        section = self._settings.data
+        source = data.declared(section.name)
+        return data.prepared(source if section.labels else data.unlabelled(source), **section.preparation), None
+
+
+class Sketch(Unread):
+    """The same without data, other runs or devices: for shapes alone.
+
+    The mesh has so many devices that do not exist, and a teacher is taken to be a network like the student's.
+    """
+
+    traces_step = False
+
+    def _like_the_student(self):
+        """A trained run of shapes alone, as config.teacher could name it."""
+        chosen, none = self._settings, type(self._settings.guidance)()
+        learns = "psd" if "teacher_map" in self.method.needs else "flow_matching"
+        method = chosen.method._replace(name=learns, constants={"path": chosen.method.path, "label_drop": 0.1})
+        net = parts.network(chosen.model, none, self.source.num_classes)
+        params = jax.eval_shape(net.init, jax.random.key(0), np.zeros((1, *self.source.shape), np.float32), 1.0, 0.0, {})[
+            "params"
+        ]
+        chosen = chosen._replace(method=method, guidance=none)
+        return loading.Trained(chosen, self.source.shape, self.source.num_classes, net, params, 0)
+
+    @functools.cached_property
+    def teacher(self):
+        """In the place of config.teacher."""
+        return self._like_the_student() if self._settings.teacher not in ("", teachers.EXACT) else None
+
+    @functools.cached_property
+    def weak(self):
+        """In the place of config.guidance.weak."""
+        return self._like_the_student() if self._settings.guidance.weak else None
+
+    def on_mesh(self, weights):
+        """Shapes of weights, whole on every device."""
+        return sharding.placed(weights, (), self.mesh)
+
+    @functools.cached_property
+    def mesh(self):
+        """Devices that do not exist."""
+        return sharding.abstract_mesh(self._settings.mesh, self._devices)
+
+
+def setup(config, devices=None, *, read_data=True):
     """Builds a Run.
 
     Args:
       config: an ml_collections config with the fields of configs/common.py.
       devices: of the mesh; None: all.
+      read_data: False for a step that is compiled and not run: the shapes of the data are then those that it declares.
 
     Raises:
       InputError: for whatever in the config cannot work, before anything is compiled or written.
     """
     chosen = settings.read(config)
     parts.import_modules(chosen.modules)
-    facts = Facts(chosen, devices)
+    return _made(chosen, (Facts if read_data else Unread)(chosen, devices))
+
+
+def sketch(config, devices=1):
+    """A Run by shapes alone: its step can be traced, and neither data, nor a teacher, nor so many devices need exist.
+
+    Args:
+      config: as of `setup`.
+      devices: how many.
+
+    Raises:
+      InputError: as `setup` does, but for what it does not look at: data, config.start and the runs of teachers.
+    """
+    chosen = settings.read(config)
+    parts.import_modules(chosen.modules)
+    chosen = chosen._replace(start="", evaluation=chosen.evaluation._replace(best=""))
+    return _made(chosen, Sketch(chosen, devices))
+
+
+def _made(chosen, facts):
+    """The Run of settings."""
     config_checks.check(chosen, facts)
     method, mesh, source, seeds = facts.method, facts.mesh, facts.source, chosen.seeds
     (key, draw_key), rules = parts.keys(chosen.seed, seeds), models.SHARDING[chosen.model.name]
@@ -172,17 +247,15 @@ def setup(config, devices=None):
         method, modules, optimizers, mesh, draw_key, rules=rules, accumulate=chosen.accumulate
     )
 
-    about = (
-        f"config.model {chosen.model.name} {chosen.model.fields} and config.optim {chosen.optim.name}, on {chosen.data.name}"
-    )
-    like = sharding.placed(_shapes(about, init, key, start), rules, mesh, int(seeds > 1))
+    with mistakes(chosen):
+        like = sharding.placed(jax.eval_shape(init, key, start), rules, mesh, int(seeds > 1))
     batch_like = _batch_like(source, mesh, chosen.batch_size, seeds)
-    for phase in cycle.distinct():
-        _shapes(about, functools.partial(step_on(mesh), phase=phase), like, batch_like, modules.fixed)
-    _shapes(about, checkpoint.fingerprint, like)
-    # By way of the host: the teacher's weights were read onto one device of this process.
-    weights = jax.device_put(jax.device_get(modules.fixed), sharding.whole(mesh))
-    modules = modules._replace(teacher=modules.teacher._replace(weights=weights))
+    if facts.traces_step:
+        with mistakes(chosen):
+            for phase in cycle.distinct():
+                jax.eval_shape(functools.partial(step_on(mesh), phase=phase), like, batch_like, modules.fixed)
+            jax.eval_shape(checkpoint.fingerprint, like)
+    modules = modules._replace(teacher=modules.teacher._replace(weights=facts.on_mesh(modules.fixed)))
     binned = step.make_binned(method, modules, draw_key, seeds)
     return Run(
         settings=chosen,
@@ -219,12 +292,16 @@ def _sliced(init, key, start, like, rules, mesh):
     return lambda: begin(jax.device_put(start, slices))
 
 
-def _shapes(about, function, *args):
-    """Shapes of the results of a function; what cannot be traced is a mistake in the config, in the parts named in `about`."""
+@contextlib.contextmanager
+def mistakes(chosen):
+    """What cannot be traced within is a mistake in the settings, an InputError."""
     try:
-        return jax.eval_shape(function, *args)
+        yield
     except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         if isinstance(error, typing.InputError):
             raise
         why = str(error).splitlines()[0] if str(error) else ""
-        raise typing.InputError(f"{about}, do not make a training step: {type(error).__name__}: {why}") from error
+        raise typing.InputError(
+            f"config.model {chosen.model.name} {chosen.model.fields} and config.optim {chosen.optim.name}, on {chosen.data.name}, do"
+            f" not make a training step: {type(error).__name__}: {why}"
+        ) from error

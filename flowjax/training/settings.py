@@ -11,8 +11,8 @@ from flowjax import checks, data, models, typing
 
 
 class Data(NamedTuple):
-    """config.data: the dataset, where TFDS keeps it ("": its default), whether images are flipped, the coupling with noise, and
-    what the network sees of a row: the augmentation ("": none), and the mean and deviation of the scaling.
+    """config.data: the dataset, where it is kept ("": the default of TFDS), whether images are flipped, the coupling with noise, and
+    what the network sees of a row: the augmentation ("": none), the mean and deviation of the scaling, and whether it sees labels.
     """
 
     name: str
@@ -22,11 +22,17 @@ class Data(NamedTuple):
     augment: str = ""
     mean: float | tuple[float, ...] = 0.0
     deviation: float | tuple[float, ...] = 1.0
+    labels: bool = True
 
     @property
     def scaling(self):
         """The flowjax.data.Scaling."""
         return data.Scaling.of(self.mean, self.deviation)
+
+    @property
+    def preparation(self):
+        """The arguments of flowjax.data.prepared."""
+        return {name: getattr(self, name) for name in ("mean", "deviation", "augment", "coupling")}
 
 
 class Model(NamedTuple):
@@ -75,12 +81,15 @@ class Guidance(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """config.eval_every, eval_samples, eval_steps, sampler, best and ema: what is sampled and measured during training."""
+    """config.eval_*, sampler, grid, best and ema: what is sampled and measured, during training and by default afterwards."""
 
     every: int
     samples: int
     steps: tuple[int, ...]
+    guidance: float
+    interval: tuple[float, ...]
     sampler: str
+    grid: str
     best: str
     averages: tuple[float | str, ...]
 
@@ -134,11 +143,13 @@ class Settings(NamedTuple):
 # Fields of the config with another name, or in another section, here: {section: {field of it: field of the config}}.
 _MOVED = {
     "evaluation": {
-        "every": "eval_every", "samples": "eval_samples", "steps": "eval_steps", "sampler": "sampler", "best": "best",
-        "averages": "ema",
+        "every": "eval_every", "samples": "eval_samples", "steps": "eval_steps", "guidance": "eval_guidance",
+        "interval": "eval_interval", "sampler": "sampler", "grid": "grid", "best": "best", "averages": "ema",
     },
     "bookkeeping": {name: name for name in Bookkeeping._fields},
 }  # fmt: skip
+# Fields that configs of earlier runs lack, with what they mean.
+_ADDED = {"eval_guidance": 0.0, "eval_interval": (), "grid": "uniform"}
 _FIELDS = [name for name in Settings._fields if name not in _MOVED] + [f for names in _MOVED.values() for f in names.values()]
 
 
@@ -147,6 +158,7 @@ def completed(given):
     sections = {"data": Data._field_defaults, "guidance": Guidance._field_defaults}
     if isinstance(given.get("model"), dict) and given["model"].get("name") in models.MODELS:
         sections["model"] = models.defaults(given["model"]["name"])
+    given = _ADDED | given
     return {**given, **{name: {**defaults, **given[name]} for name, defaults in sections.items() if name in given}}
 
 
@@ -160,6 +172,7 @@ def read(config):
       InputError: for a field that is missing or not known; values are judged by flowjax.training.config_checks.
     """
     given = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    given = _ADDED | given
     _fields("config", given, _FIELDS)
     optim = _section(Optim, "config.optim", given["optim"])
     sections = {name: {ours: given[theirs] for ours, theirs in names.items()} for name, names in _MOVED.items()}

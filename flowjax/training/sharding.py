@@ -33,17 +33,27 @@ def make_mesh(sizes=None, devices=None):
       InputError: for other axes, sizes that are not whole numbers, or that do not multiply to the number of devices.
     """
     devices = np.asarray(jax.devices() if devices is None else devices)
+    return jax.sharding.Mesh(devices.reshape(_filled(sizes, len(devices))), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def abstract_mesh(sizes=None, devices=1):
+    """The same of so many devices that need not exist: programs for it can be traced, not run. Arguments and errors as of `make_mesh`."""
+    return jax.sharding.AbstractMesh(_filled(sizes, devices), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def _filled(sizes, devices):
+    """The sizes of both axes for a number of devices."""
     sizes = {"data": -1, "fsdp": 1} if sizes is None else dict(sizes)
     numbers = [sizes.get(name) for name in AXES]
     whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and (n == -1 or n > 0) for n in numbers)
-    filled = [n if n != -1 else len(devices) // math.prod(m for m in numbers if m != -1) for n in numbers] if whole else []
-    if set(sizes) != set(AXES) or not whole or numbers.count(-1) > 1 or math.prod(filled) != len(devices):
+    filled = [n if n != -1 else devices // math.prod(m for m in numbers if m != -1) for n in numbers] if whole else []
+    if set(sizes) != set(AXES) or not whole or numbers.count(-1) > 1 or math.prod(filled) != devices:
         raise typing.InputError(
             f"config.mesh is {sizes}; expected sizes of {' and '.join(AXES)} whose product is the number of"
-            f" devices, here {len(devices)} (-1: as many as are left):"
-            f" --config.mesh.data=-1 --config.mesh.fsdp={math.gcd(len(devices), 8)}."
+            f" devices, here {devices} (-1: as many as are left):"
+            f" --config.mesh.data=-1 --config.mesh.fsdp={math.gcd(devices, 8)}."
         )
-    return jax.sharding.Mesh(devices.reshape(filled), AXES, axis_types=(AxisType.Auto,) * 2)
+    return tuple(filled)
 
 
 def rows(mesh, seeds=1):
@@ -133,7 +143,7 @@ def mean(gradient, metrics, partition, mesh):
 def check_batch(mesh, batch_size, method, accumulate=1):
     """Raises InputError unless every device gets whole columns of every term of the method in each part of the batch."""
     multiple = methods.rows_multiple(method) * accumulate
-    devices = mesh.devices.size
+    devices = mesh.size
     if batch_size < 1 or batch_size % (devices * multiple):
         raise typing.InputError(
             f"batch_size is {batch_size}; {devices} device(s) and a method that splits its rows in"

@@ -1,0 +1,147 @@
+"""Image data sets that are read from arrays in a folder: ImageNet's pixels, and latents of autoencoders.
+
+The folder config.data.dir holds, for each split ("train", "test"), files of the same numbers in the same order:
+
+    train_label_00000.npy     [n], whole numbers
+    train_image_00000.npy     [n, H, W, 3], uint8: pixels
+    train_moments_00000.npy   [n, H, W, 2 C]: mean and deviation of each latent, any floating dtype
+
+A data set of latents may hold train_mirrored_moments_00000.npy besides, of the mirrored images: a mirrored latent is not the latent
+of the mirrored image. Rows are read from memory maps as they are asked for; latents leave as float32 means and deviations, and the
+pipeline draws each of them anew.
+"""
+
+import functools
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from flowjax import checks, typing
+from flowjax.data import pipeline
+
+SPLITS = ("train", "test")
+
+
+class Declared(NamedTuple):
+    """What is known of a data set before its rows are there.
+
+    Attributes:
+      shape: of one row.
+      num_classes: of its labels.
+      size: rows of the training split.
+      contents: "image" or "moments", what its files hold; "": it is not read from arrays.
+      made_of: what the rows are, for the errors.
+    """
+
+    shape: tuple[int, ...]
+    num_classes: int
+    size: int
+    contents: str = ""
+    made_of: str = ""
+
+
+_IMAGENET = 1_281_167
+DECLARED = {
+    "imagenet256": Declared((256, 256, 3), 1000, _IMAGENET, "image", "ImageNet, center crops of 256 x 256 pixels"),
+    "imagenet256_latents": Declared(
+        (32, 32, 4), 1000, _IMAGENET, "moments", "latents of ImageNet at 256 pixels by an autoencoder of Stable Diffusion"
+    ),
+    "imagenet512_latents": Declared(
+        (64, 64, 4), 1000, _IMAGENET, "moments", "latents of ImageNet at 512 pixels by an autoencoder of Stable Diffusion"
+    ),
+    "imagenet256_vavae_latents": Declared(
+        (16, 16, 32), 1000, _IMAGENET, "moments", "latents of ImageNet at 256 pixels by VA-VAE (f16d32)"
+    ),
+    "cifar10": Declared((32, 32, 3), 10, 50_000),  # read through TFDS
+}
+STORED = tuple(name for name, declared in DECLARED.items() if declared.contents)
+
+
+def declared(name: str) -> pipeline.Source:
+    """A data set of DECLARED as a source without rows: shapes and classes alone, every number is 0."""
+    about = DECLARED[name]
+    dtype = np.uint8 if len(about.shape) == 3 and about.shape[-1] == 3 else np.float32
+
+    def rows(ids):
+        return {"x": np.zeros((len(ids), *about.shape), dtype), "label": np.zeros(len(ids), np.int32)}
+
+    return pipeline.Source(name, about.size, about.shape, about.num_classes, rows)
+
+
+def source(name: str, *, split: str = "train", data_dir: str | None = None) -> pipeline.Source:
+    """One split of a data set of STORED.
+
+    Args:
+      name: one of STORED.
+      split: "train" or "test".
+      data_dir: the folder, config.data.dir.
+
+    Raises:
+      InputError: if there is no such folder or split, or its arrays are not those of the data set.
+    """
+    about, folder = DECLARED[name], pathlib.Path(data_dir or "")
+    checks.member(f"split of {name}", split, SPLITS)
+    files = sorted(folder.glob(f"{split}_{about.contents}_*.npy")) if data_dir else []
+    if not files:
+        where = f"{folder} holds no {split}_{about.contents}_00000.npy" if data_dir else "config.data.dir is empty"
+        raise typing.InputError(
+            f"{name} ({about.made_of}) is read from arrays in a folder, and {where}; give the folder that holds them:"
+            f" --config.data.dir=FOLDER (its files: flowjax/data/stored.py)."
+        )
+    images, labels = _Shards(name, files), _Shards(name, [_beside(name, file, about.contents, "label") for file in files])
+    mirrored = sorted(folder.glob(f"{split}_mirrored_{about.contents}_*.npy"))
+    expected = about.shape if about.contents == "image" else (*about.shape[:-1], 2 * about.shape[-1])
+    fits = images.dtype == np.uint8 if about.contents == "image" else np.issubdtype(images.dtype, np.floating)
+    if images.shape != expected or not fits or labels.size != images.size or labels.shape:
+        raise typing.InputError(
+            f"{files[0]} and its neighbours hold {images.size} rows of shape {images.shape} and dtype {images.dtype} with"
+            f" {labels.size} labels; {name} has rows of shape {expected}, {'uint8' if about.contents == 'image' else 'floating'},"
+            " with one label each."
+        )
+    return pipeline.Source(
+        name,
+        images.size,
+        about.shape,
+        about.num_classes,
+        functools.partial(_rows, about.contents, images, labels),
+        mirrored=functools.partial(_rows, about.contents, _Shards(name, mirrored), labels) if mirrored else None,
+        moments=about.contents == "moments",
+    )
+
+
+def _rows(contents, images, labels, ids):
+    x, label = images(ids), labels(ids).astype(np.int32)
+    if contents == "image":
+        return {"x": x, "label": label}
+    mean, deviation = np.split(x.astype(np.float32), 2, axis=-1)
+    return {"x": mean, "deviation": deviation, "label": label}
+
+
+def _beside(name, file, contents, other):
+    path = file.with_name(file.name.replace(f"_{contents}_", f"_{other}_"))
+    if not path.exists():
+        raise typing.InputError(f"{name}: {path} is missing, the labels of {file.name}; copy it beside.")
+    return path
+
+
+class _Shards:
+    """Rows of several .npy files, as of one array: called with row ids [n]."""
+
+    def __init__(self, name, files):
+        try:
+            self._parts = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
+        except (ValueError, OSError) as error:
+            raise typing.InputError(f"{name}: an array in {files[0].parent} cannot be read: {error}.") from error
+        self._ends = np.cumsum([len(part) for part in self._parts])
+        self.size, self.shape, self.dtype = int(self._ends[-1]), self._parts[0].shape[1:], self._parts[0].dtype
+
+    def __call__(self, ids):
+        ids = np.asarray(ids)
+        which = np.searchsorted(self._ends, ids, side="right")
+        found = np.empty((len(ids), *self.shape), self.dtype)
+        for number in np.unique(which):
+            rows = which == number
+            part = self._parts[number]
+            found[rows] = part[ids[rows] - (self._ends[number] - len(part))]
+        return found
