@@ -1,0 +1,125 @@
+"""Published runs, what they need, and what was run here: python -m experiments.results
+
+Writes docs/results.md from the tables of configs/imagenet256.py and configs/cifar10.py and from docs/results.csv, which has the counts.
+--count=all counts parameters and FLOPs of a step anew, from shapes alone (some ten seconds a run), and writes them into docs/results.csv
+first; --count=imf counts the runs with these letters in their name. --chip and --utilisation change the estimate of the hours: print them
+for your machine with --output= (nothing is written then).
+"""
+
+import csv
+import pathlib
+
+from absl import flags
+
+from configs import cifar10, imagenet256, published
+from experiments import command_line
+from flowjax import methods
+
+ROOT = pathlib.Path(__file__).parents[1]
+COUNT = flags.DEFINE_string("count", "", "runs to count anew, for docs/results.csv: all, or letters of FILE:RUN, such as imf")
+CHIP = flags.DEFINE_string("chip", "", "of the device-hours, such as 'NVIDIA H200'; default: TPU v5p")
+UTILISATION = flags.DEFINE_float("utilisation", 0.4, "share of the chip's peak, for device-hours")
+OUTPUT = flags.DEFINE_string("output", "docs/results.md", "the page; empty: it is printed")
+FILES = {"imagenet256": imagenet256, "cifar10": cifar10}
+# FIDs of runs that were made here, {(file, choice): {number of steps: FID}}.
+OURS: dict[tuple[str, str], dict[int, float]] = {}
+
+
+def runs():
+    """(file, choice) of every published run."""
+    return [
+        *(("imagenet256", f"{method},{size}") for method in imagenet256.RUNS for size in imagenet256.sizes(method)),
+        *(("cifar10", name) for name in cifar10.RUNS),
+    ]
+
+
+def counted(file, choice):
+    """A row of docs/results.csv: parameters and FLOPs of a step, traced."""
+    from flowjax import training
+    from flowjax.training import estimates
+
+    found = estimates.of_run(training.sketch(FILES[file].get_config(choice)))
+    return {"file": file, "run": choice, "parameters": found.parameters, "flops": f"{found.flops:.4g}"}
+
+
+def count(which):
+    """Counts the runs whose FILE:RUN contains `which`, "all" for all of them, and writes each into docs/results.csv."""
+    path = ROOT / "docs" / "results.csv"
+    rows = {(row["file"], row["run"]): row for row in (read() if path.exists() else ())}
+    for file, choice in runs():
+        if which == "all" or which in f"{file}:{choice}":
+            rows[file, choice] = counted(file, choice)
+            print(", ".join(str(value) for value in rows[file, choice].values()), flush=True)
+            with open(path, "w", newline="") as opened:
+                writer = csv.DictWriter(opened, ("file", "run", "parameters", "flops"), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows[run] for run in runs() if run in rows)
+
+
+def page(rows, chip="", utilisation=0.4):
+    """The text of docs/results.md from the rows of docs/results.csv."""
+    from flowjax.training import estimates, log
+
+    chip = chip or estimates.CHIP
+    counts = {(row["file"], row["run"]): row for row in rows}
+    header = (
+        "| run | published at 1, 2, more steps | ours | protocol | parameters, M (paper) | batch | steps | TFLOP a step | device-hours |"
+        " source | remarks |"
+    )
+    lines = [
+        "# Published runs",
+        "",
+        "Written by `python -m experiments.results` from the configs; counts from `docs/results.csv`. Device-hours are an estimate: traced"
+        f" FLOPs of a step at {utilisation:.0%} of the {log.PEAK_TFLOPS[chip]:g} TFLOP/s of a {chip}"
+        " (`--chip`, `--utilisation`), without teachers, evaluations and what a run starts from. FIDs of different protocols do not"
+        " compare to the second digit. Differences from the authors' code that remain: `docs/deviations.md`.",
+        "",
+        header,
+        "|" + " --- |" * (header.count("|") - 1),
+    ]
+    for file, choice in runs():
+        lines.append(_row(file, choice, counts.get((file, choice)), chip, utilisation))
+    used = {published.RESULTS[file][choice].protocol for file, choice in runs()}
+    lines += ["", "Protocols:", ""]
+    lines += [f"* {name or 'none'}: {words}." for name, words in published.PROTOCOLS.items() if name in used]
+    return "\n".join(lines) + "\n"
+
+
+def _row(file, choice, counts, chip, utilisation):
+    from flowjax.training import estimates
+
+    config, known = FILES[file].get_config(choice), published.RESULTS[file][choice]
+    shown = lambda fids: ", ".join(f"{value:.2f} ({steps})" for steps, value in sorted(fids.items()))
+    parameters, flops, hours = "not counted", "not counted", "not counted"
+    if counts is not None:
+        parameters, flops = f"{int(counts['parameters']) / 1e6:.1f}", f"{float(counts['flops']) / 1e12:,.0f}"
+        estimate = estimates.device_hours(float(counts["flops"]), config.steps, chip=chip, utilisation=utilisation)
+        hours = f"{estimate:,.0f}"
+    parameters += f" ({known.parameters:g})" if known.parameters else ""
+    arxiv = methods.METHODS[config.method.name].arxiv
+    cells = [
+        f"`{file}.py:{choice}`", shown(known.fid) or "not seen", shown(OURS.get((file, choice), {})) or "not run here",
+        known.protocol or "none", parameters, f"{config.batch_size:,}", f"{config.steps:,}", flops, hours,
+        f"[{arxiv}](https://arxiv.org/abs/{arxiv}); {known.source}", known.note,
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def read():
+    """The rows of docs/results.csv."""
+    return list(csv.DictReader((ROOT / "docs" / "results.csv").read_text().splitlines()))
+
+
+def main():
+    if COUNT.value:
+        count(COUNT.value)
+    text = page(read(), CHIP.value, UTILISATION.value)
+    if not OUTPUT.value:
+        print(text)
+        return
+    (ROOT / OUTPUT.value).write_text(text)
+    print(OUTPUT.value)
+
+
+if __name__ == "__main__":
+    command_line.run(main)
