@@ -1,8 +1,8 @@
 """Published runs, what they need, and what was run here: python -m experiments.results
 
 Writes docs/results.md from the tables of configs/imagenet256.py and configs/cifar10.py and from docs/results.csv, which has the counts.
---count=all counts parameters and FLOPs of a step anew, from shapes alone (some ten seconds a run), and writes them into docs/results.csv
-first; --count=imf counts the runs with these letters in their name. --chip and --utilisation change the estimate of the hours: print them
+--recount=all counts parameters and FLOPs of a step anew, from shapes alone (some ten seconds a run), and writes them into docs/results.csv
+first; --recount=imf counts the runs with these letters in their name. --chip and --utilisation change the estimate of the hours: print them
 for your machine with --output= (nothing is written then).
 """
 
@@ -16,7 +16,7 @@ from experiments import command_line
 from flowjax import methods
 
 ROOT = pathlib.Path(__file__).parents[1]
-COUNT = flags.DEFINE_string("count", "", "runs to count anew, for docs/results.csv: all, or letters of FILE:RUN, such as imf")
+COUNT = flags.DEFINE_string("recount", "", "runs to count anew, for docs/results.csv: all, or letters of FILE:RUN, such as imf")
 CHIP = flags.DEFINE_string("chip", "", "of the device-hours, such as 'NVIDIA H200'; default: TPU v5p")
 UTILISATION = flags.DEFINE_float("utilisation", 0.4, "share of the chip's peak, for device-hours")
 OUTPUT = flags.DEFINE_string("output", "docs/results.md", "the page; empty: it is printed")
