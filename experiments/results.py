@@ -3,7 +3,7 @@
 Writes docs/results.md from the tables of configs/imagenet256.py and configs/cifar10.py and from docs/results.csv, which has the counts.
 --recount=all counts parameters and FLOPs of a step anew, from shapes alone (some ten seconds a run), and writes them into docs/results.csv
 first; --recount=imf counts the runs with these letters in their name. --chip and --utilisation change the estimate of the hours: print them
-for your machine with --output= (nothing is written then).
+for your machine with --page= (nothing is written then).
 """
 
 import csv
@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 COUNT = flags.DEFINE_string("recount", "", "runs to count anew, for docs/results.csv: all, or letters of FILE:RUN, such as imf")
 CHIP = flags.DEFINE_string("chip", "", "of the device-hours, such as 'NVIDIA H200'; default: TPU v5p")
 UTILISATION = flags.DEFINE_float("utilisation", 0.4, "share of the chip's peak, for device-hours")
-OUTPUT = flags.DEFINE_string("output", "docs/results.md", "the page; empty: it is printed")
+PAGE = flags.DEFINE_string("page", "docs/results.md", "the page; empty: it is printed")
 FILES = {"imagenet256": imagenet256, "cifar10": cifar10}
 # FIDs of runs that were made here, {(file, choice): {number of steps: FID}}.
 OURS: dict[tuple[str, str], dict[int, float]] = {}
@@ -114,11 +114,11 @@ def main():
     if COUNT.value:
         count(COUNT.value)
     text = page(read(), CHIP.value, UTILISATION.value)
-    if not OUTPUT.value:
+    if not PAGE.value:
         print(text)
         return
-    (ROOT / OUTPUT.value).write_text(text)
-    print(OUTPUT.value)
+    (ROOT / PAGE.value).write_text(text)
+    print(PAGE.value)
 
 
 if __name__ == "__main__":
