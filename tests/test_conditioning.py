@@ -24,10 +24,10 @@ def added(monkeypatch):
 def test_absent_inputs_have_their_null_values(added):
     x, nulls = (
         jnp.zeros((3, 4, 4, 1)),
-        {"label": -1, "guidance": 1.0, "interval": (0.0, 1.0), "level": 1.0, "x_c": 0, "text": 0},
+        {"label": -1, "guidance": 1.0, "interval": (0.0, 1.0), "augmentation": 0, "level": 1.0, "x_c": 0, "text": 0},
     )
     assert set(nulls) == set(conditioning.INPUTS)
-    shapes = {"interval": (3, 2), "x_c": x.shape, "text": (3, 5)}
+    shapes = {"interval": (3, 2), "augmentation": (3, 9), "x_c": x.shape, "text": (3, 5)}
     for name, null in nulls.items():
         result = conditioning.value(name, None, x)
         assert result.shape == shapes.get(name, (3,)) and jnp.issubdtype(result.dtype, jnp.floating) == (name != "label")

@@ -125,12 +125,9 @@ def batches(
     # An element is a whole host batch: a grain element a row is a hundred times slower.
     def host_batch(k: int) -> dict[str, np.ndarray]:
         ids, mirrored = order(k * batch_size + lo, hi - lo)
-        batch = _drawn(_flipped(source, ids, mirrored) if flip else source.rows(ids), seed, k * batch_size + lo)
-        batch = {**batch, "x": _floats(batch["x"])}
-        if source.augment is not None:
-            drawn = augmentation.uniforms(seed, k * batch_size + lo, hi - lo)
-            batch["x"], batch["augmentation"] = source.augment(batch["x"], drawn)
-        batch["x"] = source.scaling.apply(batch["x"])
+        first_position = k * batch_size + lo
+        batch = _drawn(_flipped(source, ids, mirrored) if flip else source.rows(ids), seed, first_position)
+        batch = _seen(source, {**batch, "x": _floats(batch["x"])}, seed, first_position)
         if source.coupling:
             batch["eps"] = transport.noise(batch["x"], batch.get("label"), seed, k, lo)
         return {name: value[first - lo : last - lo] for name, value in batch.items()}
@@ -159,6 +156,15 @@ def _drawn(batch: dict[str, np.ndarray], seed: int, first: int) -> dict[str, np.
         for i, (row, spread) in enumerate(zip(mean, deviation))
     ]
     return {name: value for name, value in batch.items() if name != "deviation"} | {"x": np.stack(x)}
+
+
+def _seen(source: Source, batch: dict[str, np.ndarray], seed: int, first: int) -> dict[str, np.ndarray]:
+    """The rows from position `first` of the stream on, augmented and scaled."""
+    if source.augment is not None:
+        drawn = augmentation.uniforms(seed, first, len(batch["x"]))
+        images, labels = source.augment(batch["x"], drawn)
+        batch = {**batch, "x": images, "augmentation": labels}
+    return {**batch, "x": source.scaling.apply(batch["x"])}
 
 
 def _order(size: int, seed: int) -> Callable[[int, int], tuple[np.ndarray, np.ndarray]]:

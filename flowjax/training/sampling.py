@@ -53,13 +53,11 @@ def make_sampler(
       mesh: its devices share the rows; None: the default device alone.
 
     Raises:
-      InputError: for an unknown sampler, grid or option; when called, for a number of steps below 1, or a sampler that draws
-        noise with `inverted=True`.
+      InputError: for an unknown sampler, grid or option; when called, below 1 step, or inverted with a sampler that draws noise.
     """
-    space, scaling = paths.path_from_name(path).space, scaling or data.Scaling()
+    space = paths.path_from_name(path).space
     chosen, times_of = samplers.sampler_from_name(sampler, path), samplers.grid_from_name(grid)
     rows, whole = (None, None) if mesh is None else (sharding.rows(mesh), sharding.whole(mesh))
-    least = 1 if mesh is None else mesh.devices.size
 
     @functools.partial(jax.jit, static_argnames="times", out_shardings=rows)
     def chunk(params, key, index, labels, times, x):
@@ -73,10 +71,8 @@ def make_sampler(
         times = tuple(times_of(steps).tolist())[:: -1 if inverted else 1]
         if inverted and chosen.noisy:
             raise typing.InputError(f"sampler {sampler!r} draws new noise and cannot be inverted; expected e.g. heun.")
-        if inverted and x is not None:
-            x = scaling.apply(np.asarray(x, np.float32))
         params, key, n = jax.device_put(params, whole), jax.random.key(seed), len(labels)
-        size = -(-min(CHUNK, n) // least) * least
+        size = _chunk_size(n, 1 if mesh is None else mesh.devices.size)
         starts = range(0, n, size)
         padded = np.resize(np.asarray(labels, np.int32), len(starts) * size)
         x = None if x is None else np.resize(np.asarray(x, np.float32), (len(padded), *shape))
@@ -86,10 +82,25 @@ def make_sampler(
             numbers = first + np.arange(len(padded))[part]
             index, label, initial = jax.device_put((numbers, padded[part], None if x is None else x[part]), rows)
             parts.append(_on_host(chunk(params, key, index, label, times, initial)))
-        rows_made = np.concatenate(parts)[:n]
-        return rows_made if inverted else scaling.undo(rows_made)
+        return np.concatenate(parts)[:n]
 
-    return sample
+    return sample if scaling is None else _of_data(sample, scaling)
+
+
+def _of_data(sample: Callable[..., np.ndarray], scaling: data.Scaling) -> Callable[..., np.ndarray]:
+    """A sampler of scaled data as one of data: samples are brought back, and data to invert are scaled."""
+
+    def brought_back(*args, x=None, inverted=False, **options):
+        if inverted:
+            return sample(*args, x=None if x is None else scaling.apply(x), inverted=True, **options)
+        return scaling.undo(sample(*args, x=x, **options))
+
+    return brought_back
+
+
+def _chunk_size(n: int, devices: int) -> int:
+    """Rows that go through the network together: n or CHUNK, and a multiple of the devices."""
+    return -(-min(CHUNK, n) // devices) * devices
 
 
 def _on_host(x: typing.Array) -> np.ndarray:
