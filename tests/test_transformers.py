@@ -1,6 +1,7 @@
 """The transformers of later papers: derivatives, precision, heads, conditions, sizes, and what they start from."""
 
 import functools
+import types
 
 import chex
 import flax.linen as nn
@@ -11,6 +12,7 @@ import pytest
 
 from flowjax import models, typing
 from flowjax.models import decoupled_dit, embeddings, mit, parameterised, semi_lipschitz_dit
+from flowjax.training import initial_weights, settings
 
 BOTH = ("guidance", "interval")
 FIELDS = {"num_classes": 3, "width": 16, "depth": 3, "heads": 2, "patch": 2}
@@ -257,6 +259,15 @@ def test_the_published_share_of_source_blocks():
 
 
 @pytest.mark.slow
+def test_a_plain_dit_is_cut_where_the_size_says(monkeypatch):
+    monkeypatch.setitem(decoupled_dit.DECOUPLED_DIT_SIZES, "cut", {"width": 16, "depth": 3, "heads": 4, "source_depth": 1})
+    plain = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes(models.DiT(**FIELDS)))
+    fields = {**models.defaults("decoupled_dit"), "size": "cut"}
+    run = types.SimpleNamespace(settings=types.SimpleNamespace(model=settings.Model("dit", "velocity", (), {})), params=plain)
+    started = initial_weights.weights("runs/dit", run, settings.Model("decoupled_dit", "velocity", (), fields), None)
+    assert started["source_blocks"]["qkv"]["bias"].shape[0] == 1 and started["target_blocks"]["qkv"]["bias"].shape[0] == 2
+
+
 def test_layers_start_with_spectral_norm_one():
     net, x = NETS["semi_lipschitz"], case("semi_lipschitz")[2]
     params = jit(net.init)(jax.random.key(0), x, S, T, COND)["params"]

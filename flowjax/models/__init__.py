@@ -1,6 +1,8 @@
 """Networks, all called `net(x, s, t, cond)`; `make` builds one by name. What `cond` holds: flowjax.conditioning."""
 
 import inspect
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 
@@ -35,6 +37,7 @@ __all__ = [
     "heads",
     "in_float32",
     "make",
+    "sized",
     "two_headed",
 ]
 
@@ -85,15 +88,26 @@ def make(
     """
     checks.member("network", name, MODELS)
     checks.member("parameterisation", parameterisation, flowmap.PARAMETERISATIONS)
-    if name in SIZES and (size := fields.pop("size", "")):
-        checks.member(f"size of network {name!r}", size, SIZES[name])
-        fields = {**fields, **SIZES[name][size]}
+    fields = sized(name, fields)
     if inputs := conditioning.check(inputs):
         fields = {**fields, "inputs": inputs}
     for field in fields:
         checks.member(f"field of network {name!r}", field, defaults(name))
     net = MODELS[name](num_classes=num_classes, **fields)
     return net if parameterisation == "velocity" else Parameterised(net, parameterisation)
+
+
+def sized(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a network with those of its `size` in their places, and without `size`.
+
+    Raises:
+      InputError: for an unknown size.
+    """
+    fields = dict(fields)
+    if name not in SIZES or not (size := fields.pop("size", "")):
+        return fields
+    checks.member(f"size of network {name!r}", size, SIZES[name])
+    return {**fields, **SIZES[name][size]}
 
 
 def in_float32(net: nn.Module) -> nn.Module:

@@ -3,6 +3,7 @@
 Whether they fit is judged by flowjax.training.config_checks, but for the shapes, which flowjax.training.state compares.
 """
 
+from flowjax import models
 from flowjax.models import decoupled_dit, published
 
 # Networks that published weights are of: `(tree, fields of config.model) -> params`.
@@ -33,10 +34,11 @@ def weights(start, run, model, heads):
     """
     if not start:
         return None
+    fields = models.sized(model.name, model.fields)
     if is_published(start):
-        params = FILES[model.name](published.read(start), model.fields)
+        params = FILES[model.name](published.read(start), fields)
     elif (model.name, run.settings.model.name) == ("decoupled_dit", "dit"):
-        params = decoupled_dit.from_plain(run.params, model.fields["source_depth"])
+        params = decoupled_dit.from_plain(run.params, fields["source_depth"])
     else:
         params = run.params
     return {name: value for name, value in params.items() if heads or name not in VELOCITY_HEAD}
