@@ -5,12 +5,12 @@ the tables; docs/results.md is written from all three by experiments.results.
 from typing import NamedTuple
 
 from configs import common
-from flowjax import checks
+from flowjax import checks, models
 
 # How the numbers of a paper were measured. FIDs of different protocols do not compare to the second digit.
 PROTOCOLS = {
     "": "not stated",
-    "he": "FID of 50,000 samples against the training set, ADM's crops; Inception in JAX with half-pixel resizing",
+    "he": "FID of 50,000 samples with random labels against the training set, ADM's crops; Inception in JAX with half-pixel resizing",
     "he balanced": "FID of 50,000 samples, 50 of each class, against the training set; Inception in JAX with half-pixel resizing",
     "adm": "FID of 50,000 samples against ADM's VIRTUAL_imagenet256 statistics",
     "edm2": "FID of 50,000 samples by EDM2's tool against its statistics of ImageNet at 256 pixels",
@@ -71,6 +71,8 @@ def config(method, network, *tables):
             section, field = _section(built, name)
             checks.member(f"field {name.rpartition('.')[0] or 'config'!r} of a config", field, section)
             section[field] = value
+        if size := built.model.get("size"):  # so that a reader finds the numbers, too
+            built.model.update(models.SIZES[network][size])
     return built
 
 
@@ -96,16 +98,16 @@ _OTHER_UNET = "the authors' network is {}, here a DDPM++ U-Net"
 
 RESULTS = {
     "imagenet256": {
-        "meanflow,B/4": Published(_MF, "he", 131, {1: 15.53}, "unguided 61.06"),
-        "meanflow,B/2": Published(_MF, "he", 131, {1: 6.17}),
-        "meanflow,M/2": Published(_MF, "he", 308, {1: 5.01}),
-        "meanflow,L/2": Published(_MF, "he", 459, {1: 3.84}),
-        "meanflow,XL/2": Published(_MF, "he", 676, {1: 3.43, 2: 2.93}),
-        "meanflow,XL/2+": Published(_MF, "he", 676, {2: 2.20}),
-        "imf,B/2": Published(_IMF, "he balanced", 89, {1: 3.39}, "3.37 in the repository"),
+        "meanflow,B/4": Published(_MF, "he", 131, {1: 15.53}, "unguided 61.06; 5.6 GFLOPs a forward pass"),
+        "meanflow,B/2": Published(_MF, "he", 131, {1: 6.17}, "23.1 GFLOPs"),
+        "meanflow,M/2": Published(_MF, "he", 308, {1: 5.01}, "54.0 GFLOPs"),
+        "meanflow,L/2": Published(_MF, "he", 459, {1: 3.84}, "80.9 GFLOPs"),
+        "meanflow,XL/2": Published(_MF, "he", 676, {1: 3.43, 2: 2.93}, "119 GFLOPs"),
+        "meanflow,XL/2+": Published(_MF, "he", 676, {2: 2.20}, "119 GFLOPs"),
+        "imf,B/2": Published(_IMF, "he balanced", 89, {1: 3.39}, "3.37 in the repository; 24.9 GFLOPs"),
         "imf,M/2": Published(_IMF, "he balanced", 174, {1: 2.27}),
-        "imf,L/2": Published(_IMF, "he balanced", 409, {1: 1.86}, "1.85 in the repository"),
-        "imf,XL/2": Published(_IMF, "he balanced", 610, {1: 1.72, 2: 1.54}, "1.70 and 1.53 in the repository"),
+        "imf,L/2": Published(_IMF, "he balanced", 409, {1: 1.86}, "1.85 in the repository; 116.4 GFLOPs"),
+        "imf,XL/2": Published(_IMF, "he balanced", 610, {1: 1.72, 2: 1.54}, "1.70 and 1.53 in the repository; 174.6 GFLOPs"),
         "pmf,B/16": Published(_PMF, "he balanced", 118, {1: 3.12}, "3.11 in the repository"),
         "pmf,L/16": Published(_PMF, "he balanced", 410, {1: 2.52}, "2.50 in the repository"),
         "pmf,H/16": Published(_PMF, "he balanced", 956, {1: 2.22}, "2.11 in the repository"),
@@ -115,7 +117,9 @@ RESULTS = {
         "soflow,B/2": Published(_SOFLOW, "adm", 131, {1: 4.85, 2: 4.24}, "the guidance scale is not verified"),
         "soflow,M/2": Published(_SOFLOW, "adm", 308, {1: 3.73, 2: 3.42}, "the guidance scale is not verified"),
         "soflow,L/2": Published(_SOFLOW, "adm", 459, {1: 3.20, 2: 2.90}, "the guidance scale is not verified"),
-        "soflow,XL/2": Published(_SOFLOW, "adm", 676, {1: 2.96, 2: 2.66}, "the guidance scale is not verified"),
+        "soflow,XL/2": Published(
+            _SOFLOW, "adm", 676, {1: 2.96, 2: 2.66}, "the guidance scale is not verified; 3.35 as reviewed"
+        ),
         "alphaflow,B/2": Published(_ALPHAFLOW, "alphaflow", 131, {1: 5.40, 2: 5.01}),
         "alphaflow,XL/2": Published(_ALPHAFLOW, "alphaflow", 676, {1: 2.95, 2: 2.34}),
         "alphaflow,XL/2+": Published(
@@ -143,7 +147,9 @@ RESULTS = {
         "meanflow_v1": Published(_PY_MF, "50k", 55, {1: 2.80}, "2.80 to 2.9"),
         "soflow": Published(_SOFLOW, "50k", None, {1: 2.86, 2: 2.28}),
         "sct": Published("appendix G", "50k", None, {1: 2.85, 2: 2.06}, "the number of steps is not verified"),
-        "scd": Published("appendix G", "50k", None, {1: 3.66, 2: 2.52}, "the number of steps is not verified"),
+        "scd": Published(
+            "appendix G", "50k", None, {1: 3.66, 2: 2.52}, "the number of steps is not verified; its teacher has 2.15"
+        ),
         "ect": Published(
             "locuslab/ect 4311059", "50k", 55.7, {1: 3.86, 2: 2.15}, "100 k steps 4.54 and 2.20, 400 k 3.60 and 2.11"
         ),
@@ -154,7 +160,7 @@ RESULTS = {
             "50k",
             None,
             {1: 8.34},
-            "as ECT and sCM quote it, after the last stage",
+            "as ECT and sCM quote it, after the last stage; hours of one of 13 stages",
         ),
         "pid": Published("pantheon5100/pid_diffusion b99605b", "50k", None, {1: 3.92}, "with LPIPS"),
         **{name: Published(_FLOW_MAPS, "10k", None, {}, _OTHER_UNET.format("EDM2's")) for name in ("lsd", "psd", "esd")},

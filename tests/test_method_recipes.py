@@ -51,6 +51,19 @@ def test_scheduled_recipes_need_the_length_of_the_training():
 # Errors and gradients of single methods
 
 
+def test_scm_may_follow_a_teacher():
+    along_data, along_teacher = make("scm"), make("scm", velocity="teacher")
+    assert along_teacher.needs == along_data.needs | {"teacher": {}}
+    drawn, given = along_teacher.draw(jax.random.key(0), batch(8), 20_000), nets()
+    point = drawn["eulerian"]
+    taught = point._replace(v=pairs.bind(given.teacher, point)(point.x, point.s))
+    errors = quick_jit(lambda: (along_teacher.loss(given, drawn)[0], along_data.loss(given, {"eulerian": taught})[0]))()
+    np.testing.assert_allclose(*errors, rtol=1e-6)
+    assert not np.allclose(errors[0], quick_jit(lambda: along_data.loss(given, drawn)[0])())
+    with pytest.raises(typing.InputError, match="unknown velocity of scm 'student'"):
+        make("scm", velocity="student")
+
+
 def test_error_of_soflow_is_the_published_one():
     c = 0.03
     for p in (1.0, 0.5):

@@ -286,7 +286,9 @@ def test_the_exact_map_of_many_rows_in_float32_is_right_inside_the_scan():
 # Grids, names and options, inversion
 
 
-@pytest.mark.parametrize("grid", ["uniform", "shifted", "shifted:shift=0.5", "karras", "karras:rho=3,sigma_max=20"])
+@pytest.mark.parametrize(
+    "grid", ["uniform", "bent:middle=0.3", "shifted", "shifted:shift=0.5", "karras", "karras:rho=3,sigma_max=20"]
+)
 @pytest.mark.parametrize("steps", [1, 2, 9])
 def test_grids_fall_from_noise_to_data(grid, steps):
     times = samplers.grid_from_name(grid)(steps)
@@ -299,6 +301,15 @@ def test_shifted_and_karras_grids_are_those_of_the_papers():
     np.testing.assert_allclose(samplers.shifted(5, shift=1.0), u, atol=1e-7)
     sigma = (80 ** (1 / 7) + np.arange(5) / 4 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
     np.testing.assert_allclose(samplers.karras(5)[1:-1], sigma[1:] / (1 + sigma[1:]), rtol=1e-5)
+
+
+def test_a_bent_grid_passes_through_its_middle():
+    for middle in (0.3, 0.55):
+        np.testing.assert_allclose(samplers.grid_from_name(f"bent:middle={middle}")(2), [1, middle, 0], rtol=1e-6)
+        np.testing.assert_allclose(samplers.bent(4, middle=middle), [1, (1 + middle) / 2, middle, middle / 2, 0], rtol=1e-6)
+    np.testing.assert_allclose(samplers.bent(5), samplers.grid(5), rtol=1e-6)
+    with pytest.raises(typing.InputError, match="bent: middle is 1.5; expected a time between 0 and 1"):
+        samplers.bent(2, middle=1.5)
 
 
 def test_a_grid_may_be_given():
