@@ -190,8 +190,8 @@ DMF = {
 SHORTCUT = {
     "": {
         **LATENTS, **FACTOR, "data.flip": True,
-        "method.diagonal": "7/8", "method.ema": 0.999, "method.label_drop": 0.1,
-        "model.dtype": "bfloat16",
+        "method.sections": 128, "method.diagonal": "7/8", "method.cfg": 1.5, "method.clip": 4.0, "method.ema": 0.999,
+        "method.label_drop": 0.1, "model.parameterisation": "dyadic", "model.dtype": "bfloat16",
         "batch_size": 256, "steps": 810_000,
         "optim.name": "adamw", "optim.learning_rate": 1e-4, "optim.kwargs": {"b1": 0.9, "b2": 0.999, "weight_decay": 0.1},
         "ema": (), "eval_steps": (1, 4, 128),

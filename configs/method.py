@@ -5,8 +5,10 @@
 NAME is a row of `python -m experiments.landscape --table`, PRESET is checkerboard, digits, guided or test. The constants and
 the parameterisation are the published ones (flowjax.methods), with these exceptions, which are ours:
 
-* On points (checkerboard, test) times are uniform and powers are 0.5, because the published values are for images. Learned
-  log-variances are bounded (log_variance_bound 0.5), because they diverged on points without a bound.
+* On points (checkerboard, test) times are uniform and powers are 0.5, because the published values are for images. Errors are not
+  weighed by a learned log-variance (learned_weight), as in the published config for points of LSD, PSD and ESD; that of dmf is
+  bounded (log_variance_bound 0.5), because it diverged without a bound. Several steps are jumps of the flow map, where some papers
+  sample images with new noise (MethodInfo.few_steps).
 * Gradients are clipped at norm 1, and warm-ups last a tenth of the steps.
 * The methods flow_matching, meanflow, imf, tvm and soflow have files, configs/NAME.py, whose presets are used.
 
@@ -56,12 +58,15 @@ def get_config(choice="meanflow,checkerboard"):
         return importlib.import_module(f"configs.{name}").get_config(preset)
     config, info = common.base(preset, method=name), methods.METHODS[name]
     config.model.parameterisation = info.parameterisation
-    config.sampler = info.sampler
+    config.sampler = info.few_steps or info.sampler
     config.eval_steps = info.eval_steps(config.method) or config.eval_steps
     if preset not in common.IMAGES:
         config.method.update(POINTS.get(name, {}))
-        if "log_variance" in info.needs:  # without it the rule outweighs the anchor, and the map diverges
+        config.sampler = info.sampler
+        if "log_variance_bound" in config.method:  # without it the rule outweighs the anchor, and the map diverges
             config.method.log_variance_bound = 0.5
+        if "learned_weight" in config.method:
+            config.method.learned_weight, config.auxiliary = False, {}
         config.data.name = info.trajectory_data or config.data.name
         config.teacher = "exact" if "teacher" in info.needs else ""
     config.optim.clip_norm = 1.0

@@ -52,7 +52,7 @@ CASES |= {
         ("esd", "jvp", "forward"),
         ("lsd", "jvp", "central"),
         ("freeflow", "jvp", "exact"),
-        ("lsd", "log_variance_bound", 0.5),
+        ("lsd", "learned_weight", False),
         ("dmf", "log_variance_bound", 0.5),
         ("pd", "teacher", "map"),
         ("cd", "solver", "euler"),

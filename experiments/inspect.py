@@ -103,7 +103,7 @@ def trajectories(run, out, steps):
     labels = (
         run.labels[:count] if run.points else np.arange(count) % (run.trained.num_classes or 1) - (not run.trained.num_classes)
     )
-    noise = run.path.space.noise(jax.random.key(1), (count, *run.trained.shape))
+    noise = run.path.draw(jax.random.key(1), (count, *run.trained.shape))
     sampler = run.sampler()
     solve = jax.jit(lambda times: samplers.trajectory(
         lambda V, x, leg: sampler.run(V, x, leg, None), run.V(labels), noise, times, len(times)
@@ -134,7 +134,7 @@ def velocity(run, out, steps):
         plots.velocity_field(out / "velocity.png", fields, run.real["x"], title=f"{run.name}: velocity V(x, t, t)")
         return {"velocity.png": "The instantaneous velocity V(x, t, t), over the density of the data; the colour is its speed."}
     x0, labels = run.real["x"][:10], run.labels[:10]
-    eps = np.asarray(run.path.space.noise(jax.random.key(3), x0.shape))
+    eps = np.asarray(run.path.draw(jax.random.key(3), x0.shape))
     V, blocks = jax.jit(run.V(labels)), {"data": x0[:, None]}
     for t in reversed(at):
         x = np.asarray(run.path.between(x0, eps, t))

@@ -60,9 +60,10 @@ def _rate(variance, slope):
 
 
 def gaussian(mean: ArrayLike, covariance: ArrayLike, path: paths.Path = paths.linear) -> ExactFlow:
-    """The flow map of normally distributed data with independent standard normal noise.
+    """The flow map of normally distributed data with independent normal noise, of the deviation that the path gives it.
 
-    In the eigenbasis of the covariance the marginals are independent normals of variance `r(t)^2 = alpha^2 lambda + sigma^2`,
+    In the eigenbasis of the covariance the marginals are independent normals of variance `r(t)^2 = alpha^2 lambda + sigma^2` (sigma^2
+    times the variance of the noise),
     and the flow scales each coordinate:
 
         F(x, s, t) = alpha(t) mean + r(t) / r(s) (x - alpha(s) mean)
@@ -87,7 +88,7 @@ def gaussian(mean: ArrayLike, covariance: ArrayLike, path: paths.Path = paths.li
 
     spectral = _in_basis(basis, mean.ndim)
     row = lambda values, t: values.astype(t.dtype).reshape((1,) * (t.ndim - 1) + (-1,))
-    variance = lambda t: path.alpha(t) ** 2 * row(eigenvalues, t) + path.sigma(t) ** 2
+    variance = lambda t: path.alpha(t) ** 2 * row(eigenvalues, t) + (path.noise * path.sigma(t)) ** 2
     centre = lambda t: path.alpha(t) * row(center, t)
     back = lambda y, x: (y @ jnp.asarray(basis.T, x.dtype)).reshape(x.shape)
 
@@ -168,7 +169,7 @@ def mixture(weights: ArrayLike, means: ArrayLike, deviations: ArrayLike, path: p
         row = lambda values: values.astype(dtype).reshape((1,) * jnp.ndim(x) + (-1,))
         t = jnp.broadcast_to(t, jnp.shape(x)).astype(dtype)[..., None]
         centre = path.alpha(t) * row(means)
-        scale = jnp.sqrt((path.alpha(t) * row(deviations)) ** 2 + path.sigma(t) ** 2)
+        scale = jnp.sqrt((path.alpha(t) * row(deviations)) ** 2 + (path.noise * path.sigma(t)) ** 2)
         return row(np.log(weights)), centre, scale, (jnp.asarray(x)[..., None] - centre) / scale
 
     def log_density(x, t):

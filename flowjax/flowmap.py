@@ -201,6 +201,36 @@ def edm(N: Network, *, sigma_data: float = 0.5) -> Network:
     return V
 
 
+def dyadic(N: Network, *, sections: int = 128) -> Network:
+    """The network is told the length of a jump by its level, the whole numbers 0 .. log2(sections) for the lengths 1, 1/2, 1/4, ...
+
+        V(x, s, t) = N(x, s, s - k),     k = log2(1 / max(|s - t|, 1 / sections))
+
+    Networks embed s and the difference of their two times, here k (-k for a jump towards noise). Shorter jumps are told as the shortest,
+    so that V(x, s, s) is the velocity that jumps of length 1 / sections learn.
+
+    Args:
+      N: raw network, `N(x, s, t, *cond)`, a function of s and s - t.
+      sections: one over the shortest jump, 128 as published.
+
+    Returns:
+      `V(x, s, t, *cond)`.
+
+    Example:
+      >>> dyadic(lambda x, s, t: (s - t) * x)(jnp.ones((1, 2)), 0.75, 0.5).tolist()
+      [[2.0, 2.0]]
+
+    Reference: Frans et al. 2024, Shortcut Models (arXiv 2410.12557), the embedding of the step size in its code.
+    """
+
+    def V(x: Array, s: Time, t: Time, *cond: Any) -> Array:
+        s, t = checks.times("dyadic", x, s=s, t=t)
+        level = -jnp.log2(jnp.maximum(jnp.abs(s - t), 1 / sections))
+        return N(x, s, s - jnp.where(t > s, -level, level), *cond)
+
+    return V
+
+
 def extended_source(N: Network) -> Network:
     """The second task of the same network: source times 1..2 mean "velocity, not average velocity".
 
@@ -231,4 +261,5 @@ PARAMETERISATIONS = {
     "destination": destination,
     "trigflow": trigflow,
     "edm": edm,
+    "dyadic": dyadic,
 }

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flowjax import checks, options, spaces
-from flowjax.typing import Array, Time
+from flowjax.typing import Array, InputError, Time
 
 
 class Path(NamedTuple):
@@ -20,11 +20,18 @@ class Path(NamedTuple):
       alpha: weight of the data, a function of time in [0, 1].
       sigma: weight of the noise, likewise.
       space: where data, noise and the points between them are, a flowjax.spaces.Space.
+      noise: standard deviation of each element of eps, on R^n; other spaces have noise of one kind alone.
     """
 
     alpha: Callable[[Time], Any]
     sigma: Callable[[Time], Any]
     space: spaces.Space = spaces.euclidean
+    noise: float = 1.0
+
+    def draw(self, key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        """Noise of the path, which is where it ends and sampling starts: eps ~ N(0, noise^2), or noise of its space."""
+        eps = self.space.noise(key, shape, dtype)
+        return eps if self.noise == 1 else (self.noise * eps).astype(dtype)
 
     def between(self, x0: Array, eps: Array, t: Time) -> Array:
         """The point between data and noise at time `t`, without checks; `interpolate` has them, and the velocity."""
@@ -91,11 +98,33 @@ def interpolate(path: Path, x0: Array, eps: Array, t: Time) -> tuple[Array, Arra
     return x.astype(jnp.result_type(x0)), v.astype(jnp.result_type(x0))
 
 
-def independent(key: Array, x0: Array, space: spaces.Space = spaces.euclidean) -> Array:
-    """The independent coupling: noise of the space, of the shape and dtype of `x0`, which does not depend on the data."""
-    return space.noise(key, jnp.shape(x0), jnp.result_type(x0))
+def independent(key: Array, x0: Array, path: Path = linear) -> Array:
+    """The independent coupling: noise of the path, of the shape and dtype of `x0`, which does not depend on the data."""
+    return path.draw(key, jnp.shape(x0), jnp.result_type(x0))
 
 
 def path_from_name(path: str | Path) -> Path:
-    """A Path from its name in a config, or the Path itself; raises InputError for an unknown name."""
-    return path if isinstance(path, Path) else options.entry("path", path, PATHS)
+    """A Path from its name in a config, or the Path itself.
+
+    Args:
+      path: a key of PATHS, on R^n with the deviation of its noise if that is not 1: "linear:noise=2" (pixel MeanFlow at 512 x 512,
+        arXiv 2601.22158).
+
+    Raises:
+      InputError: for an unknown name or option, or a deviation that is not above 0.
+
+    Example:
+      >>> x, v = interpolate(path_from_name("linear:noise=2"), jnp.zeros((1, 1)), 2 * jnp.ones((1, 1)), 0.5)
+      >>> x.tolist(), v.tolist()
+      ([[1.0]], [[2.0]])
+    """
+    if isinstance(path, Path):
+        return path
+    if not isinstance(path, str):
+        checks.member("path", path, PATHS)
+    known = {name: {"noise": 2.0} if entry.space is spaces.euclidean else {} for name, entry in PATHS.items()}
+    name, given = options.parse("path", path, known)
+    noise = given.get("noise", 1.0)
+    if not 0 < noise < float("inf"):
+        raise InputError(f"path {path!r}: the deviation of the noise is {noise}; expected a number above 0: {name}:noise=2.")
+    return PATHS[name] if noise == 1 else PATHS[name]._replace(noise=noise)

@@ -118,7 +118,7 @@ def error_maps(
       exact: the exact average velocity, or None.
       seed: of the noise.
     """
-    eps = path.space.noise(jax.random.key(seed), jnp.shape(x0))
+    eps = path.draw(jax.random.key(seed), jnp.shape(x0))
     measured = rules(path.space) | ({} if exact is None else {"true error": true_error(exact)})
     errors = lambda rule: jax.jit(lambda x0, eps: error_map(rule, V, x0, eps, grid, path))
     return {name: np.asarray(errors(rule)(x0, eps)) for name, rule in measured.items()}

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy import special
 from jax.typing import ArrayLike
 
@@ -120,18 +121,25 @@ def gap_uniform(gap: Times) -> Pairs:
 def dyadic(sections: int = 128) -> Pairs:
     """Jumps of dyadic length on the grid of that length: d = 2^-k, s a multiple of d, t = s - d (Shortcut Models, arXiv 2410.12557).
 
-    `k` is uniform on 0 .. log2(sections) - 1, so that half a jump is at least 1 / sections.
+    `k` runs over 0 .. K - 1, K = log2(sections), so that half a jump is at least 1 / sections. As in the published code the lengths are
+    not drawn: of n rows the first floor(n / K) have the shortest jump, as many each longer one, and what remains has d = 1.
     """
-    if sections < 2 or sections & (sections - 1):
+    if not isinstance(sections, int) or sections < 2 or sections & (sections - 1):
         raise typing.InputError(f"dyadic: sections is {sections!r}; expected a power of two of at least 2.")
 
     def draw(key, n):
-        k_key, s_key = jax.random.split(key)
-        count = 2 ** jax.random.randint(k_key, (n,), 0, sections.bit_length() - 1)
-        index = jnp.minimum(jnp.floor(jax.random.uniform(s_key, (n,), jnp.float32) * count) + 1, count)
+        lengths = sections.bit_length() - 1
+        k = np.repeat(np.arange(lengths)[::-1], n // lengths)
+        count = 2 ** np.pad(k, (0, n - len(k)))
+        index = jnp.minimum(jnp.floor(jax.random.uniform(key, (n,), jnp.float32) * count) + 1, count)
         return index / count, (index - 1) / count
 
     return draw
+
+
+def even_grid(sections: int = 128) -> Times:
+    """Times k / sections, k uniform on 1 .. sections: sources of jumps of length 1 / sections that end on the grid or at the data."""
+    return lambda key, n: jax.random.randint(key, (n,), 1, sections + 1).astype(jnp.float32) / sections
 
 
 def uniform_square() -> Pairs:
@@ -198,6 +206,7 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
     "sorted_sides": sorted_sides,
     "gap_uniform": gap_uniform,
     "dyadic": dyadic,
+    "even_grid": even_grid,
     "karras": karras,
     "fixed": fixed,
 }

@@ -204,10 +204,25 @@ def ctm(net, p):
 
 
 def scm(net, p):
-    V, target = pairs.call(losses.continuous_consistency, net, p, warmup=p.a)
+    """The tangent in trigonometric time, of test_published_draws, multiplied out: of V - v, and of the derivative along the path."""
+    V, whole = pairs.call(losses.continuous_consistency, net, p)
     r = (p.s**2 + (1 - p.s) ** 2) ** 0.5
-    g = (1 - p.s) * r * (V - target)
+    g = (1 - p.s) / r * ((1 - p.s + p.a * p.s * (2 * p.s - 1)) * (V - p.v) + p.a * r**2 * (p.v - whole))
     return typing.Pair(r * V, r * V - g / (jnp.mean(g**2, axes(g), keepdims=True) ** 0.5 + 0.1))
+
+
+def pid(net, p):
+    """Denoised data, x - V, at a level and at the one below it; the quotient is in the noise level."""
+    (V, teacher, _), grid = bound(net, p), jnp.asarray(karras(250)[1:], jnp.float32)
+    index = jnp.abs(grid[None] - p.t).argmin(1)
+    m, noise = grid[jnp.where(index > 0, index - 1, 1)][:, None], lambda t: t / (1 - t)
+    D, D_m, F = p.x - V(p.x, 1.0, p.t), p.x - V(p.x, 1.0, m), p.x + (p.t - 1) * V(p.x, 1.0, p.t)
+    return typing.Pair(D - noise(p.t) * (D - D_m) / (noise(p.t) - noise(m)), F - p.t * teacher(F, p.t))
+
+
+def shortest_jump(net, p):
+    V, *_ = bound(net, p)
+    return typing.Pair(V(p.x, p.s, p.s - 1 / 128), p.v)
 
 
 def soflow(net, p):
@@ -265,7 +280,8 @@ SELF = {"times": TRIANGLE, "anchor_times": UNIFORM, "diagonal": "3/4"}
 GRID = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
 MEANFLOW = {"times": LOGIT, "diagonal": "3/4", "p": 1.0, "c": 0.01, "jvp": "exact"}
 TEACHER, WEIGHT = {"teacher": {}}, {"log_variance": typing.Network("LogVariance", call="times")}
-ANCHOR, LEARNED_ANCHOR = scored(losses.flow_matching), scored(losses.flow_matching, learned)
+LINEAR = {"log_variance": typing.Network("LinearLogVariance", call="times")}
+ANCHOR, LEARNED_ANCHOR = scored(losses.flow_matching), scored(losses.flow_matching, learned, total)
 SUM_ANCHOR = scored(losses.flow_matching, power(1.0, 0.01), total)
 DISTILLED = scored(pairs.distilled(losses.flow_matching))
 
@@ -328,11 +344,11 @@ ROWS = {
             "anchor_times": ("logit_normal", 0.0, 1.0),
             "diagonal": "1/2", "c": 0.01, "jvp": "exact",
         },
-        WEIGHT,
+        LINEAR,
     ),
     "emd": Row(alone("eulerian", pairs.distilled(losses.eulerian_distillation)), {"times": TRIANGLE, "jvp": "exact"}, TEACHER),
     "esd": Row(
-        {"anchor": (ON, LEARNED_ANCHOR), "eulerian": (OFF, scored(losses.eulerian_self_distillation, learned))},
+        {"anchor": (ON, LEARNED_ANCHOR), "eulerian": (OFF, scored(losses.eulerian_self_distillation, learned, total))},
         SELF | {"jvp": "exact"}, WEIGHT,
     ),
     "ayf_emd": Row(
@@ -364,7 +380,7 @@ ROWS = {
     ),
     "lmd": Row(alone("lagrangian", losses.lagrangian_distillation), {"times": TRIANGLE, "jvp": "exact"}, TEACHER),
     "lsd": Row(
-        {"anchor": (ON, LEARNED_ANCHOR), "lagrangian": (OFF, scored(losses.lagrangian_self_distillation, learned))},
+        {"anchor": (ON, LEARNED_ANCHOR), "lagrangian": (OFF, scored(losses.lagrangian_self_distillation, learned, total))},
         SELF | {"jvp": "exact"}, WEIGHT,
     ),
     "ayf_lmd": Row(alone("lagrangian", losses.align_your_flow_lmd), {"jvp": "exact"}, TEACHER),
@@ -377,8 +393,7 @@ ROWS = {
         TEACHER | {"velocity": typing.Network(call="velocity")}, 1, True,
     ),
     "pid": Row(
-        alone("lagrangian", pairs.pair(losses.physics_informed, jvp=jax.jvp)),
-        {"times": ("karras", 250), "label_drop": 0.0, "jvp": "backward"}, TEACHER, 1, True,
+        alone("lagrangian", pid), GRID | {"levels": 250, "label_drop": 0.0}, TEACHER, 1, True,
     ),
     "boot": Row(
         {
@@ -389,15 +404,18 @@ ROWS = {
     ),
     "cmt": Row(alone("lagrangian", cmt), {"times": TRIANGLE, "distance": "l2"}),
     "shortcut": Row(
-        {"anchor": ((0, 7, 8), ANCHOR), "compositional": ((7, 8, 8), scored(losses.shortcut))},
-        {"times": ("dyadic", 128), "diagonal": "7/8", "ema": 0.999}, {"ema": 0.999},
+        {
+            "anchor": ((0, 7, 8), scored(shortest_jump)),
+            "compositional": ((7, 8, 8), scored(pairs.pair(losses.shortcut, clip=4.0))),
+        },
+        {"sections": 128, "diagonal": "7/8", "ema": 0.999, "clip": 4.0}, {"ema": 0.999},
     ),
     "split_meanflow": Row(
         {"anchor": (HALF_ON, DISTILLED), "compositional": (HALF_OFF, scored(losses.split_meanflow))},
         {"times": LOGIT, "a": UNIFORM}, TEACHER, 3,
     ),
     "psd": Row(
-        {"anchor": (ON, LEARNED_ANCHOR), "compositional": (OFF, scored(losses.progressive_self_distillation, learned))},
+        {"anchor": (ON, LEARNED_ANCHOR), "compositional": (OFF, scored(losses.progressive_self_distillation, learned, total))},
         SELF | {"a": UNIFORM}, WEIGHT, 3,
     ),
     "fmm": Row({"compositional": (ALL, fmm)}, {"first_limit": 0.05, "last_limit": 1.0, "jvp": "exact"}),
@@ -406,7 +424,7 @@ ROWS = {
     ),
     "pd": Row(alone("compositional", losses.progressive_distillation, pd_weight), {"steps": 4}, TEACHER),
 }  # fmt: skip
-# Their finite differences are read as derivatives: relative accuracy of float32 with the default step.
-FINITE = {"freeflow": 0.05, "pid": 0.05}
+# Differences of near numbers in float32: quotients over short times, and the tangent of scm, which its norm divides.
+FINITE = {"freeflow": 0.05, "pid": 0.05, "scm": 1e-3}
 COLUMNS = {name: {term: columns for term, (columns, _) in row.terms.items()} for name, row in ROWS.items()}
 PUBLISHED = {name: row.published for name, row in ROWS.items()}

@@ -59,6 +59,7 @@ FROM_THE_FLOW = {
     "trigflow": (flowmap.trigflow, raw_trigflow),
     "edm": (flowmap.edm, raw_edm),
     "edm of wide data": (functools.partial(flowmap.edm, sigma_data=1.3), functools.partial(raw_edm, sigma_data=1.3)),
+    "dyadic": (flowmap.dyadic, lambda x, s, u: FLOW.V(x, s, s - jnp.where(s < u, -1, 1) * 2.0 ** -jnp.abs(s - u))),
     "extended_source": (flowmap.extended_source, lambda x, s, t: FLOW.V(x, 2 - s, t)),
 }
 

@@ -64,13 +64,13 @@ def test_one_tree_is_read(guided, tmp_path):
         loading.load(folder, average="0.5")
 
 
-@pytest.mark.parametrize("number", [None, 4])
+@pytest.mark.parametrize("number", [None, 3])
 def test_a_run_of_another_format_is_refused(guided, tmp_path, number):
     folder = shutil.copytree(guided, tmp_path / "run")
     facts = json.loads((folder / "data.json").read_text())
-    assert facts.pop("format") == 3
+    assert facts.pop("format") == 4
     (folder / "data.json").write_text(json.dumps(facts if number is None else {**facts, "format": number}))
-    message = f"--workdir=.* is a run of format {number or 2}, and this flowjax reads format 3"
+    message = f"--workdir=.* is a run of format {number or 2}, and this flowjax reads format 4"
     with pytest.raises(typing.InputError, match=message):
         loading.load(folder)
     config = meanflow.get_config("guided")

@@ -117,16 +117,16 @@ def test_the_velocity_of_freeflow_learns_from_samples_alone_and_the_student_not_
 
 
 def test_a_learned_log_variance_can_be_bounded():
-    free, tight = (make("lsd", log_variance_bound=bound) for bound in (None, 0.5))
-    drawn = {"lagrangian": jax.tree.map(lambda leaf: leaf[:96], drawn_by("lsd")["lagrangian"])}
-    point = drawn["lagrangian"]
+    free, tight = (make("dmf", log_variance_bound=bound) for bound in (None, 0.5))
+    drawn = {"eulerian": jax.tree.map(lambda leaf: leaf[:96], drawn_by("dmf")["eulerian"])}
+    point = drawn["eulerian"]
     lv = np.asarray(nets().log_variance(point.s, point.t))
-    e = mse(pairs.call(losses.lagrangian_self_distillation, nets(), point))
+    e = mse(pairs.call(losses.meanflow, nets(), point))
     for method, bounded in ((free, lv), (tight, 0.5 * np.tanh(lv / 0.5))):
-        expected = np.exp(-bounded) * e + bounded
-        np.testing.assert_allclose(method.loss(nets(), drawn)[0][3::4], expected, rtol=1e-4, atol=1e-5)
+        expected = np.log(np.exp(-bounded) * e + 0.01) + bounded
+        np.testing.assert_allclose(method.loss(nets(), drawn)[0][1::2], expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(typing.InputError, match="log_variance_bound is -1"):
-        make("lsd", log_variance_bound=-1)
+        make("dmf", log_variance_bound=-1)
 
 
 def test_derivatives_by_name():
@@ -183,7 +183,8 @@ def test_unknown_constants():
         ("ct", {"distance": "l3"}, "unknown distance 'l3'.*l2"),
         ("pd", {"steps": 0}, "steps is 0"),
         ("pd", {"teacher": "mop"}, "unknown teacher of pd 'mop'.*map"),
-        ("shortcut", {"times": ("dyadic", 100)}, "sections is 100"),
+        ("shortcut", {"sections": 100}, "sections is 100"),
+        ("pid", {"levels": 1}, "levels is 1"),
         ("lsd", {"diagonal": "bot"}, "diagonal is 'bot'.*\"both\""),
         # One time where a pair is expected, or the other way, would be one time for all rows.
         ("meanflow", {"times": ("uniform",), "diagonal": "1"}, "draws 1 time"),

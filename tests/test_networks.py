@@ -335,7 +335,7 @@ def test_the_closed_form_teaches():
 
 
 def test_a_log_variance_is_trained_along():
-    run = runs.setup(small("lsd"), devices=ONE)
+    run = runs.setup(small("dmf"), devices=ONE)
     before, (after, _) = jax.device_get(run.init()), step_once(run)
     assert set(after.params) == {"V", "log_variance"} and set(after.averages) == {"0.999"}
     chex.assert_trees_all_equal_structs(after.averages["0.999"], after.params["V"])
@@ -344,7 +344,7 @@ def test_a_log_variance_is_trained_along():
 
 
 def test_the_weights_of_v_do_not_depend_on_what_else_is_trained():
-    chex.assert_trees_all_equal(*(runs.setup(small(name), devices=ONE).init().params["V"] for name in ("lsd", "soflow")))
+    chex.assert_trees_all_equal(*(runs.setup(small(name), devices=ONE).init().params["V"] for name in ("dmf", "soflow")))
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ ALL_OF = {
         "data.name": "imagenet256_latents", "data.deviation": FACTOR, "data.flip": True, "batch_size": 256, "steps": 810_000,
         "optim.name": "adamw", "optim.learning_rate": 1e-4, "optim.kwargs": {"b1": 0.9, "b2": 0.999, "weight_decay": 0.1},
         "optim.warmup_steps": 0, "method.ema": 0.999, "ema": (), "method.label_drop": 0.1, "method.diagonal": "7/8",
-        "model.dtype": "bfloat16",
+        "method.sections": 128, "method.cfg": 1.5, "method.clip": 4.0, "model.parameterisation": "dyadic", "model.dtype": "bfloat16",
     },
     "facm": {
         "batch_size": 1024, "optim.name": "adamw", "optim.learning_rate": 1e-4, "optim.kwargs": {"b1": 0.9, "b2": 0.999},
@@ -182,7 +182,7 @@ CIFAR10 = {
     },
     "pid": {
         **UNET, "batch_size": 512, "steps": 800_000, "optim.name": "radam", "optim.learning_rate": 2e-4,
-        "model.parameterisation": "denoised_field",
+        "model.parameterisation": "denoised_field", "method.levels": 250,
     },
     "lsd": FLOW_MAPS, "psd": FLOW_MAPS, "esd": FLOW_MAPS,
 }  # fmt: skip

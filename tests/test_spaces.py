@@ -134,7 +134,7 @@ def test_a_path_on_a_space_is_a_geodesic_with_its_velocity(name):
     # Data that coincides with its noise, or is opposite to it.
     for other in (x0, space.nearest(-x0)):
         assert np.isfinite(paths.interpolate(path, x0, other, t)).all()
-    assert paths.independent(jax.random.key(0), x0, space).shape == x0.shape
+    assert paths.independent(jax.random.key(0), x0, path).shape == x0.shape
 
 
 # Flow maps and samplers
@@ -267,6 +267,10 @@ def test_data_on_the_sphere_are_its_points():
         ({"data.name": "sphere_caps"}, "path is 'linear'.*--config.method.path=sphere"),
         ({"method.path": "torus"}, "path is 'torus'.*expected a path of it.*linear or trigonometric"),
         ({"data.name": "sphere_caps", "method.path": "sphere", "data.coupling": "ot"}, "pairs rows with normal noise"),
+        (
+            {"method.path": "linear:noise=2", "data.coupling": "ot"},
+            "'ot' brings noise of deviation 1: --config.method.path=linear",
+        ),
     ],
 )
 def test_a_path_in_another_space_than_the_data_is_an_error(changes, message):

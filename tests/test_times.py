@@ -143,7 +143,7 @@ def test_specs_of_samplers():
     as_list = times.sampler_from_name(["sorted_pair", ["uniform", 0.2, 0.6]])(jax.random.key(0), 10)
     as_tuple = times.sampler_from_name(("sorted_pair", ("uniform", 0.2, 0.6)))(jax.random.key(0), 10)
     np.testing.assert_array_equal(np.stack(as_list), np.stack(as_tuple))
-    wider = {"sorted_sides", "gap_uniform", "dyadic", "uniform_square", "karras", "fixed"}  # tested below
+    wider = {"sorted_sides", "gap_uniform", "dyadic", "even_grid", "uniform_square", "karras", "fixed"}  # tested below
     assert set(times.SAMPLERS) == {"uniform", "logit_normal", *PAIRS, *wider}
 
 
@@ -185,13 +185,20 @@ def test_dyadic_jumps():
     s, t = (np.asarray(z, np.float64) for z in times.dyadic(8)(KEY, N))
     gap = s - t
     assert sorted(set(gap)) == [0.25, 0.5, 1.0] and (s / gap % 1 == 0).all() and t.min() == 0 and s.max() == 1
-    assert stats.chisquare(np.unique(gap, return_counts=True)[1]).pvalue > 0.01
+    assert np.ptp(np.unique(gap, return_counts=True)[1]) < 3
     assert stats.chisquare(np.unique(s[gap == 0.25], return_counts=True)[1]).pvalue > 0.01
     s, t = times.dyadic()(KEY, N)
     assert (s - t).min() == 1 / 64  # half of it is the smallest step, 1 / 128
     for wrong in (0, 1, 100):
         with pytest.raises(typing.InputError, match=f"sections is {wrong}"):
             times.dyadic(wrong)
+
+
+def test_an_even_grid():
+    s = np.asarray(times.even_grid(8)(KEY, N), np.float64)
+    values, counts = np.unique(s, return_counts=True)
+    np.testing.assert_array_equal(values, np.arange(1, 9) / 8)
+    assert stats.chisquare(counts).pvalue > 0.01
 
 
 def test_karras_levels():
@@ -218,6 +225,7 @@ WIDER = [
     ("sorted_sides", ("uniform",), ("logit_normal", 0.0, 1.0)),
     ("gap_uniform", ("uniform",)),
     ("dyadic", 16),
+    ("even_grid", 16),
     ("uniform_square",),
     ("karras", 10),
     ("fixed", 1.0),
@@ -226,7 +234,7 @@ WIDER = [
 
 @pytest.mark.parametrize("wide", [False, True])
 def test_samplers_by_name_are_float32_and_drawn_by_the_key(wide):
-    counts = {spec: 1 if spec[0] in ("karras", "fixed") else 2 for spec in WIDER}
+    counts = {spec: 1 if spec[0] in ("karras", "fixed", "even_grid") else 2 for spec in WIDER}
     samplers = {spec: times.sampler_from_name(spec, draws=count) for spec, count in counts.items()}
     with jax.enable_x64(wide):
         drawn = jax.jit(lambda key: [jnp.reshape(jnp.stack(draw(key, 64)), (-1, 64)) for draw in samplers.values()])

@@ -32,6 +32,7 @@ PREDICTS = {
     "denoised_field": "the denoised field",
     "edm": "as EDM's network",
     "trigflow": "as TrigFlow's network",
+    "dyadic": "V itself, told the length d of a jump by log2(1/d),",
 }
 # Words that an equation of a docstring has besides its symbols.
 WORDS = re.compile(r"\b(?!sg\b|vs\b|eps\b|clip\b|sqrt\b|teacher\b|velocity\b|warmup\b|both\b)[a-z]{2,}\b(?!_)")

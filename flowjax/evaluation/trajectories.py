@@ -95,13 +95,13 @@ def _labels(run: loading.Trained, num: int) -> np.ndarray:
 
 def _carry(run: loading.Trained, solver: Callable, steps: int, points: int) -> Callable:
     """`(params, key, index, labels) -> trajectories [n, points, ...]`, jitted."""
-    space = paths.path_from_name(run.settings.method.path).space
+    path = paths.path_from_name(run.settings.method.path)
 
     @jax.jit
     def carry(params, key, index, labels):
-        noise = sampling.noise(space, sampling.row_keys(key, index), run.shape)
+        noise = sampling.noise(path, sampling.row_keys(key, index), run.shape)
         cond = conditioning.rows(labels, run.conditioning())  # of a guided run, the median of its scales
         v = lambda x, t: run.net.apply({"params": params}, x, t, t, cond)
-        return samplers.trajectory(functools.partial(solver, space=space), v, noise, samplers.grid(steps), points)
+        return samplers.trajectory(functools.partial(solver, space=path.space), v, noise, samplers.grid(steps), points)
 
     return carry

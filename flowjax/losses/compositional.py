@@ -14,7 +14,7 @@ from flowjax.typing import Array, AverageVelocity, Jvp, Pair, Time, Velocity
 sg = jax.lax.stop_gradient
 
 
-def shortcut(V: AverageVelocity, V_target: AverageVelocity, x: Array, s: Time, t: Time) -> Pair:
+def shortcut(V: AverageVelocity, V_target: AverageVelocity, x: Array, s: Time, t: Time, *, clip: float = float("inf")) -> Pair:
     """Shortcut models: one jump is two jumps of half its length.
 
         V(x, s, t)  vs  sg[(V_target(x, s, m) + V_target(F(x, s, m), m, t)) / 2],     m = (s + t) / 2, F with V_target
@@ -23,6 +23,7 @@ def shortcut(V: AverageVelocity, V_target: AverageVelocity, x: Array, s: Time, t
 
     Args:
       V_target: the target's average velocity, of EMA weights in the paper.
+      clip: the middle point F and the target are kept within [-clip, clip]; 4 in the published code.
 
     Example:
       >>> assert jnp.allclose(*shortcut(flow.V, flow.V, x, s, t), atol=1e-5)
@@ -32,8 +33,8 @@ def shortcut(V: AverageVelocity, V_target: AverageVelocity, x: Array, s: Time, t
     s, t = checks.times("shortcut", x, s=s, t=t)
     m = (s + t) / 2
     V_sm = V_target(x, s, m)
-    x_m = flowmap.move(x, s, m, V_sm)
-    return Pair(V(x, s, t), sg((V_sm + V_target(x_m, m, t)) / 2))
+    x_m = jnp.clip(flowmap.move(x, s, m, V_sm), -clip, clip)
+    return Pair(V(x, s, t), sg(jnp.clip((V_sm + V_target(x_m, m, t)) / 2, -clip, clip)))
 
 
 def split_meanflow(V: AverageVelocity, x: Array, s: Time, t: Time, a: Time) -> Pair:

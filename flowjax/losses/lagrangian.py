@@ -158,7 +158,7 @@ def physics_informed(
         V(x, 1, t) + (t - 1) d_t V(x, 1, t)  vs  sg[teacher(F(x, 1, t), t)]
 
     The left side is d_t F(x, 1, t), and gradient flows through the derivative, but not through the teacher: a student that could
-    would learn to exploit it. The published code scores F - t d_t F against sg[F - t teacher(F, t)] instead.
+    would learn to exploit it. The published code scores F - t d_t F against sg[F - t teacher(F, t)] instead, as the recipe does.
 
     Paper -> here: x_theta(z, t) -> F(x, 1, t), z -> x; the paper's noise level is sigma = t / (1 - t).
 

@@ -17,6 +17,7 @@ Constants that recipes share, and what they mean where a recipe does not say mor
   distance: "l2", "huber", "cosine", or a function; LPIPS: functools.partial(distances.features, phi=...).
   ema: decay of the target network's weights, a step.
   log_variance_bound: bound on the size of a learned log-variance; None, no bound, as published.
+  learned_weight: whether errors are weighed by a learned log-variance of the times, and not equally.
   solver: one step of the teacher, "heun" or "euler".
   sigma_min, sigma_max, rho: of a Karras grid of noise levels, from 0.002 to 80 with spacing 7 as published.
 """

@@ -1,42 +1,77 @@
 """Recipes of the compositional rule: two jumps are one."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from flowjax import checks, distances, losses, schedules
+from flowjax import checks, conditioning, distances, guidance, losses, schedules
 from flowjax.methods import draws, pairs, recipe
 from flowjax.paths import Path
 from flowjax.times import TimeSampler
-from flowjax.typing import Array, InputError, Jvp, Method, Nets, Pair, Point, Term
+from flowjax.typing import Array, AverageVelocity, InputError, Jvp, Method, Nets, Pair, Point, Term
 
 
 def shortcut(
     *,
-    times: TimeSampler = ("dyadic", 128),
-    anchor_times: TimeSampler = ("uniform",),
+    sections: int = 128,
     diagonal: str = "7/8",
+    cfg: float = 1.0,
+    clip: float = 4.0,
     ema: float = 0.999,
     path: str | Path = "linear",
     label_drop: float = 0.1,
 ) -> Method:
-    """Shortcut models: anchor and bootstrapped jumps of dyadic length on different rows, mean squared error.
+    """Shortcut models: an anchor and bootstrapped jumps of dyadic length on different rows, mean squared error.
 
-    The paper also decays the weights by 0.1, which is the optimizer's (AdamW).
+    The network learns jumps of the lengths 1, 1/2, ..., 1/sections; the shortest is the anchor's, which learns the velocity with it.
+    Labels are dropped on the anchor's rows alone. The paper also decays the weights by 0.1, which is the optimizer's (AdamW).
 
     Args:
-      times: dyadic jumps from 1 to 1/64, whose halves go down to 1/128.
-      diagonal: 7/8 as in the published code.
+      sections: one over the shortest jump: all times are on the grid k / sections, 128 as published.
+      diagonal: share of the rows with the anchor, 7/8 as published.
+      cfg: scale of classifier-free guidance in the target of the jumps of length 2 / sections, from which it spreads to the longer
+        ones; 1.5 as published for ImageNet, 1 (none) without labels.
+      clip: the point between the half jumps and their mean velocity are kept within [-clip, clip], 4 as published.
       ema: decay of the target network's weights, a step; 0.999 as published.
 
-    Reference: Frans et al. 2024 (arXiv 2410.12557), Algorithm 1 and Table 3.
+    Reference: Frans et al. 2024 (arXiv 2410.12557), Algorithm 1 and Table 3; shares, clip and guidance from its code.
     """
     on, off = recipe.split(diagonal)
-    two_jumps = pairs.pair(losses.shortcut)
-    anchor = Term("anchor", pairs.anchor, distances.l2, columns=on, times=draws.diagonal_times(anchor_times))
-    compositional = Term("compositional", two_jumps, distances.l2, columns=off, times=draws.pair_times(times))
-    return recipe.method([anchor, compositional], points=draws.on_path(path), label_drop=label_drop, needs={"ema": ema})
+
+    def shortest_jump(nets: Nets, point: Point) -> Pair:
+        V = pairs.bind(nets.V, point)(point.x, point.s, point.s - 1 / sections)
+        return losses.flow_matching(lambda x, s, t: V, point.x, point.s, pairs.velocity(nets, point, V).v)
+
+    def two_jumps(nets: Nets, point: Point) -> Pair:
+        return pairs.call(losses.shortcut, nets, point, V_target=target(nets, point), clip=clip)
+
+    def target(nets: Nets, point: Point) -> AverageVelocity:
+        V_target = pairs.bind(nets.ema, point)
+        if cfg == 1:
+            return V_target
+        V_null = pairs.bind(nets.ema, point._replace(cond=conditioning.null(point.cond)))
+        scale = jnp.where(point.s - point.t <= 2 / sections, cfg, 1.0)
+        return lambda x, s, t: guidance.guided(V_target(x, s, t), V_null(x, s, t), scale)
+
+    anchor_times, jump_times = draws.diagonal_times(("even_grid", sections)), draws.pair_times(("dyadic", sections))
+    anchor = Term("anchor", shortest_jump, distances.l2, columns=on, times=anchor_times)
+    compositional = Term("compositional", two_jumps, distances.l2, columns=off, times=jump_times)
+    method = recipe.method([anchor, compositional], points=draws.on_path(path), label_drop=label_drop, needs={"ema": ema})
+    return _labels_kept(method, "compositional")
+
+
+def _labels_kept(method: Method, name: str) -> Method:
+    """`method`, one of whose terms keeps the labels, and other droppable inputs, that the others drop."""
+
+    def draw(key: Array, batch: Mapping[str, Array], step: Array) -> dict[str, Point]:
+        drawn = method.draw(key, batch, step)
+        rows = {"x0": batch["x"], "cond": conditioning.of_batch(batch)}
+        kept = {term.name: recipe.columns(rows, term.columns)["cond"] for term in method.terms if term.name == name}
+        return drawn | {name: drawn[name]._replace(cond=cond) for name, cond in kept.items()}
+
+    return method._replace(draw=draw)
 
 
 def split_meanflow(
@@ -69,26 +104,29 @@ def psd(
     anchor_times: TimeSampler = ("uniform",),
     a: TimeSampler = ("uniform",),
     diagonal: str = "3/4",
-    log_variance_bound: float | None = None,
+    learned_weight: bool = True,
     path: str | Path = "linear",
     label_drop: float = 0.1,
 ) -> Method:
-    """Progressive Self-Distillation: anchor and rule on different rows, each weighed by a learned log-variance of (s, t).
+    """Progressive Self-Distillation: anchor and rule on different rows, squared errors weighed by a learned log-variance of (s, t).
+
+    Errors are summed over the data axes.
 
     Args:
       times: uniform on the triangle as published.
       anchor_times: uniform as published.
       a: sampler of the fraction at which a jump is split: uniform (PSD-U), or ("fixed", 0.5) (PSD-M).
       diagonal: 3/4 as published.
+      learned_weight: whether rows are weighed so; in the published code for images, not for points.
 
     Reference: Boffi et al. 2025 (arXiv 2505.18825).
     """
     on, off = recipe.split(diagonal)
     two_jumps = pairs.pair(losses.progressive_self_distillation)
-    learned = {"distance": distances.likelihood, "arguments": pairs.log_variance(log_variance_bound)}
-    anchor = Term("anchor", pairs.anchor, columns=on, times=draws.diagonal_times(anchor_times), **learned)
-    compositional = Term("compositional", two_jumps, columns=off, times=draws.split_times(times, a), **learned)
-    return recipe.method([anchor, compositional], points=draws.on_path(path), label_drop=label_drop, needs=pairs.LOG_VARIANCE)
+    scored, needs = pairs.learned_weight(learned_weight)
+    anchor = Term("anchor", pairs.anchor, columns=on, times=draws.diagonal_times(anchor_times), **scored)
+    compositional = Term("compositional", two_jumps, columns=off, times=draws.split_times(times, a), **scored)
+    return recipe.method([anchor, compositional], points=draws.on_path(path), label_drop=label_drop, needs=needs)
 
 
 def fmm(

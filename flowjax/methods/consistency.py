@@ -16,7 +16,7 @@ from flowjax.distances import Distance
 from flowjax.methods import draws, pairs, recipe
 from flowjax.paths import Path
 from flowjax.times import TimeSampler
-from flowjax.typing import Array, Jvp, Method, Nets, Pair, Point, Term, Velocity
+from flowjax.typing import Array, InputError, Jvp, Method, Nets, Pair, Point, Term, Velocity
 
 
 def _neighbours(
@@ -162,7 +162,7 @@ def ect(
       times: sampler of s; noise level log-normal(-1.1, 2), which is logit-normal in our time.
       q: base of the approach, 2 as published.
       k: how much closer neighbours are at high noise, 8 as published.
-      stages: number of stages, from the paper as remembered.
+      stages: number of stages, 8 as in the published code: 25,000 steps each.
       c: of the distance sqrt(e + c^2) - c; 0 as published, here as small as float32 allows, for a finite gradient at e = 0.
       path: neighbours are on one line on the linear path alone.
 
@@ -233,31 +233,30 @@ def ctm(
 ) -> Method:
     """Consistency Trajectory Models, the consistency term: source, target and the end of the teacher's steps on a Karras grid.
 
-    The number of the teacher's steps is drawn with probability proportional to it, among those that fit between source and target.
-    Every row runs the largest number, the steps that it does not need having no length. Without the denoising and adversarial terms.
+    The number k of the teacher's steps is one draw for the whole batch, with probability proportional to k; the source is uniform over
+    the levels that have k levels below them, the target over those from the end of the teacher's steps down. Without the denoising and
+    adversarial terms.
 
     Args:
-      levels: of the grid, 18 as published; the data is one more level below.
-      teacher_steps: most steps of the teacher, 17 as published.
+      levels: of the grid, 18 as published; the lowest is sigma_min, not the data.
+      teacher_steps: most steps of the teacher, 17 as published, one less than the levels.
       solver: "heun" as published, or "euler".
       ema: decay of the weights of the last jump, 0.999 as published.
       distance: LPIPS in the paper.
 
-    Reference: Kim et al. 2023 (arXiv 2310.02279), Algorithm 1 and appendix; the weighting of the steps from its code.
+    Reference: Kim et al. 2023 (arXiv 2310.02279), Algorithm 1 and appendix; the draws from its code.
     """
+    if not 1 <= teacher_steps < levels:
+        raise InputError(f"ctm: teacher_steps is {teacher_steps} on a grid of {levels} levels; expected 1 to {levels - 1}.")
     mean_velocity, compare = pairs.teacher_solver(solver), pairs.pair(losses.consistency_trajectory)
     grid = times.from_sigma(times.karras_sigma(jnp.arange(levels), levels, sigma_min, sigma_max, rho))
-    grid = jnp.concatenate([jnp.zeros(1), grid])
 
     def levels_and_steps(key: Array, n: int, step: Array) -> dict[str, Array]:
         source_key, target_key, steps_key = jax.random.split(key, 3)
-        source = jax.random.randint(source_key, (n,), 1, levels + 1)
-        target = jax.random.randint(target_key, (n,), 0, source)
-        most = jnp.minimum(source - target, teacher_steps)
-        # P(count <= k) = k (k + 1) / (most (most + 1))
-        u = jax.random.uniform(steps_key, (n,))
-        count = jnp.ceil((jnp.sqrt(1 + 4 * u * most * (most + 1)) - 1) / 2).astype(int)
-        s, t, m = grid[source], grid[target], grid[source - jnp.clip(count, 1, most)]
+        count = jax.random.categorical(steps_key, jnp.log(jnp.arange(1, teacher_steps + 1))) + 1
+        source = jax.random.randint(source_key, (n,), count, levels)
+        target = jax.random.randint(target_key, (n,), 0, source - count + 1)
+        s, t, m = grid[source], grid[target], grid[source - count]
         return {"s": s, "t": t, "a": (s - m) / (s - t)}
 
     def pair(nets: Nets, point: Point) -> Pair:
@@ -290,7 +289,7 @@ def scm(
     times: TimeSampler = ("logit_normal", -1.0, 1.4),
     warmup_steps: int = 10_000,
     c: float = 0.1,
-    log_variance_bound: float | None = None,
+    learned_weight: bool = True,
     path: str | Path = "linear",
     label_drop: float = 0.1,
     jvp: str | Jvp = "exact",
@@ -298,20 +297,25 @@ def scm(
 ) -> Method:
     """Continuous consistency training (sCT) or distillation (sCD): the tangent warms up, is normalised, and weighed by a log-variance.
 
-    With R the residual of the pair and r = sqrt(s^2 + (1 - s)^2), the scored pair is (r V, r V - g / (|g| + c)), g = (1 - s) r R: the
-    paper's in trigonometric time, whose network is r V up to a multiple of x. The raw metric is of this pair.
+    With D = s d_s V, r = sqrt(s^2 + (1 - s)^2) and the warm-up w, the scored pair is (r V, r V - g / (|g| + c)),
+
+        g = (1 - s) r ((w + (1 - w) (1 - s) / r^2) (V - v) + w D),
+
+    the paper's tangent in trigonometric time, whose network is r V up to a multiple of x. The raw metric is of this pair. The paper
+    scales time by the deviation of the data, 0.5 for images in [-1, 1], as does config.data.deviation = 0.5.
 
     Args:
       times: sampler of s; the paper's tan(t) is a noise level, log-normal(-1, 1.4), which is logit-normal in our time.
       warmup_steps: steps over which the factor of the derivative grows from 0 to 1, 10,000 as published.
-      c: floor of the root mean square that normalises the tangent, 0.1 as published.
+      c: floor of the root mean square that normalises the tangent, 0.1 as published; a plain norm in the paper's text.
+      learned_weight: whether rows are weighed by a learned log-variance; the published network of it could not be verified, EDM2's is
+        taken.
       velocity: along which the derivative is taken, of the "data" (sCT) or of a "teacher" (sCD).
 
     Reference: Lu and Song 2024 (arXiv 2410.11081), eq. 8 and Algorithm 1.
     """
     checks.member("velocity of scm", velocity, ("data", "teacher"))
-    along = pairs.distilled if velocity == "teacher" else pairs.pair
-    tangent = along(losses.continuous_consistency, jvp=jvp)
+    tangent = pairs.pair(losses.continuous_consistency, jvp=jvp)
     taught: dict[str, dict] = {"teacher": {}} if velocity == "teacher" else {}
     sampler, warmup = draws.diagonal_times(times), draws.warm_up(1.0, warmup_steps)
 
@@ -320,11 +324,13 @@ def scm(
 
     def normalised(nets: Nets, point: Point) -> Pair:
         s, r = point.s, jnp.sqrt(point.s**2 + (1 - point.s) ** 2)
-        V, target = tangent(nets, point)
-        g = jax.lax.stop_gradient((1 - s) * r * (V - target))
+        v = pairs.bind(nets.teacher, point)(point.x, s) if velocity == "teacher" else point.v
+        V, target = tangent(nets, point, v=v)
+        slower = (1 - point.a) * (1 - (1 - s) / r**2) * (V - v)
+        g = jax.lax.stop_gradient((1 - s) * r * (V - target - slower))
         norm = jnp.sqrt(jnp.mean(g**2, axis=tuple(range(1, g.ndim)), keepdims=True))
         return Pair(r * V, jax.lax.stop_gradient(r * V) - g / (norm + c))
 
-    learned = {"distance": distances.likelihood, "arguments": pairs.log_variance(log_variance_bound)}
-    eulerian = Term("eulerian", normalised, times=warming, **learned)
-    return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop, needs=pairs.LOG_VARIANCE | taught)
+    scored, needs = pairs.learned_weight(learned_weight, reduce="mean")
+    eulerian = Term("eulerian", normalised, times=warming, **scored)
+    return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop, needs=needs | taught)

@@ -1,7 +1,7 @@
 """Draws: the points of a term, and the times at which they stand.
 
 A draw of points is a function `(times, key, rows) -> Point`: `times(key, n)` draws the term's times, `rows` is a dict with x0, eps and
-cond; its attribute `space`, if it has one, is the space in which noise is drawn. A draw of times is a function
+cond; its attribute `path`, if it has one, is the path whose noise is drawn. A draw of times is a function
 `(key, n, step) -> {"s": [n], ...}`, a `Term.times`: fields of a Point, float32 in [0, 1].
 """
 
@@ -29,11 +29,6 @@ def on_path(path):
 
 class _OnPath(NamedTuple):
     path: paths.Path
-
-    @property
-    def space(self):
-        """Where the noise is drawn."""
-        return self.path.space
 
     def __call__(self, times, key, rows):
         x0, eps = rows["x0"], rows["eps"]

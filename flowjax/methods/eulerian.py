@@ -233,7 +233,8 @@ def dmf(
     learned = {"distance": functools.partial(distances.cauchy, c=c), "arguments": pairs.log_variance(log_variance_bound)}
     anchor = typing.Term("anchor", pairs.anchor, columns=on, times=draws.diagonal_times(anchor_times), **learned)
     eulerian = typing.Term("eulerian", slope, columns=off, times=draws.pair_times(times), **learned)
-    return recipe.method([anchor, eulerian], points=draws.on_path(path), label_drop=label_drop, needs=pairs.LOG_VARIANCE)
+    needs = {"log_variance": typing.Network("LinearLogVariance", call="times")}
+    return recipe.method([anchor, eulerian], points=draws.on_path(path), label_drop=label_drop, needs=needs)
 
 
 def emd(*, times=("uniform_triangle",), path="linear", label_drop=0.1, jvp="exact"):
@@ -254,26 +255,29 @@ def esd(
     times=("uniform_triangle",),
     anchor_times=("uniform",),
     diagonal="3/4",
-    log_variance_bound=None,
+    learned_weight=True,
     path="linear",
     label_drop=0.1,
     jvp="exact",
 ):
-    """Eulerian Self-Distillation: anchor and rule on different rows, each weighed by a learned log-variance of (s, t).
+    """Eulerian Self-Distillation: anchor and rule on different rows, squared errors weighed by a learned log-variance of (s, t).
+
+    Errors are summed over the data axes.
 
     Args:
       times: uniform on the triangle as published.
       anchor_times: uniform as published.
       diagonal: 3/4 as published.
+      learned_weight: whether rows are weighed so; in the published code for images, not for points.
 
     Reference: Boffi et al. 2025 (arXiv 2505.18825).
     """
     on, off = recipe.split(diagonal)
     slope = pairs.pair(losses.eulerian_self_distillation, jvp=jvp)
-    learned = {"distance": distances.likelihood, "arguments": pairs.log_variance(log_variance_bound)}
-    anchor = typing.Term("anchor", pairs.anchor, columns=on, times=draws.diagonal_times(anchor_times), **learned)
-    eulerian = typing.Term("eulerian", slope, columns=off, times=draws.pair_times(times), **learned)
-    return recipe.method([anchor, eulerian], points=draws.on_path(path), label_drop=label_drop, needs=pairs.LOG_VARIANCE)
+    scored, needs = pairs.learned_weight(learned_weight)
+    anchor = typing.Term("anchor", pairs.anchor, columns=on, times=draws.diagonal_times(anchor_times), **scored)
+    eulerian = typing.Term("eulerian", slope, columns=off, times=draws.pair_times(times), **scored)
+    return recipe.method([anchor, eulerian], points=draws.on_path(path), label_drop=label_drop, needs=needs)
 
 
 def ayf_emd(

@@ -5,12 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from flowjax import distances, flowmap, losses, paths
+from flowjax import distances, flowmap, losses, paths, times
 from flowjax.distances import Distance
 from flowjax.methods import draws, pairs, recipe
 from flowjax.paths import Path
 from flowjax.times import TimeSampler
-from flowjax.typing import Array, Jvp, Method, Nets, Network, Pair, Point, Term
+from flowjax.typing import Array, InputError, Jvp, Method, Nets, Network, Pair, Point, Term
 
 sg = jax.lax.stop_gradient
 
@@ -39,26 +39,29 @@ def lsd(
     times: TimeSampler = ("uniform_triangle",),
     anchor_times: TimeSampler = ("uniform",),
     diagonal: str = "3/4",
-    log_variance_bound: float | None = None,
+    learned_weight: bool = True,
     path: str | Path = "linear",
     label_drop: float = 0.1,
     jvp: str | Jvp = "exact",
 ) -> Method:
-    """Lagrangian Self-Distillation: anchor and rule on different rows, each weighed by a learned log-variance of (s, t).
+    """Lagrangian Self-Distillation: anchor and rule on different rows, squared errors weighed by a learned log-variance of (s, t).
+
+    Errors are summed over the data axes.
 
     Args:
       times: uniform on the triangle as published.
       anchor_times: uniform as published.
       diagonal: 3/4 as published.
+      learned_weight: whether rows are weighed so; in the published code for images, not for points.
 
     Reference: Boffi et al. 2025 (arXiv 2505.18825).
     """
     on, off = recipe.split(diagonal)
     follow = pairs.pair(losses.lagrangian_self_distillation, jvp=jvp)
-    learned = {"distance": distances.likelihood, "arguments": pairs.log_variance(log_variance_bound)}
-    anchor = Term("anchor", pairs.anchor, columns=on, times=draws.diagonal_times(anchor_times), **learned)
-    lagrangian = Term("lagrangian", follow, columns=off, times=draws.pair_times(times), **learned)
-    return recipe.method([anchor, lagrangian], points=draws.on_path(path), label_drop=label_drop, needs=pairs.LOG_VARIANCE)
+    scored, needs = pairs.learned_weight(learned_weight)
+    anchor = Term("anchor", pairs.anchor, columns=on, times=draws.diagonal_times(anchor_times), **scored)
+    lagrangian = Term("lagrangian", follow, columns=off, times=draws.pair_times(times), **scored)
+    return recipe.method([anchor, lagrangian], points=draws.on_path(path), label_drop=label_drop, needs=needs)
 
 
 def ayf_lmd(
@@ -154,23 +157,45 @@ def freeflow(
 
 def pid(
     *,
-    times: TimeSampler = ("karras", 250),
+    levels: int = 250,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
     distance: str | Distance = "l2",
     label_drop: float = 0.0,
-    jvp: str | Jvp = "backward",
 ) -> Method:
     """Physics Informed Distillation: the trajectory from noise solves the teacher's equation; no data is read.
 
-    Args:
-      times: sampler of t; 250 Karras levels as published.
-      distance: LPIPS in the paper.
-      label_drop: 0, because the teacher is evaluated at every label.
-      jvp: one-sided towards the data as published.
+    Levels are uniform on a Karras grid. The derivative is the difference quotient, in the noise level, to the level below; of the
+    lowest level to the one above. Both sides of the pair times -t, plus F(x, 1, t), are denoised data, (F - t d_t F, sg[F - t v]),
+    which are scored; the raw metric is of them. Trajectories start at s = 1, where the published ones start at sigma_max.
 
-    Reference: Tee et al. 2024 (arXiv 2411.08378).
+    Args:
+      levels: of the grid, all of them drawn, 250 as published.
+      distance: of denoised data; LPIPS in the paper.
+      label_drop: 0, because the teacher is evaluated at every label.
+
+    Reference: Tee et al. 2024 (arXiv 2411.08378); the quotient, the levels and the parameterisation from its code.
     """
-    follow = pairs.pair(losses.physics_informed, jvp=jvp)
-    lagrangian = Term("lagrangian", follow, distances.distance_from_name(distance), times=draws.target_times(times))
+    if not isinstance(levels, int) or levels < 2:
+        raise InputError(f"pid: levels is {levels!r}; expected a whole number of at least 2.")
+    grid = times.from_sigma(times.karras_sigma(jnp.arange(levels), levels, sigma_min, sigma_max, rho))
+
+    def uniform_levels(key: Array, n: int, step: Array) -> dict[str, Array]:
+        return {"t": grid[jax.random.randint(key, (n,), 0, levels)]}
+
+    def denoised(nets: Nets, point: Point) -> Pair:
+        x, t, V = point.x, point.t, pairs.bind(nets.V, point)
+        index = jnp.argmin(jnp.abs(grid[None] - t.reshape(-1, 1)), axis=1)
+        m = grid[jnp.where(index > 0, index - 1, 1)].reshape(t.shape)
+        one, V_t = jnp.ones_like(t), V(x, jnp.ones_like(t), t)
+        dV_dsigma = (V_t - V(x, one, m)) / (times.to_sigma(t) - times.to_sigma(m))
+        derivative = lambda f, primals, tangents: (V_t, dV_dsigma / (1 - t) ** 2)
+        velocity = pairs.call(losses.physics_informed, nets, point, V=lambda x, s, t: V_t, jvp=derivative)
+        F = flowmap.move(x, one, t, V_t)
+        return Pair(F - t * velocity.prediction, sg(F - t * velocity.target))
+
+    lagrangian = Term("lagrangian", denoised, distances.distance_from_name(distance), times=uniform_levels)
     return recipe.method([lagrangian], points=draws.from_noise, label_drop=label_drop, needs={"teacher": {}})
 
 

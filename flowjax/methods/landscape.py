@@ -192,8 +192,8 @@ METHODS: dict[str, MethodInfo] = {
     ),
     "pid": MethodInfo(
         lagrangian.pid, pairs=(losses.physics_informed,), rule="lagrangian", setting="D",
-        derivative="finite difference in t, gradient through it; target in sg", parameterisation="edm", jumps="from noise",
-        source_fpe=7, derived_fpe=7, paper="Physics Informed Distillation for Diffusion Models", arxiv="2411.08378",
+        derivative="finite difference in t, gradient through it; target in sg", parameterisation="denoised_field",
+        jumps="from noise", source_fpe=7, derived_fpe=7, paper="Physics Informed Distillation for Diffusion Models", arxiv="2411.08378",
     ),
     "ct": MethodInfo(
         consistency.ct, pairs=(losses.consistency_training,), rule="eulerian", setting="S", derivative="finite step in sg",
@@ -246,7 +246,7 @@ METHODS: dict[str, MethodInfo] = {
     ),
     "shortcut": MethodInfo(
         compositional.shortcut, pairs=(losses.shortcut,), rule="compositional", setting="S",
-        derivative="none; two half jumps in sg", source_fpe=8, derived_fpe=8, every_row={"diagonal": "both"},
+        derivative="none; two half jumps in sg", parameterisation="dyadic", source_fpe=8, derived_fpe=8, every_row={"diagonal": "both"},
         paper="One Step Diffusion via Shortcut Models", arxiv="2410.12557",
     ),
     "split_meanflow": MethodInfo(

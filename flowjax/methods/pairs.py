@@ -22,7 +22,7 @@ import inspect
 
 import jax.numpy as jnp
 
-from flowjax import checks, derivatives, flowmap, guidance, losses, typing
+from flowjax import checks, derivatives, distances, flowmap, guidance, losses, typing
 
 LOG_VARIANCE = {"log_variance": typing.Network("LogVariance", call="times")}  # what a recipe needs that calls `log_variance`
 
@@ -181,6 +181,13 @@ def log_variance(bound=None):
         return {"log_variance": log_variance if bound is None else bound * jnp.tanh(log_variance / bound)}
 
     return arguments
+
+
+def learned_weight(learned, reduce="sum"):
+    """(fields of a Term, needs of the method): squared errors, weighed by a learned log-variance of the times if `learned`."""
+    if not learned:
+        return {"distance": functools.partial(distances.l2, reduce=reduce)}, {}
+    return {"distance": functools.partial(distances.likelihood, reduce=reduce), "arguments": log_variance()}, LOG_VARIANCE
 
 
 def teacher_solver(name):

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flowjax import checks, conditioning, distances, guidance, paths, spaces, times, typing
+from flowjax import checks, conditioning, distances, guidance, paths, times, typing
 
 WHOLE = (0, 1, 1)  # columns of a term on every row
 # Folded into the key of a term: the key of its further arrays. `fold_in(key, i)` is `split(key)[i]`, which draws of times and noise
@@ -47,7 +47,7 @@ def method(terms: Sequence[typing.Term], *, points, label_drop, needs: Mapping[s
                 '{"x": [B, ...]}, and {"label": [B]}, {"eps": the shape of x} where there are any.'
             )
         noise_key, label_key, *keys = jax.random.split(key, 2 + len(terms))
-        rows = _rows(noise_key, label_key, batch, label_drop, getattr(points, "space", spaces.euclidean))
+        rows = _rows(noise_key, label_key, batch, label_drop, getattr(points, "path", paths.linear))
         return {
             term.name: _point(term, points, term_key, columns(rows, term.columns), step) for term, term_key in zip(terms, keys)
         }
@@ -63,10 +63,10 @@ def _described(batch):
     )
 
 
-def _rows(noise_key, label_key, batch, label_drop, space):
+def _rows(noise_key, label_key, batch, label_drop, path):
     """The rows that terms share: the data, its noise and conditioning, and a trajectory if the batch brings one."""
     x0 = batch["x"]
-    eps = batch["eps"] if "eps" in batch else paths.independent(noise_key, x0, space)
+    eps = batch["eps"] if "eps" in batch else paths.independent(noise_key, x0, path)
     dropped = jax.random.bernoulli(label_key, label_drop, x0.shape[:1])
     rows = {"x0": x0, "eps": eps, "cond": conditioning.dropped(conditioning.of_batch(batch), dropped)}
     return rows | {name: batch[name] for name in ("trajectory", "times") if name in batch}

@@ -9,7 +9,7 @@ import flax.linen as nn
 from flowjax import checks, conditioning, flowmap
 from flowjax.models.decoupled_dit import DECOUPLED_DIT_SIZES, DecoupledDiT
 from flowjax.models.dit import DIT_SIZES, DiT
-from flowjax.models.log_variance import LogVariance
+from flowjax.models.log_variance import LinearLogVariance, LogVariance
 from flowjax.models.mit import MIT_SIZES, MiT
 from flowjax.models.mlp import MLP
 from flowjax.models.parameterised import Parameterised, heads, two_headed
@@ -21,6 +21,7 @@ __all__ = [
     "DIT_SIZES",
     "DecoupledDiT",
     "DiT",
+    "LinearLogVariance",
     "LogVariance",
     "MIT_SIZES",
     "MLP",

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from flowjax import spaces, times, typing
+from flowjax import paths, times, typing
 from flowjax.typing import Array
 
 
@@ -99,13 +99,13 @@ def from_noise_to_data(grid: ArrayLike, name: str) -> np.ndarray:
 
 
 def walk(
-    step: Callable[..., Array], x: Array, times: Array, keys: Array | None = None, space: spaces.Space = spaces.euclidean
+    step: Callable[..., Array], x: Array, times: Array, keys: Array | None = None, path: paths.Path = paths.linear
 ) -> Array:
-    """Folds `step(x, s, t)` over neighbours in times; with keys, `step(x, s, t, noise)`, new noise of the space in every interval."""
+    """Folds `step(x, s, t)` over neighbours in times; with keys, `step(x, s, t, noise)`, new noise of the path in every interval."""
     times = checked(times)
 
     def noise(number: Array) -> Callable[[], Array]:
-        return lambda: jax.vmap(lambda key: space.noise(jax.random.fold_in(key, number), x.shape[1:], x.dtype))(keys)
+        return lambda: jax.vmap(lambda key: path.draw(jax.random.fold_in(key, number), x.shape[1:], x.dtype))(keys)
 
     def one(x: Array, interval: tuple[Array, Array, Array]) -> tuple[Array, None]:
         number, s, t = interval

@@ -15,7 +15,7 @@ from flowjax.typing import Array, AverageVelocity
 def consistency(V: AverageVelocity, x: Array, times: Array, keys: Array, *, path: paths.Path = paths.linear) -> Array:
     """Multistep consistency sampling: jump to the data, add noise up to the next time, jump again.
 
-        x0 = F(x, s, 0),   x <- alpha(t) x0 + sigma(t) z,   z ~ N(0, I)
+        x0 = F(x, s, 0),   x <- alpha(t) x0 + sigma(t) z,   z noise of the path, N(0, I) unless it says otherwise
 
     For networks that learn jumps to the data alone. On another space than R^n, x is the point of the path between x0 and z, and z is
     noise of the space.
@@ -45,7 +45,7 @@ def consistency(V: AverageVelocity, x: Array, times: Array, keys: Array, *, path
         x0 = flowmap.jump(V, x, s, jnp.zeros_like(s), move=path.space.move)
         return path.between(x0, noise(), t).astype(x.dtype)
 
-    return grids.walk(step, x, times, keys, path.space)
+    return grids.walk(step, x, times, keys, path)
 
 
 def gamma(
@@ -76,7 +76,7 @@ def gamma(
         x_m = flowmap.jump(V, x, s, m)
         return (path.alpha(t) / path.alpha(m) * x_m + gamma * path.sigma(t) * noise()).astype(x.dtype)
 
-    return grids.walk(step, x, times, keys)
+    return grids.walk(step, x, times, keys, path)
 
 
 def restarts(times: ArrayLike, *, low: float = 0.2, high: float = 0.6, repeats: int = 2) -> np.ndarray:
@@ -132,7 +132,7 @@ def restart(V: AverageVelocity, x: Array, times: Array, keys: Array, *, path: pa
     def step(x: Array, s: Array, t: Array, noise: Callable[[], Array]) -> Array:
         return jax.lax.cond(t > s, lambda: rise(x, s, t, noise), lambda: flowmap.jump(V, x, s, t))
 
-    return grids.walk(step, x, times, keys)
+    return grids.walk(step, x, times, keys, path)
 
 
 def _check_scales(name: str, path: paths.Path) -> None:

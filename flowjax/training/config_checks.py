@@ -203,7 +203,14 @@ def space(settings, facts):
 
 
 def coupling(settings, facts):
-    """A method that starts from noise alone reads no coupling."""
+    """A method that starts from noise alone reads no coupling; the noise of a coupling has the deviation of the path's."""
+    path, brought = paths.path_from_name(settings.method.path), settings.data.coupling
+    if path.noise != 1 and (brought == "ot" or facts.source.coupled and not brought):
+        raise typing.InputError(
+            f"config.method.path is {settings.method.path!r}, and {'the coupling' if brought else 'the dataset'}"
+            f" {brought or settings.data.name!r} brings noise of deviation 1: --config.method.path="
+            f"{settings.method.path.partition(':')[0]}."
+        )
     if settings.data.coupling and not methods.METHODS[settings.method.name].reads_data:
         raise typing.InputError(
             f"config.data.coupling is {settings.data.coupling!r}, and {settings.method.name!r} learns from noise alone:"

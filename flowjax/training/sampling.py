@@ -20,9 +20,9 @@ def row_keys(key: typing.Array, index: typing.Array) -> typing.Array:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
 
-def noise(space: Any, keys: typing.Array, shape: tuple[int, ...]) -> typing.Array:
-    """Noise of a space, see flowjax.spaces, [n, *shape], float32: a row for each of `row_keys` [n]."""
-    return jax.vmap(lambda key: space.noise(key, shape))(keys)
+def noise(path: paths.Path, keys: typing.Array, shape: tuple[int, ...]) -> typing.Array:
+    """Noise of a path, [n, *shape], float32: a row for each of `row_keys` [n]."""
+    return jax.vmap(lambda key: path.draw(key, shape))(keys)
 
 
 def make_sampler(
@@ -32,7 +32,7 @@ def make_sampler(
     conditioning: Mapping[str, Any] | None = None,
     *,
     grid: str = "uniform",
-    path: str = "linear",
+    path: str | paths.Path = "linear",
     scaling: data.Scaling | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[..., np.ndarray]:
@@ -55,7 +55,7 @@ def make_sampler(
     Raises:
       InputError: for an unknown sampler, grid or option; when called, below 1 step, or inverted with a sampler that draws noise.
     """
-    space = paths.path_from_name(path).space
+    path = paths.path_from_name(path)
     chosen, times_of = samplers.sampler_from_name(sampler, path), samplers.grid_from_name(grid)
     rows, whole = (None, None) if mesh is None else (sharding.rows(mesh), sharding.whole(mesh))
 
@@ -64,7 +64,7 @@ def make_sampler(
         keys = row_keys(key, index)
         cond = conditionings.rows(labels, conditioning or {})
         V = lambda x, s, t: net.apply({"params": params}, x, s, t, cond)
-        return chosen.run(V, noise(space, keys, shape) if x is None else x, np.array(times), keys)
+        return chosen.run(V, noise(path, keys, shape) if x is None else x, np.array(times), keys)
 
     def sample(params, seed, labels, steps, progress=False, *, first=0, x=None, inverted=False):
         samplers.check_sampler(sampler, steps, grid, path)

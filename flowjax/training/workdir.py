@@ -18,7 +18,7 @@ from flowjax import folders, typing
 from flowjax.training import hosts, settings
 
 CONFIG, DATA, METRICS = "config.json", "data.json", "metrics.jsonl"
-FORMAT = 3  # of a run, in its data.json: raised when older runs cannot be read any more. Formats 1 and 2 had no number.
+FORMAT = 4  # of a run, in its data.json: raised when older runs cannot be read any more. Formats 1 and 2 had no number.
 # Fields of the config with which a run may go on otherwise than it began: they change no draw and no formula.
 MAY_CHANGE = ("mesh.", "max_nonfinite_steps", "accumulate", "model.remat", "keep", "save_every", "log_every", "modules")
 
