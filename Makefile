@@ -18,7 +18,8 @@ notebooks: $(READY)
 # The documentation, as pages that work from a folder: build/site/index.html. A warning is an error.
 docs: $(READY)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[docs]"
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
+	rm -rf build/site
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/site
 
 docs-serve: docs
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000

@@ -17,7 +17,7 @@ import flowjax  # noqa: E402
 project = "flowjax"
 author = copyright = "The flowjax authors"
 version = release = flowjax.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "formulas", "method_sections"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "formulas", "method_sections", "commands_table"]
 exclude_patterns = ["_ext", "_static"]
 html_theme = "furo"
 html_title = "flowjax"

@@ -33,13 +33,18 @@ def public(module):
     for name, value in vars(module).items():
         if name.startswith("_") or inspect.ismodule(value) or (listed is not None and name not in listed):
             continue
-        if inspect.isclass(value) or inspect.isfunction(value):
-            home = inspect.getmodule(value).__name__ if inspect.getmodule(value) else ""
+        if inspect.isclass(value) or is_function(value):
+            home = inspect.unwrap(value).__module__
             if home == module.__name__ or (package and home.startswith(module.__name__ + ".")):
                 found[name] = value
         elif name in assigned(module):
             found[name] = value
     return found
+
+
+def is_function(value):
+    """Whether it is a function, also one that is compiled or cached."""
+    return inspect.isfunction(inspect.unwrap(value)) if callable(value) and not inspect.isclass(value) else False
 
 
 def assigned(module):
@@ -64,7 +69,7 @@ def homes():
     taken, documented = set(), {}
     for module in modules():
         for name, value in public(module).items():
-            plain = not (inspect.isclass(value) or inspect.isfunction(value))
+            plain = not (inspect.isclass(value) or is_function(value))
             if plain and (name in ("sg", "ROOT") or not name[0].isupper()):
                 continue
             if plain or id(value) not in taken:
@@ -143,7 +148,7 @@ def _entry(home, name, value, module, names):
         own = members(value)
         listed = [f"   :members: {', '.join(own)}", "   :special-members: __call__"] if own else []
         return [f".. autoclass:: {home}.{name}", *listed, "   :member-order: bysource", ""]
-    if inspect.isfunction(value):
+    if is_function(value):
         return [f".. autofunction:: {home}.{name}", ""]
     comment = docstrings.inline(assigned(module).get(name, ""), names)
     keys = ""
@@ -153,4 +158,4 @@ def _entry(home, name, value, module, names):
         keys = f"Value: ``{value!r}``." if value != "" else ""
     elif typing.get_origin(value) is not None:
         keys = f"Alias of ``{str(value).replace('typing.', '')}``."
-    return [f".. py:data:: {home}.{name}", "", f"   {comment}", "", f"   {keys}", ""]
+    return [f".. py:data:: {name}", f"   :module: {home}", "", f"   {comment}", "", f"   {keys}", ""]
