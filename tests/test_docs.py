@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -243,6 +244,9 @@ def test_the_search_works_from_a_folder(site):
 @pytest.mark.slow
 def test_the_wheel_works_without_the_repository(tmp_path):
     """Built and installed into an empty environment, with the dependencies of this one, and imported from elsewhere."""
+    version = importlib.metadata.version("setuptools")
+    if tuple(map(int, version.split(".")[:2])) < (70, 1):  # which builds wheels by itself, so that no network is needed
+        pytest.skip(f'setuptools is {version}; expected 70.1 or newer: pip install -e ".[test]"')
     run = lambda *command, **options: subprocess.run(command, check=True, capture_output=True, text=True, **options)
     source = tmp_path / "source"
     run("git", "-c", "safe.directory=*", "clone", "-q", str(ROOT), str(source))
