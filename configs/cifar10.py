@@ -100,7 +100,7 @@ PD = {
 
 # arXiv 2411.08378 and pantheon5100/pid_diffusion b99605b. The distance is LPIPS there, l2 here.
 PID = {
-    **DATA, **UNET, **TEACHER, "model.parameterisation": "denoised_field",
+    **DATA, **UNET, **TEACHER, "model.parameterisation": "denoised_field", "method.levels": 250,
     "batch_size": 512, "steps": 800_000,
     "optim.name": "radam", "optim.learning_rate": 2e-4,
     "ema": ("constant:decay=0.9999",), "eval_steps": (1,),
@@ -111,6 +111,7 @@ PID = {
 FLOW_MAPS = {
     **DATA, "data.deviation": 0.5, **UNET, "model.dropout": 0.13,
     "method.times": ("uniform_triangle",), "method.anchor_times": ("uniform",), "method.diagonal": "3/4",
+    "method.learned_weight": True,
     "batch_size": 512, "steps": 400_000,
     "optim.name": "radam", "optim.learning_rate": 1e-2, "optim.schedule": "sqrt:steps=35_000", "optim.clip_norm": 1.0,
     "ema": ("constant:decay=0.9999", "constant:decay=0.999"),

@@ -156,7 +156,8 @@ FLOW_MAPS = {
     **UNET, "data.deviation": 0.5, "data.flip": False, "model.dropout": 0.13, "batch_size": 512, "steps": 400_000,
     "optim.name": "radam", "optim.learning_rate": 1e-2, "optim.schedule": "sqrt:steps=35_000", "optim.clip_norm": 1.0,
     "ema": ("constant:decay=0.9999", "constant:decay=0.999"), "method.diagonal": "3/4", "method.times": ("uniform_triangle",),
-    "method.anchor_times": ("uniform",), "eval_every": 10_000, "eval_samples": 10_000, "eval_steps": (1, 2, 4, 8, 16),
+    "method.anchor_times": ("uniform",), "method.learned_weight": True,
+    "eval_every": 10_000, "eval_samples": 10_000, "eval_steps": (1, 2, 4, 8, 16),
 }  # fmt: skip
 CIFAR10 = {
     "meanflow": {**PY_MEANFLOW, "steps": 800_000, "method.times": ("sorted_pair", LN(-2.0, 2.0))},
