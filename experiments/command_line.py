@@ -1,13 +1,15 @@
 """What the scripts share: flags that fail in one sentence."""
 
+import math
 import os
+import pathlib
 import re
 import sys
 
 import jax
 from absl import app, flags, logging
 
-from flowjax import typing
+from flowjax import checks, guidance, methods, origins, typing
 from flowjax.training import NonFiniteError, SaveError, hosts, log
 
 SAMPLER_HELP = (
@@ -21,6 +23,7 @@ INTERVAL_HELP = (
 GRID_HELP = "uniform, bent:middle=0.55, shifted:shift=3, karras:sigma_min=0.002,sigma_max=80,rho=7, or times such as 1,0.8,0.3,0; default: the run's"
 
 
+MOST = 2**31 - 1  # of a number of samples or of steps
 EXIT_PEER_DIED = 3  # exit status of a process that ends because another process of the run died
 PEER_DIED = "gloo|nccl|connection|coordination|heartbeat|peer|unavailable|deadline"  # words in the error that JAX raises then
 CHECKPOINT_HELP = "step of the checkpoint, or best, by the run's config.best; default: the newest"
@@ -33,6 +36,7 @@ def run(main, arguments=""):
       main: the script.
       arguments: a description of the arguments that are no flags; "": there are none.
     """
+    hosts.end_with_launcher()
     app.run(lambda argv: _one_sentence(lambda: main(*_arguments(argv, arguments))), flags_parser=_parse)
 
 
@@ -52,16 +56,22 @@ def join(processes):
     hosts.initialize(coordinator, number, process, distributed=distributed)
 
 
-def whole_numbers(name, values, low, needed=False):
-    """Flag values as ints, () for none. Raises InputError if one is below `low`, or if there is none and `needed`."""
+def define_modules():
+    """The flag of a script that opens a run: modules to import before, because a folder does not choose what code runs."""
+    return flags.DEFINE_list("modules", [], "modules that the run names and you trust, imported first: my_method")
+
+
+def whole_numbers(name, values, low, needed=False, high=MOST):
+    """Flag values as ints, () for none. Raises InputError if one is not from `low` to `high`, or if there is none and `needed`."""
     try:
         given = tuple(int(value) for value in values)
     except ValueError:
         given = (low - 1,)
-    if (needed and not given) or any(number < low for number in given):
+    if (needed and not given) or any(not low <= number <= high for number in given):
+        most = "" if high == MOST else f" and at most {high:,}"
         example = ",".join(str(max(low, 1) * number) for number in (1, 2, 4))
         raise typing.InputError(
-            f"--{name}={','.join(values)}: expected whole numbers of at least {low}, e.g. --{name}={example}."
+            f"--{name}={','.join(values):.100}: expected whole numbers of at least {low}{most}, e.g. --{name}={example}."
         )
     return given
 
@@ -72,7 +82,7 @@ def numbers(name, values, count=None):
         given = tuple(float(value) for value in values)
     except ValueError:
         given = None
-    if given is None or (given and count not in (None, len(given))):
+    if given is None or not all(map(math.isfinite, given)) or (given and count not in (None, len(given))):
         expected = "numbers, e.g. 1,2" if count is None else f"{count} numbers, e.g. 0.1,0.7"
         raise typing.InputError(f"--{name}={','.join(values)}: expected {expected}.")
     return given
@@ -102,10 +112,34 @@ def _parse(argv):
             logging.set_verbosity(logging.WARNING)
         if "config" in flags.FLAGS:
             hasattr(flags.FLAGS.config, "keys")  # reads the config file, so that a missing one is an error here
+            _check_overrides(flags.FLAGS.config, argv[1:])
+        if "modules" in flags.FLAGS:
+            from flowjax.training import parts
+
+            parts.import_modules(flags.FLAGS.modules, "--modules")
         return rest
 
-    # Config files run while flags are parsed, and ml_collections reports an unknown field as an AttributeError.
-    return _one_sentence(parse, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError)
+    # Config files run while flags are parsed: they raise anything, and ml_collections reports an unknown field as an AttributeError.
+    return _one_sentence(parse, Exception)
+
+
+def _check_overrides(config, given):
+    """Raises InputError for fields on the command line that have no effect, or leave what belongs to the old value."""
+    names = [
+        flag.partition("=")[0].lstrip("-").removeprefix("config.") for flag in given if flag.lstrip("-").startswith("config.")
+    ]
+    if "method.name" in names:
+        checks.member("method", config.method.name, methods.METHODS)
+        raise typing.InputError(
+            f"--config.method.name={config.method.name} would leave the constants of another method; type"
+            f" --config=configs/method.py:{config.method.name},PRESET."
+        )
+    idle = [name for name in names if name.startswith("guidance.") and name != "guidance.kind"]
+    if idle and not config.guidance.kind:
+        raise typing.InputError(
+            f"--config.{idle[0]} has no effect, because config.guidance.kind is ''; give a kind too:"
+            f" --config.guidance.kind={' or '.join(guidance.KINDS)}."
+        )
 
 
 def _arguments(argv, expected):
@@ -122,15 +156,39 @@ def _one_sentence(work, *expected):
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is written.", file=sys.stderr)
         _leave(130)
-    except (typing.InputError, NonFiniteError, SaveError, log.RecompilationError, flags.Error, *expected) as error:
-        print(f"error: {_sentence(error)}", file=sys.stderr)
-        _leave(2)
     except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            why = str(error).splitlines()[0].partition("RESOURCE_EXHAUSTED: ")[2][:160]
+            _fail(
+                f"the memory of the device is not enough ({why}); make the batch, the network or the numbers of samples smaller."
+            )
         if not jax.distributed.is_initialized() or not re.search(PEER_DIED, str(error), re.I):
             raise
         why = str(error).splitlines()[0][:120]
         print(f"error: another process of this run died ({why}); start all of them again.", file=sys.stderr)
         _leave(EXIT_PEER_DIED)
+    except (typing.InputError, NonFiniteError, SaveError, log.RecompilationError, flags.Error, OSError, *expected) as error:
+        _fail(_sentence(error))
+    except MemoryError as error:
+        _fail(
+            f"the memory of this machine is not enough ({str(error)[:160]}); make the batch, the network or the samples smaller."
+        )
+    except RuntimeError as error:
+        if "maximum number of solver steps" in str(error):
+            _fail(
+                "the adaptive solver takes too many steps at this tolerance; give a larger one: --sampler=adaptive:rtol=1e-3."
+            )
+        if "nable to initialize backend" not in str(error):
+            raise
+        _fail(
+            f"JAX finds no such device ({' '.join(str(error).split())[:200].rstrip('.')}); JAX_PLATFORMS is"
+            f" {os.environ.get('JAX_PLATFORMS', '')!r}, expected cpu, cuda or tpu, or leave it out."
+        )
+
+
+def _fail(sentence):
+    print(f"error: {sentence}", file=sys.stderr)
+    _leave(2)
 
 
 def _leave(status):
@@ -143,10 +201,24 @@ def _leave(status):
 
 
 def _sentence(error):
+    """An error in one line: a mistake in a person's own file with its place, and without the lines of libraries."""
+    errors = list(origins.chain(error))[
+        ::-1
+    ]  # the first that was raised first; ml_collections raises others with its traceback
+    for one in errors:
+        if isinstance(one, typing.InputError):
+            return " ".join(str(one).split())
+    for one in errors:
+        if isinstance(one, SyntaxError) or _own_frames(one):
+            return "the config file fails: " + origins.where(one) + "."
     cause = error.args[0] if error.args else error
     if isinstance(error, KeyError) or isinstance(cause, KeyError):
         return "the config has no field " + str(cause).strip("\"'") + "."
     text = str(error) if isinstance(error, OSError) else str(cause)
-    if "Traceback" in text:  # an exception in a config file; its last line is the message
-        text = text.strip().splitlines()[-1].partition(": ")[2]
     return " ".join(text.split())
+
+
+def _own_frames(error):
+    return [
+        frame for frame in origins.own_frames(error) if pathlib.Path(frame.filename).parent != pathlib.Path(__file__).parent
+    ]

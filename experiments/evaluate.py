@@ -20,7 +20,13 @@ from flowjax import plots
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 STEPS = flags.DEFINE_list("steps", [], "numbers of steps; default: those of the run's config")
-NUM = flags.DEFINE_integer("num", 0, "number of samples; 0: as many as there are real rows, 10,000 at most", lower_bound=0)
+NUM = flags.DEFINE_integer(
+    "num",
+    0,
+    "number of samples; 0: as many as there are real rows, 10,000 at most",
+    lower_bound=0,
+    upper_bound=command_line.MOST,
+)
 SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper_bound=2**32 - 1)
 EMA = flags.DEFINE_list(
     "ema", [""], "names of averages in config.ema, none for the raw weights; default: the run's first average"
@@ -32,7 +38,10 @@ GUIDANCE = flags.DEFINE_list("guidance", [], "several are combined: " + command_
 INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP)
 SAMPLES = flags.DEFINE_string("samples", "", "folder of experiments.generate to measure instead, however it was drawn")
 MEASURES = flags.DEFINE_list("measures", [], "names, also in features: mmd_features; default: those that suit the data")
-RESAMPLES = flags.DEFINE_integer("resamples", 16, "half samples for each error bar; 0: no error bars", lower_bound=0)
+RESAMPLES = flags.DEFINE_integer(
+    "resamples", 16, "half samples for each error bar; 0: no error bars", lower_bound=0, upper_bound=10_000
+)
+command_line.define_modules()
 flags.mark_flag_as_required("workdir")
 
 

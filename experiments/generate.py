@@ -12,8 +12,8 @@ from experiments import command_line
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 OUTPUT = flags.DEFINE_string("output", None, "folder of the samples")
-NUM = flags.DEFINE_integer("num", 50_000, "number of samples")
-STEPS = flags.DEFINE_integer("steps", 1, "steps of the sampler")
+NUM = flags.DEFINE_integer("num", 50_000, "number of samples", lower_bound=1, upper_bound=command_line.MOST)
+STEPS = flags.DEFINE_integer("steps", 1, "steps of the sampler", lower_bound=1, upper_bound=10_000)
 LABELS = flags.DEFINE_list("labels", [], "classes of the samples, in turn; default: all classes")
 SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper_bound=2**32 - 1)
 EMA = flags.DEFINE_string(
@@ -24,9 +24,10 @@ SAMPLER = flags.DEFINE_string("sampler", "", command_line.SAMPLER_HELP)
 GRID = flags.DEFINE_string("grid", "", command_line.GRID_HELP)
 GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
 INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP)
-SHARD = flags.DEFINE_integer("shard", 8_192, "samples in a file")
+SHARD = flags.DEFINE_integer("shard", 8_192, "samples in a file", lower_bound=1, upper_bound=command_line.MOST)
 DTYPE = flags.DEFINE_string("dtype", "float32", "float32, or uint8 (0 to 255) for images")
 PROCESSES = command_line.define_processes()
+command_line.define_modules()
 flags.mark_flags_as_required(["workdir", "output"])
 
 

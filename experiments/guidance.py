@@ -22,8 +22,10 @@ METHODS = flags.DEFINE_list("methods", ["meanflow", "imf", "tvm", "soflow"], "wh
 SCALES = flags.DEFINE_list(
     "scales", ["1", "1.1", "1.25", "1.5", "2", "3", "4"], "scales to sample with, 1 to 4; 1 is no guidance"
 )
-STEPS = flags.DEFINE_integer("steps", 0, "steps of training; 0: the preset's", lower_bound=0)
-RESAMPLES = flags.DEFINE_integer("resamples", 16, "half samples for each error bar; 0: no error bars", lower_bound=0)
+STEPS = flags.DEFINE_integer("steps", 0, "steps of training; 0: the preset's", lower_bound=0, upper_bound=command_line.MOST)
+RESAMPLES = flags.DEFINE_integer(
+    "resamples", 16, "half samples for each error bar; 0: no error bars", lower_bound=0, upper_bound=10_000
+)
 MEASURES = ("agreement", "frechet_features", "frechet_pixels", "recall", "precision")
 DRAWN = ("agreement", "frechet_features", "recall", "precision")
 

@@ -26,8 +26,9 @@ INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP
 STEPS = flags.DEFINE_list(
     "steps", [], "steps from noise to data; default: 1,2,4,8,64, or those of the config if V learned few jumps"
 )
-ROWS = flags.DEFINE_integer("rows", 256, "rows over which errors are averaged", lower_bound=2)
-CELLS = flags.DEFINE_integer("cells", 17, "times along each side of a heat map", lower_bound=2)
+ROWS = flags.DEFINE_integer("rows", 256, "rows over which errors are averaged", lower_bound=2, upper_bound=2**16)
+CELLS = flags.DEFINE_integer("cells", 17, "times along each side of a heat map", lower_bound=2, upper_bound=500)
+command_line.define_modules()
 flags.mark_flag_as_required("workdir")
 
 GRID = (0.03, 0.97)  # ends of the times of a heat map: that of the checkerboard's velocity is 0.02

@@ -32,15 +32,15 @@ from absl import flags
 
 from configs import common, method as configs_of
 from experiments import command_line, tables
-from flowjax import checks, data, evals, folders, methods, plots, typing
+from flowjax import checks, data, evals, folders, methods, opening, ownership, plots, typing
 from flowjax.data import points
 from flowjax.profiling import flops
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/landscape", "folder of the runs and of the tables")
 DATA = flags.DEFINE_string("data", "checkerboard", "points (checkerboard, ...), digits, a TFDS dataset, or test to rehearse")
 METHODS = flags.DEFINE_list("methods", list(methods.METHODS), "which methods")
-STEPS = flags.DEFINE_integer("steps", 0, "steps of training; 0: the preset's", lower_bound=0)
-SEEDS = flags.DEFINE_integer("seeds", 1, "seeds, trained side by side", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", 0, "steps of training; 0: the preset's", lower_bound=0, upper_bound=command_line.MOST)
+SEEDS = flags.DEFINE_integer("seeds", 1, "seeds, trained side by side", lower_bound=1, upper_bound=2**16)
 TABLE = flags.DEFINE_bool("table", False, "print the table of all methods and stop")
 SAMPLING_STEPS = (1, 2, 4, 8)
 EULER_STEPS = (1, 2, 4, 8, 64)
@@ -174,7 +174,10 @@ def measured(name, config, path, real):
 
     known = path / name / "measured.json"
     if known.exists():
-        return json.loads(known.read_text())
+        fields = {"distance": lambda value: isinstance(value, dict), "second": lambda value: isinstance(value, list)}
+        return opening.json_object(
+            known, "what a method of the landscape was measured to be; delete it to measure again", fields
+        )
     info = methods.METHODS[name]
     steps = info.eval_steps(config.method) or (SAMPLING_STEPS if info.learns_jumps else EULER_STEPS)
     worth = {"distance": {str(n): [] for n in steps}, "second": []}
@@ -187,7 +190,9 @@ def measured(name, config, path, real):
             if n == 1:
                 worth["second"].append(values[real.second])
                 if seed == 0:
-                    np.savez(path / name / "one_step.npz", x=samples[:8192], labels=real.labels[:8192])
+                    one_step = path / name / "one_step.npz"
+                    with folders.replacing(one_step) as part, open(part, "wb") as file:
+                        np.savez(file, x=samples[:8192], labels=real.labels[:8192])
     worth |= {"FPE": forward_passes(config), "ms": wall_time(path / name)}
     folders.write_text(known, json.dumps(worth) + "\n")
     return worth
@@ -348,7 +353,11 @@ def draw(path, first, results, cost, real):
     one_step = {name: row for name, row in results.items() if "1" in row["distance"]}
     title = f"{first.data.name}: one-step samples after {first.steps} steps of training"
     head = lambda name: f"{name}\n{np.mean(one_step[name]['distance']['1']):.3g}"
-    load = lambda name: np.load(path / name / "one_step.npz", allow_pickle=False)
+    load = lambda name: opening.npz(
+        path / name / "one_step.npz",
+        f"one-step samples; delete {path / name / 'measured.json'} to draw them again",
+        ("x", "labels"),
+    )
     if real.rows["x"].ndim == 2:
         panels = {"data": real.rows["x"]} | {head(name): load(name)["x"] for name in one_step}
         plots.point_grid(path / "landscape.png", panels, title=f"{title}, {real.distance}")
@@ -381,8 +390,9 @@ def main():
     configs, results, failed = planned(path), {}, {}
     for name, config in configs.items():
         workdir.check(path / name, config)
+    ownership.check_free(path)
     real = real_rows(next(iter(configs.values())))
-    with tqdm.tqdm(configs.items(), desc="landscape", unit="method") as bar:
+    with ownership.owned(path), tqdm.tqdm(configs.items(), desc="landscape", unit="method") as bar:
         for name, config in bar:
             bar.set_postfix_str(name)
             try:

@@ -20,8 +20,10 @@ from absl import flags
 from experiments import command_line
 from flowjax.training import hosts
 
-NUMBER = flags.DEFINE_integer("processes", 2, "number of processes", lower_bound=1)
-DEVICES = flags.DEFINE_integer("devices", 1, "GPUs of each process, in order; without effect on a CPU", lower_bound=1)
+NUMBER = flags.DEFINE_integer("processes", 2, "number of processes", lower_bound=1, upper_bound=4_096)
+DEVICES = flags.DEFINE_integer(
+    "devices", 1, "GPUs of each process, in order; without effect on a CPU", lower_bound=1, upper_bound=4_096
+)
 GRACE = 5.0  # seconds after which the other processes are killed
 PEER_DIED = (command_line.EXIT_PEER_DIED, -signal.SIGABRT)  # exit statuses of a process that ended because another died
 
@@ -43,6 +45,7 @@ def main(script, *given):
     for number in range(NUMBER.value):
         variables = dict(zip(hosts.VARIABLES, (coordinator, str(NUMBER.value), str(number))))
         local = range(number * DEVICES.value, (number + 1) * DEVICES.value)
+        variables[hosts.LAUNCHER] = str(os.getpid())  # it ends when this process does, whatever ends this process
         variables["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, local))
         command = [sys.executable, "-m", f"experiments.{script}", *given]
         # A new session: Ctrl-C in the terminal reaches the process only through `forward`, once.

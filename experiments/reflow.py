@@ -18,11 +18,14 @@ from experiments import command_line
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the teacher's run")
 OUTPUT = flags.DEFINE_string("output", None, "folder of the trajectories")
-NUM = flags.DEFINE_integer("num", 65_536, "number of trajectories")
-STEPS = flags.DEFINE_integer("steps", 64, "steps of the solver")
-POINTS = flags.DEFINE_integer("points", 2, "stored points of each trajectory, both ends included")
+NUM = flags.DEFINE_integer("num", 65_536, "number of trajectories", lower_bound=1, upper_bound=command_line.MOST)
+STEPS = flags.DEFINE_integer("steps", 64, "steps of the solver", lower_bound=1, upper_bound=10_000)
+POINTS = flags.DEFINE_integer(
+    "points", 2, "stored points of each trajectory, both ends included", lower_bound=2, upper_bound=10_001
+)
 SOLVER = flags.DEFINE_string("solver", "heun", "euler or heun")
-SEED = flags.DEFINE_integer("seed", 0, "seed of the noise")
+SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper_bound=2**32 - 1)
+command_line.define_modules()
 flags.mark_flags_as_required(["workdir", "output"])
 
 

@@ -11,13 +11,13 @@ import numpy as np
 from absl import flags
 
 from experiments import command_line
-from flowjax import plots
+from flowjax import folders, plots
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 STEPS = flags.DEFINE_list("steps", [], "numbers of steps; default: those of the run's config, 32 to invert")
 LABELS = flags.DEFINE_list("labels", [], "classes of the samples, in turn; default: all classes")
 SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper_bound=2**32 - 1)
-NUM = flags.DEFINE_integer("num", 64, "number of samples", lower_bound=1)
+NUM = flags.DEFINE_integer("num", 64, "number of samples", lower_bound=1, upper_bound=command_line.MOST)
 EMA = flags.DEFINE_string(
     "ema", "", "name of the averaged weights in config.ema, or none for the raw ones; default: the run's first average"
 )
@@ -28,6 +28,7 @@ GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
 INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP)
 INVERT = flags.DEFINE_bool("invert", False, "carry held-out data to noise and back instead; takes the largest of --steps")
 OUT = flags.DEFINE_string("out", "", "path of the files without ending; default: WORKDIR/sample, or WORKDIR/inversion")
+command_line.define_modules()
 flags.mark_flag_as_required("workdir")
 
 
@@ -52,7 +53,8 @@ def main():
     out = pathlib.Path(OUT.value or pathlib.Path(WORKDIR.value) / "sample")
     out.parent.mkdir(parents=True, exist_ok=True)
     npz, png = out.with_name(out.name + ".npz"), out.with_name(out.name + ".png")
-    np.savez(npz, labels=labels, seed=SEED.value, **{f"samples_{n}": x for n, x in samples.items()})
+    with folders.replacing(npz) as part, open(part, "wb") as file:
+        np.savez(file, labels=labels, seed=SEED.value, **{f"samples_{n}": x for n, x in samples.items()})
     title = f"{run.settings.method.name}, {run.step} steps of training"
     progress.draw_samples(png, samples, labels, run.num_classes, title=title, per_class=16)
     print(f"{png}\n{npz}: {', '.join(f'samples_{n} {x.shape}' for n, x in samples.items())}, labels, seed")
@@ -70,7 +72,8 @@ def invert(run, steps, options):
     out = pathlib.Path(OUT.value or pathlib.Path(WORKDIR.value) / "inversion")
     out.parent.mkdir(parents=True, exist_ok=True)
     npz, png = out.with_name(out.name + ".npz"), out.with_name(out.name + ".png")
-    np.savez(npz, x=rows["x"], noise=noise, back=back, labels=labels)
+    with folders.replacing(npz) as part, open(part, "wb") as file:
+        np.savez(file, x=rows["x"], noise=noise, back=back, labels=labels)
     title = f"{run.settings.method.name}: data, its noise, and back in {steps} steps each way; error {error:.2g}"
     shown = {"data": rows["x"], "noise": noise, "back": back}
     if noise.ndim == 2:

@@ -6,17 +6,21 @@ leaves only hidden files, which do not count as content.
 """
 
 import contextlib
+import glob
 import json
 import os
 import pathlib
+import socket
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from flowjax import typing
+from flowjax import opening, ownership, typing
 
 ABOUT = "about.json"
 _PART = ".part"  # ending of a file that is being written
+_DAY = 86_400.0  # seconds after which a file that another machine began to write counts as left behind
 
 Path = str | os.PathLike
 
@@ -30,8 +34,20 @@ def check_free(path: Path, marker: str, flag: str) -> None:
       flag: what the folder was given as, for the error.
     """
     path = pathlib.Path(path)
-    if path.exists() and (not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir())):
+    check_path(path, flag)
+    if os.path.lexists(path) and (not os.path.isdir(path) or any(not entry.name.startswith(".") for entry in path.iterdir())):
         raise typing.InputError(f"{flag}={path} is not empty and holds no {marker}; give a new or empty folder.")
+
+
+def check_path(path: Path, flag: str) -> None:
+    """Raises InputError for what no file system takes as a path: a name that is too long, a file in the place of a folder."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise typing.InputError(f"{flag}={str(path):.100} cannot be a folder: {why}; give another path.") from error
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], names: Iterable[str]) -> str:
@@ -40,8 +56,24 @@ def differences(old: dict[str, Any], new: dict[str, Any], names: Iterable[str]) 
     return "; ".join(f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in differ)
 
 
+def check_claim(
+    path: Path, about: dict[str, Any], *, flag: str, contents: str, free: tuple[str, ...] = ()
+) -> dict[str, Any] | None:
+    """What `claim` with these arguments would find in the folder, None for nothing; raises what it would, and writes nothing."""
+    path, about = pathlib.Path(path), json.loads(json.dumps(about))
+    if not os.path.lexists(path / ABOUT):
+        check_free(path, ABOUT, flag)
+        return None
+    old = read_about(path, f"the description of {contents}; restore it, or give another folder")
+    if differ := differences(old, about, [name for name in about if name not in free]):
+        raise typing.InputError(f"{flag}={path} holds other {contents} ({differ}); give another folder.")
+    return old
+
+
 def claim(path: Path, about: dict[str, Any], *, flag: str, contents: str, free: tuple[str, ...] = ()) -> dict[str, Any]:
     """Makes a folder and writes its about.json, or continues in one that was claimed with the same description.
+
+    The caller owns the folder, see flowjax.ownership.
 
     Args:
       path: the folder.
@@ -56,35 +88,68 @@ def claim(path: Path, about: dict[str, Any], *, flag: str, contents: str, free: 
     Raises:
       InputError: if the folder holds something else.
     """
-    path, about = pathlib.Path(path), json.loads(json.dumps(about))
-    if (path / ABOUT).exists():
-        old = json.loads((path / ABOUT).read_text())
-        if differ := differences(old, about, [name for name in about if name not in free]):
-            raise typing.InputError(f"{flag}={path} holds other {contents} ({differ}); give another folder.")
-        for left in path.glob(f".*{_PART}"):  # by a kill
-            left.unlink()
+    path = pathlib.Path(path)
+    old = check_claim(path, about, flag=flag, contents=contents, free=free)
+    if old is not None:
+        sweep(path, owned=True)
         return old
-    check_free(path, ABOUT, flag)
     path.mkdir(parents=True, exist_ok=True)
     write_about(path, about)
-    return about
+    return json.loads(json.dumps(about))
 
 
 def write_about(path: Path, about: dict[str, Any]) -> None:
-    """Writes about.json of a folder."""
-    write_text(pathlib.Path(path) / ABOUT, json.dumps(about, indent=2) + "\n")
+    """Writes about.json of a folder, with a checksum of what it says."""
+    text = json.dumps({**about, "checksum": opening.text_checksum(json.dumps(about))}, indent=2)
+    write_text(pathlib.Path(path) / ABOUT, text + "\n")
+
+
+def read_about(path: Path, expected: str, fields: Mapping[str, Callable[[Any], bool]] | None = None) -> dict[str, Any]:
+    """What `write_about` wrote; arguments and errors as of flowjax.opening.json_object. A file without a checksum is not checked."""
+    file = pathlib.Path(path) / ABOUT
+    about = opening.json_object(file, expected, fields)
+    with opening.reading(file, expected):
+        if about.pop("checksum", opening.text_checksum(json.dumps(about))) != opening.text_checksum(json.dumps(about)):
+            raise ValueError("it does not say what was written")
+    return about
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[pathlib.Path]:
-    """A context with a hidden file to write, which becomes `path` at the end; an exception leaves `path` as it was."""
+    """A context with a hidden file to write, which becomes `path` at the end; an exception leaves `path` as it was.
+
+    What a killed process left of the same file is deleted first.
+    """
     path = pathlib.Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{_PART}")
+    sweep(path.parent, path.name)
+    part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}{_PART}")
     try:
         yield part
         os.replace(part, path)
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a disk that takes nothing any more
+            part.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, name: str = "*", *, owned: bool = False) -> None:
+    """Deletes the hidden files that killed processes left in a folder, of the file `name` or of all.
+
+    Those that are being written stay. If the folder is `owned` by the caller, see flowjax.ownership, nobody else writes there.
+    """
+    for left in pathlib.Path(folder).glob(f".{glob.escape(name) if name != '*' else name}.*{_PART}"):
+        with contextlib.suppress(OSError):
+            if owned or _left_behind(left):
+                left.unlink()
+
+
+def _left_behind(part: pathlib.Path) -> bool:
+    """Whether nobody writes a hidden file any more: its process is gone, or on another machine and silent for a day."""
+    *_, pid, thread, _ = part.name.split(".")
+    if f".{socket.gethostname()}.{pid}.{thread}{_PART}" not in part.name or not pid.isdigit():
+        return time.time() - part.stat().st_mtime > _DAY
+    if int(pid) == os.getpid():
+        return not any(str(running.ident) == thread for running in threading.enumerate())
+    return not ownership.runs_here(int(pid))
 
 
 def write_text(path: Path, text: str) -> None:

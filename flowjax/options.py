@@ -5,6 +5,7 @@ a name, a tuple: ("sorted_pair", ("logit_normal", -0.4, 1.0)).
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,7 +58,7 @@ def parse(what: str, text: str, known: Mapping[str, Mapping[str, float]]) -> tup
                 + (f"{' or '.join(known[name])}, e.g. {name}:{first}={known[name][first]}." if first else f"none: {name}.")
             )
         if not _is_number(value):
-            raise typing.InputError(f"{what} {text!r}: {option} is {value!r}; expected a number.")
+            raise typing.InputError(f"{what} {text!r}: {option} is {value!r}; expected a finite number.")
         options[option] = float(value)
     return name, options
 
@@ -90,7 +91,6 @@ def call(what: str, value: Any, known: Mapping[str, Callable]) -> Any:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True

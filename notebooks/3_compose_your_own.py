@@ -233,8 +233,8 @@ print(
 
 # %% [markdown]
 # The scripts know the method through a config file, which registers it and defines its training. This cell writes the file,
-# with the two functions above. `config.modules` names the module, so that every script that opens a run of it imports the
-# module.
+# with the two functions above. `config.modules` names the module, which training imports. Scripts
+# that open a run of it need `--modules=my_method`, because a folder does not choose what code runs.
 
 # %%
 head = """import functools
@@ -275,7 +275,7 @@ flags = f"--workdir={folder}/run --config.steps={run_steps} --config.data.name=e
 run(f"experiments.train --config={file}:{preset} {flags}")
 
 # %%
-run(f"experiments.evaluate --workdir={folder}/run --steps=1,2 --measures=sliced_wasserstein")
+run(f"experiments.evaluate --workdir={folder}/run --modules=my_method --steps=1,2 --measures=sliced_wasserstein")
 
 # %% [markdown]
 # Next: `experiments.sample`, `experiments.inspect` and `experiments.generate` take the same `--workdir`, every field is a flag,

@@ -7,8 +7,8 @@ import re
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = [
     {"typing"},
-    {"checks", "folders", "profiling"},
-    {"options"},
+    {"checks", "opening", "origins", "ownership", "profiling"},
+    {"folders", "options"},
     {"conditioning", "flowmap", "times", "schedules", "derivatives", "distances"},
     {"spaces"},
     {"paths"},

@@ -304,8 +304,8 @@ def test_files_that_cannot_be_read(tmp_path):
     for name, message in [
         ("w.pt", "expected a file named .npz or .safetensors"),
         ("none.npz", "does not exist"),
-        ("pickled.npz", "cannot be read as .npz"),
-        ("broken.safetensors", "cannot be read as .safetensors"),
+        ("pickled.npz", "pickled.npz is damaged or something else .it holds Python objects"),
+        ("broken.safetensors", "broken.safetensors is damaged or something else .it ends within its header"),
     ]:
         with pytest.raises(typing.InputError, match=message):
             published.read(tmp_path / name)

@@ -255,6 +255,14 @@ def test_a_registered_method_is_known_where_its_module_is_named(saved_run, tmp_p
     try:
         folder = saved_run(config, tmp_path / "run")
         del methods.METHODS["mine_alone"], sys.modules["mine_in_a_module"]  # as in another process
+        with pytest.raises(
+            typing.InputError, match="mine_in_a_module, whose code would run here; .*--modules=mine_in_a_module"
+        ):
+            loading.load(folder)
+        with pytest.raises(typing.InputError, match=r"--config.modules=\('mine_in_a_module',\)"):
+            loading.load(folder, flag="--config.teacher")
+        assert "mine_in_a_module" not in sys.modules
+        parts.import_modules(["mine_in_a_module"], "--modules")
         trained = loading.load(folder)
         assert trained.settings.method.name in methods.METHODS and trained.step == 1
     finally:
@@ -294,3 +302,26 @@ def test_a_name_that_is_taken_is_not_registered():
         with pytest.raises(typing.InputError, match=message):
             methods.register("mine", recipe, **odd)
     assert "mine" not in methods.METHODS and {info.jumps for info in methods.METHODS.values()} == set(methods.JUMPS)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (3, "names 3; expected names of modules"),
+        ("..", r"names '\.\.'; expected names of modules"),
+        ("", "names ''; expected names of modules"),
+        ("no_such_module_here", "'no_such_module_here' is not found; put the folder that holds it on PYTHONPATH"),
+        (
+            "broken_module",
+            r"which cannot be imported: .*broken_module\.py, line 2: ZeroDivisionError: division by zero \(x = 1 / 0\)",
+        ),
+        ("unreadable_module", r"which cannot be imported: .*unreadable_module\.py, line 1: SyntaxError: .* \(def f\(\)"),
+    ],
+)
+def test_modules_that_cannot_be_imported_are_one_sentence(name, message, tmp_path, monkeypatch):
+    (tmp_path / "broken_module.py").write_text("\nx = 1 / 0\n")
+    (tmp_path / "unreadable_module.py").write_text("def f()\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(typing.InputError, match=message) as caught:
+        parts.import_modules([name])
+    assert "\n" not in str(caught.value)

@@ -4,16 +4,23 @@ A folder of trajectories holds trajectory.npy [n, K + 1, ...], from noise to gen
 the times and the number of rows written so far. Two points (K = 1) are the pairs of ReFlow (arXiv 2209.03003).
 """
 
-import json
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from flowjax import folders, typing
+from flowjax import folders, opening, ownership, typing
 from flowjax.data import pipeline
 
 TRAJECTORY, LABEL = "trajectory.npy", "label.npy"
+ABOUT_FIELDS = {
+    "done": opening.count(),
+    "count": opening.count(1),
+    "num_classes": opening.count(),
+    "shape": opening.shape,
+    "times": lambda value: isinstance(value, list) and len(value) > 1 and all(isinstance(time, float) for time in value),
+}
 
 
 def couple(source: pipeline.Source, coupling: str) -> pipeline.Source:
@@ -41,11 +48,12 @@ def trajectories(folder: str, like: pipeline.Source) -> pipeline.Source:
     """The trajectories of a folder as a source: x and eps are the ends; with more than two points, all points and times too."""
     path = pathlib.Path(folder)
     hint = "write one with python -m experiments.reflow --workdir=runs/TEACHER"
-    if not (path / folders.ABOUT).exists():
+    folders.check_path(path / folders.ABOUT, "config.data.coupling")
+    if not os.path.lexists(path / folders.ABOUT):
         raise typing.InputError(
             f"config.data.coupling is {folder!r}: no folder of trajectories; expected '', 'ot', or such a folder: {hint}."
         )
-    about = json.loads((path / folders.ABOUT).read_text())
+    about = folders.read_about(path, f"the description of trajectories; {hint}", ABOUT_FIELDS)
     if about["done"] < about["count"]:
         raise typing.InputError(
             f"config.data.coupling={folder} holds {about['done']} of {about['count']} rows; the command that began it"
@@ -62,11 +70,32 @@ def trajectories(folder: str, like: pipeline.Source) -> pipeline.Source:
             f"config.data.coupling={folder} was written by a run with the mean {written.mean} and the deviation {written.deviation} of"
             f" config.data, and here they are {like.scaling.mean} and {like.scaling.deviation}; expected the same."
         )
-    points = np.load(path / TRAJECTORY, mmap_mode="r", allow_pickle=False)
-    label = np.load(path / LABEL, allow_pickle=False)
+    points, label = _stored(path, about, hint)
     source = recorded(f"{like.name} from {folder}", points, label if like.num_classes else None, np.asarray(about["times"]))
     # Its rows are as the network sees them already.
     return like._replace(name=source.name, size=source.size, rows=source.rows, coupled=True, scaling=pipeline.Scaling())
+
+
+def _stored(path: pathlib.Path, about: dict, hint: str) -> tuple[np.ndarray, np.ndarray]:
+    """(points [n, K + 1, ...], label [n]) of a folder, as large as its description says, and unchanged since they were written."""
+    expected = f"trajectories of experiments.reflow; {hint}"
+    arrays = []
+    for name, (shape, dtype) in _arrays(about).items():
+        array = opening.npy(path / name, expected)
+        with opening.reading(path / name, expected):
+            if array.shape != (about["count"], *shape) or array.dtype != dtype:
+                raise ValueError(
+                    f"it has the shape {array.shape} and type {array.dtype}, not {(about['count'], *shape)} of {dtype}"
+                )
+            if "checksums" in about and opening.checksum(path / name, expected) != about["checksums"].get(name):
+                raise ValueError("its content is not what was written")
+        arrays.append(array)
+    return arrays[0], np.asarray(arrays[1])
+
+
+def _arrays(about: dict) -> dict[str, tuple[tuple[int, ...], type]]:
+    """{file: (shape of a row, dtype)} of a folder of trajectories."""
+    return {TRAJECTORY: ((len(about["times"]), *about["shape"]), np.float32), LABEL: ((), np.int32)}
 
 
 def recorded(name: str, points: np.ndarray, label: np.ndarray | None, times: np.ndarray) -> pipeline.Source:
@@ -101,17 +130,31 @@ def write(
       InputError: if the folder holds something else.
     """
     path = pathlib.Path(folder)
-    done = folders.claim(path, {**about, "done": 0}, flag=flag, contents="trajectories", free=("done",))["done"]
-    arrays = {TRAJECTORY: ((len(about["times"]), *about["shape"]), np.float32), LABEL: ((), np.int32)}
-    if not done:
-        for name, (shape, dtype) in arrays.items():
-            np.lib.format.open_memmap(path / name, "w+", dtype, (about["count"], *shape)).flush()
-    opened = [np.lib.format.open_memmap(path / name, "r+") for name in arrays]
-    while done < about["count"]:
-        part = parts(done)
-        for array, rows in zip(opened, part):
-            array[done : done + len(rows)] = rows
-            array.flush()
-        done += len(part[1])
-        folders.write_about(path, {**about, "done": done})
-        yield done
+    ownership.check_free(path, flag)
+    folders.check_claim(path, {**about, "done": 0}, flag=flag, contents="trajectories", free=("done", "checksums"))
+    with ownership.owned(path, flag):
+        claimed = folders.claim(path, {**about, "done": 0}, flag=flag, contents="trajectories", free=("done", "checksums"))
+        done, expected = claimed.get("done", 0), f"trajectories that an earlier call began; delete {path} to begin anew"
+        if done == about["count"]:
+            _stored(path, claimed, expected)
+            return
+        if not done:
+            for name, (shape, dtype) in _arrays(about).items():
+                np.lib.format.open_memmap(path / name, "w+", dtype, (about["count"], *shape)).flush()
+                with open(
+                    path / name, "r+b"
+                ) as file:  # a full disk refuses here, and would kill who writes into the memory map
+                    os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        for name in _arrays(about):
+            opening.npy(path / name, expected)
+        opened = [np.lib.format.open_memmap(path / name, "r+") for name in _arrays(about)]
+        while done < about["count"]:
+            part = parts(done)
+            for array, rows in zip(opened, part):
+                array[done : done + len(rows)] = rows
+                array.flush()
+            done += len(part[1])
+            if done == about["count"]:
+                about = {**about, "checksums": {name: opening.checksum(path / name, expected) for name in _arrays(about)}}
+            folders.write_about(path, {**about, "done": done})
+            yield done

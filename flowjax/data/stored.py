@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flowjax import checks, typing
+from flowjax import checks, opening, typing
 from flowjax.data import pipeline
 
 SPLITS = ("train", "test")
@@ -129,10 +129,12 @@ class _Shards:
     """Rows of several .npy files, as of one array: called with row ids [n]."""
 
     def __init__(self, name, files):
-        try:
-            self._parts = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
-        except (ValueError, OSError) as error:
-            raise typing.InputError(f"{name}: an array in {files[0].parent} cannot be read: {error}.") from error
+        self._parts = [opening.npy(file, f"an array of {name} (flowjax/data/stored.py)") for file in files]
+        for file, part in zip(files, self._parts):
+            if part.ndim < 1 or (part.shape[1:], part.dtype) != (self._parts[0].shape[1:], self._parts[0].dtype):
+                raise typing.InputError(
+                    f"{file} has rows of another shape or type than {files[0].name}; expected the same in all."
+                )
         self._ends = np.cumsum([len(part) for part in self._parts])
         self.size, self.shape, self.dtype = int(self._ends[-1]), self._parts[0].shape[1:], self._parts[0].dtype
 

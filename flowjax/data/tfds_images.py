@@ -19,6 +19,7 @@ from flowjax import typing
 from flowjax.data import pipeline
 
 IN_MEMORY = 512 * 2**20  # bytes of decoded images; above it, rows are read on demand
+_NAME = r"[A-Za-z]\w*(/[\w.+-]+)?(:[\d.*]+)?"
 Rows = Callable[[np.ndarray], dict[str, np.ndarray]]
 _NETWORK_ERRORS = ("ConnectionError", "ConnectTimeout", "ReadTimeout", "Timeout", "URLError", "gaierror", "DownloadError")
 
@@ -36,6 +37,11 @@ def source(name: str, *, split: str = "train", data_dir: str | None = None, othe
       A source of uint8 [H, W, C], labelled if the dataset has a class label named `label`.
     """
 
+    if not re.fullmatch(_NAME, name):  # with a prefix "community:" or the like TFDS would download code and run it
+        raise typing.InputError(
+            f"there is no dataset {name!r:.100}; expected a name as TFDS writes it: cifar10, name/config, name:1.0.0."
+        )
+
     def make() -> tfds.core.DatasetBuilder:
         try:
             return tfds.builder(name, data_dir=data_dir, file_format="array_record")
@@ -46,6 +52,8 @@ def source(name: str, *, split: str = "train", data_dir: str | None = None, othe
                 f"There is no dataset {name!r}; {f'near it: {near}; ' if near else ''}ready here: {', '.join(others)}; "
                 "the name of any TFDS image dataset works too (cifar10, mnist)."
             ) from None
+        except typing.InputError:
+            raise
         except Exception as error:
             if "File format is already set" in str(error):
                 raise typing.InputError(
@@ -70,7 +78,7 @@ def from_builder(
     Returns:
       A source of uint8 [H, W, C].
     """
-    with _quiet():
+    with _quiet(), _no_code(), _readable(name):
         builder = make()
         shape, num_classes = _check_features(name, builder.info.features)
         if not builder.is_prepared():
@@ -78,7 +86,7 @@ def from_builder(
             builder = make()
         reader = _open(builder, name, split)
         small = len(reader) * np.prod(shape, dtype=np.int64) <= IN_MEMORY
-        rows = _in_memory(reader, name, shape, num_classes) if small else _by_id(reader, num_classes)
+        rows = _in_memory(reader, name, shape, num_classes) if small else _by_id(reader, name, num_classes)
     return pipeline.Source(name, len(reader), shape, num_classes, rows)
 
 
@@ -138,14 +146,15 @@ def _open(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Sequence[
         ) from error
 
 
-def _by_id(reader: Sequence[dict], num_classes: int) -> Rows:
+def _by_id(reader: Sequence[dict], name: str, num_classes: int) -> Rows:
     """Rows read from the disk on demand."""
 
     def rows(ids: np.ndarray) -> dict[str, np.ndarray]:
-        records = reader.__getitems__([int(i) for i in ids])
-        batch = {"x": np.stack([record["image"] for record in records])}
-        if num_classes:
-            batch["label"] = np.array([record["label"] for record in records], np.int32)
+        with _readable(name):
+            records = reader.__getitems__([int(i) for i in ids])
+            batch = {"x": np.stack([record["image"] for record in records])}
+            if num_classes:
+                batch["label"] = np.array([record["label"] for record in records], np.int32)
         return batch
 
     return rows
@@ -163,6 +172,40 @@ def _in_memory(reader: Sequence[dict], name: str, shape: tuple[int, ...], num_cl
         if num_classes:
             columns["label"][i] = record["label"]
     return lambda ids: {key: column[ids] for key, column in columns.items()}
+
+
+@contextlib.contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Whatever goes wrong while files of a dataset are read becomes one sentence."""
+    try:
+        yield
+    except typing.InputError:
+        raise
+    except Exception as error:  # decoders and TFDS raise every type there is
+        raise typing.InputError(
+            f"the files of the dataset {name} are damaged or incomplete ({_sentence(error)}): delete its folder in the TFDS directory"
+            " (config.data.dir, or TFDS_DATA_DIR), and it is prepared again."
+        ) from error
+
+
+@contextlib.contextmanager
+def _no_code() -> Iterator[None]:
+    """A dataset's files name the Python classes of its features, which TFDS imports: none but its own."""
+    features = tfds.features.FeatureConnector
+    find = features.__dict__["cls_from_name"]
+
+    def checked(cls: type, name: str) -> type:
+        if not name.startswith("tensorflow_datasets."):
+            raise typing.InputError(
+                f"its files name the class {name!r:.100}, whose code would run here; expected features of TFDS."
+            )
+        return find.__get__(None, cls)(name)
+
+    features.cls_from_name = classmethod(checked)
+    try:
+        yield
+    finally:
+        features.cls_from_name = find
 
 
 @contextlib.contextmanager

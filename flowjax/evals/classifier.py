@@ -4,7 +4,6 @@ import functools
 import os
 import pathlib
 import warnings
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import numpy as np
 import optax
 import tqdm
 
-from flowjax import folders, typing
+from flowjax import folders, opening, typing
 
 _STEPS, _BATCH, _RATE = 400, 128, 3e-3
 _WIDTHS, _FEATURES = (16, 32), 64
@@ -93,7 +92,7 @@ def load_or_fit(
     if path.exists():
         try:
             params = _load(path, origin)
-        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError) as error:
             warnings.warn(f"classifier: cannot use the cache {path} ({error}); fitting again.", stacklevel=2)
     if params is None:
         bar = functools.partial(tqdm.tqdm, desc="fitting the classifier", unit="step", leave=False)
@@ -182,11 +181,10 @@ def _origin(images: np.ndarray, labels: np.ndarray, num_classes: int, seed: int)
 
 
 def _load(path: pathlib.Path, origin: str) -> Params:
-    # Opened here, because numpy leaves the file open when the archive is broken.
-    with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-        if str(file["origin"]) != origin:
-            raise ValueError("it was fitted to other data, classes or seed")
-        return {name: jnp.asarray(file[name]) for name in file.files if name != "origin"}
+    arrays = opening.npz(path, "the weights of a classifier")
+    if str(arrays.pop("origin", "")) != origin:
+        raise ValueError("it was fitted to other data, classes or seed")
+    return {name: jnp.asarray(array) for name, array in arrays.items()}
 
 
 def _save(path: pathlib.Path, params: Params, origin: str) -> None:

@@ -4,7 +4,7 @@ A folder holds about.json and shard_00000.npz, shard_00001.npz, ...: arrays "x" 
 order of the samples. A shard appears whole or not at all, so that a later call draws only the missing ones.
 """
 
-import json
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -14,10 +14,16 @@ import jax
 import numpy as np
 import tqdm
 
-from flowjax import folders, samplers, typing
-from flowjax.training import checkpoint as checkpoints, hosts, loading, sampling, sharding
+from flowjax import folders, opening, ownership, samplers, typing
+from flowjax.training import checkpoint as checkpoints, hosts, loading, room, sampling, sharding
 
 DTYPES = ("float32", "uint8")
+_FIELDS = {
+    "count": opening.count(1), "shard": opening.count(1), "shape": opening.shape, "dtype": DTYPES.__contains__,
+    "run": opening.text, "data": opening.text, "steps": opening.count(1), "sampler": opening.text, "average": opening.text,
+    "guidance": lambda value: value is None or isinstance(value, (int, float)),
+    "interval": lambda value: isinstance(value, list) and len(value) in (0, 2),
+}  # fmt: skip
 
 
 def write(
@@ -56,6 +62,7 @@ def write(
         if value < 1:
             raise typing.InputError(f"--{name}={value}: expected at least 1.")
     run = loading.load(workdir, average, step=checkpoint)
+    room.check_host(f"--shard={shard:,}: the samples of a file", 4 * shard * math.prod(run.shape))
     if dtype not in DTYPES or (dtype == "uint8" and len(run.shape) != 3):
         raise typing.InputError(
             f"--dtype={dtype}: expected float32, or uint8 for images; rows of {run.settings.data.name} have shape {run.shape}."
@@ -70,10 +77,15 @@ def write(
     }  # fmt: skip
     conditioning = run.conditioning(guidance, interval)
     facts |= {name: list(value) if isinstance(value, tuple) else value for name, value in conditioning.items()}
-    if hosts.is_main():
-        folders.claim(folder, facts, flag="--output", contents="samples", free=("run",))  # a folder has many names
-    hosts.barrier("the folder of the samples is claimed")
-    return _write_shards(run, pathlib.Path(folder), facts, conditioning)
+    claim = {"flag": "--output", "contents": "samples", "free": ("run",)}  # a folder of a run has many names
+    ownership.check_free(folder, "--output")
+    folders.check_claim(folder, facts, **claim)
+    hosts.barrier("all processes have checked the folder of the samples")
+    with ownership.owned(folder, "--output", main=hosts.is_main()):
+        if hosts.is_main():
+            folders.claim(folder, facts, **claim)
+        hosts.barrier("the folder of the samples is claimed")
+        return _write_shards(run, pathlib.Path(folder), facts, conditioning)
 
 
 def _facts(run: loading.Trained) -> dict[str, Any]:
@@ -123,7 +135,7 @@ def read(folder: str | os.PathLike, limit: int | None = None) -> tuple[np.ndarra
             f"--samples={path} lacks {missing[0]}{' and others' if missing[1:] else ''}; the command that began it continues:"
             f" python -m experiments.generate --workdir={facts['run']} --output={path}."
         )
-    parts = [np.load(file, allow_pickle=False) for file in files]
+    parts = [_shard(file, facts, number) for number, file in enumerate(files)]
     x, label = (np.concatenate([part[name] for part in parts])[:wanted] for name in ("x", "label"))
     return (x / np.float32(127.5) - 1 if x.dtype == np.uint8 else x), label
 
@@ -131,12 +143,28 @@ def read(folder: str | os.PathLike, limit: int | None = None) -> tuple[np.ndarra
 def about(folder: str | os.PathLike) -> dict[str, Any]:
     """The description of a folder of samples; raises InputError if it is none."""
     path = pathlib.Path(folder)
-    if not (path / folders.ABOUT).exists():
+    folders.check_path(path / folders.ABOUT, "--samples")
+    if not os.path.lexists(path / folders.ABOUT):
         raise typing.InputError(
             f"--samples={path} holds no {folders.ABOUT}; write samples with python -m experiments.generate --workdir=runs/NAME"
             f" --output={path}."
         )
-    return json.loads((path / folders.ABOUT).read_text())
+    return folders.read_about(path, "the description of samples of experiments.generate; write them again", _FIELDS)
+
+
+def _shard(file: pathlib.Path, facts: dict[str, Any], number: int) -> dict[str, np.ndarray]:
+    """The arrays of one shard, as large as the description of the folder says."""
+    expected = "samples of experiments.generate; delete it, and the command that wrote it writes it again"
+    arrays = opening.npz(file, expected, ("x", "label"))
+    rows = min(facts["shard"], facts["count"] - number * facts["shard"])
+    with opening.reading(file, expected):
+        if arrays["x"].shape != (rows, *facts["shape"]) or arrays["label"].shape != (rows,):
+            raise ValueError(
+                f"it has rows {arrays['x'].shape} and labels {arrays['label'].shape}, not {(rows, *facts['shape'])}"
+            )
+        if arrays["x"].dtype != facts["dtype"] or arrays["label"].dtype != np.int32:
+            raise ValueError(f"it has the types {arrays['x'].dtype} and {arrays['label'].dtype}")
+    return arrays
 
 
 def _save(file: pathlib.Path, x: np.ndarray, label: np.ndarray, dtype: str) -> None:

@@ -1,18 +1,18 @@
 """Published weights as weights of our networks: `read` a file, then `meanflow_dit` or `mit`."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from flowjax import typing
+from flowjax import opening, typing
 
 _LABELS = "y_embedder/embedding_table/_flax_embedding/embedding"
 _PIXEL_LABELS = "y_embedder/embedding_table/embedding"  # of the pixel MeanFlow, with a leading axis of 1
-DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "I64": np.int64, "I32": np.int32}
+EXPECTED = (
+    "a file of named arrays of numbers, .npz or .safetensors, with names joined by '/', as published or written by np.savez"
+)
 
 
 def meanflow_dit(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,36 +108,15 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
       InputError: if there is no such file, or it holds something else.
     """
     path = pathlib.Path(path)
-    readers = {".npz": _npz, ".safetensors": _safetensors}
+    readers = {".npz": opening.npz, ".safetensors": opening.safetensors}
     if path.suffix not in readers:
         raise typing.InputError(f"{path}: expected a file named .npz or .safetensors, with names joined by '/'.")
-    if not path.is_file():
-        raise typing.InputError(f"{path} does not exist; give the path of an .npz or .safetensors file.")
-    try:
-        arrays = readers[path.suffix](path)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise typing.InputError(
-            f"{path} cannot be read as {path.suffix} ({error}); expected named arrays of numbers."
-        ) from error
-    return _nested(arrays)
-
-
-def _npz(path):
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
-
-
-def _safetensors(path):
-    """The format is a length (8 bytes), a header in JSON and the arrays one after another."""
-    data = path.read_bytes()
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start])
-    arrays = {}
-    for name, about in header.items():
-        if name != "__metadata__":
-            begin, end = (start + offset for offset in about["data_offsets"])
-            arrays[name] = np.frombuffer(data[begin:end], DTYPES[about["dtype"]]).reshape(about["shape"])
-    return arrays
+    arrays = readers[path.suffix](path, EXPECTED)
+    with opening.reading(path, EXPECTED):
+        for name, array in arrays.items():
+            if not np.isfinite(np.asarray(array, np.float32)).all():
+                raise ValueError(f"{name!r} holds values that are not finite numbers")
+        return _nested(arrays)
 
 
 _MIT_BLOCK = {
@@ -167,7 +146,8 @@ def _embedder(ours, published):
 def _stacked(leaves, ours, published, names):
     """Our leaf of a scan over blocks has one published leaf a block."""
     numbers = [name.removeprefix(published).split("/")[0] for name in leaves if name.startswith(published)]
-    blocks = range(1 + max((int(number) for number in numbers if number.isdigit()), default=-1))
+    last = max((int(number) for number in numbers if number.isdecimal()), default=-1)
+    blocks = range(min(last, len(leaves)) + 1)
     return {f"{ours}/{leaf}": [f"{published}{i}/{theirs}" for i in blocks] for leaf, theirs in names.items() if blocks}
 
 
@@ -210,11 +190,16 @@ def _leaves(tree, path=""):
 
 
 def _nested(arrays):
+    """{"a/b": leaf} -> nested dicts; raises ValueError for a name that is both an array and a folder of arrays."""
     tree = {}
     for name, array in arrays.items():
         *folders, last = name.split("/")
         node = tree
         for folder in folders:
             node = node.setdefault(folder, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"the names {name!r} and {folder!r} clash")
+        if last in node:
+            raise ValueError(f"the name {name!r} clashes with another")
         node[last] = array
     return tree

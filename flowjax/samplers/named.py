@@ -75,6 +75,7 @@ SAMPLERS = {
     "adaptive": Sampler(_solver(deterministic.adaptive), evaluations=None),
 }
 
+MOST_STEPS = 10_000
 GRIDS = {"uniform": grids.grid, "bent": grids.bent, "shifted": grids.shifted, "karras": grids.karras}
 
 
@@ -124,6 +125,8 @@ def grid_from_name(spec: str) -> Callable[[int], np.ndarray]:
 
 def check_sampler(spec: str, steps: int, grid: str = "uniform", path: str | paths.Path = "linear") -> None:
     """Raises InputError if the sampler, its options or its grid cannot work, or not on this path; computes nothing."""
+    if isinstance(steps, (int, np.integer)) and steps > MOST_STEPS:
+        raise typing.InputError(f"steps is {steps:,}; expected at most {MOST_STEPS:,}.")
     chosen, times = sampler_from_name(spec, path), grid_from_name(grid)(steps)
     stand_in = lambda x, s, t: jnp.zeros_like(x)
     jax.eval_shape(

@@ -11,6 +11,8 @@ from flowjax import flowmap, paths, spaces, typing
 from flowjax.samplers import grids
 from flowjax.typing import Array, AverageVelocity
 
+MOST_REPEATS = 1_000  # of a restart: each is as long a program
+
 
 def consistency(V: AverageVelocity, x: Array, times: Array, keys: Array, *, path: paths.Path = paths.linear) -> Array:
     """Multistep consistency sampling: jump to the data, add noise up to the next time, jump again.
@@ -99,10 +101,10 @@ def restarts(times: ArrayLike, *, low: float = 0.2, high: float = 0.6, repeats: 
       [1.0, 0.5, 0.25, 0.75, 0.5, 0.25, 0.0]
     """
     falling = np.asarray(times, np.float64)
-    if not (falling[-1] <= low < high < 1 and high <= falling[0] and repeats >= 1 and int(repeats) == repeats):
+    if not (falling[-1] <= low < high < 1 and high <= falling[0] and 1 <= repeats <= MOST_REPEATS and int(repeats) == repeats):
         raise typing.InputError(
             f"restart: low, high, repeats are {low}, {high}, {repeats} on a grid from {falling[0]:g} to {falling[-1]:g}; expected"
-            " 0 <= low < high < 1 within it and at least one repeat, e.g. restart:low=0.2,high=0.6,repeats=2."
+            " 0 <= low < high < 1 within it and from one repeat to 1,000, e.g. restart:low=0.2,high=0.6,repeats=2."
         )
     rounding = 1e-6  # float32 grids hold 0.19999999 for 0.2
     before, after = falling[falling > low + rounding], falling[falling < low - rounding]

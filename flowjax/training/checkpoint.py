@@ -6,8 +6,10 @@ measure. Orbax writes aside and renames, so a killed save leaves nothing that lo
 later. All processes of a run make the same calls in the same order.
 """
 
-import logging
+import contextlib
+import json
 import math
+import os
 import pathlib
 import re
 import shutil
@@ -18,14 +20,14 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import tensorstore
 
-from flowjax import typing
-from flowjax.training import hosts
+from flowjax import opening, typing
+from flowjax.training import hosts, quiet
 
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-
+quiet.install()
 
 # Errors that are not about the file being read: re-raised.
 PASS_ON = (jax.errors.JaxRuntimeError, MemoryError)
+_DOOMED = ".orbax-checkpoint-tmp-deleted"  # ending of a checkpoint that is being deleted
 _TREES = ("params", "averages")  # fields of State whose trees are items of their own
 
 
@@ -40,28 +42,34 @@ class Checkpoints:
       workdir: the folder; checkpoints go to its subfolder `checkpoints`.
       keep: how many of the newest stay; the best stays besides, if any was measured.
       read_only: never creates or deletes anything.
+      owner: the flowjax.ownership.Owner of the workdir, asked before each save whether it still is; None: nobody is asked.
+
+    Raises:
+      InputError: if the folder cannot be read, or made.
     """
 
-    def __init__(self, workdir, *, keep=2, read_only=False):
+    def __init__(self, workdir, *, keep=2, read_only=False, owner=None):
         self.path = pathlib.Path(workdir).absolute() / "checkpoints"
-        policy = None if read_only else _NewestAndBest(keep, self.best)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy, create=not read_only, read_only=read_only, enable_async_checkpointing=True
-        )
-        self._read_only, self._saving, self._measures = read_only, None, {}
+        self._read_only, self._keep, self._owner, self._saving, self._manager = read_only, keep, owner, None, None
+        self._measures = {}
         self.unsaved = None  # the last step whose save failed, None after one that did not
-        self._manager = ocp.CheckpointManager(self.path, options=options)
-        if not read_only:  # measures are read before old checkpoints are deleted; readers load them on demand
-            self._measures = {step: self._measure(step) for step in self.steps()}
+        if not read_only:
+            if hosts.is_main():
+                with opening.reading(self.path, "the folder of the checkpoints, which training makes"):
+                    self.path.mkdir(parents=True, exist_ok=True)
+                self._sweep()
+            hosts.barrier("the folder of the checkpoints is clean")
 
     def steps(self):
         """Steps of the finished checkpoints, ascending."""
-        return sorted(self._manager.all_steps())
+        if not os.path.lexists(self.path):
+            return []
+        with opening.reading(self.path, "the folder of the checkpoints of a run"):
+            return sorted(int(entry.name) for entry in self.path.iterdir() if entry.name.isdecimal() and entry.is_dir())
 
     def best(self, steps=None):
         """The step with the least measure among those given (None: all that are saved); None if none was measured."""
-        steps = self.steps() if steps is None else steps
-        measures = {step: self._measures[step] if step in self._measures else self._measure(step) for step in steps}
+        measures = {step: self._measure(step) for step in (self.steps() if steps is None else steps)}
         measured = {step: measure for step, measure in measures.items() if measure is not None}
         return min(measured, key=measured.get, default=None)
 
@@ -76,21 +84,25 @@ class Checkpoints:
           measure: what decides on the best, the least; nan: this one was not measured.
         """
         self.wait()
-        if step in self._manager.all_steps():
+        if self._owner is not None:
+            self._owner.check()
+        if step in self.steps():
             return
         self._sweep()
         trees = _items(state)
         prints = {item: int(value) for item, value in jax.device_get(_fingerprints(trees)).items()}
-        meta = {"fingerprints": prints, "measure": measure if math.isfinite(measure) else None}
+        meta = {"fingerprints": prints, "measure": measure if math.isfinite(measure) else None, "step": step}
+        meta["checksum"] = _checksum(meta)
         saves = {item: ocp.args.StandardSave(tree) for item, tree in trees.items()}
         args = ocp.args.Composite(meta=ocp.args.JsonSave(meta), **saves)
         self._saving, self._measures[step] = step, meta["measure"]
-        self._attempt(lambda: self._check_room(state) or self._manager.save(step, args=args, force=True))
+        self._attempt(lambda: self._check_room(state) or self._orbax().save(step, args=args, force=True))
 
     def wait(self):
         """Returns when everything is on disk, or has been reported."""
-        if self._saving is not None and self._attempt(self._manager.wait_until_finished):
+        if self._saving is not None and self._attempt(self._finish):
             self._saving = self.unsaved = None
+            self._prune()
 
     def __enter__(self):
         return self
@@ -99,7 +111,8 @@ class Checkpoints:
         """Waits and ends the threads; after an error in one of several processes not, because the others may not come here."""
         if kind is None or jax.process_count() == 1:
             self.wait()
-            self._manager.close()
+            if self._manager is not None:
+                _failure(self._manager.close)
 
     def restore(self, like, step=None):
         """The State of the newest readable checkpoint.
@@ -114,7 +127,10 @@ class Checkpoints:
         Raises:
           InputError: if there are checkpoints and none is readable.
         """
-        return self._newest(lambda step: self._state(step, like), step)
+        found = self._newest(lambda step: self._state(step, like), step)
+        if not self._read_only and found is not None:
+            self._prune()  # what a kill left to be deleted
+        return found
 
     def restore_tree(self, item, step=None):
         """One item of the newest checkpoint in which it is readable, on the first device of this process.
@@ -154,25 +170,24 @@ class Checkpoints:
         return None
 
     def _state(self, step, like):
-        expected = _items(like)
-        # Decode everything once, in process 0 and this thread: orbax's own threads print a traceback for a damaged file.
-        decode = lambda: [_decoded(self.path / str(step) / item) for item in expected]
-        _raise_together(_failure(decode) if hosts.is_main() else None)
-        args = {item: ocp.args.StandardRestore(tree) for item, tree in expected.items()}
-        restored = {}
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore(), **args)
-        _raise_together(_failure(lambda: restored.update(self._manager.restore(step, args=args))))
-        meta = restored.pop("meta")
+        expected, restored = _items(like), {}
+
+        def read():
+            meta = self._meta(step)
+            for item, tree in expected.items():
+                restored[item] = _restored(self.path / str(step) / item, tree)
+            return meta
+
+        meta = _together(read)
         prints = jax.device_get(_fingerprints(restored))
         if {item: int(value) for item, value in prints.items()} != meta["fingerprints"]:
             raise ValueError("its content is not what was saved")
         return _joined(like, restored)
 
     def _tree(self, step, item):
-        read = {}
-        _raise_together(_failure(lambda: read.update(tree=_decoded(self.path / str(step) / item), meta=self._meta(step))))
-        tree = jax.device_put(read["tree"], jax.local_devices()[0])
-        if int(fingerprint(tree)) != read["meta"]["fingerprints"][item]:
+        meta, tree = _together(lambda: (self._meta(step), _decoded(self.path / str(step) / item)))
+        tree = jax.device_put(tree, jax.local_devices()[0])
+        if int(fingerprint(tree)) != meta["fingerprints"].get(item):
             raise ValueError("its content is not what was saved")
         return tree
 
@@ -181,10 +196,21 @@ class Checkpoints:
         if steps and not self._read_only:
             for step in steps if hosts.is_main() else ():
                 aside = self.path / f"{step}.unreadable"
-                shutil.rmtree(aside, ignore_errors=True)  # of an earlier accident
+                _delete(aside)  # of an earlier accident
                 (self.path / str(step)).rename(aside)
             hosts.barrier("unreadable checkpoints are set aside")
-            self._manager.reload()
+
+    def _orbax(self):
+        """The manager of orbax, which writes checkpoints and does nothing else; made once the folder holds only what is readable."""
+        if self._manager is None:
+            options = ocp.CheckpointManagerOptions(create=False, enable_async_checkpointing=True)
+            self._manager = ocp.CheckpointManager(self.path, options=options)
+        return self._manager
+
+    def _finish(self):
+        self._orbax().wait_until_finished()
+        if not (self.path / str(self._saving)).is_dir():
+            raise OSError("it is not there")
 
     def _attempt(self, work):
         """Whether `work`, a part of the save that is going on, succeeded; if not, its remains are deleted and it is reported."""
@@ -194,7 +220,8 @@ class Checkpoints:
         step, self._saving = self._saving, None
         self.unsaved = step
         self._sweep()
-        self._manager.reload()
+        if self._manager is not None:
+            _failure(self._manager.reload)
         saved = self.steps()
         hosts.print_once(
             f"the checkpoint of step {step} could not be saved in {self.path} ({why or 'another process reports why'}); training goes on,"
@@ -203,10 +230,25 @@ class Checkpoints:
         return False
 
     def _sweep(self):
-        """Deletes what is left of saves that were killed or failed, which would fill the disk; none is going on."""
+        """Deletes what is left of saves that were killed or failed, which would fill the disk, and sets aside what is no checkpoint."""
         if hosts.is_main():
             for remains in self.path.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(remains, ignore_errors=True)
+                _delete(remains)
+            for entry in self.path.iterdir():
+                if entry.name.isdecimal() and not entry.is_dir():
+                    hosts.print_once(f"{entry} is no checkpoint; it is renamed to {entry.name}.unreadable.")
+                    aside = entry.with_name(f"{entry.name}.unreadable")
+                    _delete(aside)
+                    entry.rename(aside)
+
+    def _prune(self):
+        """Deletes the checkpoints that are neither among the newest nor the best."""
+        steps = self.steps()
+        for step in {*steps} - {*steps[-self._keep :], self.best(steps)} if hosts.is_main() else ():
+            doomed = self.path / f"{step}{_DOOMED}"  # what a kill leaves of it must not look like a checkpoint
+            with contextlib.suppress(OSError):
+                (self.path / str(step)).rename(doomed)
+                _delete(doomed)
 
     def _check_room(self, state):
         """Raises OSError if the disk is full or takes nothing: orbax's own threads would print a traceback for it, and linger."""
@@ -216,31 +258,22 @@ class Checkpoints:
             raise OSError(why or "process 0 reports why")
 
     def _meta(self, step):
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        path = self.path / str(step) / "meta" / "metadata"
+        meta = opening.json_object(
+            path, "the fingerprints of a checkpoint", {"fingerprints": lambda value: isinstance(value, dict)}
+        )
+        if meta.pop("checksum", _checksum(meta)) != _checksum(meta) or meta.get("step", step) != step:
+            raise ValueError("its fingerprints are not what was saved")
+        return meta
 
     def _measure(self, step):
-        try:
-            return self._meta(step).get("measure")
-        except Exception:  # damaged, which is reported when it is to be read
-            return None
-
-
-class _NewestAndBest:
-    """Which checkpoints stay, in the form that orbax expects.
-
-    Args:
-      keep: how many of the newest.
-      best: steps -> the best of them or None.
-    """
-
-    def __init__(self, keep, best):
-        self._keep, self._best = keep, best
-
-    def should_preserve(self, checkpoints, *, context):
-        """One bool for each checkpoint."""
-        steps = sorted(info.step for info in checkpoints)
-        stay = {*steps[-self._keep :], self._best(steps)}
-        return [info.step in stay for info in checkpoints]
+        """The measure of a checkpoint, None if it has none; a damaged one is reported when it is to be read."""
+        if step not in self._measures:
+            measure = None
+            with contextlib.suppress(ValueError, OSError):
+                measure = self._meta(step).get("measure")
+            self._measures[step] = measure if isinstance(measure, float) else None
+        return self._measures[step]
 
 
 def _items(state):
@@ -257,10 +290,13 @@ def _joined(like, items):
     return like._replace(**trees, opt_state=items.get("opt_state", like.opt_state), **items["rest"])
 
 
-def _raise_together(why):
-    """Raises ValueError in all processes if one of them has a reason."""
+def _together(work):
+    """What `work` returns; raises ValueError in all processes if it fails in one of them."""
+    done = []
+    why = _failure(lambda: done.append(work()))
     if hosts.any_process(why is not None):
         raise ValueError(why or "another process cannot read it")
+    return done[0]
 
 
 def _failure(work):
@@ -292,18 +328,59 @@ def _closed(folder, needed):
 
 def _decoded(folder):
     """The arrays of an item on the host, a nested dict by the parts of their names; raises whatever tensorstore finds damaged."""
-    base, tree = {"driver": "ocdbt", "base": f"file://{folder}/"}, {}
-    names = [key.decode().rpartition("/") for key in tensorstore.KvStore.open(base).result().list().result()]
-    for name in [name for name, _, file in names if file == ".zarray"]:
-        spec = {"driver": "zarr", "kvstore": {**base, "path": name}, "fill_missing_data_reads": False}
+    stores, tree = _stores(folder), {}
+    for name, store in stores.items():
         *path, last = name.split(".")
         inner = tree
         for part in path:
             inner = inner.setdefault(part, {})
-        inner[last] = tensorstore.open(spec).result().read().result()
-    if not tree:
-        raise ValueError(f"{folder.name} is missing")
+        inner[last] = store.read().result()
     return tree
+
+
+def _restored(folder, like):
+    """An item as arrays like those of a tree of ShapeDtypeStructs with shardings; each process reads what its devices hold.
+
+    Not by orbax, whose threads print pages for a damaged file.
+    """
+    stores, expected = _stores(folder), jax.tree_util.tree_flatten_with_path(like)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in expected[0]]
+    if set(names) != set(stores):
+        raise ValueError(f"{folder.name} has other arrays than the config makes")
+    arrays = []
+    for name, (_, leaf) in zip(names, expected[0]):
+        store = stores[name]
+        if tuple(store.shape) != leaf.shape or store.dtype.numpy_dtype != leaf.dtype:
+            raise ValueError(f"{folder.name} has {name} of another shape than the config makes")
+        read = lambda index, store=store: store[index].read().result()
+        arrays.append(jax.make_array_from_callback(leaf.shape, leaf.sharding, read))
+    return jax.block_until_ready(expected[1].unflatten(arrays))
+
+
+def _stores(folder):
+    """{name: tensorstore} of the arrays of an item, opened together."""
+    base = {"driver": "ocdbt", "base": f"file://{folder}/"}
+    names = [key.decode().rpartition("/") for key in tensorstore.KvStore.open(base).result().list().result()]
+    spec = {"driver": "zarr", "fill_missing_data_reads": False}
+    opened = {
+        name: tensorstore.open({**spec, "kvstore": {**base, "path": name}}) for name, _, file in names if file == ".zarray"
+    }
+    if not opened:
+        raise ValueError(f"{folder.name} is missing")
+    return {name: store.result() for name, store in opened.items()}
+
+
+def _checksum(meta):
+    return opening.text_checksum(json.dumps(meta, sort_keys=True))
+
+
+def _delete(path):
+    """Deletes a file, a link or a folder, if it is there and can be deleted."""
+    if path.is_symlink() or not path.is_dir():
+        with contextlib.suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @jax.jit

@@ -9,11 +9,10 @@ optimizer or dataset) it refuses when it is made.
 import math
 
 import jax
-import numpy as np
 
 from flowjax import checks, conditioning, data, evals, guidance as guidances, methods, models, paths, samplers, spaces, typing
 from flowjax.data import points
-from flowjax.training import averages, initial_weights, networks, parts, sharding, teachers
+from flowjax.training import averages, initial_weights, networks, parts, ranges, room, sharding, teachers
 
 
 def check(settings, facts):
@@ -22,25 +21,21 @@ def check(settings, facts):
         judge(settings, facts)
 
 
-def numbers(settings, facts):
-    """Counts are whole numbers of at least 0 or 1."""
-    written, evaluated = settings.bookkeeping, settings.evaluation
-    least = {
-        "steps": (settings.steps, 1),
-        "batch_size": (settings.batch_size, 1),
-        "log_every": (written.log_every, 1),
-        "eval_every": (evaluated.every, 0),
-        "save_every": (written.save_every, 1),
-        "keep": (written.keep, 1),
-        "accumulate": (settings.accumulate, 1),
-        "max_nonfinite_steps": (written.max_nonfinite_steps, 0),
-        "eval_samples": (evaluated.samples, 8),
-        "seed": (settings.seed, 0),
-        "seeds": (settings.seeds, 1),
+def fields(settings, facts):
+    """Every field is in its range, see flowjax.training.ranges."""
+    info, network = methods.METHODS.get(settings.method.name), models.MODELS.get(settings.model.name)
+    own = {  # the constants of somebody's own method or network may have the names of ours, and mean something else
+        "method": info is not None and not info.paper,
+        "model": network is not None and not network.__module__.startswith("flowjax."),
     }
-    for name, (value, low) in least.items():
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < low:
-            raise typing.InputError(f"config.{name} is {value!r}; expected a whole number of at least {low}.")
+    for name, value in settings.flat():
+        ranges.check(name, value, known=not own.get(name.partition(".")[0]))
+    if not own["method"]:
+        ranges.check_rising(settings.method.constants)
+    if settings.seed + settings.seeds > 2**32:
+        raise typing.InputError(
+            f"config.seed is {settings.seed} and config.seeds {settings.seeds}; the last seed must be below 2^32, {2**32:,}."
+        )
 
 
 def evaluation_averages(settings, facts):
@@ -51,10 +46,7 @@ def evaluation_averages(settings, facts):
 
 def evaluation_steps(settings, facts):
     """The sampler takes each number of steps of an evaluation."""
-    steps = settings.evaluation.steps
-    if not steps or any(not isinstance(number, int) or number < 1 for number in steps):
-        raise typing.InputError(f"config.eval_steps is {steps!r}; expected numbers of steps of at least 1: (1, 2, 4).")
-    for number in steps:
+    for number in settings.evaluation.steps:
         samplers.check_sampler(settings.evaluation.sampler, number, settings.evaluation.grid, settings.method.path)
 
 
@@ -102,18 +94,6 @@ def guidance(settings, facts):
         raise typing.InputError(f"config.guidance.interval is {given.interval!r}, which is empty; expected low < high.")
 
 
-def guidance_constants(settings, facts):
-    """The constants of config.guidance are in their ranges."""
-    for name, allowed, words in (
-        ("k", lambda value: 0 <= value < 1, "a share of at least 0 and below 1"),
-        ("mix", lambda value: 0 < value <= 1, "a share above 0 and up to 1"),
-        ("decay", lambda value: 0 < value <= 1, "a time above 0 and up to 1"),
-    ):
-        value = getattr(settings.guidance, name)
-        if not isinstance(value, (int, float)) or not allowed(value):
-            raise typing.InputError(f"config.guidance.{name} is {value!r}; expected {words}.")
-
-
 def inputs(settings, facts):
     """The inputs that say how a row is guided follow from config.guidance; of a fixed scale the network may be told, too."""
     for name in settings.model.inputs:
@@ -136,6 +116,22 @@ def augmentation(settings, facts):
 def batch(settings, facts):
     """Every device gets whole columns of every term in each part of the batch."""
     sharding.check_batch(facts.mesh, settings.batch_size, facts.method, settings.accumulate)
+
+
+def memory(settings, facts):
+    """The rows of a batch, and those of an evaluation, fit into the memory of the devices and of this machine."""
+    if not facts.traces_step:  # its devices do not exist
+        return
+    row = 4 * math.prod(facts.source.shape)
+    parts, coupled = jax.process_count(), 1 + bool(settings.data.coupling)
+    rows = settings.batch_size * settings.seeds * coupled
+    device = facts.mesh.devices.flat[0]
+    use = f"config.batch_size {settings.batch_size:,}" + (f" of {settings.seeds:,} seeds" if settings.seeds > 1 else "")
+    room.check_device(f"{use}: the rows of a batch", rows * row // facts.mesh.devices.size, device)
+    room.check_host(f"{use}: the rows of a batch", rows * row // parts)
+    if facts.sources[1] is not None:
+        count = settings.evaluation.samples * len(settings.evaluation.steps)
+        room.check_host(f"config.eval_samples {settings.evaluation.samples:,}: the samples", count * row)
 
 
 def labels(settings, facts):
@@ -432,13 +428,13 @@ def _ordered(name, pair, least, most, expected):
 
 
 CHECKS = (
-    numbers,
+    fields,
     evaluation_averages,
     guidance,
-    guidance_constants,
     inputs,
     augmentation,
     batch,
+    memory,
     evaluation_steps,
     evaluation_guidance,
     labels,

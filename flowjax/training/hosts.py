@@ -5,7 +5,11 @@ JAX's own runtime does the work; the workdir must be on a disk that all processe
 
 import collections
 import contextlib
+import ctypes
 import os
+import signal
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +22,28 @@ from flowjax.training import sharding
 
 HEARTBEAT = 20  # seconds of silence after which a process counts as dead, which ends the others
 LAG = 2  # a stop request reaches all processes this many steps later, without blocking a step
+LAUNCHER = "FLOWJAX_LAUNCHER"  # process number of experiments.launch, in the environment of what it starts
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+def end_with_launcher():
+    """Kills this process when the launcher that started it ends, also by a kill: its run is safe, and the next start goes on.
+
+    Does nothing in a process that no experiments.launch started, or that another process started in between.
+    """
+    launcher = os.environ.pop(LAUNCHER, "")  # not for the processes that this one starts
+    if not launcher.isdecimal():
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+    def watch():  # where there is no prctl, and for a launcher that ended before
+        while os.getppid() == int(launcher):
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="watches the launcher", daemon=True).start()
 
 
 def initialize(coordinator="", processes=0, process=-1, *, distributed=False):

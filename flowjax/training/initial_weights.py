@@ -3,7 +3,7 @@
 Whether they fit is judged by flowjax.training.config_checks, but for the shapes, which flowjax.training.state compares.
 """
 
-from flowjax import models
+from flowjax import models, opening
 from flowjax.models import decoupled_dit, published
 
 # Networks that published weights are of: `(tree, fields of config.model) -> params`.
@@ -36,7 +36,9 @@ def weights(start, run, model, heads):
         return None
     fields = models.sized(model.name, model.fields)
     if is_published(start):
-        params = FILES[model.name](published.read(start), fields)
+        tree = published.read(start)
+        with opening.reading(start, f"the published weights of a {model.name}"):
+            params = FILES[model.name](tree, fields)
     elif (model.name, run.settings.model.name) == ("decoupled_dit", "dit"):
         params = decoupled_dit.from_plain(run.params, fields["source_depth"])
     else:

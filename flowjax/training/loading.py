@@ -1,6 +1,7 @@
 """A trained run as sampling needs it: its settings, its network and one tree of weights."""
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax import checks, conditioning, data, typing
-from flowjax.training import checkpoint, parts, sampling, settings, workdir as folders
+from flowjax.training import checkpoint, config_checks, parts, ranges, room, sampling, settings, workdir as folders
 
 
 class Trained(NamedTuple):
@@ -107,6 +108,7 @@ class Trained(NamedTuple):
         Raises:
           InputError: for a class, sampler, grid, scale, interval or input that cannot work.
         """
+        room.check_host(f"{n:,} samples in memory", 4 * n * math.prod(self.shape))
         labels, values = self.labels(n, labels), tuple(self.conditioning(guidance, interval, inputs).items())
         sampler, path = sampler or self.settings.evaluation.sampler, self.settings.method.path
         grid = grid or self.settings.evaluation.grid
@@ -138,10 +140,13 @@ def load(workdir, average="", flag="--workdir", seed=0, step=""):
       step: of the checkpoint, or "best", by config.best; "": the newest that is readable.
 
     Raises:
-      InputError: if the folder holds no run, no readable checkpoint, no such checkpoint or no such average.
+      InputError: if the folder holds no run, no readable checkpoint, no such checkpoint or no such average, or if it is a run of
+        modules that were not imported.
     """
     chosen = settings.read(folders.load_config(workdir, flag))
-    parts.import_modules(chosen.modules)
+    ranges.check("modules", chosen.modules)
+    parts.check_imported(chosen.modules, workdir, flag)
+    config_checks.fields(chosen, None)
     shape, num_classes = folders.load_data_facts(workdir)
     net = parts.network(chosen.model, chosen.guidance, num_classes)
     item = _item(average or chosen.evaluation.average, chosen.evaluation.averages)

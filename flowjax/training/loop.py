@@ -8,13 +8,14 @@ import jax
 import numpy as np
 import tqdm
 
-from flowjax import data, typing
+from flowjax import data, ownership, typing
 from flowjax.training import (
     checkpoint,
     compilation,
     hosts,
     log,
     progress,
+    room,
     runs,
     sharding,
     workdir as folders,
@@ -37,37 +38,41 @@ def train(config, workdir, devices=None, profile=()):
       The last State. It is saved; after a signal it is the state at which training stopped.
 
     Raises:
-      InputError: for a config that cannot work, or a workdir with another one; nothing is written.
+      InputError: for a config that cannot work, or a workdir with another one, or one that another command owns; nothing is
+        written.
       NonFiniteError: if too many steps were not finite; nothing after the last good checkpoint is saved.
       RecompilationError: if a step compiles a program after the first ones.
       SaveError: if the last state could not be saved. Other saves that fail are reported, and training goes on.
     """
     with _stop_signals() as stop:
         folders.check(workdir, config)
+        ownership.check_free(workdir)
         run = runs.setup(config, devices)
         kept, last = run.settings.bookkeeping, run.settings.steps
+        room.check_state(run)
         hosts.barrier("all processes have checked the config")
-        if hosts.is_main():
-            folders.claim(workdir, config, run.source)
-        hosts.barrier("the workdir is claimed")
-        folders.check_shared(workdir, config)
-        with checkpoint.Checkpoints(workdir, keep=kept.keep) as checkpoints:
-            state, start = checkpoints.restore(run.like) or (run.init(), 0)
-            _check_skipped(state, kept.max_nonfinite_steps)
-            if start == last:
-                if stop:  # the run is finished, so no later step reports the signal
-                    raise KeyboardInterrupt
-                return state
-            tracing = _Tracing(pathlib.Path(workdir) / "profile", profile)
-            with folders.metrics(workdir, start) as metrics, tracing:
-                state = _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop)
-            checkpoints.wait()
-            if checkpoints.unsaved is not None:
-                raise checkpoint.SaveError(
-                    f"step {checkpoints.unsaved}, the last, could not be saved in {checkpoints.path}; make room there, and the same"
-                    " command goes on from the last good checkpoint."
-                )
-        hosts.barrier("everything is saved")
+        with ownership.owned(workdir, main=hosts.is_main()) as owner:
+            if hosts.is_main():
+                folders.claim(workdir, config, run.source)
+            hosts.barrier("the workdir is claimed")
+            folders.check_shared(workdir, config)
+            with checkpoint.Checkpoints(workdir, keep=kept.keep, owner=owner) as checkpoints:
+                state, start = checkpoints.restore(run.like) or (run.init(), 0)
+                _check_skipped(state, kept.max_nonfinite_steps)
+                if start == last:
+                    if stop:  # the run is finished, so no later step reports the signal
+                        raise KeyboardInterrupt
+                    return state
+                tracing = _Tracing(pathlib.Path(workdir) / "profile", profile)
+                with folders.metrics(workdir, start) as metrics, tracing:
+                    state = _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop)
+                checkpoints.wait()
+                if checkpoints.unsaved is not None:
+                    raise checkpoint.SaveError(
+                        f"step {checkpoints.unsaved}, the last, could not be saved in {checkpoints.path}; make room there, and the same"
+                        " command goes on from the last good checkpoint."
+                    )
+            hosts.barrier("everything is saved")
     return state
 
 

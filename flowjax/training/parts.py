@@ -1,24 +1,54 @@
 """The parts of a run that sections of its settings name. Whether they fit together is judged by flowjax.training.config_checks."""
 
 import importlib
+import sys
 
 import jax
 import numpy as np
 
-from flowjax import conditioning as conditionings, guidance as guidances, methods, models, typing
+from flowjax import conditioning as conditionings, guidance as guidances, methods, models, origins, typing
 from flowjax.training import phases
 from flowjax.training.optimizers import make as make_optimizer
 
 
-def import_modules(names):
-    """Imports modules that register methods, networks or data; raises InputError for one that is not found."""
+def import_modules(names, given="config.modules"):
+    """Imports modules that register methods, networks or data: names that the person who runs this typed, and no others.
+
+    Args:
+      names: dotted names.
+      given: what they were given as, for the errors.
+
+    Raises:
+      InputError: for what is no name of a module, one that is not found, or one that fails.
+    """
     for name in names:
+        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+            raise typing.InputError(
+                f"{given} names {name!r}; expected names of modules, such as my_method or folder.my_method."
+            )
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise typing.InputError(
-                f"config.modules names {name!r}, and {error.name!r} is not found; put the folder that holds it on PYTHONPATH."
+                f"{given} names {name!r}, and {error.name!r} is not found; put the folder that holds it on PYTHONPATH."
             ) from error
+        except typing.InputError:
+            raise
+        except Exception as error:  # it is the person's code
+            where = origins.where(error, f"the module {name}")
+            raise typing.InputError(f"{given} names {name!r}, which cannot be imported: {where}.") from error
+
+
+def check_imported(names, folder, flag):
+    """Raises InputError unless this process has imported the modules that a run names: a folder must not choose what code runs."""
+    missing = [name for name in names if name not in sys.modules]
+    if missing:
+        shown = ",".join(map(str, missing))
+        typed = f"--config.modules={tuple(missing)!r}" if flag.startswith("--config") else f"--modules={shown}"
+        raise typing.InputError(
+            f"{flag}={folder} is a run of the modules {shown}, whose code would run here; if you trust them, type"
+            f" {typed}, or import them before."
+        )
 
 
 def method(section, guidance, dropout=0.0):

@@ -139,6 +139,30 @@ class Settings(NamedTuple):
     evaluation: Evaluation
     bookkeeping: Bookkeeping
 
+    def flat(self):
+        """(name in the config, value) of every field: ("optim.learning_rate", 1e-3)."""
+        for name, value in self._asdict().items():
+            if name in _MOVED:
+                yield from ((theirs, getattr(value, ours)) for ours, theirs in _MOVED[name].items())
+            elif name in ("data", "guidance", "mesh"):
+                yield from _entries(name, value if name == "mesh" else value._asdict())
+            elif name == "model":
+                yield from _entries(name, {**value._asdict(), **value.fields}, without=("fields",))
+            elif name == "method":
+                yield from _entries(name, {"name": value.name, **value.constants})
+            elif name in ("optim", "auxiliary"):
+                for prefix, optim in (
+                    [("optim", value)] if name == "optim" else [(f"auxiliary.{n}", o) for n, o in value.items()]
+                ):
+                    yield from _entries(prefix, optim._asdict(), without=("kwargs",))
+                    yield from _entries(f"{prefix}.kwargs", optim.kwargs)
+            else:
+                yield name, value
+
+
+def _entries(section, fields, without=()):
+    return ((f"{section}.{name}", value) for name, value in fields.items() if name not in without)
+
 
 # Fields of the config with another name, or in another section, here: {section: {field of it: field of the config}}.
 _MOVED = {
@@ -180,13 +204,16 @@ def read(config):
     return Settings(
         **known
         | {
-            "modules": tuple(given["modules"]),
-            "mesh": dict(given["mesh"]),
+            "modules": _listed("config.modules", given["modules"]),
+            "mesh": dict(_mapping("config.mesh", given["mesh"])),
             "data": _section(Data, "config.data", given["data"]),
             "model": _model(**_named("config.model", given["model"])),
             "method": _method(**_named("config.method", given["method"])),
             "optim": optim,
-            "auxiliary": {name: _over(optim, f"config.auxiliary.{name}", some) for name, some in given["auxiliary"].items()},
+            "auxiliary": {
+                name: _over(optim, f"config.auxiliary.{name}", some)
+                for name, some in _mapping("config.auxiliary", given["auxiliary"]).items()
+            },
             "guidance": _section(Guidance, "config.guidance", given["guidance"]),
             "evaluation": Evaluation(**sections["evaluation"]),
             "bookkeeping": Bookkeeping(**sections["bookkeeping"]),
@@ -194,25 +221,44 @@ def read(config):
     )
 
 
+def _mapping(where, given):
+    """`given`; raises InputError unless it is a mapping of names to values."""
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise typing.InputError(f"{where} is {given!r:.80}; expected fields by name, as in configs/common.py.")
+    return given
+
+
+def _listed(where, given):
+    """`given` as a tuple; raises InputError unless it is a tuple or a list."""
+    if not isinstance(given, (tuple, list)):
+        raise typing.InputError(f"{where} is {given!r:.80}; expected a tuple, () for none.")
+    return tuple(given)
+
+
 def _section(kind, where, given):
     _fields(where, given, kind._fields, kind._field_defaults)
-    return kind(**given)
+    section = kind(**given)
+    if kind is Optim:
+        _mapping(f"{where}.kwargs", section.kwargs)
+    return section
 
 
 def _over(optim, where, given):
-    for name in given:
+    for name in _mapping(where, given):
         checks.member(f"field of {where}", name, Optim._fields)
-    return optim._replace(**given)
+    changed = optim._replace(**given)
+    _mapping(f"{where}.kwargs", changed.kwargs)
+    return changed
 
 
 def _named(where, given):
-    if "name" not in given:
-        raise typing.InputError(f"{where} lacks name; expected a name and the fields of what it names.")
+    if not isinstance(_mapping(where, given).get("name"), str):
+        raise typing.InputError(f"{where} lacks name; expected a name, a text, and the fields of what it names.")
     return given
 
 
 def _model(name, parameterisation="velocity", inputs=(), **fields):
-    return Model(name, parameterisation, tuple(inputs), fields)
+    return Model(name, parameterisation, _listed("config.model.inputs", inputs), fields)
 
 
 def _method(name, **constants):
@@ -221,7 +267,7 @@ def _method(name, **constants):
 
 def _fields(where, given, expected, defaults=()):
     """Raises InputError unless a section has the expected fields, of which those with a default may be left out, and no others."""
-    for name in given:
+    for name in _mapping(where, given):
         checks.member(f"field of {where}", name, expected)
     missing = [name for name in expected if name not in given and name not in defaults]
     if missing:

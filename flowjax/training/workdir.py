@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import socket
 import time
 
@@ -14,11 +15,14 @@ import tensorboardX.summary
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 
-from flowjax import folders, typing
+from flowjax import folders, opening, typing
 from flowjax.training import hosts, settings
 
 CONFIG, DATA, METRICS = "config.json", "data.json", "metrics.jsonl"
 FORMAT = 4  # of a run, in its data.json: raised when older runs cannot be read any more. Formats 1 and 2 had no number.
+EXPECTED_CONFIG = "the config of a run; restore it or give another folder"
+_STEP = re.compile(rb'\{"step": (\d{1,12}),')
+_FACTS = {"shape": opening.shape, "num_classes": opening.count()}
 # Fields of the config with which a run may go on otherwise than it began: they change no draw and no formula.
 MAY_CHANGE = ("mesh.", "max_nonfinite_steps", "accumulate", "model.remat", "keep", "save_every", "log_every", "modules")
 
@@ -29,15 +33,17 @@ def check(workdir, config):
     The fields of MAY_CHANGE are free to change from one call to the next.
     """
     path = pathlib.Path(workdir)
-    if path.exists() and not path.is_dir():
+    folders.check_path(path, "--workdir")
+    if os.path.lexists(path) and not os.path.isdir(path):
         raise typing.InputError(f"--workdir={path} is a file; expected a folder, which need not exist.")
-    if not (path / CONFIG).exists():
+    if not os.path.lexists(path / CONFIG):
         folders.check_free(path, CONFIG, "--workdir")
         return
-    _check_format(path, "--workdir")
+    old, new = _config(path, "--workdir"), json.loads(config.to_json())
     # Both through JSON, which has lists for tuples. Fields that came later do not part a run from its folder.
     plain = lambda tree: json.loads(json.dumps(settings.completed(tree)))
-    old, new = _flat(plain(_read(path, CONFIG))), _flat(plain(json.loads(config.to_json())))
+    with opening.reading(path / CONFIG, EXPECTED_CONFIG):
+        old, new = _flat(plain(old)), _flat(plain(new))
     names = [name for name in old.keys() | new.keys() if not name.startswith(MAY_CHANGE)]
     if fields := folders.differences(old, new, sorted(names)):
         raise typing.InputError(f"--workdir={path} belongs to a run with another config ({fields}); give another folder.")
@@ -46,7 +52,7 @@ def check(workdir, config):
 def check_shared(workdir, config):
     """Raises InputError unless this process sees what `claim` of process 0 wrote."""
     path = pathlib.Path(workdir)
-    if not (path / CONFIG).exists():
+    if not os.path.exists(path / CONFIG):
         raise typing.InputError(
             f"--workdir={path}: process 0 made it, and process {jax.process_index()} does not see it; it must be a folder that all processes"
             " share."
@@ -57,16 +63,22 @@ def check_shared(workdir, config):
 def claim(workdir, config, source):
     """Makes the folder and writes into it, once, the config, the format of the run, and the shape and classes of its data.
 
+    What killed processes left half written is deleted.
+
     Raises:
       InputError: if the folder cannot be written.
     """
     path = pathlib.Path(workdir)
-    about = {"format": FORMAT, "shape": source.shape, "num_classes": source.num_classes}
+    content = json.loads(config.to_json())
+    about = {"format": FORMAT, "shape": list(source.shape), "num_classes": source.num_classes}
+    about["checksum"] = _checksum(about, content)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        folders.sweep(path)
+        folders.sweep(path / "samples", owned=True)
         if not (path / CONFIG).exists():
             folders.write_text(path / DATA, json.dumps(about) + "\n")
-            folders.write_text(path / CONFIG, json.dumps(json.loads(config.to_json()), indent=2) + "\n")
+            folders.write_text(path / CONFIG, json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise typing.InputError(f"--workdir={path} cannot be written: {error}.") from error
 
@@ -74,30 +86,71 @@ def claim(workdir, config, source):
 def load_config(workdir, flag="--workdir"):
     """The config of a run; raises InputError, naming the flag that the folder was given as, if it holds none of this format."""
     path = pathlib.Path(workdir)
-    if not path.is_dir():
+    folders.check_path(path, flag)
+    if not os.path.isdir(path):
         raise typing.InputError(f"{flag}={path} does not exist; train first: python -m experiments.train --workdir={path}.")
-    if not (path / CONFIG).exists():
+    if not os.path.lexists(path / CONFIG):
         raise typing.InputError(f"{flag}={path} holds no {CONFIG}, so no run was started there; give the folder of a run.")
-    _check_format(path, flag)
-    return ml_collections.FrozenConfigDict(_read(path, CONFIG))
+    content = _config(path, flag)
+    with opening.reading(path / CONFIG, EXPECTED_CONFIG):
+        return ml_collections.FrozenConfigDict(content)
 
 
 def load_data_facts(workdir):
     """(shape of a row, number of classes) of the data of a run, without the data."""
-    about = _read(pathlib.Path(workdir), DATA)
+    about = _facts(pathlib.Path(workdir))
     return tuple(about["shape"]), about["num_classes"]
 
 
 def read_metrics(workdir):
     """The lines of metrics.jsonl, a list of dicts; a line that was cut off by a kill is left out."""
     path = pathlib.Path(workdir) / METRICS
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return records
+    if not os.path.lexists(path):
+        return []
+    with opening.reading(path, "the metrics of a run, a line of JSON each"), open(path, "rb") as file:
+        return [record for line in file if (record := _record(line)) is not None]
+
+
+def _record(line):
+    """The content of a line of metrics.jsonl, None for one that is cut off or damaged."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = line.endswith(b"\n") and isinstance(record, dict) and isinstance(record.get("step"), int)
+    return record if whole else None
+
+
+def _keep_metrics(path, step):
+    """Cuts the lines after a step off metrics.jsonl, and a line that a kill cut off: read from the end, however long the file is."""
+    if not os.path.lexists(path):
+        path.touch()
+        return
+    with open(path, "r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        for start, line in _lines_backwards(file, end):
+            later = _STEP.match(line)  # without reading the whole line
+            record = None if later and int(later[1]) > step else _record(line)
+            if record is not None and record["step"] <= step:
+                break
+            end = start
+        file.truncate(end)
+
+
+def _lines_backwards(file, end, block=2**16):
+    """(start, line) of a binary file from its last line to its first."""
+    first, position = b"", end  # the first line of what was read, whose beginning may be before it
+    while position:
+        size = min(max(block, len(first)), position)  # twice as much of a long line each time
+        position -= size
+        file.seek(position)
+        first, *lines = (file.read(size) + first).splitlines(keepends=True)
+        start = position + len(first) + sum(map(len, lines))
+        for line in reversed(lines):
+            start -= len(line)
+            yield start, line
+    if first:
+        yield 0, first
 
 
 def metrics(workdir, step):
@@ -118,9 +171,8 @@ class Metrics:
 
     def __init__(self, workdir, step):
         path = pathlib.Path(workdir)
-        kept = [record for record in read_metrics(path) if record["step"] <= step]
         try:
-            folders.write_text(path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+            _keep_metrics(path / METRICS, step)
             self._lines, self._waiting = open(path / METRICS, "ab", buffering=0), b""
         except OSError as error:
             raise typing.InputError(f"--workdir={path} cannot be written: {error.strerror}; make room there.") from error
@@ -208,23 +260,33 @@ class _Nowhere(contextlib.nullcontext):
         """Another process writes them."""
 
 
-def _check_format(path, flag):
-    """Raises InputError if the run in a folder was written in another format."""
-    number = _read(path, DATA).get("format", 2)
-    if number != FORMAT:
+def _config(path, flag):
+    """The config of a run as it was written; raises InputError for one of another format, or one that was changed since."""
+    facts = _facts(path)
+    if facts.get("format", 2) != FORMAT:
         raise typing.InputError(
-            f"{flag}={path} is a run of format {number}, and this flowjax reads format {FORMAT}; train it again, or read it with the"
-            " flowjax that wrote it."
+            f"{flag}={path} is a run of format {facts.get('format', 2)}, and this flowjax reads format {FORMAT}; train it again, or read"
+            " it with the flowjax that wrote it."
         )
+    content = opening.json_object(path / CONFIG, EXPECTED_CONFIG)
+    if facts.get("checksum", _checksum(facts, content)) != _checksum(facts, content):
+        raise typing.InputError(
+            f"{path / CONFIG} or {DATA} beside it is not as it was when the run began; restore both, or delete the entry 'checksum' of"
+            f" {DATA} if you changed them on purpose."
+        )
+    return content
 
 
-def _read(path, name):
-    try:
-        return json.loads((path / name).read_text())
-    except FileNotFoundError:
-        raise typing.InputError(f"{path} holds no {name}, so it is no whole run; restore it or give another folder.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise typing.InputError(f"{path / name} is not readable JSON ({error}); restore it or give another folder.") from None
+def _facts(path):
+    """The content of data.json."""
+    if not os.path.lexists(path / DATA):
+        raise typing.InputError(f"{path} holds no {DATA}, so it is no whole run; restore it or give another folder.")
+    return opening.json_object(path / DATA, "the shape and classes of the data of a run", _FACTS)
+
+
+def _checksum(facts, content):
+    """Of a run's config and of the facts about its data, as text of JSON, so that the layout of the files does not matter."""
+    return opening.text_checksum(json.dumps([{**facts, "checksum": None}, content], sort_keys=True))
 
 
 def _flat(tree, prefix=""):

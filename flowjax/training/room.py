@@ -1,0 +1,58 @@
+"""Whether something fits into the memory of a device, or of this machine, before anything is compiled or allocated."""
+
+import contextlib
+import os
+import pathlib
+
+import jax
+
+from flowjax import typing
+from flowjax.training import sharding
+
+
+def host_bytes():
+    """Bytes of memory of this machine, or of the container that this process runs in."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(pathlib.Path(path).read_text()))
+    return min(limits)
+
+
+def device_bytes(device):
+    """Bytes of memory of a device; those of a CPU are shared by all CPU devices of this process. None where it does not say."""
+    if device.platform == "cpu":
+        return host_bytes() // jax.local_device_count("cpu")
+    stats = device.memory_stats() or {}
+    return stats.get("bytes_limit")
+
+
+def check_host(what, needed):
+    """Raises InputError if something takes more bytes than this machine has."""
+    _check(what, needed, host_bytes(), "this machine")
+
+
+def check_device(what, needed, device):
+    """Raises InputError if something takes more bytes than a device has."""
+    _check(what, needed, device_bytes(device), f"a device ({device.device_kind})")
+
+
+def check_state(run):
+    """Raises InputError if the weights, averages and optimizer states of a run take more of a device than it has."""
+    parts = {name: sharding.device_bytes(tree) for name, tree in run.like._asdict().items() if jax.tree.leaves(tree)}
+    model = run.settings.model
+    shown = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items() if size > 2**20)
+    what = f"config.model {model.name}: what one device holds of the state ({shown})"
+    check_device(what, sum(parts.values()), run.mesh.devices.flat[0])
+
+
+def _check(what, needed, there, where):
+    if there is not None and needed > there:
+        raise typing.InputError(
+            f"{what} takes {_gib(needed)} GiB, and {where} has {_gib(there)}; make the batch, the network or the numbers of samples and"
+            " seeds smaller, or use more devices (config.mesh)."
+        )
+
+
+def _gib(size):
+    return f"{size / 2**30:,.3g}" if size < 2**50 else f"{size / 2**30:.3g}"
