@@ -51,9 +51,10 @@ def base(preset, *, method):
     # Initial weights. "": random; "teacher": the teacher's; otherwise the folder of a run, or a file of published weights
     # (.npz, .safetensors).
     config.start = ""
-    # kind "": no guidance. Inside the training target: a key of flowjax.guidance.TARGETS, with its constants k, mix, decay. On
-    # the teacher: "classifier_free", or "autoguidance" (away from the run in the folder `weak`). The scale and the times of the
-    # interval are ranges (low, high). Each row draws its scale, which is an input of the network if low < high (and for imf).
+    # kind "": no guidance. Inside the training target: a key of flowjax.guidance.TARGETS, with its constants k, mix, decay, or power
+    # (of the density w^-power of the scales). On the teacher: "classifier_free", or "autoguidance" (away from the run in the folder
+    # `weak`). The scale and the times of the interval are ranges (low, high). Each row draws its scale, which is an input of the
+    # network if low < high (and for imf).
     config.guidance = settings.Guidance()._asdict()
     config.method = {"name": method, "total_steps": config.get_ref("steps"), **methods.constants(method)}
     if preset in IMAGES:

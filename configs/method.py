@@ -32,14 +32,14 @@ HEADLINE = ("flow_matching", "meanflow", "imf", "tvm", "soflow")
 TRIANGLE, UNIFORM, DIAGONAL = ("uniform_triangle",), ("uniform",), ("sorted_pair", ("uniform",))
 # Where points differ from the published constants, which are for images.
 POINTS = {
-    "alphaflow": {"times": DIAGONAL, "p": 0.5},
+    "alphaflow": {"times": DIAGONAL, "anchor_times": UNIFORM, "p": 0.5},
     "ayf_emd": {"times": TRIANGLE},
     "ayf_lmd": {"times": TRIANGLE},
     "ctm": {"teacher_steps": 4},
     "dmf": {"times": TRIANGLE, "anchor_times": UNIFORM},
     "facm": {"times": UNIFORM},
-    "pmf": {"times": DIAGONAL, "p": 0.5},
-    "rectified_meanflow": {"times": DIAGONAL, "p": 0.5},
+    "pmf": {"times": DIAGONAL, "anchor_times": UNIFORM, "p": 0.5},
+    "rectified_meanflow": {"times": DIAGONAL, "anchor_times": UNIFORM},
     "scm": {"times": UNIFORM},
     "shortcut": {"ema": 0.95, "diagonal": "3/4"},
     "split_meanflow": {"times": TRIANGLE, "anchor_times": UNIFORM},

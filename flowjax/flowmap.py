@@ -232,26 +232,27 @@ def dyadic(N: Network, *, sections: int = 128) -> Network:
 
 
 def extended_source(N: Network) -> Network:
-    """The second task of the same network: source times 1..2 mean "velocity, not average velocity".
+    """The second task of a network that sees its source time alone: the source times -1..0 mean "velocity, not average velocity".
 
-        V(x, s, t) = N(x, 2 - s, t)
+        V(x, s, t) = N(x, -s, t)
 
-    FACM anchors a consistency model by `losses.flow_matching(extended_source(V), x, s, v)`: the network tells the anchor from a
-    jump by the source time alone.
+    FACM anchors a consistency model N(x, s) by `losses.flow_matching(extended_source(V), x, s, v)`. At the data, s = 0, both tasks
+    have one answer, and there their labels meet. A network that sees both times needs none of this: the velocity is V(x, s, s), the
+    jump V(x, s, 0).
 
     Args:
-      N: raw network, `N(x, s, t, *cond)`, that accepts source times up to 2.
+      N: raw network, `N(x, s, t, *cond)`, that accepts source times from -1.
 
     Returns:
       `V(x, s, t, *cond)`.
 
     Example:
       >>> extended_source(lambda x, s, t: s * x)(jnp.ones((1, 2)), 0.25, 0.25)[0]
-      Array([1.75, 1.75], dtype=float32)
+      Array([-0.25, -0.25], dtype=float32)
 
-    Reference: Peng et al. 2025, FACM (arXiv 2507.03738), the expanded time interval.
+    Reference: Peng et al. 2025, FACM (arXiv 2507.03738), the expanded time interval: 2 - t for a time t that is 1 at the data.
     """
-    return lambda x, s, t, *cond: N(x, 2 - s, t, *cond)
+    return lambda x, s, t, *cond: N(x, -s, t, *cond)
 
 
 # What a config may name: those made from one network.

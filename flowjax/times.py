@@ -49,6 +49,38 @@ def logit_normal(mean: float, std: float) -> Times:
     return lambda key, n: jax.nn.sigmoid(mean + std * jax.random.normal(key, (n,), jnp.float32))
 
 
+def arctan_log_normal(mean: float, std: float) -> Times:
+    """Times (2 / pi) arctan(sigma) of log-normal noise levels, log sigma ~ N(mean, std^2) (FACM, arXiv 2507.03738, its code)."""
+    level = lambda key, n: jnp.exp(mean + std * jax.random.normal(key, (n,), jnp.float32))
+    return lambda key, n: 2 / jnp.pi * jnp.arctan(level(key, n))
+
+
+def u_shaped(a: float = 4.0, high: float = 80 / 81, margin: float = 1e-5) -> Times:
+    """Times near both ends: density ~ exp(a t) + exp(a (1 - t)), shrunk to [margin, 1 - margin], then at most `high`.
+
+    Reference: Rectified MeanFlow (arXiv 2511.23342), its code, which takes it from 2-rectified flow++.
+    """
+
+    def draw(key, n):
+        u_key, side_key = jax.random.split(key)
+        near_noise = jnp.log1p(jax.random.uniform(u_key, (n,), jnp.float32) * jnp.expm1(a)) / a
+        t = jnp.where(jax.random.bernoulli(side_key, 0.5, (n,)), near_noise, 1 - near_noise)
+        return jnp.minimum(margin + (1 - 2 * margin) * t, high)
+
+    return draw
+
+
+def mixed(share: float, one: Any, other: Any) -> Any:
+    """Each row from the sampler `one` with probability `share`, else from `other`; both draw times, or both pairs."""
+
+    def draw(key, n):
+        rows_key, one_key, other_key = jax.random.split(key, 3)
+        rows = jax.random.bernoulli(rows_key, share, (n,))
+        return jax.tree.map(lambda first, second: jnp.where(rows, first, second), one(one_key, n), other(other_key, n))
+
+    return draw
+
+
 def sorted_pair(sampler: Times) -> Pairs:
     """Two independent times of one sampler, the larger as the source: s, t = max, min (MeanFlow, arXiv 2505.13447, 4.3)."""
 
@@ -61,15 +93,15 @@ def sorted_pair(sampler: Times) -> Pairs:
 
 
 def two_sided(source: Times, target: Times, gap: float = 1e-4) -> Pairs:
-    """Source and target from a sampler each, then t := min(t, s - gap) (SoFlow, arXiv 2512.15657).
+    """Source and target from a sampler each, then s := max(s, gap), t := min(t, s - gap) (SoFlow, arXiv 2512.15657, its code).
 
-    For `s < gap` the target is 0 and the gap is `s` itself.
+    With gap 0 it is the sampler of the second version of MeanFlow's code for CIFAR-10.
     """
 
     def draw(key, n):
         s_key, t_key = jax.random.split(key)
-        s, t = source(s_key, n), target(t_key, n)
-        return s, jnp.maximum(0.0, jnp.minimum(t, s - gap))
+        s, t = jnp.maximum(source(s_key, n), gap), target(t_key, n)
+        return s, jnp.minimum(t, s - gap)
 
     return draw
 
@@ -114,6 +146,21 @@ def gap_uniform(gap: Times) -> Pairs:
         g = gap(gap_key, n)
         t = jax.random.uniform(t_key, (n,), jnp.float32) * (1 - g)
         return jnp.minimum(t + g, 1.0), t
+
+    return draw
+
+
+def gap_below(source: Times, gap: Times, high: float = 0.8, low: float = 0.4) -> Pairs:
+    """The source, and t := max(s - gap, 0) with a gap of its own sampler; t := 0 where s > high and t < low.
+
+    Reference: Rectified MeanFlow (arXiv 2511.23342), its code.
+    """
+
+    def draw(key, n):
+        s_key, gap_key = jax.random.split(key)
+        s = source(s_key, n)
+        t = jnp.maximum(s - gap(gap_key, n), 0.0)
+        return s, jnp.where((s > high) & (t < low), 0.0, t)
 
     return draw
 
@@ -198,6 +245,9 @@ def uniform_triangle() -> Pairs:
 SAMPLERS: dict[str, Callable[..., Any]] = {
     "uniform": uniform,
     "logit_normal": logit_normal,
+    "arctan_log_normal": arctan_log_normal,
+    "u_shaped": u_shaped,
+    "mixed": mixed,
     "sorted_pair": sorted_pair,
     "two_sided": two_sided,
     "gap_first": gap_first,
@@ -205,6 +255,7 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
     "uniform_square": uniform_square,
     "sorted_sides": sorted_sides,
     "gap_uniform": gap_uniform,
+    "gap_below": gap_below,
     "dyadic": dyadic,
     "even_grid": even_grid,
     "karras": karras,

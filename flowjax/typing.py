@@ -191,7 +191,8 @@ class Term(NamedTuple):
     Attributes:
       name: key of the term in the draw and in the metrics.
       pair: `(nets, point) -> Pair`; or `-> {head: Pair}` or a tuple of Pairs, of several heads: their errors are summed, their raw
-        metrics averaged; or `-> errors [rows]`, used as they are (no distance).
+        metrics averaged; arrays [rows] in the dict are further errors, added as they are. Or `-> errors [rows]`, used as they are
+        (no distance).
       distance: `(prediction, target, **arguments) -> errors [rows]`.
       weight: a float, or `point -> [rows]`.
       columns: `(lo, hi, n)`: the term is on the columns `lo:hi` of `rows.reshape(-1, n)`.

@@ -163,8 +163,8 @@ def learned(e, net, point):
     return jnp.exp(-log_variance(net, point)) * e + log_variance(net, point)
 
 
-def cauchy(e, net, point):
-    return jnp.log(jnp.exp(-log_variance(net, point)) * e + 0.01) + log_variance(net, point)
+def half_cauchy(e, net, point):
+    return (jnp.log(jnp.exp(-log_variance(net, point)) * e + 0.01) + log_variance(net, point)) / 2
 
 
 def huber(c):
@@ -231,7 +231,7 @@ def soflow(net, p):
 
 def alphaflow(net, p):
     prediction, target = pairs.call(losses.alphaflow, net, p)
-    return typing.Pair(prediction / p.a, jnp.clip(target, -4, 4) / p.a)
+    return typing.Pair(prediction, jnp.clip(target, -4, 4))
 
 
 def ayf_emd(net, p):
@@ -240,7 +240,7 @@ def ayf_emd(net, p):
 
 def facm(net, p):
     V, teacher, _ = bound(net, p)
-    v, V = teacher(p.x, p.s), V(p.x, 2 - p.s, p.s)
+    v, V = teacher(p.x, p.s), V(p.x, p.s, p.s)
     e = mse(pairs.call(losses.flow_anchored, net, p, v=v))
     norms = jnp.sqrt(jnp.sum(V**2, -1) + 1e-8) * jnp.sqrt(jnp.sum(v**2, -1) + 1e-8)
     cosine = jnp.sum(V * v, -1) / norms
@@ -303,10 +303,20 @@ ROWS = {
     ),
     "pmf": Row(
         {"anchor": (HALF_ON, SUM_ANCHOR), "eulerian": (HALF_OFF, scored(losses.improved_meanflow, power(1.0, 0.01), total))},
-        {"diagonal": "1/2", "p": 1.0, "c": 0.01, "jvp": "exact"},
+        {
+            "times": ("sorted_pair", ("logit_normal", 0.8, 0.8)), "anchor_times": ("logit_normal", 0.8, 0.8), "floor": 0.05,
+            "perceptual_below": 0.8, "diagonal": "1/2", "p": 1.0, "c": 0.01, "jvp": "exact",
+        },
     ),
     "rectified_meanflow": Row(
-        {"anchor": (ON, SUM_ANCHOR), "eulerian": (OFF, scored(losses.meanflow, power(1.0, 0.01), total))}, MEANFLOW
+        {
+            "anchor": (ON, scored(losses.flow_matching, power(0.5, 0.01))),
+            "eulerian": (OFF, scored(losses.meanflow, power(0.5, 0.01))),
+        },
+        {
+            "times": ("gap_below", ("u_shaped", 4.0), ("logit_normal", -0.8, 1.0)), "anchor_times": ("u_shaped", 4.0),
+            "diagonal": "3/4", "p": 0.5, "c": 0.01, "jvp": "exact",
+        },
     ),
     "tvm": Row(
         {"anchor": (ALL, ANCHOR), **alone("lagrangian", losses.terminal_velocity)},
@@ -320,12 +330,12 @@ ROWS = {
     "soflow": Row(
         {
             "anchor": (ON, scored(losses.flow_matching, power(1.0, 0.01))),
-            "eulerian": (OFF, scored(soflow, lambda e, net, p: p.a.reshape(-1) * e / (e + 0.01))),
+            "eulerian": (OFF, scored(soflow, lambda e, net, p: p.a.reshape(-1) / 2 * e / (e + 0.01))),
         },
         {
             "times": ("two_sided", ("logit_normal", 0.2, 0.8), ("logit_normal", -1.0, 0.8)),
             "anchor_times": ("logit_normal", -0.2, 1.0),
-            "diagonal": "3/4", "a_start": 0.1, "a_end": 0.002, "p": 1.0, "c": 0.01,
+            "diagonal": "3/4", "a_start": 0.1, "a_end": 0.002, "least_step": 1e-4, "p": 1.0, "c": 0.01,
         },
         times=3,
     ),
@@ -334,15 +344,18 @@ ROWS = {
             "anchor": ((0, 1, 4), scored(losses.flow_matching, power(1.0, 1e-3))),
             "eulerian": ((1, 4, 4), scored(alphaflow, lambda e, net, p: p.a.reshape(-1) * e / (e + 1e-3))),
         },
-        {"diagonal": "1/4", "steepness": 25.0, "snap": 0.005, "clip": 4.0, "p": 1.0, "c": 1e-3, "jvp": "exact"},
+        {
+            "times": LOGIT, "anchor_times": LOGIT[1], "diagonal": "1/4", "start": 0.0, "end": 1.0, "steepness": 25.0, "snap": 0.005,
+            "clip": 4.0, "p": 1.0, "c": 1e-3, "jvp": "exact",
+        },
         times=3,
     ),
     "dmf": Row(
-        {"anchor": (HALF_ON, scored(losses.flow_matching, cauchy)), "eulerian": (HALF_OFF, scored(losses.meanflow, cauchy))},
+        {"anchor": (ALL, scored(losses.flow_matching, half_cauchy)), "eulerian": (ALL, scored(losses.meanflow, half_cauchy))},
         {
             "times": ("sorted_sides", ("logit_normal", 0.4, 1.0), ("logit_normal", -1.2, 1.0)),
             "anchor_times": ("logit_normal", 0.0, 1.0),
-            "diagonal": "1/2", "c": 0.01, "jvp": "exact",
+            "diagonal": "both", "c": 0.01, "jvp": "exact",
         },
         LINEAR,
     ),
@@ -356,7 +369,7 @@ ROWS = {
         {"warmup": 0.99, "warmup_steps": 10_000, "c": 0.1, "jvp": "exact"}, TEACHER, 3,
     ),
     "facm": Row(
-        {"eulerian": (ALL, facm)}, {"times": ("logit_normal", -0.8, 1.6), "p": 0.5, "c": 1e-3, "jvp": "exact"}, TEACHER, 1
+        {"eulerian": (ALL, facm)}, {"times": ("arctan_log_normal", -0.8, 1.6), "anchor": "diagonal", "p": 0.5, "c": 1e-3, "jvp": "exact"}, TEACHER, 1
     ),
     "ct": Row(alone("eulerian", losses.consistency_training), GRID | {"first_levels": 2, "last_levels": 150}, times=3),
     "ict": Row(

@@ -60,7 +60,7 @@ FROM_THE_FLOW = {
     "edm": (flowmap.edm, raw_edm),
     "edm of wide data": (functools.partial(flowmap.edm, sigma_data=1.3), functools.partial(raw_edm, sigma_data=1.3)),
     "dyadic": (flowmap.dyadic, lambda x, s, u: FLOW.V(x, s, s - jnp.where(s < u, -1, 1) * 2.0 ** -jnp.abs(s - u))),
-    "extended_source": (flowmap.extended_source, lambda x, s, t: FLOW.V(x, 2 - s, t)),
+    "extended_source": (flowmap.extended_source, lambda x, s, t: FLOW.V(x, -s, t)),
 }
 
 
@@ -143,7 +143,7 @@ def test_extended_source_marks_the_second_task_by_its_time():
     seen = []
     V = flowmap.extended_source(lambda x, s, t, cond: seen.append((float(s), float(t), cond)) or x)
     V(jnp.ones((1, 2)), 0.25, 0.5, "cond")
-    assert seen == [(1.75, 0.5, "cond")]
+    assert seen == [(-0.25, 0.5, "cond")]
 
 
 @pytest.mark.parametrize("time", [0.7, np.full((3, 1), 0.7, np.float32)])

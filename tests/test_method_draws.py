@@ -70,6 +70,17 @@ def test_diagonal_rows_keep_the_source_time_of_their_pair():
         assert stats.ks_2samp(drawn["anchor"].s[:, 0], drawn["eulerian"].s[:, 0]).pvalue > 0.01
 
 
+def test_terms_of_decoupled_meanflow_share_labels_but_no_noise():
+    drawn = drawn_by("dmf")
+    anchor, eulerian = drawn["anchor"], drawn["eulerian"]
+    np.testing.assert_array_equal(anchor.x0, eulerian.x0)
+    np.testing.assert_array_equal(anchor.cond["label"], eulerian.cond["label"])
+    assert stats.spearmanr(anchor.eps[:, 0], eulerian.eps[:, 0]).pvalue > 0.01
+    given = batch(8, eps=True)  # a coupling is kept by both
+    for point in make("dmf").draw(jax.random.key(0), given, 0).values():
+        np.testing.assert_array_equal(point.eps, given["eps"])
+
+
 def test_label_drop_at_its_ends():
     for rate in (0.0, 1.0):
         drawn = make("flow_matching", label_drop=rate).draw(jax.random.key(0), batch(24), 0)
@@ -179,8 +190,11 @@ def test_freeflow_and_pid_read_no_data():
 
 def test_schedule_of_soflow():
     for step, a in ((0, 0.1), (STEPS // 2, (0.1 * 0.002) ** 0.5), (STEPS, 0.002), (5 * STEPS, 0.002)):
-        np.testing.assert_allclose(drawn_by("soflow", step)["eulerian"].a, np.full((B // 4, 1), a), rtol=1e-5)
-    constant = methods.make("soflow", a_start=0.05, a_end=0.05, diagonal="0")  # needs no length of the training
+        point = drawn_by("soflow", step)["eulerian"]
+        gap = np.asarray(point.s - point.t)  # the step is at least 1e-4, the whole gap where that is the least one
+        np.testing.assert_allclose(point.a, np.maximum(a, np.minimum(1, 1e-4 / gap)), rtol=1e-3)
+        assert abs((gap < 1.01e-4).mean() - 0.145) < 0.02
+    constant = methods.make("soflow", a_start=0.05, a_end=0.05, least_step=0.0, diagonal="0")  # needs no length of the training
     np.testing.assert_allclose(constant.draw(jax.random.key(0), batch(24), 7)["eulerian"].a, 0.05)
 
 

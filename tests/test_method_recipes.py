@@ -73,7 +73,7 @@ def test_error_of_soflow_is_the_published_one():
             point = drawn["eulerian"]
             prediction, target = pairs.call(losses.soflow, nets(), point)
             e, a = np.asarray(jnp.mean((prediction - target) ** 2, axis=1), np.float64), np.asarray(point.a[:, 0], np.float64)
-            np.testing.assert_allclose(method.loss(nets(), drawn)[0], a ** (2 * p - 1) * e / (e + c * a**2) ** p, rtol=2e-3)
+            np.testing.assert_allclose(method.loss(nets(), drawn)[0], a ** (2 * p - 1) * e / (e + c * a**2) ** p / 2, rtol=2e-3)
 
 
 def test_pd_can_go_on_from_the_stage_before():
@@ -185,6 +185,9 @@ def test_unknown_constants():
         ("pd", {"teacher": "mop"}, "unknown teacher of pd 'mop'.*map"),
         ("shortcut", {"sections": 100}, "sections is 100"),
         ("pid", {"levels": 1}, "levels is 1"),
+        ("facm", {"anchor": "digonal"}, "unknown anchor of facm 'digonal'.*diagonal"),
+        ("pmf", {"heads": 3}, "heads is 3"),
+        ("pmf", {"perceptual": "lpips"}, "perceptual is 'lpips', and .* has no entry; expected a function"),
         ("lsd", {"diagonal": "bot"}, "diagonal is 'bot'.*\"both\""),
         # One time where a pair is expected, or the other way, would be one time for all rows.
         ("meanflow", {"times": ("uniform",), "diagonal": "1"}, "draws 1 time"),

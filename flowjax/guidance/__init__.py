@@ -29,7 +29,7 @@ from flowjax.guidance.formulas import (
     soflow,
     tvm,
 )
-from flowjax.guidance.scales import everywhere, fading, inverse, reciprocal, uniform, within, within_drawn
+from flowjax.guidance.scales import everywhere, fading, power_law, within, within_drawn
 from flowjax.guidance.targets import KINDS, TARGETS, TEACHERS, Target, drawing, quantile, target_from_name
 
 __all__ = [
@@ -47,14 +47,12 @@ __all__ = [
     "guidance_free",
     "guided",
     "imf",
-    "inverse",
     "meanflow",
+    "power_law",
     "quantile",
-    "reciprocal",
     "soflow",
     "target_from_name",
     "tvm",
-    "uniform",
     "within",
     "within_drawn",
 ]

@@ -1,7 +1,7 @@
 """Formulas of guided velocities: on a teacher, and inside the training target."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def classifier_free(velocity: Callable, scale: Callable[[Point], Array]) -> Call
       `(x, t, cond) -> velocity`, at the scale cond["guidance"], [B], of each row.
     """
 
-    def guided_velocity(x, t, cond):
+    def guided_velocity(x: Array, t: Time, cond: Mapping[str, Array]) -> Array:
         plain = conditioning.without(cond, conditioning.GUIDANCE)
         v, v_null = _doubled(velocity, x, t, plain, conditioning.null(plain))
         return guided(v, v_null, scale(typing.Point(x=x, s=t, cond=cond)))
@@ -55,7 +55,7 @@ def classifier_free(velocity: Callable, scale: Callable[[Point], Array]) -> Call
 def autoguidance(velocity: Callable, weak: Callable, scale: Callable[[Point], Array]) -> Callable:
     """`velocity` guided away from that of a weaker network, as `classifier_free`; labels are not needed."""
 
-    def guided_velocity(x, t, cond):
+    def guided_velocity(x: Array, t: Time, cond: Mapping[str, Array]) -> Array:
         plain = conditioning.without(cond, conditioning.GUIDANCE)
         return guided(velocity(x, t, plain), weak(x, t, plain), scale(typing.Point(x=x, s=t, cond=cond)))
 
@@ -117,8 +117,8 @@ def imf(nets: Nets, point: Point, V_ss: Array | None = None) -> Guided:
         v_g = v + (1 - 1/w) (V(x, s, s | c, w) - V(x, s, s | null)),     w = 1 where s is outside cond["interval"]
 
     The network is evaluated with the interval (0, 1) at the scale that holds at s and, with the null label, at w = 1. Its value is
-    also the tangent of the method's derivative; of a row whose label was dropped that is V(x, s, s | null), where the published code
-    keeps the value for the label that the row had.
+    also the tangent of the method's derivative; of a row whose label was dropped that is V(x, s, s | null, w). The published code has
+    no such row off the diagonal.
 
     Args:
       nets, point, V_ss: as in `meanflow`; cond has "interval" besides.
@@ -199,17 +199,19 @@ def soflow(nets: Nets, point: Point, V_ss: Array | None = None, *, mix: float = 
     return _unless_dropped(point, _mixed(point.v, V_null, V_ss, w, 1 - mix), V_ss)
 
 
-def _mixed(v, V_null, V_ss, w, k):
+def _mixed(v: Array, V_null: Array, V_ss: Array | None, w: Time, k: Time) -> Array:
     mixed = (1 - k) * guided(v, V_null, w)
     return mixed if V_ss is None else mixed + k * V_ss
 
 
-def _velocity(nets):
+def _velocity(nets: Nets) -> Callable:
     """The instantaneous velocity `(x, s, t, cond)` of a network: its second head's, or V on the diagonal."""
     return nets.V if nets.both is None else lambda x, s, t, cond: nets.both(x, s, t, cond)[1]
 
 
-def _evaluated(net, point, cond, V_ss, labelled):
+def _evaluated(
+    net: Callable, point: Point, cond: Mapping[str, Array], V_ss: Array | None, labelled: bool
+) -> tuple[Array | None, Array]:
     """(V(x, s, s | c), V(x, s, s | null)) without gradient; the first only if `labelled`, and no second time if it is known."""
     velocity = lambda x, s, cond: sg(net(x, s, s, cond))
     if V_ss is not None or not labelled:
@@ -217,13 +219,14 @@ def _evaluated(net, point, cond, V_ss, labelled):
     return _doubled(velocity, point.x, point.s, cond, conditioning.null(cond))
 
 
-def _doubled(velocity, x, t, one, other):
+def _doubled(velocity: Callable, x: Array, t: Any, one: Any, other: Any) -> tuple[Array, Array]:
     """`velocity(x, t, cond)` for two conditions in one batch of twice the rows."""
     t = jnp.broadcast_to(jnp.asarray(t), x.shape[:1] + (1,) * (x.ndim - 1))
     twice = lambda first, second: jnp.concatenate([first, second])
-    return tuple(jnp.split(velocity(twice(x, x), twice(t, t), jax.tree.map(twice, one, other)), 2))
+    first, second = jnp.split(velocity(twice(x, x), twice(t, t), jax.tree.map(twice, one, other)), 2)
+    return first, second
 
 
-def _unless_dropped(point, v, V_ss):
+def _unless_dropped(point: Point, v: Array, V_ss: Array | None) -> Guided:
     labelled = scales.column(point.cond["label"], point.x) >= 0
     return Guided(jnp.where(labelled, v, point.v).astype(point.v.dtype), None if V_ss is None else sg(V_ss))

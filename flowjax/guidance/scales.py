@@ -1,5 +1,7 @@
 """The scale w of a guidance: what it is at a point's time, and how it is drawn for a row."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from flowjax import times
@@ -33,7 +35,7 @@ def fading(point: Point, *, decay: float = 0.8, rate: float = 0.025) -> Array:
     return 1 + d * (everywhere(point) - 1)
 
 
-def between(t, interval: tuple[Time, Time], inside, outside) -> Array:
+def between(t: Any, interval: tuple[Time, Time], inside: Time, outside: Time) -> Array:
     """`inside` at the times of an interval, `outside` at the others."""
     low, high = interval
     return jnp.where((low <= t) & (t <= high), inside, outside)
@@ -48,16 +50,8 @@ def column(values: Array, x: Array) -> Array:
 # The distribution of the scale over rows
 
 
-def uniform(u, low: float, high: float):
-    """Quantile u of scales uniform between low and high."""
-    return low + u * (high - low)
-
-
-def inverse(u, low: float, high: float):
-    """Quantile u of scales with density ~ 1/w between low and high (improved MeanFlow)."""
-    return low * (high / low) ** u
-
-
-def reciprocal(u, low: float, high: float):
-    """Quantile u of scales whose reciprocal 1/w is uniform (guidance-free training)."""
-    return 1 / (1 / low + u * (1 / high - 1 / low))
+def power_law(u: Any, low: float, high: float, power: float) -> Any:
+    """Quantile u of scales with density ~ w^-power between low and high: uniform in w for 0, in log w for 1, in 1/w for 2."""
+    if power == 1:
+        return low * (high / low) ** u
+    return (low ** (1 - power) + u * (high ** (1 - power) - low ** (1 - power))) ** (1 / (1 - power))

@@ -2,15 +2,15 @@
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from flowjax import checks
 from flowjax.guidance import formulas, scales
-from flowjax.typing import Array, Method
+from flowjax.typing import Array, Method, Point
 
 
 class Target(NamedTuple):
@@ -19,33 +19,37 @@ class Target(NamedTuple):
     Attributes:
       guide: the function `(nets, point, V_ss=None, **constants) -> Guided`.
       scale: `(point, **constants) -> w`, the scale that it reaches at a point's time.
-      quantile: of the scales that a row draws, `(u, low, high) -> w`.
-      constants: names of those constants of `guide` that config.guidance has; `scale` takes those of them that it knows.
+      power: of the density ~ w^-power of the scales that rows draw.
+      constants: names of the fields of config.guidance that the kind has: constants of `guide` and `scale`, each of which takes those
+        that it knows, or "power".
       weighted: whether the errors of a row are weighted by 1 / w^2.
       draws_interval: whether rows draw an interval of times, an input of the network.
+      tells_dropped: whether rows whose label was dropped keep the scale and the interval that they drew as inputs; otherwise they
+        are told w = 1.
     """
 
     guide: Callable[..., formulas.Guided]
     scale: Callable[..., Array]
-    quantile: Callable = scales.inverse
+    power: float = 1.0
     constants: tuple[str, ...] = ()
     weighted: bool = False
     draws_interval: bool = False
+    tells_dropped: bool = False
 
 
 TARGETS = {
     "meanflow": Target(formulas.meanflow, scales.within, constants=("k", "interval")),
-    "imf": Target(formulas.imf, scales.within_drawn, draws_interval=True),
+    "imf": Target(formulas.imf, scales.within_drawn, constants=("power",), draws_interval=True, tells_dropped=True),
     "dmf": Target(formulas.dmf, scales.within, constants=("interval",)),
-    "tvm": Target(formulas.tvm, scales.everywhere, quantile=scales.uniform, weighted=True),
+    "tvm": Target(formulas.tvm, scales.everywhere, power=0.0, weighted=True),
     "soflow": Target(formulas.soflow, scales.fading, constants=("mix", "decay")),
-    "guidance_free": Target(formulas.guidance_free, scales.everywhere, quantile=scales.reciprocal, weighted=True),
+    "guidance_free": Target(formulas.guidance_free, scales.everywhere, power=2.0, weighted=True),
 }
 TEACHERS = ("classifier_free", "autoguidance")
 KINDS = (*TARGETS, *TEACHERS)
 
 
-def target_from_name(kind: str, **constants) -> Target:
+def target_from_name(kind: str, **constants: Any) -> Target:
     """The Target of a kind with its constants bound: `guide(nets, point, V_ss=None)` and `scale(point)`.
 
     Constants that the kind has no use for are left out.
@@ -56,16 +60,26 @@ def target_from_name(kind: str, **constants) -> Target:
     checks.member("guidance", kind, TARGETS)
     target = TARGETS[kind]
     taken = {name: constants[name] for name in target.constants if name in constants}
-    at_times = {name: value for name, value in taken.items() if name in inspect.signature(target.scale).parameters}
-    return target._replace(guide=functools.partial(target.guide, **taken), scale=functools.partial(target.scale, **at_times))
+
+    def bound(function: Callable) -> Callable:
+        known = inspect.signature(function).parameters
+        return functools.partial(function, **{name: value for name, value in taken.items() if name in known})
+
+    return target._replace(guide=bound(target.guide), scale=bound(target.scale), power=taken.get("power", target.power))
 
 
-def quantile(kind: str, u, low: float, high: float):
-    """Quantile u in [0, 1] of the scales of a kind of guidance between low and high: u uniform is a draw, 1/2 the median."""
-    return (TARGETS[kind].quantile if kind in TARGETS else scales.uniform)(u, low, high)
+def quantile(kind: str, u: Any, low: float, high: float, power: float | None = None) -> Any:
+    """Quantile u in [0, 1] of the scales of a kind of guidance between low and high: u uniform is a draw, 1/2 the median.
+
+    Their density is ~ w^-power; None: the kind's own power, and uniform on a teacher.
+    """
+    own = TARGETS[kind].power if kind in TARGETS else 0.0
+    return scales.power_law(u, low, high, own if power is None else power)
 
 
-def drawing(method: Method, kind: str, scale: tuple[float, float], *, whole: float = 0.25) -> Method:
+def drawing(
+    method: Method, kind: str, scale: tuple[float, float], *, power: float | None = None, whole: float = 0.25
+) -> Method:
     """`method` with a scale for every row in the cond of all its terms and, for a kind with intervals, an interval of times.
 
     The ends of an interval are uniform on [0, 1/2] and [1/2, 1].
@@ -74,14 +88,14 @@ def drawing(method: Method, kind: str, scale: tuple[float, float], *, whole: flo
       method: a flowjax.typing.Method.
       kind: one of KINDS.
       scale: (low, high), the lowest at least 1; equal for a fixed scale.
-      whole: share of the rows that are guided at all times. Otherwise the interval (0, 1), which sampling uses by default, has
-        probability 0 in training.
+      power: of the density of the scales, as of `quantile`.
+      whole: share of the rows that are guided at all times, for methods none of whose terms always is.
     """
 
-    def draw(key, batch, step):
+    def draw(key: Array, batch: Mapping[str, Array], step: Any) -> dict[str, Point]:
         scale_key, interval_key, whole_key, method_key = jax.random.split(key, 4)
         rows = batch["x"].shape[:1]
-        added = {"guidance": quantile(kind, jax.random.uniform(scale_key, rows), *scale)}
+        added = {"guidance": quantile(kind, jax.random.uniform(scale_key, rows), *scale, power=power)}
         if kind in TARGETS and TARGETS[kind].draws_interval:
             ends = jax.random.uniform(interval_key, (*rows, 2)) / 2 + jnp.array([[0.0, 0.5]])
             at_all_times = jax.random.bernoulli(whole_key, whole, (*rows, 1))

@@ -114,8 +114,8 @@ def soflow(V: AverageVelocity, x: Array, s: Time, t: Time, v: Array, a: Time) ->
 
         V(x, s, t)  vs  sg[a v + (1 - a) V(x_m, m, t)],     m = s + a (t - s),  x_m = x + (m - s) v
 
-    Both sides times (t - s), plus x, are F(x, s, t) and F(x_m, m, t). The residual is not divided by `a`: the distance carries that
-    weight. Divided by `a` it tends to MeanFlow's residual as a -> 0; with s = t it is `a` times flow matching's.
+    Both sides times (t - s), plus x, are F(x, s, t) and F(x_m, m, t). The residual is not divided by `a`, which is the recipe's matter.
+    Divided by `a` it tends to MeanFlow's residual as a -> 0; with s = t it is `a` times flow matching's.
 
     Paper -> here: t -> s, s -> t, l -> m, f_theta(x_t, t, s) -> F(x, s, t).
 
@@ -330,7 +330,8 @@ def flow_anchored(V: AverageVelocity, x: Array, s: Time, v: Array, *, jvp: Jvp =
 
         V  vs  sg[V - (1 - sqrt(1 - s)) clip(R, -1, 1)],     R = V - (v - s d_s V),  V = V(x, s, 0)
 
-    Close to the data the step vanishes. The anchor is a second task: `flow_matching(flowmap.extended_source(V), x, s, v)`.
+    Close to the data the step vanishes. The anchor is `flow_matching(V, x, s, v)`, that is V(x, s, s); of a network that does not see
+    t, `flow_matching(flowmap.extended_source(V), x, s, v)`.
 
     Paper -> here: x_t -> x, t -> 1 - s (data at t = 1), F_theta -> -V, g -> R up to its sign, alpha(t) = 1 - t^0.5 with t = 1 - s.
 

@@ -5,32 +5,44 @@ cond; its attribute `path`, if it has one, is the path whose noise is drawn. A d
 `(key, n, step) -> {"s": [n], ...}`, a `Term.times`: fields of a Point, float32 in [0, 1].
 """
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from flowjax import paths, schedules, times, typing
+from flowjax.schedules import Schedule
+from flowjax.times import TimeSampler
+from flowjax.typing import Array, Method, Point
+
+DrawTimes = Callable[[Array, int], Mapping[str, Array]]  # (key, n) -> {"s": [n], ...}
+Times = Callable[[Array, int, Any], dict[str, Array]]  # (key, n, step) -> {"s": [n], ...}: a Term.times
+Rows = Mapping[str, Any]  # x0, eps, cond, and a trajectory where the batch brings one
 
 # Points
 
 
-def on_path(path):
+def on_path(path: str | paths.Path, floor: float = 0.0) -> "_OnPath":
     """Points between data and noise at the drawn source times, with their conditional velocity.
 
     Args:
       path: name of a path, or a flowjax.paths.Path.
+      floor: least divisor of the velocity (x - x0) / max(s, floor) on the linear path: below it the velocity shrinks.
 
     Raises:
       InputError: for an unknown path.
     """
-    return _OnPath(paths.path_from_name(path))
+    return _OnPath(paths.path_from_name(path), floor)
 
 
-class _OnPath(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _OnPath:
     path: paths.Path
+    floor: float
 
-    def __call__(self, times, key, rows):
+    def __call__(self, times: DrawTimes, key: Array, rows: Rows) -> Point:
         x0, eps = rows["x0"], rows["eps"]
         drawn = _columns(times(key, x0.shape[0]), x0)
         if "s" not in drawn:
@@ -39,15 +51,17 @@ class _OnPath(NamedTuple):
                 ' Term(..., times=draws.diagonal_times(("uniform",))).'
             )
         x, v = paths.interpolate(self.path, x0, eps, drawn["s"])
+        if self.floor:
+            v = (v * drawn["s"] / jnp.maximum(drawn["s"], self.floor)).astype(v.dtype)
         return typing.Point(x=x, v=v, x0=x0, eps=eps, cond=rows["cond"], **drawn)
 
 
-def from_noise(times, key, rows):
+def from_noise(times: DrawTimes, key: Array, rows: Rows) -> Point:
     """Noise as points, s = 1, and a second, independent noise as `eps`; the values of the data are not read."""
     return noise_beside_data(times, key, rows)._replace(x0=None)
 
 
-def noise_beside_data(times, key, rows):
+def noise_beside_data(times: DrawTimes, key: Array, rows: Rows) -> Point:
     """Noise as points, s = 1, a second, independent noise as `eps`, and the data as `x0`.
 
     For samples of the student that are noised again by `eps`, up to the time t, and compared with data.
@@ -58,7 +72,7 @@ def noise_beside_data(times, key, rows):
     return typing.Point(x=x, x0=rows["x0"], eps=paths.independent(eps_key, x), cond=rows["cond"], **drawn)
 
 
-def on_trajectory(times, key, rows):
+def on_trajectory(times: DrawTimes, key: Array, rows: Rows) -> Point:
     """Two different points of each row's trajectory, the nearest to the drawn times; v is the mean velocity between them."""
     x0, eps, trajectory, known = rows["x0"], rows["eps"], rows["trajectory"], rows["times"]
     drawn, last, row = times(key, x0.shape[0]), known.shape[1] - 1, jnp.arange(x0.shape[0])
@@ -71,7 +85,7 @@ def on_trajectory(times, key, rows):
     return typing.Point(x=x, v=v, x0=x0, eps=eps, cond=rows["cond"], **at)
 
 
-def _columns(drawn, x):
+def _columns(drawn: Mapping[str, Array], x: Array) -> dict[str, Array]:
     """Drawn times [n] as float32 columns that broadcast against `x`, whatever JAX's default dtype is."""
     return {name: times.expand(time.astype(jnp.float32), x) for name, time in drawn.items()}
 
@@ -79,40 +93,48 @@ def _columns(drawn, x):
 # Times
 
 
-def diagonal_times(spec):
+def diagonal_times(spec: TimeSampler) -> Times:
     """One time a row, as the source."""
     sampler = times.sampler_from_name(spec, draws=1)
     return lambda key, n, step: {"s": sampler(key, n)}
 
 
-def target_times(spec):
+def target_times(spec: TimeSampler) -> Times:
     """One time a row, as the target: for terms that start from noise."""
     sampler = times.sampler_from_name(spec, draws=1)
     return lambda key, n, step: {"t": sampler(key, n)}
 
 
-def source_times(spec):
+def source_times(spec: TimeSampler) -> Times:
     """The source times of a sampler of pairs."""
     sampler = times.sampler_from_name(spec, draws=2)
     return lambda key, n, step: {"s": sampler(key, n)[0]}
 
 
-def pair_times(spec, schedule=None):
-    """Source and target times; with a schedule of the training step also `a`, the same for all rows."""
+def pair_times(spec: TimeSampler, schedule: Schedule | None = None, least_step: float = 0.0) -> Times:
+    """Source and target times; with a schedule of the training step also `a`, the same for all rows.
+
+    With `least_step`, `a` is larger (at most 1) where the step a (s - t) would be smaller than that.
+    """
     sampler = times.sampler_from_name(spec, draws=2)
 
-    def draw(key, n, step):
+    def draw(key: Array, n: int, step: Any) -> dict[str, Array]:
         s, t = sampler(key, n)
-        return {"s": s, "t": t} if schedule is None else {"s": s, "t": t, "a": jnp.full((n,), schedule(step))}
+        if schedule is None:
+            return {"s": s, "t": t}
+        a = jnp.full((n,), schedule(step))
+        if least_step:
+            a = jnp.maximum(a, jnp.minimum(1.0, least_step / jnp.maximum(s - t, least_step)))
+        return {"s": s, "t": t, "a": a}
 
     return draw
 
 
-def split_times(spec, fraction):
+def split_times(spec: TimeSampler, fraction: TimeSampler) -> Times:
     """Source and target times, and the fraction `a` at which the jump between them is split."""
     pair, one = times.sampler_from_name(spec, draws=2), times.sampler_from_name(fraction, draws=1)
 
-    def draw(key, n, step):
+    def draw(key: Array, n: int, step: Any) -> dict[str, Array]:
         pair_key, fraction_key = jax.random.split(key)
         s, t = pair(pair_key, n)
         return {"s": s, "t": t, "a": one(fraction_key, n)}
@@ -120,7 +142,7 @@ def split_times(spec, fraction):
     return draw
 
 
-def warm_up(end, steps):
+def warm_up(end: float, steps: int) -> Schedule:
     """The schedule from 0 to `end` over `steps` steps; `end` from the start for 0 steps."""
     if not isinstance(steps, int) or steps < 0:
         raise typing.InputError(f"warmup_steps is {steps!r}; expected a whole number of at least 0.")
@@ -130,7 +152,7 @@ def warm_up(end, steps):
 # Methods whose batches must bring more than the data
 
 
-def coupled(method):
+def coupled(method: Method) -> Method:
     """`method` on a coupling: its batches must bring the noise that belongs to their data."""
     return _requiring(
         method,
@@ -141,7 +163,7 @@ def coupled(method):
     )
 
 
-def with_trajectories(method):
+def with_trajectories(method: Method) -> Method:
     """`method` on a teacher's trajectories, which its batches must bring."""
     return _requiring(
         method,
@@ -152,8 +174,8 @@ def with_trajectories(method):
     )
 
 
-def _requiring(method, field, message):
-    def draw(key, batch, step):
+def _requiring(method: Method, field: str, message: str) -> Method:
+    def draw(key: Array, batch: Mapping[str, Array], step: Any) -> dict[str, Point]:
         if field not in batch:
             raise typing.InputError(message)
         return method.draw(key, batch, step)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from flowjax import losses
-from flowjax.methods import compositional, consistency, diagonal, eulerian, lagrangian
+from flowjax.methods import compositional, consistency, diagonal, eulerian, lagrangian, pixel
 from flowjax.typing import Method
 
 # Which jumps a method learns, in words.
@@ -281,7 +281,7 @@ METHODS: dict[str, MethodInfo] = {
         arxiv="2510.24474",
     ),
     "pmf": MethodInfo(
-        eulerian.pmf, pairs=(losses.improved_meanflow,), rule="eulerian", setting="M",
+        pixel.pmf, pairs=(losses.improved_meanflow,), rule="eulerian", setting="M",
         derivative="d_s V in sg, along the network's velocity", parameterisation="denoised_field", derived_fpe=5, rho=1,
         every_row={"diagonal": "0"}, guided_rule=True, paper="Pixel Mean Flows", arxiv="2601.22158",
     ),

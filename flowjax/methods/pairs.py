@@ -19,15 +19,20 @@ and, under any other name, an array of `point.extra` or a network of `nets`. Wha
 
 import functools
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 
 from flowjax import checks, derivatives, distances, flowmap, guidance, losses, typing
+from flowjax.typing import Array, Nets, Pair, Point, Time
+
+Supplied = Callable[..., Any]  # (nets, point, **given) -> what the loss returns
 
 LOG_VARIANCE = {"log_variance": typing.Network("LogVariance", call="times")}  # what a recipe needs that calls `log_variance`
 
 
-def pair(loss, **constants):
+def pair(loss: Callable, **constants: Any) -> Supplied:
     """`(nets, point, **given) -> Pair` of a loss, whose arguments are supplied by name; see the head of this file.
 
     Args:
@@ -50,17 +55,17 @@ def pair(loss, **constants):
     return functools.partial(call, loss, **constants)
 
 
-def distilled(loss, **constants):
+def distilled(loss: Callable, **constants: Any) -> Callable[[Nets, Point], Any]:
     """`pair` of a loss whose `v` is the teacher's velocity at (x, s)."""
     supplied = pair(loss, **constants)
     return lambda nets, point: supplied(nets, point, v=bind(nets.teacher, point)(point.x, point.s))
 
 
-def call(loss, nets, point, **given):
+def call(loss: Callable, nets: Nets, point: Point, **given: Any) -> Any:
     """What a loss returns for a term's networks and points; arguments that are `given` are not supplied."""
     supplied = _supplied(nets, point)
 
-    def value(name, default):
+    def value(name: str, default: Any) -> Any:
         if name in given:
             return given[name]
         if name in supplied:
@@ -81,7 +86,7 @@ def call(loss, nets, point, **given):
     return loss(**{name: value(name, parameter.default) for name, parameter in inspect.signature(loss).parameters.items()})
 
 
-def _supplied(nets, point):
+def _supplied(nets: Nets, point: Point) -> dict[str, Callable[[], Any]]:
     """The vocabulary: {argument of a loss: function without arguments that supplies it}."""
     net = lambda name: lambda: bind(getattr(nets, name), point)
     guided = functools.cache(lambda: velocity(nets, point))
@@ -101,7 +106,7 @@ def _supplied(nets, point):
     }
 
 
-def bind(net, point):
+def bind(net: Any, point: Point) -> Any:
     """A network as a loss calls it, without conditioning: V(x, s, t), v(x, t); None stays None.
 
     A network that takes no conditioning, such as `lambda x, s, t: ...`, is called without it.
@@ -109,7 +114,7 @@ def bind(net, point):
     if net is None:
         return None
 
-    def bound(*inputs):
+    def bound(*inputs: Any) -> Any:
         if _takes(net, len(inputs) + 1):
             return net(*inputs, point.cond)
         if not _takes(net, len(inputs)):
@@ -122,7 +127,7 @@ def bind(net, point):
     return bound
 
 
-def _takes(net, count):
+def _takes(net: Callable, count: int) -> bool:
     """Whether a callable takes so many arguments by position."""
     try:
         inspect.signature(net).bind(*range(count))
@@ -133,13 +138,13 @@ def _takes(net, count):
     return True
 
 
-def middle(point):
+def middle(point: Point) -> Array:
     """The time at the fraction a of the way from s to t; a point without s is noise, s = 1."""
     s = 1 if point.s is None else point.s
     return s + point.a * (point.t - s)
 
 
-def velocity(nets, point, V_ss=None):
+def velocity(nets: Nets, point: Point, V_ss: Array | None = None) -> guidance.Guided:
     """The velocity of the data that a loss takes, guided if `nets.guide` is given, as a Guided.
 
     `V_ss` is the network's V(x, s, s) where it is known already, so that the guidance need not evaluate it again.
@@ -147,7 +152,7 @@ def velocity(nets, point, V_ss=None):
     return guidance.Guided(point.v, V_ss) if nets.guide is None else nets.guide(nets, point, V_ss)
 
 
-def anchor(nets, point):
+def anchor(nets: Nets, point: Point) -> Pair:
     """Flow matching on the conditional velocity: the anchor of methods that learn from data.
 
     Guidance may need V(x, s, s), which is the prediction itself: the network is evaluated once.
@@ -156,18 +161,31 @@ def anchor(nets, point):
     return losses.flow_matching(lambda x, s, t: V_ss, point.x, point.s, velocity(nets, point, V_ss).v)
 
 
-def both_anchors(nets, point):
+def both_anchors(nets: Nets, point: Point) -> tuple[Pair, Pair]:
     """`anchor` of both heads of a network, from one pass."""
     V_ss, u_ss = bind(nets.both, point)(point.x, point.s, point.s)
     v = velocity(nets, point, u_ss).v
     return typing.Pair(V_ss, v), typing.Pair(u_ss, v)
 
 
+def velocity_heads(heads: int) -> tuple[Callable, Callable, dict[str, Any]]:
+    """Improved MeanFlow's anchor, its loss, and what they need besides V, for a network of one head or with a velocity head.
+
+    Raises:
+      InputError: for another number of heads.
+    """
+    if heads not in (1, 2):
+        raise typing.InputError(f"heads is {heads!r}; expected 1, or 2 for a network with a velocity head.")
+    if heads == 1:
+        return anchor, losses.improved_meanflow, {}
+    return both_anchors, losses.improved_meanflow_two_heads, {"both": {}}
+
+
 # Flow matching on the teacher's velocity: the anchor of methods that distil one.
 teacher_anchor = distilled(losses.flow_matching)
 
 
-def log_variance(bound=None):
+def log_variance(bound: float | None = None) -> Callable[[Nets, Point], dict[str, Array]]:
     """A `Term.arguments`: the learned log-variance of a point's times; an anchor's target time is its source.
 
     `bound` keeps the log-variance between -bound and bound, smoothly. Where an error falls towards 0 its weight grows without end,
@@ -176,27 +194,27 @@ def log_variance(bound=None):
     if bound is not None and not (isinstance(bound, (int, float)) and bound > 0):
         raise typing.InputError(f"log_variance_bound is {bound!r}; expected a number above 0, or None for no bound.")
 
-    def arguments(nets, point):
+    def arguments(nets: Nets, point: Point) -> dict[str, Array]:
         log_variance = nets.log_variance(point.s, point.s if point.t is None else point.t)
         return {"log_variance": log_variance if bound is None else bound * jnp.tanh(log_variance / bound)}
 
     return arguments
 
 
-def learned_weight(learned, reduce="sum"):
+def learned_weight(learned: bool, reduce: str = "sum") -> tuple[dict[str, Any], dict[str, Any]]:
     """(fields of a Term, needs of the method): squared errors, weighed by a learned log-variance of the times if `learned`."""
     if not learned:
         return {"distance": functools.partial(distances.l2, reduce=reduce)}, {}
     return {"distance": functools.partial(distances.likelihood, reduce=reduce), "arguments": log_variance()}, LOG_VARIANCE
 
 
-def teacher_solver(name):
+def teacher_solver(name: str) -> Callable[[Callable, Array, Time, Time], Array]:
     """One step of a teacher, `(teacher, x, s, m) -> its mean velocity`: "euler", its velocity at x; "heun", the mean of both ends."""
 
-    def euler(teacher, x, s, m):
+    def euler(teacher: Callable, x: Array, s: Time, m: Time) -> Array:
         return teacher(x, s)
 
-    def heun(teacher, x, s, m):
+    def heun(teacher: Callable, x: Array, s: Time, m: Time) -> Array:
         v = teacher(x, s)
         return (v + teacher(flowmap.move(x, s, m, v), m)) / 2
 

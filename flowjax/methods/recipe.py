@@ -5,21 +5,31 @@ import functools
 import inspect
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from flowjax import checks, conditioning, distances, guidance, paths, times, typing
+from flowjax.typing import Array, Method, Nets, Point, Term
 
+Columns = tuple[int, int, int]  # (lo, hi, n), see flowjax.typing.Term
+Rows = dict[str, Any]
 WHOLE = (0, 1, 1)  # columns of a term on every row
 # Folded into the key of a term: the key of its further arrays. `fold_in(key, i)` is `split(key)[i]`, which draws of times and noise
 # use for small i, so this is a number that no split reaches.
 EXTRA = 0x65787472
 
 
-def method(terms: Sequence[typing.Term], *, points, label_drop, needs: Mapping[str, Any] | None = None):
+def method(
+    terms: Sequence[Term],
+    *,
+    points: Callable[..., Point],
+    label_drop: float,
+    needs: Mapping[str, Any] | None = None,
+    one_noise: bool = True,
+) -> Method:
     """A Method from its terms; a term that has no columns is left out.
 
     Args:
@@ -27,6 +37,7 @@ def method(terms: Sequence[typing.Term], *, points, label_drop, needs: Mapping[s
       points: how a point is drawn: `draws.on_path("linear")`, or `draws.from_noise`, ... of flowjax.methods.draws.
       label_drop: share of labels replaced by the null label, an independent draw.
       needs: the networks that the trainer must supply, by name, with their constants, see flowjax.typing.Method.
+      one_noise: whether terms on the same row share its noise; otherwise each draws its own, unless the batch brings the noise.
 
     Raises:
       InputError: for a label_drop outside [0, 1], two terms of one name, or no term on any row.
@@ -40,22 +51,24 @@ def method(terms: Sequence[typing.Term], *, points, label_drop, needs: Mapping[s
     if not isinstance(label_drop, (int, float)) or not 0 <= label_drop <= 1:
         raise typing.InputError(f"label_drop is {label_drop!r}; expected a share between 0 and 1.")
 
-    def draw(key, batch, step):
+    def draw(key: Array, batch: Mapping[str, Array], step: Any) -> dict[str, Point]:
         if not isinstance(batch, Mapping) or "x" not in batch:
             raise typing.InputError(
                 f"draw: the batch is {_described(batch)}; expected a dict with the data under 'x': "
                 '{"x": [B, ...]}, and {"label": [B]}, {"eps": the shape of x} where there are any.'
             )
         noise_key, label_key, *keys = jax.random.split(key, 2 + len(terms))
-        rows = _rows(noise_key, label_key, batch, label_drop, getattr(points, "path", paths.linear))
-        return {
-            term.name: _point(term, points, term_key, columns(rows, term.columns), step) for term, term_key in zip(terms, keys)
-        }
+        path = getattr(points, "path", paths.linear)
+        of_noise = lambda noise_key: _rows(noise_key, label_key, batch, label_drop, path)
+        noise_keys = [noise_key] if one_noise else [*jax.random.split(noise_key, len(terms))]
+        rows = [of_noise(own) for own in noise_keys]
+        each = zip(terms, rows * len(terms) if one_noise else rows, keys)
+        return {term.name: _point(term, points, key, columns(own, term.columns), step) for term, own, key in each}
 
     return typing.Method(draw, functools.partial(loss, terms, needs), terms, needs)
 
 
-def _described(batch):
+def _described(batch: Any) -> str:
     return (
         f"a dict of {', '.join(map(repr, batch)) or 'nothing'}"
         if isinstance(batch, Mapping)
@@ -63,7 +76,7 @@ def _described(batch):
     )
 
 
-def _rows(noise_key, label_key, batch, label_drop, path):
+def _rows(noise_key: Array, label_key: Array, batch: Mapping[str, Array], label_drop: float, path: paths.Path) -> Rows:
     """The rows that terms share: the data, its noise and conditioning, and a trajectory if the batch brings one."""
     x0 = batch["x"]
     eps = batch["eps"] if "eps" in batch else paths.independent(noise_key, x0, path)
@@ -72,7 +85,7 @@ def _rows(noise_key, label_key, batch, label_drop, path):
     return rows | {name: batch[name] for name in ("trajectory", "times") if name in batch}
 
 
-def _point(term, points, key, rows, step):
+def _point(term: Term, points: Callable[..., Point], key: Array, rows: Rows, step: Any) -> Point:
     """The Point of a term: its times, once a group, and its further arrays, whose key leaves the draw of the times as it is."""
     size = rows["x0"].shape[0]
     if size % term.group:
@@ -81,7 +94,7 @@ def _point(term, points, key, rows, step):
             f" use a batch of a multiple of {_multiple(term)} rows."
         )
 
-    def draw_times(key, n):
+    def draw_times(key: Array, n: int) -> dict[str, Array]:
         drawn = {} if term.times is None else term.times(key, n // term.group, step)
         return drawn if term.group == 1 else {name: jnp.repeat(time, term.group) for name, time in drawn.items()}
 
@@ -92,7 +105,9 @@ def _point(term, points, key, rows, step):
 # The loss
 
 
-def loss(terms, needs, nets, drawn):
+def loss(
+    terms: Sequence[Term], needs: Mapping[str, Any], nets: Nets, drawn: Mapping[str, Point]
+) -> tuple[Array, dict[str, Array]]:
     """(errors [B], metrics) of all terms on their rows; what `Method.loss` is bound to.
 
     A term that `drawn` lacks rests: its rows get nothing from it, and it has no metric.
@@ -102,7 +117,7 @@ def loss(terms, needs, nets, drawn):
             raise typing.InputError(
                 f"this method needs the network {need!r}, and nets.{need} is None: Nets(V=..., {need}=...)."
             )
-    errors, metrics = 0.0, {}
+    errors, metrics = jnp.float32(0), {}
     for term in terms:
         if term.name not in drawn:
             continue
@@ -115,19 +130,22 @@ def loss(terms, needs, nets, drawn):
     return errors, metrics
 
 
-def raw_errors(method, nets, drawn):
+def raw_errors(method: Method, nets: Nets, drawn: Mapping[str, Point]) -> dict[str, Array]:
     """The raw metric of each row of each drawn term, before distance and weight: {term: [rows]}; their means are the metrics of the loss."""
     trained = _trained(method.needs)
     return {term.name: _scored(term, trained, nets, drawn[term.name])[1] for term in method.terms if term.name in drawn}
 
 
-def _trained(needs):
+def _trained(needs: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the networks that a method trains."""
     return ("V", *(name for name, need in needs.items() if isinstance(need, typing.Network)))
 
 
-def _scored(term, trained, nets, point):
-    """(errors [rows], raw metric [rows], point) of a term; of several pairs, errors are summed and raw metrics averaged."""
+def _scored(term: Term, trained: tuple[str, ...], nets: Nets, point: Point) -> tuple[Array, Array, Point]:
+    """(errors [rows], raw metric [rows], point) of a term; of several pairs, errors are summed and raw metrics averaged.
+
+    Arrays in a dict beside pairs are further errors; the raw metric is of the pairs.
+    """
     if term.prepare is not None:
         point = jax.lax.stop_gradient(term.prepare(nets.training(()), point))
     if term.trains:
@@ -137,8 +155,10 @@ def _scored(term, trained, nets, point):
     if not isinstance(result, (tuple, Mapping)):
         _check_rows(f"term {term.name!r}: the errors", result, point)
         return result, result if term.metric is None else term.metric(result), point
-    pairs = jax.tree.leaves(result, is_leaf=lambda node: isinstance(node, typing.Pair))
-    if term.distance is None or not all(isinstance(pair, typing.Pair) for pair in pairs):
+    parts = jax.tree.leaves(result, is_leaf=lambda node: isinstance(node, typing.Pair))
+    pairs = [part for part in parts if isinstance(part, typing.Pair)]
+    further = [part for part in parts if not isinstance(part, typing.Pair)]
+    if term.distance is None or not pairs or (further and not isinstance(result, Mapping)):
         raise typing.InputError(
             f"term {term.name!r} has {'no distance' if term.distance is None else 'a distance'} and returns {type(result).__name__}"
             " of arrays; expected typing.Pair(prediction, target), several of them in a tuple or a dict by head, with a distance such as"
@@ -148,11 +168,12 @@ def _scored(term, trained, nets, point):
     metric = functools.partial(distances.squared, reduce="mean") if term.metric is None else term.metric
     scores = zip(*((distance(*pair), metric(*pair)) for pair in pairs))
     errors, raw = (functools.reduce(operator.add, score) for score in scores)
-    _check_rows(f"term {term.name!r}: the distance", errors, point)
-    return errors, raw if len(pairs) == 1 else raw / len(pairs), point
+    for added in (errors, *further):
+        _check_rows(f"term {term.name!r}: the {'distance' if added is errors else 'further errors'}", added, point)
+    return sum(further, errors), raw if len(pairs) == 1 else raw / len(pairs), point
 
 
-def _check_rows(what, values, point, scalar=False):
+def _check_rows(what: str, values: Any, point: Point, scalar: bool = False) -> None:
     """Raises InputError unless there is one number a row of the point, or, if `scalar`, one for all."""
     rows = point.x.shape[:1]
     if jnp.shape(values) != rows and not (scalar and jnp.ndim(values) == 0):
@@ -165,7 +186,7 @@ def _check_rows(what, values, point, scalar=False):
 # The rows of a term
 
 
-def split(share, name="diagonal"):
+def split(share: Any, name: str = "diagonal") -> tuple[Columns, Columns]:
     """Columns of the anchor and of the rest: "3/4" -> (0, 3, 4), (3, 4, 4); "both": each on every row; `name` is that of the constant."""
     if share == "both":
         return WHOLE, WHOLE
@@ -180,7 +201,7 @@ def split(share, name="diagonal"):
     return (0, part.numerator, part.denominator), (part.numerator, part.denominator, part.denominator)
 
 
-def columns(rows, share):
+def columns(rows: Rows, share: Columns) -> Rows:
     """Rows of the columns lo:hi of rows.reshape(-1, n): strided, so that on a sharded batch each shard keeps its rows."""
     lo, hi, n = share
     size = rows["x0"].shape[0]
@@ -191,12 +212,12 @@ def columns(rows, share):
     return jax.tree.map(lambda leaf: leaf.reshape(-1, n, *leaf.shape[1:])[:, lo:hi].reshape(-1, *leaf.shape[1:]), rows)
 
 
-def rows_multiple(method):
+def rows_multiple(method: Method) -> int:
     """The number that the rows of a shard must be a multiple of, so that every term of `method` gets whole columns and groups."""
     return math.lcm(*(_multiple(term) for term in method.terms))
 
 
-def _multiple(term):
+def _multiple(term: Term) -> int:
     """Rows of a batch that give a term whole columns and whole groups."""
     lo, hi, n = term.columns
     return n * term.group // math.gcd(hi - lo, term.group)
@@ -205,7 +226,7 @@ def _multiple(term):
 # Recipes and methods made of others
 
 
-def variant(base, **defaults):
+def variant(base: Callable[..., Method], **defaults: Any) -> Callable[[Callable[[Method], Method]], Callable[..., Method]]:
     """Makes a recipe from another one: the same keyword arguments with other defaults.
 
     The decorated function gets the Method that `base` made, and returns it, or what differs from it; its docstring is the recipe's.
@@ -229,33 +250,35 @@ def variant(base, **defaults):
     for name in defaults:
         checks.member(f"constant of {base.__name__}", name, signature.parameters)
 
-    def decorate(change):
+    def decorate(change: Callable[[Method], Method]) -> Callable[..., Method]:
         @functools.wraps(change)
-        def recipe(**constants):
+        def recipe(**constants: Any) -> Method:
             return change(base(**{**defaults, **constants}))
 
         parameters = [p.replace(default=defaults.get(name, p.default)) for name, p in signature.parameters.items()]
-        recipe.__signature__ = signature.replace(parameters=parameters)
+        recipe.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         return recipe
 
     return decorate
 
 
-def with_dropout(method):
+def with_dropout(method: Method) -> Method:
     """`method` with a key for every row in cond["dropout"]: every call of the network on a row drops the same units."""
 
-    def draw(key, batch, step):
+    def draw(key: Array, batch: Mapping[str, Array], step: Any) -> dict[str, Point]:
         method_key, mask_key = jax.random.split(key)
         return method.draw(method_key, {**batch, "dropout": jax.random.split(mask_key, batch["x"].shape[0])}, step)
 
     return method._replace(draw=draw)
 
 
-def guided(method, kind, scale, whole_anchor, constants):
+def guided(method: Method, kind: str, scale: tuple[float, float], whole_anchor: bool, constants: Mapping[str, Any]) -> Method:
     """`method` with a guidance inside its target; see flowjax.methods.guided."""
-    target, drawing = guidance.target_from_name(kind, **constants), guidance.drawing(method, kind, scale)
+    target = guidance.target_from_name(kind, **constants)
+    whole = 0.0 if whole_anchor else 0.25
+    drawing = guidance.drawing(method, kind, scale, power=target.power, whole=whole)
 
-    def draw(key, batch, step):
+    def draw(key: Array, batch: Mapping[str, Array], step: Any) -> dict[str, Point]:
         if "label" not in batch:
             raise typing.InputError(
                 "guidance inside the target needs labels, and the batch has none; expected a labelled dataset."
@@ -263,21 +286,23 @@ def guided(method, kind, scale, whole_anchor, constants):
         drawn = drawing.draw(key, batch, step)
         return {name: point._replace(cond=condition(name, point.cond)) for name, point in drawn.items()}
 
-    def condition(name, cond):
-        """Rows with a dropped label get w = 1; with `whole_anchor`, the anchor's interval is (0, 1)."""
+    def condition(name: str, cond: Mapping[str, Array]) -> Mapping[str, Array]:
+        """With `whole_anchor`, the anchor's interval is (0, 1). Rows with a dropped label get w = 1, or keep what they drew."""
         plain = conditioning.null(cond)
         if target.draws_interval and whole_anchor and name == "anchor":
             cond = {**cond, "interval": plain["interval"]}
+        if target.tells_dropped:
+            return cond
         drawn = {field: cond[field] for field in conditioning.GUIDANCE if field in cond}
         dropped = cond["label"] < 0
-        return cond | {field: jnp.where(times.expand(dropped, rows), plain[field], rows) for field, rows in drawn.items()}
+        return {**cond, **{field: jnp.where(times.expand(dropped, rows), plain[field], rows) for field, rows in drawn.items()}}
 
-    def change(nets):
+    def change(nets: Nets) -> Nets:
         if "teacher" in method.needs:  # its velocity is not the data's: guided at once, by its answer to the null label
             return nets.replace(teacher=guidance.classifier_free(nets.teacher, target.scale))
         return nets.replace(guide=target.guide)
 
-    def weight(plain):
+    def weight(plain: float | Callable[[Point], Array]) -> float | Callable[[Point], Array]:
         if not target.weighted:
             return plain
         return lambda point: (plain(point) if callable(plain) else plain) / point.cond["guidance"] ** 2
@@ -286,13 +311,13 @@ def guided(method, kind, scale, whole_anchor, constants):
     return method._replace(draw=draw, loss=functools.partial(loss, terms, method.needs), terms=terms)
 
 
-def _with_nets(term, change):
+def _with_nets(term: Term, change: Callable[[Nets], Nets]) -> Term:
     """`term` on the networks `change(nets)`."""
     on = lambda function: function and (lambda nets, point: function(change(nets), point))
     return term._replace(pair=on(term.pair), prepare=on(term.prepare), arguments=on(term.arguments))
 
 
-def length(name, what, total_steps):
+def length(name: str, what: str, total_steps: int | None) -> int:
     """The length of the training; raises InputError with what depends on it, if it is not known."""
     if not total_steps:
         raise typing.InputError(

@@ -75,6 +75,7 @@ class Guidance(NamedTuple):
     scale: tuple[float, float] = (1.0, 1.0)
     interval: tuple[float, float] = (0.0, 1.0)
     weak: str = ""
+    power: float = 1.0
     k: float = 0.5
     mix: float = 0.25
     decay: float = 0.8
