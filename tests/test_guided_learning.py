@@ -1,5 +1,9 @@
 """A map that is learned with guidance inside the training target follows the guided flow; minutes of training."""
 
+import pathlib
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -67,3 +71,18 @@ def follows_the_guided_flow(name, kind, steps, bound, batch=512):
         expected = samplers.heun(lambda x, t: guided_flow(x, t, label, inside(t)), x, samplers.grid(200))
         cond["interval"] = jnp.tile(jnp.array([0.2, 0.6]), (1_000, 1))
         assert away(one(3.0), expected) < bound * moved < away(end(3.0), expected) + away(end(1.0), expected)
+
+
+@pytest.mark.slow
+def test_what_rows_are_told_of_their_guidance_is_compared_on_two_rings():
+    command = [sys.executable, "-m", "experiments.two_rings", "--steps=2", "--seeds=2", "--width=8", "--rows=8"]
+    run = lambda *flags: subprocess.run(
+        [*command, *flags], cwd=pathlib.Path(__file__).parents[1], capture_output=True, text=True, timeout=240
+    )
+    shown = run("--scales=1,3")
+    assert shown.returncode == 0, shown.stderr
+    rows = [line.split("|")[1:-1] for line in shown.stdout.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 6 and [cell.strip() for cell in rows[0][2:]] == ["w = 1", "w = 3"]
+    assert all(0 < float(cell.split("±")[0]) < 5 for row in rows[2:] for cell in row[2:])
+    refused = run("--scales=9")
+    assert refused.returncode == 2 and "expected scales from 1 to 8" in refused.stderr
