@@ -93,14 +93,15 @@ PMF = {
     "L/16": {
         "model.size": "pixel-L",
         "ema": tuple(f"half_life:images={images},ramp=0.05" for images in ("1_000_000", "500_000", "2_000_000")),
-        "eval_guidance": 7.0, "eval_interval": (0.2, 0.7),
+        "eval_guidance": 7.0, "eval_interval": (0.2, 0.7), "guidance.power": 2.0,
     },
     "H/16": {
         "model.size": "pixel-H", "steps": steps(360, 1024),
         "ema": tuple(f"half_life:images={images},ramp=0.05" for images in ("1_000_000", "500_000", "2_000_000")),
-        "eval_guidance": 7.0, "eval_interval": (0.2, 0.6),
+        "eval_guidance": 7.0, "eval_interval": (0.2, 0.6), "guidance.power": 2.0,
         # the longer training
-        "method.times": ("sorted_pair", ("logit_normal", 0.0, 0.8)),
+        "method.times": ("sorted_pair", ("logit_normal", 0.0, 0.8)), "method.anchor_times": ("logit_normal", 0.0, 0.8),
+        "method.uniform_share": 0.1, "method.perceptual_below": 0.6, "method.path": "linear:noise=2",
     },
 }  # fmt: skip
 

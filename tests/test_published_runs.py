@@ -100,14 +100,18 @@ IMAGENET = {
     "imf,XL/2": {"model.size": "XL", "eval_guidance": 8.0, "eval_interval": (0.42, 0.62)},
     "pmf,B/16": {
         "steps": 400_364, "method.times": ("sorted_pair", LN(0.8, 0.8)),
+        "guidance.power": 1.0, "method.uniform_share": 0.0, "method.perceptual_below": 0.8,
         "eval_guidance": 8.5, "eval_interval": (0.1, 0.7), "ema.0": "half_life:images=2_000_000,ramp=0.05",
     },
     "pmf,L/16": {
         "steps": 400_364, "method.times": ("sorted_pair", LN(0.8, 0.8)),
+        "guidance.power": 2.0, "method.uniform_share": 0.0, "method.perceptual_below": 0.8,
         "eval_guidance": 7.0, "eval_interval": (0.2, 0.7), "ema.0": "half_life:images=1_000_000,ramp=0.05",
     },
     "pmf,H/16": {
         "steps": 450_410, "method.times": ("sorted_pair", LN(0.0, 0.8)),
+        "method.anchor_times": LN(0.0, 0.8), "guidance.power": 2.0, "method.uniform_share": 0.1, "method.perceptual_below": 0.6,
+        "method.path": "linear:noise=2",
         "eval_guidance": 7.0, "eval_interval": (0.2, 0.6), "ema.0": "half_life:images=1_000_000,ramp=0.05",
     },
     "tvm,XL/2-w2": {"guidance.scale": (2.0, 2.0), "model.embedder_init": "spectral"},
