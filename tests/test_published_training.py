@@ -66,7 +66,9 @@ def untrained(config):
     """The config of a run of flow matching with the same network and data."""
     config.method = {"name": "flow_matching", "label_drop": 0.1}
     config.guidance.update({"kind": "", "scale": (1.0, 1.0), "interval": (0.0, 1.0), "k": 0.5})
-    config.update({"teacher": "", "start": "", "sampler": "euler", "auxiliary": {}})
+    config.update({"teacher": "", "start": "", "sampler": "euler"})
+    for network in list(config.auxiliary):
+        del config.auxiliary[network]
     if config.model.name == "decoupled_dit":
         del config.model.source_depth
         config.model.name = "dit"
