@@ -28,9 +28,9 @@ MEANFLOW_UNET = {
 }  # fmt: skip
 TEACHER = {"teacher": "runs/cifar10_teacher", "start": "teacher"}
 
-# arXiv 2505.13447 and Gsunshine/py-meanflow 1f6d72d, its "v0". The averages are float64 there.
+# arXiv 2505.13447 and Gsunshine/py-meanflow 1f6d72d, its "v0". The averages are float64 there. Its data set flips images, too.
 MEANFLOW = {
-    **DATA, **MEANFLOW_UNET, "model.dropout": 0.2,
+    **DATA, **MEANFLOW_UNET, "model.dropout": 0.2, "data.flip": True,
     "method.times": ("sorted_pair", ("logit_normal", -2.0, 2.0)), "method.diagonal": "1/4", "method.p": 0.75, "method.c": 1e-3,
     "batch_size": 1024, "steps": 800_000,
     "optim.name": "adam", "optim.learning_rate": 6e-4, "optim.kwargs": {"b1": 0.9, "b2": 0.999},

@@ -36,7 +36,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Files that are changed, and the test files that must notice it.
 SUBJECTS = {
     "flowjax/losses/*.py": "tests/test_losses*.py",
-    "flowjax/methods/*.py": "tests/test_method*.py",
+    "flowjax/methods/*.py": "tests/test_method*.py tests/test_published_[df]*.py",
     "flowjax/samplers/*.py": "tests/test_samplers*.py",
     "flowjax/training/step.py": "tests/test_training*.py",
 }
@@ -66,7 +66,7 @@ class Mutant(NamedTuple):
       start: offset of the replaced text, in characters.
       old: the replaced text.
       new: the text in its place.
-      tests: pattern of the test files that must notice it.
+      tests: patterns of the test files that must notice it.
     """
 
     path: str
@@ -174,7 +174,7 @@ def notice(mutant, copy):
     file, start = copy / mutant.path, time.perf_counter()
     before = file.read_text()
     file.write_text(mutant.applied(before))
-    tests = [str(path.relative_to(copy)) for path in sorted(copy.glob(mutant.tests))]
+    tests = [str(path.relative_to(copy)) for pattern in mutant.tests.split() for path in sorted(copy.glob(pattern))]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests]
     try:
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(copy)})

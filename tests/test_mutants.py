@@ -18,7 +18,7 @@ def test_changes_are_valid_small_and_follow_the_seed():
         text = (mutants.ROOT / mutant.path).read_text()
         changed = mutant.applied(text)
         assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(text)), mutant
-        assert list(mutants.ROOT.glob(mutant.tests)), mutant
+        assert all(list(mutants.ROOT.glob(pattern)) for pattern in mutant.tests.split()), mutant
 
 
 @pytest.mark.parametrize(

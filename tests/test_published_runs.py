@@ -145,7 +145,7 @@ PUBLISHED_UNET = {
     "data.augment": "edm:probability=0.12,x_flip=1,y_flip=0,rotation=0", "method.p": 0.75, "method.c": 1e-3, "batch_size": 1024,
 }  # fmt: skip
 PY_MEANFLOW = {
-    **PUBLISHED_UNET, "model.dropout": 0.2, "optim.name": "adam", "optim.learning_rate": 6e-4,
+    **PUBLISHED_UNET, "data.flip": True, "model.dropout": 0.2, "optim.name": "adam", "optim.learning_rate": 6e-4,
     "optim.kwargs": {"b1": 0.9, "b2": 0.999}, "optim.warmup_steps": 9_765, "optim.schedule": "constant", "method.diagonal": "1/4",
     "ema": ("constant:decay=0.9999,every=16", "constant:decay=0.99995,every=16", "constant:decay=0.9996,every=16"),
 }  # fmt: skip

@@ -212,7 +212,11 @@ METHOD: dict[str, Range] = {
     "correction_c": POSITIVE,
     "log_variance_bound": either(POSITIVE, NONE),
     **dict.fromkeys(("a_start", "a_end", "first_limit", "last_limit"), number(0, 1, above=True)),
-    **dict.fromkeys(("start", "end", "warmup"), SHARE),
+    "warmup": SHARE,
+    "start": number(
+        -1_000, 1, words="a share of the training below its end; negative if the span began in a run before this one"
+    ),
+    "end": SHARE,
     "steepness": number(0, 1e4, above=True),
     "snap": number(0, 0.5, above=True, below=True),
     "clip": POSITIVE,
