@@ -6,6 +6,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,7 +150,8 @@ def trained(tmp_path_factory):
     return folder
 
 
-def test_sampling_needs_the_workdir_alone(trained):
+def test_sampling_needs_the_workdir_alone(digits_run, tmp_path):
+    trained = shutil.copytree(digits_run, tmp_path / "run")
     output, code = finish("sample", f"--workdir={trained}", "--steps=1,2", "--labels=0,3,7", "--seed=1", "--num=9")
     assert code == 0, output
     with np.load(trained / "sample.npz", allow_pickle=False) as file:
@@ -305,7 +307,8 @@ def test_bad_input_ends_in_one_sentence(case, tmp_path):
         ("train", ["--config=configs/tvm.py:test"], "another config"),
     ],
 )
-def test_bad_input_leaves_a_workdir_untouched(module, flags, message, trained):
+def test_bad_input_leaves_a_workdir_untouched(module, flags, message, digits_run):
+    trained = digits_run
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     output, code = finish(module, *flags, f"--workdir={trained}")
     assert code != 0 and "Traceback" not in output and message in output, output

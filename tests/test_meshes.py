@@ -241,7 +241,8 @@ def test_collectives_in_their_forms():
 # Examples
 
 
-@pytest.mark.parametrize("meshes", [[(2, 4)], pytest.param([(1, 1), (2, 1), (1, 4), (2, 4)], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("meshes", [[(2, 4)], [(1, 1), (2, 1), (1, 4), (2, 4)]])
 def test_every_number_of_devices_reads_the_same_examples(meshes, tmp_path, monkeypatch):
     """A run that is continued on 2, 4 and 8 devices, sliced and not, sees the rows that one device would."""
     seen, place = {}, sharding.global_batch

@@ -116,6 +116,7 @@ def test_the_velocity_of_freeflow_learns_from_samples_alone_and_the_student_not_
     assert all(float(g) == 0 for g in jax.tree.leaves(of_student))
 
 
+@pytest.mark.slow
 def test_a_learned_log_variance_can_be_bounded():
     free, tight = (make("dmf", log_variance_bound=bound) for bound in (None, 0.5))
     drawn = {"eulerian": jax.tree.map(lambda leaf: leaf[:96], drawn_by("dmf")["eulerian"])}

@@ -33,8 +33,8 @@ def test_names_and_options_are_parsed(text, parsed):
         ("plain:1", "plain has no option '1'; expected none: plain"),
         ("two:third=1", "two has no option 'third'; expected first or second, e.g. two:first=1.0"),
         ("two:first=1,2", "two has no option '2'"),
-        ("two:first=x", "thing 'two:first=x': first is 'x'; expected a number"),
-        ("two:first=", "first is ''; expected a number"),
+        ("two:first=x", "thing 'two:first=x': first is 'x'; expected a finite number"),
+        ("two:first=", "first is ''; expected a finite number"),
         ("two:first", "two has no option 'first'|first is ''"),
     ],
 )

@@ -180,9 +180,8 @@ def test_every_preset_builds_its_training_step(name, preset, teacher, monkeypatc
 @pytest.mark.parametrize(
     "choice",
     [
-        "imf,mit",
         "dmf,decoupled_dit",
-        *(pytest.param(c, marks=pytest.mark.slow) for c in ("pmf,mit", "tvm,semi_lipschitz_dit", "meanflow,unet")),
+        *(pytest.param(c, marks=pytest.mark.slow) for c in ("imf,mit", "pmf,mit", "tvm,semi_lipschitz_dit", "meanflow,unet")),
     ],
 )
 def test_every_network_builds_a_guided_training_step(choice):

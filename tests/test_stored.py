@@ -75,8 +75,8 @@ def test_mirrored_latents_are_those_of_the_mirrored_images(folder):
         ),
         (lambda folder: (folder / "train_label_00001.npy").unlink(), "train_label_00001.npy is missing"),
         (lambda folder: np.save(folder / "train_label_00001.npy", np.arange(3)), "7 rows .* with 6 labels"),
-        (lambda folder: (folder / "train_moments_00001.npy").write_bytes(b"broken"), "cannot be read"),
-        (lambda folder: np.save(folder / "train_moments_00000.npy", np.zeros((3, 2, 2, 1))), r"rows of shape \(2, 2, 2\)"),
+        (lambda folder: (folder / "train_moments_00001.npy").write_bytes(b"broken"), "is damaged or something else"),
+        (lambda folder: np.save(folder / "train_moments_00000.npy", np.zeros((3, 2, 2, 1))), "rows of another shape or type"),
     ],
 )
 def test_what_is_wrong_in_a_folder_is_one_sentence(folder, break_it, message):

@@ -303,8 +303,8 @@ def test_a_sketch_is_the_run_by_shapes_alone():
     with pytest.raises(typing.InputError, match="whose product is the number of devices, here 6"):
         runs.sketch(config, 6)
     config.model.width = -1
-    with pytest.raises(typing.InputError, match="do not make a training step"):
-        estimates.of_run(runs.sketch(config, 8))
+    with pytest.raises(typing.InputError, match="config.model.width is -1; expected a whole number"):
+        runs.sketch(config, 8)
 
 
 def test_a_run_goes_on_with_another_mesh_but_not_with_another_rate(tmp_path):

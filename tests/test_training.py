@@ -142,7 +142,8 @@ def test_evaluation_draws_and_measures(tmp_path):
     assert all(error is None or error > 0 for error in bins) and sum(error is not None for error in bins) > 15
 
 
-@pytest.mark.parametrize(("name", "seeds"), [pytest.param("meanflow", 2, marks=pytest.mark.slow), ("freeflow", 1)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "seeds"), [("meanflow", 2), ("freeflow", 1)])
 def test_raw_errors_by_time_are_those_of_the_rows(name, seeds):
     """Sums over bins against the rows of a draw taken apart by hand: by s, or by t where all points are noise."""
     run = runs.setup(small(name, seeds=seeds), devices=jax.devices()[:1])

@@ -268,6 +268,7 @@ def test_a_plain_dit_is_cut_where_the_size_says(monkeypatch):
     assert started["source_blocks"]["qkv"]["bias"].shape[0] == 1 and started["target_blocks"]["qkv"]["bias"].shape[0] == 2
 
 
+@pytest.mark.slow
 def test_layers_start_with_spectral_norm_one():
     net, x = NETS["semi_lipschitz"], case("semi_lipschitz")[2]
     params = jit(net.init)(jax.random.key(0), x, S, T, COND)["params"]

@@ -237,6 +237,7 @@ def test_images_are_halved_and_doubled_by_the_filter(taps):
     np.testing.assert_allclose(jax.jit(unet.doubled, static_argnums=1)(h, taps), resampled(h, taps, up=True), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_filter_is_that_of_every_block_that_resamples():
     net = NET.clone(resample=(1, 3, 3, 1))
     params, x = moved(NET), images(4, 8, 8, 1)
