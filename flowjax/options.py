@@ -80,7 +80,8 @@ def call(what: str, value: Any, known: Mapping[str, Callable]) -> Any:
     """
     if callable(value):
         return value
-    if not isinstance(value, (tuple, list)) or not value or value[0] not in known:
+    named = isinstance(value, (tuple, list)) and bool(value) and isinstance(value[0], str)
+    if not named or value[0] not in known:
         raise typing.InputError(f"a {what} is a tuple (name, *numbers or {what}s), here {value!r}; names: {', '.join(known)}.")
     name, *arguments = value
     try:
