@@ -119,7 +119,7 @@ def test_bad_values_of_fields_are_refused_or_meaningful(part):
                     ranges.check(name, bad)
                 continue
             sentence = judged(changed(tree, name, bad))
-            if never and (name, bad) not in ALLOWED:
+            if never and not any(name == field and bad == value for field, value in ALLOWED):
                 assert sentence is not None, (choice, name, bad)
 
 
