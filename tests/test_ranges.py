@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import pytest
 
 from configs import common, method, network
@@ -96,3 +97,15 @@ def test_what_does_not_fit_into_the_memory_is_refused_with_its_size():
     room.check_host("this", room.host_bytes())
     with pytest.raises(typing.InputError, match=r"this takes [\d,.e+]+ GiB, and this machine has [\d.]+; make the batch"):
         room.check_host("this", 10 * room.host_bytes())
+
+
+def test_a_device_that_does_not_tell_its_memory_refuses_nothing():
+    """One of another process, or one that is only compiled for."""
+
+    class Elsewhere:
+        platform = "tpu"
+
+        def memory_stats(self):
+            raise jax.errors.JaxRuntimeError("MemoryStats is only supported for addressable PjRt devices.")
+
+    assert room.device_bytes(Elsewhere()) is None

@@ -23,8 +23,10 @@ def device_bytes(device):
     """Bytes of memory of a device; those of a CPU are shared by all CPU devices of this process. None where it does not say."""
     if device.platform == "cpu":
         return host_bytes() // jax.local_device_count("cpu")
-    stats = device.memory_stats() or {}
-    return stats.get("bytes_limit")
+    try:
+        return (device.memory_stats() or {}).get("bytes_limit")
+    except jax.errors.JaxRuntimeError:  # of another process, or only compiled for
+        return None
 
 
 def check_host(what, needed):
