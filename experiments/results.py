@@ -38,8 +38,8 @@ def counted(file, choice):
     from flowjax import training
     from flowjax.training import estimates
 
-    found = estimates.of_run(training.sketch(FILES[file].get_config(choice)))
-    return {"file": file, "run": choice, "parameters": found.parameters, "flops": f"{found.flops:.4g}"}
+    estimate = estimates.of_run(training.sketch(FILES[file].get_config(choice)))
+    return {"file": file, "run": choice, "parameters": estimate.parameters, "flops": f"{estimate.flops:.4g}"}
 
 
 def count(which):

@@ -38,11 +38,11 @@ def main():
     ends = {w: samplers.heun(lambda x, t, w=w: guided_flow(x, t, labels, w), noise, samplers.grid(128)) for w in scales}
     rows = []
     for interval, whole in WHOLE.items():
-        for told in DROPPED:
-            sample = trained(whole, told)
+        for unlabelled in DROPPED:
+            sample = trained(whole, unlabelled)
             away = {w: np.sqrt(np.square(sample(noise, labels, w) - ends[w]).sum(-1).mean(-1)) for w in scales}
             shown = {f"w = {w:g}": f"{far.mean():.3f} ± {far.std():.3f}" for w, far in away.items()}
-            rows.append({"interval off the diagonal": interval, "rows without a label are told": told, **shown})
+            rows.append({"interval off the diagonal": interval, "rows without a label are told": unlabelled, **shown})
     print(f"`{command_line.typed('two_rings')}`: distance of one step to the guided flow.\n\n{tables.markdown(rows)}")
 
 
@@ -67,7 +67,7 @@ def guided_flow(x, t, label, w):
 # ---------------------------------------------------------------------------------------------------------- training
 
 
-def draw_with(method, whole, told):
+def draw_with(method, whole, unlabelled):
     """`method.draw` with other choices of what rows are told; its own draw drops no label and leaves intervals as drawn."""
 
     def draw(key, batch, step):
@@ -78,10 +78,10 @@ def draw_with(method, whole, told):
             if name == "eulerian":
                 at_all_times = jax.random.bernoulli(whole_key, whole, (n, 1))
                 cond["interval"] = jnp.where(at_all_times, jnp.array([[0.0, 1.0]]), cond["interval"])
-            share = {"anchor": 2 * DROP, "eulerian": 0.0}[name] if told == DROPPED[2] else DROP
+            share = {"anchor": 2 * DROP, "eulerian": 0.0}[name] if unlabelled == DROPPED[2] else DROP
             dropped = jax.random.bernoulli(drop_key, share, (n,))
             cond["label"] = jnp.where(dropped, -1, cond["label"])
-            if told == DROPPED[1]:
+            if unlabelled == DROPPED[1]:
                 cond["guidance"] = jnp.where(dropped, 1.0, cond["guidance"])
                 cond["interval"] = jnp.where(dropped[:, None], jnp.array([[0.0, 1.0]]), cond["interval"])
             drawn[name] = point._replace(cond=cond)
@@ -90,10 +90,10 @@ def draw_with(method, whole, told):
     return draw
 
 
-def trained(whole, told):
+def trained(whole, unlabelled):
     """`(noise, labels, w) -> [seeds, n, 2]`: one step of the averaged weights of each seed."""
     method = methods.guided("imf", methods.make("imf", label_drop=0.0), "imf", scale=(1.0, 8.0))
-    draw, rate = draw_with(method, whole, told), 0.998
+    draw, rate = draw_with(method, whole, unlabelled), 0.998
     net = models.make("mlp", num_classes=2, width=WIDTH.value, depth=3, harmonics=2, inputs=conditioning.GUIDANCE)
     optimizer = optax.adam(1e-3, b2=0.95)
     V = lambda params: lambda x, s, t, cond: net.apply({"params": params}, x, s, t, cond)

@@ -59,15 +59,15 @@ def json_object(path: Path, expected: str, fields: Mapping[str, Callable[[Any], 
       fields: names that it must have, each with whether a value will do.
     """
     with reading(path, expected):
-        found = json.loads(pathlib.Path(path).read_bytes(), object_pairs_hook=_unique, parse_constant=_refused)
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds {_kind(found)}, no object")
+        content = json.loads(pathlib.Path(path).read_bytes(), object_pairs_hook=_unique, parse_constant=_refused)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds {_kind(content)}, no object")
         for name, fits in (fields or {}).items():
-            if name not in found:
+            if name not in content:
                 raise ValueError(f"it has no {name!r}")
-            if not fits(found[name]):
-                raise ValueError(f"its {name!r} is {json.dumps(found[name])[:80]}")
-    return found
+            if not fits(content[name]):
+                raise ValueError(f"its {name!r} is {json.dumps(content[name])[:80]}")
+    return content
 
 
 def npz(path: Path, expected: str, names: tuple[str, ...] = ()) -> dict[str, np.ndarray]:

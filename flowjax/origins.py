@@ -18,13 +18,13 @@ def where(error: BaseException, otherwise: str = "") -> str:
       otherwise: in the place of the file and line where there is no such line; "": none.
     """
     message = " ".join(str(error).split())[:300].rstrip(".")
-    told = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    said = f"{type(error).__name__}: {message}" if message else type(error).__name__
     if isinstance(error, SyntaxError) and error.filename and _own(error.filename):
         return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}" + _shown(error.text)
     frames = own_frames(error)
     if frames:
-        return f"{frames[-1].filename}, line {frames[-1].lineno}: {told}" + _shown(frames[-1].line)
-    return f"{otherwise}: {told}" if otherwise else told
+        return f"{frames[-1].filename}, line {frames[-1].lineno}: {said}" + _shown(frames[-1].line)
+    return f"{otherwise}: {said}" if otherwise else said
 
 
 def own_frames(error: BaseException) -> list[traceback.FrameSummary]:

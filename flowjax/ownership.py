@@ -160,11 +160,11 @@ def _wait_for_silence(path: pathlib.Path, flag: str, *, flock: bool) -> None:
         if not flock and _lives_here(owner):
             raise _refusal(path, flag)
         return
-    first, told = os.stat(path).st_mtime, False
+    first, announced = os.stat(path).st_mtime, False
     while _now(path) - first < STALE:
-        if not told:
+        if not announced:
             print(f"{flag}={path.parent} belongs to {_described(owner)}; waiting to see whether it lives.", file=sys.stderr)
-            told = True
+            announced = True
         time.sleep(1.0)
         with open(path) as file:  # opening makes a shared file system look again
             if os.fstat(file.fileno()).st_mtime != first:

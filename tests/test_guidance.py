@@ -181,6 +181,8 @@ def test_guidance_refuses_methods_without_a_velocity():
             methods.guided(name, made(name), "tvm", scale=(1.0, 2.0))
     with pytest.raises(typing.InputError, match="unknown guidance inside the target 'imff'; did you mean imf"):
         methods.guided("imf", made("imf"), "imff", scale=(1.0, 2.0))
+    with pytest.raises(typing.InputError, match="the loss of 'imf' is a function of your own; make the method with"):
+        methods.guided("imf", made("imf")._replace(loss=lambda nets, points: None), "imf", scale=(1.0, 2.0))
     method = methods.guided("imf", made("imf"), "imf", scale=(1.0, 2.0))
     with pytest.raises(typing.InputError, match="guidance inside the target needs labels"):
         method.draw(jax.random.key(0), {"x": jnp.ones((4, 2))}, 0)

@@ -1,6 +1,5 @@
-"""What recipes are made of: terms that train, rest, prepare and group; arguments of losses by name; variants; what is printed."""
+"""What recipes are made of: terms that train, rest, prepare and group; arguments of losses by name; what is printed."""
 
-import inspect
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 from flowjax import distances, losses, methods, typing
-from flowjax.methods import draws, eulerian, pairs, recipe
+from flowjax.methods import draws, pairs, recipe
 
 X = jnp.arange(24.0).reshape(8, 3) / 24
 BATCH, KEY = {"x": X, "label": jnp.arange(8)}, jax.random.key(0)
@@ -269,25 +268,7 @@ def test_a_batch_that_is_no_dict():
         method.draw(KEY, {"image": X}, 0)
 
 
-# Variants and what is printed
-
-
-def test_a_variant_has_the_signature_of_its_base_with_other_defaults():
-    @recipe.variant(eulerian.imf, diagonal="3/4", heads=2)
-    def mine(method):
-        """Mine."""
-        return method
-
-    base, mine_has = (inspect.signature(function).parameters for function in (eulerian.imf, mine))
-    assert list(base) == list(mine_has) and inspect.getdoc(mine) == "Mine."
-    assert {name: mine_has[name].default for name in mine_has if mine_has[name].default != base[name].default} == {
-        "diagonal": "3/4",
-        "heads": 2,
-    }
-    assert mine().needs == {"both": {}} and mine(heads=1).needs == {}
-    assert mine().terms[0].columns == (0, 3, 4) and mine(diagonal="1/2").terms[0].columns == (0, 1, 2)
-    with pytest.raises(typing.InputError, match="unknown constant of imf 'head'; did you mean heads"):
-        recipe.variant(eulerian.imf, head=2)
+# What is printed
 
 
 def test_a_method_of_any_networks_is_registered_and_needs_what_its_recipe_says():

@@ -140,8 +140,8 @@ def moved(image: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     # Sample j of the fine image stands at j / 2 of the padded one; the result has EDGE pixels more on each side.
     x, y = (np.arange(2 * (side + 2 * EDGE)) / 2 - EDGE - half for side, half in zip((width, height), middle, strict=True))
     grid = inverse[:, 0, None, None] * x + inverse[:, 1, None, None] * y[:, None] + inverse[:, 2, None, None]
-    found = _bilinear(fine, *(2 * (grid + (middle + [left, top])[:, None, None])))
-    return (_halving(height) @ found @ _halving(width).T).transpose(1, 2, 0).astype(image.dtype)
+    values = _bilinear(fine, *(2 * (grid + (middle + [left, top])[:, None, None])))
+    return (_halving(height) @ values @ _halving(width).T).transpose(1, 2, 0).astype(image.dtype)
 
 
 @functools.lru_cache(maxsize=4_096)

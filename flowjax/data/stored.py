@@ -141,9 +141,9 @@ class _Shards:
     def __call__(self, ids):
         ids = np.asarray(ids)
         which = np.searchsorted(self._ends, ids, side="right")
-        found = np.empty((len(ids), *self.shape), self.dtype)
+        rows_read = np.empty((len(ids), *self.shape), self.dtype)
         for number in np.unique(which):
             rows = which == number
             part = self._parts[number]
-            found[rows] = part[ids[rows] - (self._ends[number] - len(part))]
-        return found
+            rows_read[rows] = part[ids[rows] - (self._ends[number] - len(part))]
+        return rows_read

@@ -45,8 +45,8 @@ def write(
       labels: classes in turn; (): all of them in turn.
       average: name of the averaged weights, "none" for the raw ones, "" for the run's first average.
       checkpoint: its step, or "best", by the run's config.best; "": the newest.
-      sampler: name and options, "" for the run's own.
-      grid: name and options, or times; "" for the run's own.
+      sampler: name and options, "" for that of the run.
+      grid: name and options, or times; "" for that of the run.
       guidance: scale, of a run that learned several; None for the median of them.
       interval: times (low, high) between which to guide, of a run that learned several; (): the widest.
       shard: samples in a file.

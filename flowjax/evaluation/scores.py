@@ -38,7 +38,7 @@ def evaluate(
       seed: of the noise.
       averages: names of averaged weights, "none" for the raw ones, "" for the run's first average.
       checkpoint: its step, or "best", by the run's config.best; "": the newest.
-      sampler_names: samplers, name and options; "" for the run's own.
+      sampler_names: samplers, name and options; "" for that of the run.
       guidances: scales, of a run that learned several; None for the median of them.
       interval: times (low, high) between which to guide, of a run that learned several; (): the widest.
       grid: of times, name and options, or times.

@@ -71,10 +71,10 @@ def target_from_name(kind: str, **constants: Any) -> Target:
 def quantile(kind: str, u: Any, low: float, high: float, power: float | None = None) -> Any:
     """Quantile u in [0, 1] of the scales of a kind of guidance between low and high: u uniform is a draw, 1/2 the median.
 
-    Their density is ~ w^-power; None: the kind's own power, and uniform on a teacher.
+    Their density is ~ w^-power; None: the power of the kind, and uniform on a teacher.
     """
-    own = TARGETS[kind].power if kind in TARGETS else 0.0
-    return scales.power_law(u, low, high, own if power is None else power)
+    default = TARGETS[kind].power if kind in TARGETS else 0.0
+    return scales.power_law(u, low, high, default if power is None else power)
 
 
 def drawing(

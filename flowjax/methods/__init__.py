@@ -144,7 +144,8 @@ def guided(name: str, method: Method, kind: str, *, scale: tuple[float, float], 
       A Method with the same terms, whose batches need labels.
 
     Raises:
-      InputError: for an unknown kind, or a method that learns no velocity V(x, s, s) and has no teacher that does.
+      InputError: for an unknown kind, a method that learns no velocity V(x, s, s) and has no teacher that does, or one whose
+        loss is not the sum of its terms.
 
     Example:
       >>> from flowjax import typing
@@ -164,6 +165,11 @@ def guided(name: str, method: Method, kind: str, *, scale: tuple[float, float], 
         raise typing.InputError(
             f"guidance {kind!r} needs the velocity without a label, and {name!r} learns {info.learns} and no velocity;"
             " expected a method that learns one (meanflow, psd, ...), or one that distils it from a teacher's (cd, facm, ...)."
+        )
+    if getattr(method.loss, "func", None) is not recipes.loss:
+        raise typing.InputError(
+            f"guidance {kind!r} changes the terms of a method, and the loss of {name!r} is a function of your own; make the method with"
+            " flowjax.methods.recipe.method, or guide the velocity in that function."
         )
     return recipes.guided(method, kind, scale, info.guided_rule, constants)
 

@@ -122,9 +122,9 @@ def _comparison(perceptual: str | Perceptual | None, below: float, p: float, c: 
 
     def errors(point: Point, V_st: Array) -> Array:
         denoised = (point.x - point.s * V_st).astype(point.x.dtype)
-        found = measure(denoised, point.x0, point.extra["perceptual"])
+        measured = measure(denoised, point.x0, point.extra["perceptual"])
         adapted = lambda error: error / jax.lax.stop_gradient((error + c) ** p)
-        total = sum(weight * adapted(error) for weight, error in found)
+        total = sum(weight * adapted(error) for weight, error in measured)
         return jnp.where(point.s.reshape(-1) < below, total, 0.0)
 
     def compare(point: Point, V_st: Array, result: Pair | tuple[Pair, Pair]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import fractions
 import functools
-import inspect
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flowjax import checks, conditioning, distances, guidance, paths, times, typing
+from flowjax import conditioning, distances, guidance, paths, times, typing
 from flowjax.typing import Array, Method, Nets, Point, Term
 
 Columns = tuple[int, int, int]  # (lo, hi, n), see flowjax.typing.Term
@@ -223,43 +222,7 @@ def _multiple(term: Term) -> int:
     return n * term.group // math.gcd(hi - lo, term.group)
 
 
-# Recipes and methods made of others
-
-
-def variant(base: Callable[..., Method], **defaults: Any) -> Callable[[Callable[[Method], Method]], Callable[..., Method]]:
-    """Makes a recipe from another one: the same keyword arguments with other defaults.
-
-    The decorated function gets the Method that `base` made, and returns it, or what differs from it; its docstring is the recipe's.
-
-    Args:
-      base: a recipe.
-      **defaults: constants of `base`, with the values that differ.
-
-    Raises:
-      InputError: for a constant that `base` does not have.
-
-    Example:
-      >>> from flowjax.methods import eulerian
-      >>> @variant(eulerian.meanflow, diagonal="1/2")
-      ... def half(method):
-      ...     return method
-      >>> half().terms[0].columns, half(diagonal="0").terms[0].columns
-      ((0, 1, 2), (0, 1, 1))
-    """
-    signature = inspect.signature(base)
-    for name in defaults:
-        checks.member(f"constant of {base.__name__}", name, signature.parameters)
-
-    def decorate(change: Callable[[Method], Method]) -> Callable[..., Method]:
-        @functools.wraps(change)
-        def recipe(**constants: Any) -> Method:
-            return change(base(**{**defaults, **constants}))
-
-        parameters = [p.replace(default=defaults.get(name, p.default)) for name, p in signature.parameters.items()]
-        recipe.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        return recipe
-
-    return decorate
+# Methods made of others
 
 
 def with_dropout(method: Method) -> Method:

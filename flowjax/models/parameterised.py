@@ -46,8 +46,8 @@ class Parameterised(nn.Module):
 
     def both(self, x: Array, s: Time, t: Time, cond=None) -> tuple[Array, Array]:
         """(V, velocity at s), see `named_heads`."""
-        found = self.named_heads(x, s, t, cond)
-        return found["V"], found["velocity"]
+        heads = self.named_heads(x, s, t, cond)
+        return heads["V"], heads["velocity"]
 
 
 def heads(net: nn.Module) -> tuple[str, ...]:

@@ -127,10 +127,10 @@ class Checkpoints:
         Raises:
           InputError: if there are checkpoints and none is readable.
         """
-        found = self._newest(lambda step: self._state(step, like), step)
-        if not self._read_only and found is not None:
+        state = self._newest(lambda step: self._state(step, like), step)
+        if not self._read_only and state is not None:
             self._prune()  # what a kill left to be deleted
-        return found
+        return state
 
     def restore_tree(self, item, step=None):
         """One item of the newest checkpoint in which it is readable, on the first device of this process.

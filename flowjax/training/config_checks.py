@@ -24,13 +24,13 @@ def check(settings, facts):
 def fields(settings, facts):
     """Every field is in its range, see flowjax.training.ranges."""
     info, network = methods.METHODS.get(settings.method.name), models.MODELS.get(settings.model.name)
-    own = {  # the constants of somebody's own method or network may have the names of ours, and mean something else
+    registered = {  # the constants of somebody's own method or network may have the names of ours, and mean something else
         "method": info is not None and not info.paper,
         "model": network is not None and not network.__module__.startswith("flowjax."),
     }
     for name, value in settings.flat():
-        ranges.check(name, value, known=not own.get(name.partition(".")[0]))
-    if not own["method"]:
+        ranges.check(name, value, known=not registered.get(name.partition(".")[0]))
+    if not registered["method"]:
         ranges.check_rising(settings.method.constants)
     if settings.seed + settings.seeds > 2**32:
         raise typing.InputError(
@@ -95,7 +95,7 @@ def guidance(settings, facts):
 
 
 def inputs(settings, facts):
-    """The inputs that say how a row is guided follow from config.guidance; of a fixed scale the network may be told, too."""
+    """The inputs that say how a row is guided follow from config.guidance; of a fixed scale the network may have it as an input, too."""
     for name in settings.model.inputs:
         if name in conditioning.GUIDANCE and not (name == "guidance" and settings.guidance.kind in guidances.TARGETS):
             raise typing.InputError(
@@ -105,7 +105,7 @@ def inputs(settings, facts):
 
 
 def augmentation(settings, facts):
-    """A network that learns from augmented images is told what was done to them."""
+    """A network that learns from augmented images has what was done to them as an input."""
     if settings.data.augment and "augmentation" not in settings.model.inputs:
         raise typing.InputError(
             f"config.data.augment is {settings.data.augment!r}, and config.model.inputs lacks 'augmentation', so that samples would be"

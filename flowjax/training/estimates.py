@@ -73,18 +73,18 @@ def device_hours(step_flops, steps, *, chip=CHIP, utilisation=UTILISATION):
 def report(run, *, chip=CHIP, utilisation=UTILISATION):
     """What `--dry_run` prints of a run before anything is compiled."""
     settings, devices = run.settings, run.mesh.size
-    found = of_run(run)
-    hours = device_hours(found.flops, settings.steps, chip=chip, utilisation=utilisation)
+    estimate = of_run(run)
+    hours = device_hours(estimate.flops, settings.steps, chip=chip, utilisation=utilisation)
     gib = lambda size: f"{size / 2**30:.2f} GiB"
-    parts = ", ".join(f"{name} {gib(size)}" for name, size in found.state.items() if size > 2**10)
+    parts = ", ".join(f"{name} {gib(size)}" for name, size in estimate.state.items() if size > 2**10)
     sizes = ", ".join(f"{name} {size}" for name, size in run.mesh.shape.items())
     return "\n".join(
         [
             f"{settings.method.name} on {settings.data.name}, rows of shape {tuple(run.source.shape)}: {settings.steps:,} steps of"
             f" {settings.batch_size:,} rows; mesh: {sizes}",
-            f"parameters: {found.parameters / 1e6:.1f} million of V, {found.trained / 1e6:.1f} million trained",
-            f"state on each device: {gib(sum(found.state.values()))} ({parts})",
-            f"a step: {found.flops / 1e12:,.1f} TFLOP (matmuls and convolutions, traced)",
+            f"parameters: {estimate.parameters / 1e6:.1f} million of V, {estimate.trained / 1e6:.1f} million trained",
+            f"state on each device: {gib(sum(estimate.state.values()))} ({parts})",
+            f"a step: {estimate.flops / 1e12:,.1f} TFLOP (matmuls and convolutions, traced)",
             f"the training: {hours:,.0f} device-hours of {chip} at {utilisation:.0%} of its {log.PEAK_TFLOPS[chip]:g} TFLOP/s"
             f" (--chip, --utilisation), {hours / devices:,.1f} hours on {devices} device(s); an estimate",
         ]

@@ -120,8 +120,8 @@ def conditioning(guidance, scale=None, interval=(), *, most=0.0, about=""):
         learned = f"scales from {low} to {high}" if low < high else f"the scale {low} alone"
         raise typing.InputError(f"--guidance={scale}: the run learned {learned}.")
     if scale is None:
-        own = guidances.TARGETS[guidance.kind].constants if guidance.kind in guidances.TARGETS else ()
-        scale = guidances.quantile(guidance.kind, 0.5, low, high, guidance.power if "power" in own else None)
+        constants = guidances.TARGETS[guidance.kind].constants if guidance.kind in guidances.TARGETS else ()
+        scale = guidances.quantile(guidance.kind, 0.5, low, high, guidance.power if "power" in constants else None)
     inputs = {"guidance": scale}
     if "interval" not in guidance_inputs(guidance):
         if interval and tuple(interval) != tuple(guidance.interval):

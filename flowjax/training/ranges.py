@@ -16,6 +16,7 @@ from flowjax import typing
 MOST = 2**31 - 1  # of a whole number: steps are counted in 32 bits
 LONGEST_TEXT = 4_000  # characters; paths end there
 FLOAT32 = 3.4e38  # about the largest number of single precision
+LARGEST = 1e9  # of a number that is not whole: its square, and its product with another, stay within single precision
 
 
 class Range(NamedTuple):
@@ -260,7 +261,7 @@ def check(name: str, value: Any, *, known: bool = True) -> None:
     if allowed is not None and not allowed.fits(value):
         raise typing.InputError(f"config.{name} is {shown(value)}; expected {allowed.words}.")
     if not finite(value):
-        raise typing.InputError(f"config.{name} is {shown(value)}; expected finite numbers of single precision.")
+        raise typing.InputError(f"config.{name} is {shown(value)}; expected numbers between -{LARGEST:g} and {LARGEST:g}.")
 
 
 def check_rising(constants: Mapping[str, Any]) -> None:
@@ -273,12 +274,12 @@ def check_rising(constants: Mapping[str, Any]) -> None:
 
 
 def finite(value: Any) -> bool:
-    """Whether all numbers in a value of JSON types are finite, and none is too large for single precision."""
+    """Whether all numbers in a value of JSON types are finite, and none is too large for single precision, see LARGEST."""
     if isinstance(value, Mapping):
         return all(map(finite, value.values()))
     if isinstance(value, (tuple, list)):
         return all(map(finite, value))
-    return not isinstance(value, (int, float)) or abs(value) <= FLOAT32
+    return not isinstance(value, (int, float)) or abs(value) <= (FLOAT32 if isinstance(value, int) else LARGEST)
 
 
 def shown(value: Any) -> str:

@@ -303,5 +303,5 @@ def mistakes(chosen):
         why = str(error).splitlines()[0] if str(error) else ""
         raise typing.InputError(
             f"config.model {chosen.model.name} {chosen.model.fields} and config.optim {chosen.optim.name}, on {chosen.data.name}, do"
-            f" not make a training step: {type(error).__name__}: {why}"
+            f" not make a training step: {type(error).__name__}: {why.rstrip('.')}."
         ) from error

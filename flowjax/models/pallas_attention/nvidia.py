@@ -212,7 +212,7 @@ class _Call:
         inputs = inputs + [(b, mask) for b in self.bias]
         zeros = [(jnp.zeros(shapes[letter], jnp.float32), specs[letter]) for letter in outputs[:sums]]
         side = int(self.of_keys)
-        found = pl.pallas_call(
+        results = pl.pallas_call(
             functools.partial(kernel, block=self.blocks[1 - side], tile=self.tile, **static),
             grid=(self.n, self.tokens[side] // self.blocks[side]),
             in_specs=[spec for _, spec in inputs + zeros],
@@ -224,7 +224,7 @@ class _Call:
             name=kernel.__name__.strip("_"),
         )(*(z for z, _ in inputs + zeros))
         narrow = lambda z: z[:, None] if z.ndim == 2 else z[..., : self.head_dim].astype(self.like.dtype)
-        return [narrow(z) for z in found]
+        return [narrow(z) for z in results]
 
 
 def forward(q, k, v, *bias, **static):
@@ -257,6 +257,6 @@ def second_backward(g, h, q, k, v, dq, dk, dv, o, lse, do, mu, *bias, **static):
         D_g += tiling.row_sums(g, o)
     inputs = [call.queries(q), call.keys(k), call.keys(v), call.queries(dq), call.keys(dk), call.keys(dv), call.queries(h)]
     inputs += [call.row(z) for z in (lse, mu, D_h, D_g)] + ([] if g is None else [call.queries(g)])
-    found = call(_second_backward_kernel, inputs, "qqkkkk", 2, scale=call.scale, has_g=g is not None)
-    q_bar, dq_bar, k_bar, v_bar, dk_bar, dv_bar = found
+    results = call(_second_backward_kernel, inputs, "qqkkkk", 2, scale=call.scale, has_g=g is not None)
+    q_bar, dq_bar, k_bar, v_bar, dk_bar, dv_bar = results
     return [q_bar, k_bar, v_bar, dq_bar, dk_bar, dv_bar]
