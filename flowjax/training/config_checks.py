@@ -22,11 +22,12 @@ def check(settings, facts):
 
 
 def fields(settings, facts):
-    """Every field is in its range, see flowjax.training.ranges."""
-    info, network = methods.METHODS.get(settings.method.name), models.MODELS.get(settings.model.name)
+    """The network exists, and every field is in its range, see flowjax.training.ranges."""
+    checks.member("network", settings.model.name, models.MODELS)
+    info, network = methods.METHODS.get(settings.method.name), models.MODELS[settings.model.name]
     registered = {  # the constants of somebody's own method or network may have the names of ours, and mean something else
         "method": info is not None and not info.paper,
-        "model": network is not None and not network.__module__.startswith("flowjax."),
+        "model": not network.__module__.startswith("flowjax."),
     }
     for name, value in settings.flat():
         ranges.check(name, value, known=not registered.get(name.partition(".")[0]))
