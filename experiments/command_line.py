@@ -113,6 +113,7 @@ def _parse(argv):
         if "config" in flags.FLAGS:
             hasattr(flags.FLAGS.config, "keys")  # reads the config file, so that a missing one is an error here
             _check_overrides(flags.FLAGS.config, argv[1:])
+            _follow(flags.FLAGS.config, argv[1:])
         if "modules" in flags.FLAGS:
             from flowjax.training import parts
 
@@ -125,9 +126,7 @@ def _parse(argv):
 
 def _check_overrides(config, given):
     """Raises InputError for fields on the command line that have no effect, or leave what belongs to the old value."""
-    names = [
-        flag.partition("=")[0].lstrip("-").removeprefix("config.") for flag in given if flag.lstrip("-").startswith("config.")
-    ]
+    names = _fields(given)
     if "method.name" in names:
         checks.member("method", config.method.name, methods.METHODS)
         raise typing.InputError(
@@ -140,6 +139,27 @@ def _check_overrides(config, given):
             f"--config.{idle[0]} has no effect, because config.guidance.kind is ''; give a kind too:"
             f" --config.guidance.kind={' or '.join(guidance.KINDS)}."
         )
+
+
+def _follow(config, given):
+    """The sections of config.auxiliary become those of the networks that the method trains along with its constants from the command line."""
+    from configs import common
+
+    if not any(name.startswith("method.") for name in _fields(given)) or config.method.name not in methods.METHODS:
+        return
+    along = methods.outline(**config.method.to_dict()).networks
+    with config.unlocked():
+        for name in set(config.auxiliary) - set(along):
+            del config.auxiliary[name]
+        for name in set(along) - set(config.auxiliary):
+            config.auxiliary[name] = common.auxiliary(config, **along[name].optim)
+
+
+def _fields(given):
+    """Names of the fields of the config that the command line has."""
+    return [
+        flag.partition("=")[0].lstrip("-").removeprefix("config.") for flag in given if flag.lstrip("-").startswith("config.")
+    ]
 
 
 def _arguments(argv, expected):

@@ -295,3 +295,13 @@ def test_fields_on_the_command_line_that_have_no_effect_are_refused():
         with pytest.raises(typing.InputError, match=message):
             command_line._check_overrides(config, given)
     command_line._check_overrides(config, ["--config.steps=3", "--config.guidance.kind="])
+
+
+def test_the_optimizers_of_networks_trained_along_follow_the_constants_on_the_command_line():
+    config = method.get_config("lsd,digits")
+    assert list(config.auxiliary) == ["log_variance"]
+    for learned, along in ((False, []), (True, ["log_variance"])):
+        config.method.learned_weight = learned
+        command_line._follow(config, [f"--config.method.learned_weight={learned}"])
+        assert list(config.auxiliary) == along
+    assert config.auxiliary.log_variance.learning_rate == config.optim.learning_rate
