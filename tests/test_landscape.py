@@ -156,7 +156,7 @@ def command(folder):
 def test_killed_twice_at_random_it_ends_with_the_same_table(tmp_path):
     subprocess.run(command(tmp_path / "undisturbed"), cwd=ROOT, check=True, capture_output=True)
     draw = random.Random(os.urandom(8))
-    for method in ("flow_matching", "meanflow"):  # the first is killed while it trains, then the second, so that kills have work left
+    for method in ("flow_matching", "meanflow"):  # killed soon after this one began, so that there is work left
         process = subprocess.Popen(command(tmp_path / "killed"), cwd=ROOT, stderr=subprocess.DEVNULL)
         while not (tmp_path / "killed" / method).exists():
             assert process.poll() is None, "it ended before it was killed"

@@ -1,6 +1,5 @@
 """What recipes are made of: terms that train, rest, prepare and group; arguments of losses by name; what is printed."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
