@@ -43,7 +43,7 @@ def start(module, *flags):
 
 def finish(module, *flags):
     process = start(module, *flags)
-    return process.communicate(timeout=240)[0], process.returncode
+    return process.communicate(timeout=900)[0], process.returncode
 
 
 def parameters(folder, steps=200):

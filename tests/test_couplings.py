@@ -411,7 +411,7 @@ def test_labels_of_a_run_are_those_of_its_data(monkeypatch, tmp_path):
 def finish(module, *flags):
     command = [sys.executable, "-m", f"experiments.{module}", *flags]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    result = subprocess.run(command, cwd=ROOT, timeout=240, **output)
+    result = subprocess.run(command, cwd=ROOT, timeout=900, **output)
     return result.stdout, result.returncode
 
 

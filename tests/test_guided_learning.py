@@ -77,7 +77,7 @@ def follows_the_guided_flow(name, kind, steps, bound, batch=512):
 def test_what_rows_are_told_of_their_guidance_is_compared_on_two_rings():
     command = [sys.executable, "-m", "experiments.two_rings", "--steps=2", "--seeds=2", "--width=8", "--rows=8"]
     run = lambda *flags: subprocess.run(
-        [*command, *flags], cwd=pathlib.Path(__file__).parents[1], capture_output=True, text=True, timeout=240
+        [*command, *flags], cwd=pathlib.Path(__file__).parents[1], capture_output=True, text=True, timeout=900
     )
     shown = run("--scales=1,3")
     assert shown.returncode == 0, shown.stderr
