@@ -321,4 +321,7 @@ def test_the_file_trains_from_the_command_line(tmp_path):
         subprocess.run([*command, "--dry_run"], check=True, capture_output=True, text=True).stdout.count("in forward passes")
         == 1
     )
-    subprocess.run(sampled, check=True, capture_output=True)
+    named = "--modules=experiments.three_players"  # code that a run names is imported if the command names it too
+    refused = subprocess.run(sampled, capture_output=True, text=True)
+    assert refused.returncode == 2 and f"type {named}" in refused.stderr
+    subprocess.run([*sampled, named], check=True, capture_output=True)
