@@ -57,6 +57,8 @@ variance_preserving = Path(lambda t: jnp.exp(_vp_log_alpha(t)), lambda t: jnp.sq
 # Along the geodesic at constant speed (arXiv 2302.03660).
 sphere = linear._replace(space=spaces.sphere)
 torus = linear._replace(space=spaces.torus)
+so3 = linear._replace(space=spaces.so3)
+hyperbolic = linear._replace(space=spaces.hyperbolic)
 
 PATHS = {
     "linear": linear,
@@ -64,6 +66,8 @@ PATHS = {
     "variance_preserving": variance_preserving,
     "sphere": sphere,
     "torus": torus,
+    "so3": so3,
+    "hyperbolic": hyperbolic,
 }
 
 
@@ -108,7 +112,7 @@ def path_from_name(path: str | Path) -> Path:
 
     Args:
       path: a key of PATHS, on R^n with the deviation of its noise if that is not 1: "linear:noise=2" (pixel MeanFlow at 512 x 512,
-        arXiv 2601.22158).
+        arXiv 2601.22158); or a product of spaces, "product:sphere=3,torus=2".
 
     Raises:
       InputError: for an unknown name or option, or a deviation that is not above 0.
@@ -122,6 +126,8 @@ def path_from_name(path: str | Path) -> Path:
         return path
     if not isinstance(path, str):
         checks.member("path", path, PATHS)
+    if path.startswith("product:"):
+        return linear._replace(space=spaces.space_from_name(path))
     known = {name: {"noise": 2.0} if entry.space is spaces.euclidean else {} for name, entry in PATHS.items()}
     name, given = options.parse("path", path, known)
     noise = given.get("noise", 1.0)

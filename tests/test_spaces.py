@@ -1,4 +1,4 @@
-"""Spaces: exponential and logarithm, geodesics, derivatives where they could fail, flow maps and samplers on the sphere and the torus."""
+"""Spaces: exponential and logarithm, geodesics, derivatives where they could fail, flow maps and samplers on them."""
 
 import functools
 import types
@@ -13,19 +13,21 @@ from flowjax import data, flowmap, methods, paths, samplers, spaces, training, t
 from flowjax.training import config_checks, runs, sampling, settings
 
 pytestmark = pytest.mark.usefixtures("x64")
-CURVED = {"sphere": spaces.sphere, "torus": spaces.torus}
+# The product has what is new in it: a logarithm of each space, and the joints.
+PRODUCT = spaces.product(hyperbolic=3, so3=9)
+CURVED = {"sphere": spaces.sphere, "torus": spaces.torus, PRODUCT.name: PRODUCT}
 
 
-def points(space, n=6, d=3, seed=0):
-    return space.noise(jax.random.key(seed), (n, d), jnp.float64)
+def points(space, n=6, seed=0):
+    return space.noise(jax.random.key(seed), (n, max(3, space.size)), jnp.float64)
 
 
 def tangents(space, x, seed=1, length=1.0):
     v = space.project(x, jax.random.normal(jax.random.key(seed), x.shape))
-    return length * v / jnp.linalg.norm(v, axis=-1, keepdims=True)
+    return length * v / jnp.sqrt(space.inner(v, v))
 
 
-@pytest.mark.parametrize("space", spaces.SPACES.values(), ids=spaces.SPACES)
+@pytest.mark.parametrize("space", [spaces.euclidean, *CURVED.values()], ids=lambda space: space.name)
 def test_move_and_log_are_inverse_and_stay_in_the_space(space):
     # On both sides of the borders between series and closed form.
     lengths = (1e-9, 1e-3, 0.199, 0.202, 0.315, 0.317, 3.0)
@@ -41,15 +43,18 @@ def test_move_and_log_are_inverse_and_stay_in_the_space(space):
             # Only the tangent part of a velocity moves a point.
             (space.move(x, 0.0, 0.5, space.project(x, y)), space.move(x, 0.0, 0.5, y)),
         ]
-        for length in lengths:
-            v = tangents(space, x, length=length)
-            there = space.move(x, 0.2, 0.7, 2 * v)
-            equal += [(space.nearest(there), there), (space.log(x, there), v), (space.distance(x, there), jnp.full(6, length))]
-            equal += [(space.move(x, 0.7, 0.2, -2 * v), there)]  # forward and backward in time
-        return equal
 
+        def at(length):
+            v = length * tangents(space, x)
+            there = space.move(x, 0.2, 0.7, 2 * v)
+            known = [(space.nearest(there), there), (space.log(x, there), v), (space.distance(x, there), jnp.full(6, length))]
+            return [*known, (space.move(x, 0.7, 0.2, -2 * v), there)]  # forward and backward in time
+
+        return equal + jax.vmap(at)(jnp.array(lengths))
+
+    # Coordinates of hyperbolic space grow like the exponential of the distance.
     for result, expected in pairs(points(space), points(space, seed=2)):
-        np.testing.assert_allclose(result, expected, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(result, expected, rtol=0, atol=1e-12 * max(1, np.abs(expected).max()))
 
 
 def test_the_sphere_is_the_unit_sphere():
@@ -69,13 +74,109 @@ def test_the_torus_is_r_n_for_short_distances_and_wraps_the_others():
     np.testing.assert_allclose(spaces.torus.log(jnp.array([3.0]), jnp.array([-3.0])), [2 * np.pi - 6.0], rtol=1e-12)
 
 
-@pytest.mark.parametrize("space", CURVED.values(), ids=CURVED)
+@pytest.mark.parametrize("space", [spaces.sphere, spaces.torus, spaces.so3], ids=lambda space: space.name)
 def test_noise_is_uniform(space):
-    x = np.asarray(space.noise(jax.random.key(0), (20_000, 3), jnp.float64))
-    second = {"sphere": 1 / 3, "torus": np.pi**2 / 3}[space.name]
+    x = np.asarray(points(space, 20_000))
+    second = {"sphere": 1 / 3, "torus": np.pi**2 / 3, "so3": 1 / 3}[space.name]
     np.testing.assert_allclose(x.mean(0), 0.0, atol=5 * np.sqrt(second / 20_000))
-    np.testing.assert_allclose(x.T @ x / 20_000, second * np.eye(3), atol=5 * second / np.sqrt(20_000))
-    assert space.noise(jax.random.key(0), (2, 3), jnp.bfloat16).dtype == jnp.bfloat16
+    np.testing.assert_allclose(x.T @ x / 20_000, second * np.eye(x.shape[1]), atol=5 * second / np.sqrt(20_000))
+    assert space.noise(jax.random.key(0), (2, x.shape[1]), jnp.bfloat16).dtype == jnp.bfloat16
+
+
+def test_rotations_are_matrices_and_lengths_the_square_root_of_two_times_the_angle():
+    x, y = points(spaces.so3, 20), points(spaces.so3, 20, seed=3)
+    one, other = x.reshape(-1, 3, 3), y.reshape(-1, 3, 3)
+    np.testing.assert_allclose(jnp.einsum("nij,nik->njk", one, one), np.broadcast_to(np.eye(3), one.shape), atol=1e-14)
+    np.testing.assert_allclose(np.linalg.det(one), 1.0, rtol=1e-14)
+    angle = np.arccos((np.einsum("nij,nij->n", one, other) - 1) / 2)
+    np.testing.assert_allclose(spaces.so3.distance(x, y), np.sqrt(2) * angle, rtol=1e-9)
+    # A quarter turn about the last axis; the nearest rotation of what is no rotation, and of a reflection.
+    turn = jnp.array([[0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    quarter = spaces.so3.move(jnp.eye(3).reshape(1, 9), 0.0, np.pi / 2, turn)
+    np.testing.assert_allclose(quarter, [[0, -1, 0, 1, 0, 0, 0, 0, 1]], atol=1e-15)
+    np.testing.assert_allclose(spaces.so3.nearest(2 * quarter + spaces.so3.project(x, y)[:1] * 0), quarter, atol=1e-14)
+    reflected = jnp.diag(jnp.array([1.0, 1.0, -0.5])).reshape(9)
+    np.testing.assert_allclose(spaces.so3.nearest(reflected), np.eye(3).reshape(9), atol=1e-14)
+
+
+def test_hyperbolic_space_is_the_hyperboloid():
+    x, y = points(spaces.hyperbolic, 20), points(spaces.hyperbolic, 20, seed=3)
+    form = lambda v, w: (v[:, 1:] * w[:, 1:]).sum(-1) - v[:, 0] * w[:, 0]
+    np.testing.assert_allclose(form(x, x), -1.0, atol=1e-12)
+    np.testing.assert_allclose(spaces.hyperbolic.distance(x, y), np.arccosh(-form(x, y)), rtol=1e-9)
+    v = tangents(spaces.hyperbolic, x)
+    np.testing.assert_allclose(form(x, v), 0.0, atol=1e-12)
+    np.testing.assert_allclose(form(v, v), 1.0, atol=1e-12)
+    # Noise is a normal step from the first axis.
+    away = spaces.hyperbolic.log(jnp.array([[1.0, 0.0, 0.0]]), points(spaces.hyperbolic, 20_000))
+    np.testing.assert_allclose(np.cov(away[:, 1:].T), np.eye(2), atol=0.05)
+
+
+def test_a_product_is_its_factors_side_by_side():
+    space, x, y = spaces.space_from_name("product:sphere=3,torus=2"), *(jnp.ones((2, 4, 5)) for _ in range(2))
+    assert space is spaces.space_from_name("product:sphere=3,torus=2") and space.name == "product:sphere=3,torus=2"
+    x, y = (space.noise(jax.random.key(seed), (2, 4, 5), jnp.float64) for seed in range(2))
+    for name, part in (("sphere", np.s_[..., :3]), ("torus", np.s_[..., 3:])):
+        alone = spaces.SPACES[name]
+        np.testing.assert_array_equal(space.log(x, y)[part], alone.log(x[part], y[part]))
+        np.testing.assert_array_equal(space.move(x, 0.0, 0.3, y)[part], alone.move(x[part], 0.0, 0.3, y[part]))
+    squares = [
+        spaces.SPACES[name].distance(x[part], y[part]) ** 2
+        for name, part in (("sphere", np.s_[..., :3]), ("torus", np.s_[..., 3:]))
+    ]
+    np.testing.assert_allclose(space.distance(x, y) ** 2, sum(squares), rtol=1e-12)
+    assert paths.path_from_name("product:sphere=3,torus=2").space is space
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("product:sphere=3,klein=2", "no option 'klein'; expected euclidean or sphere"),
+        ("product:so3=3", "'so3' has 3.* coordinates in a product; expected 9"),
+        ("product:sphere=2.5", "'sphere' has 2.5 coordinates"),
+        ("product", "no spaces; expected"),
+        ("klein", "unknown space 'klein'"),
+    ],
+)
+def test_spaces_that_do_not_exist_are_refused(name, message):
+    with pytest.raises(typing.InputError, match=message):
+        spaces.space_from_name(name)
+
+
+@pytest.mark.parametrize("space", [spaces.so3, spaces.hyperbolic, PRODUCT], ids=lambda space: space.name)
+def test_points_of_another_size_are_refused(space):
+    with pytest.raises(typing.InputError, match=f"'{space.name}'.*coordinates"):
+        space.noise(jax.random.key(0), (4, 1))
+
+
+def test_derivatives_of_rotations_are_finite_where_they_coincide_or_are_a_half_turn_apart():
+    x, space = points(spaces.so3), spaces.so3
+    half = jnp.repeat(jnp.array([[-1.0, -1.0, 1.0], [-1.0, 1.0, -1.0]]), 3, axis=0)
+    far, direction = (x.reshape(-1, 3, 3) * half[:, None]).reshape(-1, 9), tangents(space, x)
+
+    def scalar(x, y):
+        log = space.log(x, y)
+        return (
+            jnp.sum(jnp.sin(log) + jnp.sin(space.move(x, 0.0, 0.5, log)) + jnp.sin(space.move(x, 0.0, 1.0, y)))
+            + space.distance(x, y).sum()
+        )
+
+    derivatives = jax.jit(lambda at: jax.jvp(jax.grad(scalar, (0, 1)), (x, at), (direction, direction)))
+    for at in (jnp.zeros_like(x), x, far, far + 1e-13 * direction):
+        for result in jax.tree.leaves(derivatives(at)):
+            assert np.isfinite(result).all()
+    np.testing.assert_allclose(space.distance(x, far), np.sqrt(2) * np.pi, rtol=1e-12)
+    np.testing.assert_allclose(space.exp(x, space.log(x, far)), far, atol=1e-12)
+
+
+def test_derivatives_of_hyperbolic_space_are_finite_where_points_coincide():
+    x, space = points(spaces.hyperbolic), spaces.hyperbolic
+    scalar = lambda x, y: (
+        jnp.sum(jnp.sin(space.log(x, y))) + jnp.sum(jnp.sin(space.move(x, 0.0, 1.0, y - x))) + space.distance(x, y).sum()
+    )
+    u = tangents(space, x)
+    for result in jax.tree.leaves(jax.jit(lambda at: jax.jvp(jax.grad(scalar, (0, 1)), (x, at), (u, u)))(x)):
+        assert np.isfinite(result).all()
 
 
 def test_derivatives_to_second_order_are_finite_where_points_coincide_or_are_opposite():
@@ -119,7 +220,7 @@ def test_derivatives_of_the_logarithm_are_known_along_curves():
         np.testing.assert_allclose(result, expected, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", CURVED)
+@pytest.mark.parametrize("name", ["sphere", "torus", PRODUCT.name])
 def test_a_path_on_a_space_is_a_geodesic_with_its_velocity(name):
     path, space = paths.path_from_name(name), CURVED[name]
     x0, eps, t = points(space), points(space, seed=4), jnp.linspace(0.1, 0.9, 6)[:, None]
@@ -178,7 +279,7 @@ def test_solvers_keep_their_order_on_the_sphere():
         assert np.abs(jnp.linalg.norm(points_of[0], axis=-1) - 1).max() < 1e-12
 
 
-@pytest.mark.parametrize("name", CURVED)
+@pytest.mark.parametrize("name", ["sphere", "torus", pytest.param(PRODUCT.name, marks=pytest.mark.slow)])
 def test_every_map_of_one_point_arrives_with_every_sampler(name):
     """All data at one point x0: V = -log_x(x0) / s, whatever the target time."""
     path, space = paths.path_from_name(name), CURVED[name]
@@ -193,7 +294,7 @@ def test_every_map_of_one_point_arrives_with_every_sampler(name):
     for end in ends:
         np.testing.assert_allclose(end, jnp.broadcast_to(x0, x.shape), atol=1e-12)
     # After the first jump of consistency sampling: between x0 and new noise, at 0.4 of the way.
-    noise = jax.vmap(lambda key: space.noise(jax.random.fold_in(key, 0), (3,), jnp.float64))(keys)
+    noise = jax.vmap(lambda key: space.noise(jax.random.fold_in(key, 0), x.shape[1:], jnp.float64))(keys)
     np.testing.assert_allclose(
         space.distance(between, jnp.broadcast_to(x0, x.shape)), 0.4 * space.distance(x0, noise), atol=1e-12
     )
@@ -209,7 +310,7 @@ def test_samplers_that_only_r_n_allows_are_refused(spec):
 
 def test_dtypes_are_those_of_the_data():
     t = jax.ShapeDtypeStruct((6, 1), jnp.float32)
-    for space in spaces.SPACES.values():
+    for space in (*spaces.SPACES.values(), PRODUCT):
         functions = [
             lambda x, t, space=space: space.move(x, 1.0, t, x),
             lambda x, t, space=space: space.log(x, x),
@@ -218,7 +319,7 @@ def test_dtypes_are_those_of_the_data():
             lambda x, t, space=space: space.geodesic(x, x, t),
         ]
         for dtype in (jnp.bfloat16, jnp.float32):
-            x = jax.ShapeDtypeStruct((6, 3), dtype)
+            x = jax.ShapeDtypeStruct((6, max(3, space.size)), dtype)
             assert all((made := jax.eval_shape(f, x, t)).dtype == dtype and made.shape == x.shape for f in functions)
 
 

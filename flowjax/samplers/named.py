@@ -129,9 +129,8 @@ def check_sampler(spec: str, steps: int, grid: str = "uniform", path: str | path
         raise typing.InputError(f"steps is {steps:,}; expected at most {MOST_STEPS:,}.")
     chosen, times = sampler_from_name(spec, path), grid_from_name(grid)(steps)
     stand_in = lambda x, s, t: jnp.zeros_like(x)
-    jax.eval_shape(
-        lambda x, seed: chosen.run(stand_in, x, times, jax.random.split(jax.random.key(seed), 1)), jnp.ones((1, 1)), 0
-    )
+    point = jnp.ones((1, paths.path_from_name(path).space.size))
+    jax.eval_shape(lambda x, seed: chosen.run(stand_in, x, times, jax.random.split(jax.random.key(seed), 1)), point, 0)
 
 
 def _typed_times(spec: str, steps: int) -> np.ndarray:

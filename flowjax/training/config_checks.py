@@ -179,7 +179,7 @@ def space(settings, facts):
     """The path is in the space of the data, and the method's losses hold there; most are written for R^n."""
     path, info = paths.path_from_name(settings.method.path), methods.METHODS[settings.method.name]
     if path.space.name != facts.source.space:
-        fit = [name for name, other in paths.PATHS.items() if other.space.name == facts.source.space]
+        fit = [name for name, other in paths.PATHS.items() if other.space.name == facts.source.space] or [facts.source.space]
         raise typing.InputError(
             f"config.method.path is {settings.method.path!r}, in the space {path.space.name!r}, and {settings.data.name} is in"
             f" {facts.source.space!r}; expected a path of it: --config.method.path={' or '.join(fit)}."
