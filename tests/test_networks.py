@@ -286,7 +286,7 @@ def test_an_autoguided_teacher_is_extrapolated_and_its_scale_is_an_input(teacher
         student.conditioning(4.0)
     with pytest.raises(typing.InputError, match=r"--guidance=2.0: the run learned without guidance"):
         loading.load(teacher).conditioning(2.0)
-    with pytest.raises(typing.InputError, match="--config.teacher=.*student is itself guided and must be told guidance"):
+    with pytest.raises(typing.InputError, match="--config.teacher=.*student is itself guided and has the inputs guidance"):
         runs.setup(small("ayf_emd", teacher=str(tmp_path / "student")), devices=ONE)
     samples = [
         sampling.make_sampler(student.net, (2,), conditioning={"guidance": w})(student.params, 0, np.full(16, -1), 1)
