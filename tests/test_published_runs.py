@@ -281,12 +281,12 @@ def test_every_run_traces_by_shapes_alone(file, choice):
     assert found.state["params"] < 1.1 * 4 * found.trained / 8
     paper = published.RESULTS[file][choice].parameters
     assert paper is None or found.parameters / 1e6 == pytest.approx(paper, abs=1.0)
-    counted = [row for row in results.read() if (row["file"], row["run"]) == (file, choice)]
-    for row in counted:
-        assert found.parameters == int(row["parameters"]) and found.flops == pytest.approx(float(row["flops"]), rel=1e-3)
+    (row,) = (row for row in results.read() if (row["file"], row["run"]) == (file, choice))
+    assert found.parameters == int(row["parameters"]) and found.flops == pytest.approx(float(row["flops"]), rel=1e-3)
 
 
 def test_the_page_is_what_the_script_writes():
+    assert [(row["file"], row["run"]) for row in results.read()] == results.runs()
     assert (ROOT / "docs" / "results.md").read_text() == results.page(results.read())
 
 
