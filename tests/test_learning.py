@@ -84,7 +84,7 @@ def trained_distance(name):
 
 
 @pytest.mark.slow
-def test_a_tenth_of_checkerboard_presets_beats_one_euler_step():
+def test_a_tenth_of_each_checkerboard_preset_beats_one_euler_step_by_three():
     baseline = trained_distance("flow_matching")
-    for name in ("meanflow", "tvm"):
-        assert trained_distance(name) < baseline / 2, name
+    for name in ("meanflow", "imf", "tvm", "soflow"):
+        assert trained_distance(name) < baseline / 3, name
