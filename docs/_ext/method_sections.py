@@ -126,13 +126,10 @@ def _share(columns):
 
 
 def _constants(name, function):
-    own, base, shared = arguments(function), {}, arguments(methods)
-    while hasattr(function, "__wrapped__"):  # made by recipe.variant from another recipe
-        function = inspect.getclosurevars(function).nonlocals["base"]
-        base = {**arguments(function), **base}
+    own, shared = arguments(function), arguments(methods)
     lines = ["| constant | value | what it is and where it is from |", "| --- | --- | --- |"]
     for key, value in methods.constants(name).items():
-        text = own.get(key) or base.get(key) or shared.get(key, "")
+        text = own.get(key) or shared.get(key, "")
         if key in own and key in shared and len(own[key]) < 60 and key not in ("times",):
             text = f"{shared[key].rstrip('.')}; {own[key]}"
         shown = getattr(value, "__name__", None) or repr(value)
