@@ -9,7 +9,7 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from flowjax import checks, guidance, methods, origins, typing
+from flowjax import guidance, methods, origins, typing
 from flowjax.training import NonFiniteError, SaveError, hosts, log
 
 SAMPLER_HELP = (
@@ -128,7 +128,7 @@ def _check_overrides(config, given):
     """Raises InputError for fields on the command line that have no effect, or leave what belongs to the old value."""
     names = _fields(given)
     if "method.name" in names:
-        checks.member("method", config.method.name, methods.METHODS)
+        methods.info(config.method.name)
         raise typing.InputError(
             f"--config.method.name={config.method.name} would leave the constants of another method; type"
             f" --config=configs/method.py:{config.method.name},PRESET."
@@ -145,7 +145,8 @@ def _follow(config, given):
     """The sections of config.auxiliary become those of the networks that the method trains along with its constants from the command line."""
     from configs import common
 
-    if not any(name.startswith("method.") for name in _fields(given)) or config.method.name not in methods.METHODS:
+    known = {**methods.METHODS, **methods.CATEGORICAL}
+    if not any(name.startswith("method.") for name in _fields(given)) or config.method.name not in known:
         return
     along = methods.outline(**config.method.to_dict()).networks
     with config.unlocked():

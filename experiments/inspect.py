@@ -60,7 +60,7 @@ class Run:
 
         self.trained, self.settings = trained, trained.settings
         self.guidance = {"guidance": scale, "interval": interval}
-        self.name, self.info = trained.settings.method.name, methods.METHODS[trained.settings.method.name]
+        self.name, self.info = trained.settings.method.name, methods.info(trained.settings.method.name)
         self.path = paths.path_from_name(trained.settings.method.path)
         held_out = trained.source("test")
         self.real = data.arrays(held_out, limit=held_out.reference_rows)

@@ -213,6 +213,39 @@ def cosine(prediction: Array, target: Array, *, c: float = 1e-8) -> Array:
     return 1 - similarity.reshape(similarity.shape[0], -1).mean(1)
 
 
+def kl(prediction: Array, target: Array, *, reduce: str = "sum", log_variance: Array | float = 0.0) -> Array:
+    """Divergence of predicted categories from given probabilities, Kullback and Leibler's, summed or averaged over the tokens.
+
+        e = sum_k target_k (log target_k - log softmax(prediction)_k),   error = exp(-lv) e + lv
+
+    Its gradient in the prediction is that of the cross-entropy, and of one-hot targets it is the cross-entropy.
+
+    Args:
+      prediction: logits [B, ..., K].
+      target: probabilities, the same shape.
+      reduce: "sum" or "mean" over all axes between the rows and the categories.
+      log_variance: `lv`, a scalar or [B], a learned weight of the row.
+
+    Returns:
+      errors [B], in nats; at least 0 for a log-variance of 0.
+
+    Example:
+      >>> errors = kl(jnp.zeros((1, 3, 2)), jnp.array([[[1.0, 0.0], [1.0, 0.0], [0.5, 0.5]]]))
+      >>> errors.shape, round(float(errors[0]), 4)  # 2 log 2
+      ((1,), 1.3863)
+    """
+    if reduce not in ("sum", "mean") or jnp.shape(prediction) != jnp.shape(target) or jnp.ndim(prediction) < 2:
+        raise typing.InputError(
+            f"kl: reduce is {reduce!r}, prediction has shape {jnp.shape(prediction)} and target {jnp.shape(target)}; expected"
+            ' "sum" or "mean" over the tokens, and one shape [B, ..., categories].'
+        )
+    wide = jnp.promote_types(jnp.result_type(prediction, target), jnp.float32)
+    prediction, target = jnp.asarray(prediction, wide), jnp.asarray(target, wide)
+    entropy = jnp.sum(target * jnp.log(jnp.where(target > 0, target, 1)), axis=-1)
+    e = entropy - jnp.sum(target * jax.nn.log_softmax(prediction), axis=-1)
+    return jnp.exp(-log_variance) * getattr(jnp, reduce)(e.reshape(e.shape[0], -1), axis=1) + log_variance
+
+
 # What a config may name: those that need no further argument.
 DISTANCES: dict[str, Distance] = {"l2": l2, "huber": huber, "cosine": cosine}
 

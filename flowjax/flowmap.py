@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from flowjax import checks
@@ -82,6 +83,29 @@ def denoised_field(N: Network, *, floor: float = 0.05) -> Network:
         return ((x - N(x, s, t, *cond)) / jnp.maximum(s, floor)).astype(jnp.result_type(x))
 
     return V
+
+
+def categorical(N: Network, *, floor: float = 1e-3) -> Network:
+    """The network predicts logits of the categories on the last axis, and the denoised field is their probabilities.
+
+        V(x, s, t) = (x - softmax(N(x, s, t))) / max(s, floor),     F(x, s, t) = (t / s) x + (1 - t / s) softmax(N)
+
+    So every jump stays between x and the simplex, and one that ends at t = 0 is on it.
+
+    Args:
+      N: raw network, `N(x, s, t, *cond)`, whose output is logits.
+      floor: least divisor, of times at which tokens are certain (ours).
+
+    Returns:
+      `V(x, s, t, *cond)`.
+
+    Example:
+      >>> categorical(lambda x, s, t: 0 * x)(jnp.ones((1, 2)), 0.5, 0.0)[0]
+      Array([1., 1.], dtype=float32)
+
+    Reference: Categorical Flow Maps (arXiv 2602.12233); Discrete Flow Maps (arXiv 2604.09784).
+    """
+    return denoised_field(lambda x, s, t, *cond: jax.nn.softmax(N(x, s, t, *cond)), floor=floor)
 
 
 def destination(N: Network, *, floor: float = 1e-3) -> Network:
@@ -259,6 +283,7 @@ def extended_source(N: Network) -> Network:
 PARAMETERISATIONS = {
     "velocity": velocity,
     "denoised_field": denoised_field,
+    "categorical": categorical,
     "destination": destination,
     "trigflow": trigflow,
     "edm": edm,

@@ -21,17 +21,23 @@ class Path(NamedTuple):
       sigma: weight of the noise, likewise.
       space: where data, noise and the points between them are, a flowjax.spaces.Space.
       noise: standard deviation of each element of eps, on R^n; other spaces have noise of one kind alone.
+      centres: what eps is about: "", zero; "one_hot", a random category of the last axis, all of them alike.
     """
 
     alpha: Callable[[Time], Any]
     sigma: Callable[[Time], Any]
     space: spaces.Space = spaces.euclidean
     noise: float = 1.0
+    centres: str = ""
 
     def draw(self, key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-        """Noise of the path, which is where it ends and sampling starts: eps ~ N(0, noise^2), or noise of its space."""
+        """Noise of the path, which is where it ends and sampling starts: eps ~ N(centre, noise^2), or noise of its space."""
+        if self.centres:
+            centre_key, key = jax.random.split(key)
+            centre = jax.nn.one_hot(jax.random.randint(centre_key, shape[:-1], 0, shape[-1]), shape[-1], dtype=dtype)
         eps = self.space.noise(key, shape, dtype)
-        return eps if self.noise == 1 else (self.noise * eps).astype(dtype)
+        eps = eps if self.noise == 1 else (self.noise * eps).astype(dtype)
+        return centre + eps if self.centres else eps
 
     def between(self, x0: Array, eps: Array, t: Time) -> Array:
         """The point between data and noise at time `t`, without checks; `interpolate` has them, and the velocity."""
@@ -60,12 +66,16 @@ torus = linear._replace(space=spaces.torus)
 so3 = linear._replace(space=spaces.so3)
 hyperbolic = linear._replace(space=spaces.hyperbolic)
 
+# Of one-hot data, to noise about random categories. Without any noise the flow would have to split points.
+one_hot = linear._replace(centres="one_hot")
+
 PATHS = {
     "linear": linear,
     "trigonometric": trigonometric,
     "variance_preserving": variance_preserving,
     "sphere": sphere,
     "torus": torus,
+    "one_hot": one_hot,
     "so3": so3,
     "hyperbolic": hyperbolic,
 }

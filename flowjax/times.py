@@ -4,6 +4,7 @@ A sampler of one time is a function `(key, n) -> [n]`, of a pair `(key, n) -> (s
 [0, 1].
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -236,6 +237,44 @@ def fixed(value: float) -> Times:
     return lambda key, n: jnp.full((n,), value, jnp.float32)
 
 
+def target_first(target: Times) -> Pairs:
+    """The target from a sampler, then the source uniform between it and noise (Categorical Flow Maps, arXiv 2602.12233, its code)."""
+
+    def draw(key, n):
+        t_key, s_key = jax.random.split(key)
+        t = target(t_key, n)
+        return t + (1 - t) * jax.random.uniform(s_key, (n,), jnp.float32), t
+
+    return draw
+
+
+@functools.cache
+def _entropies(categories: int, levels: int = 128) -> tuple[np.ndarray, np.ndarray]:
+    """(times rising from 0 to 1, entropy over its largest value) of one of `categories` seen in normal noise, by fixed samples."""
+    t = np.linspace(0.0, 1.0, levels + 1)
+    noise = np.random.default_rng(0).standard_normal((max(4_096, 2**16 // categories), categories))
+    difference = noise[:, 1:] - noise[:, :1]
+    others = [np.logaddexp.reduce(r * difference - r**2, axis=1) for r in (1 - t[1:]) / t[1:]]
+    entropy = np.array([0.0, *(np.logaddexp(0.0, other).mean() for other in others)])
+    return t, np.maximum.accumulate(entropy) / entropy[-1]
+
+
+def even_entropy(categories: int) -> Times:
+    """Times at which the entropy of one of so many categories, all alike, seen in normal noise, falls evenly.
+
+    At r = (1 - t) / t it is E log(1 + sum_k exp(r (z_k - z_0) - r^2)) of normal z; most of it falls between t = 0.1 and 0.6. The draw
+    inverts a table. After the time warp of Flow Map Language Models (arXiv 2602.16813), which measures the fall on data; the law is
+    ours.
+    """
+
+    def draw(key, n):
+        t, share = _entropies(int(categories))
+        u = jax.random.uniform(key, (n,), jnp.float32)
+        return jnp.interp(u, jnp.asarray(share, jnp.float32), jnp.asarray(t, jnp.float32))
+
+    return draw
+
+
 def uniform_triangle() -> Pairs:
     """Pairs uniform on the triangle 0 <= t <= s <= 1 (Boffi et al. 2025, arXiv 2505.18825)."""
     return sorted_pair(uniform())
@@ -256,6 +295,8 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
     "sorted_sides": sorted_sides,
     "gap_uniform": gap_uniform,
     "gap_below": gap_below,
+    "target_first": target_first,
+    "even_entropy": even_entropy,
     "dyadic": dyadic,
     "even_grid": even_grid,
     "karras": karras,

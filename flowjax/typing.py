@@ -114,6 +114,7 @@ class Nets:
       log_variance: `(s, t) -> [rows]`, trained along.
       guide: a guidance inside the training target, `(nets, point, V_ss=None) -> flowjax.guidance.Guided`.
       heads: `(x, s, t, cond=None) -> {name: array}`, all heads of V's network from one pass.
+      logits: `(x, s, t, cond=None)`, what V's network predicts where V is made from logits of categories.
       stopped: {name: network}: each trained network, "both" and "heads" among them where they are given, with its weights under a
         stop-gradient; gradients of its inputs pass.
       mean: `[rows, ...] -> [...]`, the mean over the rows of the whole batch, of all devices.
@@ -178,7 +179,7 @@ class Nets:
                 f"a term trains {', '.join(names)} alone, and nets has no stopped twin of {', '.join(lacking)}; give it, the network"
                 f" with its weights under jax.lax.stop_gradient: Nets(..., stopped={{{lacking[0]!r}: ...}})."
             )
-        kept = {*names, "both", "heads"} if "V" in names else set(names)  # heads are of V's network
+        kept = {*names, "both", "heads", "logits"} if "V" in names else set(names)  # these are of V's network
         return self.replace(**{name: net for name, net in self.stopped.items() if name not in kept})
 
     def __repr__(self) -> str:

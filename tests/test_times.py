@@ -232,12 +232,14 @@ WIDER = [
     ("uniform_square",),
     ("karras", 10),
     ("fixed", 1.0),
+    ("target_first", ("uniform",)),
+    ("even_entropy", 3),
 ]
 
 
 @pytest.mark.parametrize("wide", [False, True])
 def test_samplers_by_name_are_float32_and_drawn_by_the_key(wide):
-    counts = {spec: 1 if spec[0] in ("karras", "fixed", "even_grid") else 2 for spec in WIDER}
+    counts = {spec: 1 if spec[0] in ("karras", "fixed", "even_grid", "even_entropy") else 2 for spec in WIDER}
     samplers = {spec: times.sampler_from_name(spec, draws=count) for spec, count in counts.items()}
     with jax.enable_x64(wide):
         drawn = jax.jit(lambda key: [jnp.reshape(jnp.stack(draw(key, 64)), (-1, 64)) for draw in samplers.values()])

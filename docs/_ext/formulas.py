@@ -13,6 +13,12 @@ SYMBOLS = {
     "eps": r"\varepsilon",
     "clip": r"\operatorname{clip}",
     "warmup": r"\omega\,",
+    "pi": r"\pi",
+    "delta": r"\delta",
+    "log": r"\log",
+    "logits": r"\operatorname{logits}",
+    "softmax": r"\operatorname{softmax}",
+    "residual": r"\mathrm{residual}",
     "vs": r"\quad\text{vs}\quad",
 }
 TOKEN = re.compile(r"d/ds|\w+|\s+|<=|->|[^\w\s]")

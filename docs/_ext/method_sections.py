@@ -30,12 +30,15 @@ RULES = {
 PREDICTS = {
     "velocity": "V itself",
     "denoised_field": "the denoised field",
+    "categorical": "logits of the categories",
     "edm": "as EDM's network",
     "trigflow": "as TrigFlow's network",
     "dyadic": "V itself, told the length d of a jump by log2(1/d),",
 }
 # Words that an equation of a docstring has besides its symbols.
-WORDS = re.compile(r"\b(?!sg\b|vs\b|eps\b|clip\b|sqrt\b|teacher\b|velocity\b|warmup\b|both\b)[a-z]{2,}\b(?!_)")
+WORDS = re.compile(
+    r"\b(?!sg\b|vs\b|eps\b|clip\b|sqrt\b|teacher\b|velocity\b|warmup\b|both\b|pi\b|delta\b|log\b|logits\b|softmax\b|residual\b)[a-z]{2,}\b(?!_)"
+)
 
 
 class MethodSection(SphinxDirective):
@@ -45,7 +48,7 @@ class MethodSection(SphinxDirective):
 
     def run(self):
         name = self.arguments[0]
-        info = methods.METHODS[name]
+        info = methods.info(name)
         target = f"method-{name.replace('_', '-')}"
         paper = f"[{info.paper}](https://arxiv.org/abs/{info.arxiv})"
         lines = [f"`{name}`: {paper}. {RULES[info.rule].capitalize()}; it {SETTINGS[info.setting]}.", ""]
@@ -80,8 +83,9 @@ def source(pair):
     path = pathlib.Path(inspect.getsourcefile(pair)).resolve().relative_to(ROOT.resolve())
     function = next(node for node in ast.parse((ROOT / path).read_text()).body if getattr(node, "name", "") == pair.__name__)
     text, first = function.body[0], function.body[1]
+    home = "flowjax.losses" if pair.__name__ in losses.__all__ else pair.__module__
     return [
-        f"The loss, {{py:obj}}`~flowjax.losses.{pair.__name__}` of `{path}`:",
+        f"The loss, {{py:obj}}`~{home}.{pair.__name__}` of `{path}`:",
         "",
         f"```{{literalinclude}} /../{path}",
         ":language: python",
@@ -107,8 +111,10 @@ def recipe(name, info):
         *_constants(name, info.recipe),
         *_costs(name),
         "```",
-        f"python -m experiments.train --config=configs/method.py:{name},checkerboard"
+        "python -m experiments.train --config=configs/"
+        + (f"tokens.py:{name},words" if name in methods.CATEGORICAL else f"method.py:{name},checkerboard")
         + (" --config.teacher=runs/psd" if "teacher_map" in info.needs else "")
+        + (" --config.teacher=runs/categorical" if name == "flm" else "")
         + f" --workdir=runs/{name}",
         "```",
         "",

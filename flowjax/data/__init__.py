@@ -14,7 +14,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from flowjax.data import augmentation, points, sphere, stored
+from flowjax.data import augmentation, points, sphere, stored, tokens
 from flowjax.data.couplings import couple
 from flowjax.data.pipeline import Source, arrays, batches, check
 from flowjax.data.scaling import Scaling
@@ -54,6 +54,9 @@ DATASETS: dict[str, Callable[..., Source]] = {
     "sphere_caps": sphere.source,
     **{name: functools.partial(stored.source, name) for name in stored.STORED},
     "digits": _digits,
+    "digits_tokens": tokens.digits,
+    "words": tokens.words,
+    "tokens": tokens.arrays,
 }
 
 
@@ -80,9 +83,10 @@ def load(name: str, *, split: str = "train", data_dir: str = "") -> Source:
       name: a key of `DATASETS`, or any TFDS image dataset as `name` or `name/config` (`cifar10`, `mnist`).
       split: `"train"` or `"test"`; TFDS datasets and `digits` also take `"train+test"` and slices like `"train[:10%]"`.
       data_dir: where TFDS keeps its datasets; "": its default, which honours TFDS_DATA_DIR. The folder of the arrays of ImageNet.
+        The .npz file of the dataset tokens.
 
     Returns:
-      A `Source`. Images are uint8 [H, W, C], points float32 [2].
+      A `Source`. Images are uint8 [H, W, C], points float32 [2], tokens float32 [L, K], one-hot.
 
     Raises:
       InputError: the name or the split does not exist, the dataset cannot be prepared here, or it holds no images of one shape.

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
-from flowjax.data import pipeline, tfds_images
+from flowjax.data import pipeline, tfds_images, tokens
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -32,10 +32,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
         images, labels = datasets.load_digits(return_X_y=True)
         images = np.rint(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-        # Evenly spaced picks from a random order sorted by label: a stratified split.
-        order = np.lexsort((np.random.default_rng(0).random(len(labels)), labels))
-        held_out = np.arange(297) * len(labels) // 297
-        train, test = np.delete(order, held_out), order[held_out]
+        train, test = tokens.digits_split(labels)
         return {"train": self._generate_examples(images, labels, train), "test": self._generate_examples(images, labels, test)}
 
     def _generate_examples(self, images, labels, ids):

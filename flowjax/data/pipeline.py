@@ -25,7 +25,7 @@ class Source(NamedTuple):
     Attributes:
       name: its name.
       size: number of rows.
-      shape: of one row: (2,) or (H, W, C).
+      shape: of one row: (2,), (H, W, C), or (L, K) of one-hot tokens.
       num_classes: 0 if unlabelled.
       rows: row ids [n] -> {"x": float32 [n, *shape] or uint8 [n, H, W, C] in 0..255, "label": int32 [n]}; "label" is absent
         when unlabelled. With `moments`, "x" is the mean of the data and "deviation", like it, their deviation.

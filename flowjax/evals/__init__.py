@@ -17,8 +17,10 @@ from flowjax.evals.features import DECODERS, EXTRACTORS
 from flowjax.evals.frechet import frechet
 from flowjax.evals.judge import Judge, judge
 from flowjax.evals.kernels import median_distance, mmd
+from flowjax.evals.likelihood import likelihood_bound
 from flowjax.evals.measures import MEASURES, Measure
 from flowjax.evals.neighbours import copying, coverage, density, nearest, nearest_distance, precision, recall, smaller
+from flowjax.evals.tokens import certainty, distinct, existing, ngram_distance, unseen
 from flowjax.evals.transport import energy_distance, sliced_wasserstein
 
 __all__ = [
@@ -29,24 +31,30 @@ __all__ = [
     "MEASURES",
     "Measure",
     "agreement",
+    "certainty",
     "classifier",
     "copying",
     "coverage",
     "density",
+    "distinct",
     "energy_distance",
     "error_bar",
+    "existing",
     "features",
     "frechet",
     "judge",
+    "likelihood_bound",
     "measures",
     "median_distance",
     "mmd",
     "nearest",
     "nearest_distance",
+    "ngram_distance",
     "precision",
     "recall",
     "sinkhorn",
     "sliced_wasserstein",
     "smaller",
+    "unseen",
     "wasserstein",
 ]

@@ -24,8 +24,17 @@ def digits_classifier(data_dir: str = "") -> classifier.Classifier:
     return classifier.load_or_fit(path, rows["x"], rows["label"], num_classes=source.num_classes)
 
 
+def digit_tokens_classifier(data_dir: str = "") -> classifier.Classifier:
+    """`digits_classifier` of digits that are tokens."""
+    of_images, images = digits_classifier(data_dir), data.tokens.images
+    return classifier.Classifier(lambda x: of_images.features(images(x)), lambda x: of_images.logits(images(x)))
+
+
 # name -> (data_dir -> Classifier); one without `logits` has features alone.
-EXTRACTORS: dict[str, Callable[[str], classifier.Classifier]] = {"digits_classifier": digits_classifier}
+EXTRACTORS: dict[str, Callable[[str], classifier.Classifier]] = {
+    "digits_classifier": digits_classifier,
+    "digit_tokens_classifier": digit_tokens_classifier,
+}
 # name -> (data_dir -> (rows [n, ...] -> images [n, H, W, C] in [-1, 1])), of datasets of latents
 DECODERS: dict[str, Callable[[str], Callable[[np.ndarray], np.ndarray]]] = {}
 

@@ -38,6 +38,11 @@ def judge(
     )
 
 
+def _decided(rows: np.ndarray) -> np.ndarray:
+    """Sequences [n, L, K] as tokens [n, L]; other rows as they are."""
+    return data.tokens.decided(rows) if rows.ndim == 3 else rows
+
+
 class Judge:
     """Measures of samples against real rows.
 
@@ -99,7 +104,7 @@ class Judge:
             return "its features are those of a network, and the dataset names none"
         if against == "labels" and self._features.logits is None:
             return "it needs a classifier, and the network of the dataset has features alone"
-        if against.startswith("training") and self._training is None:
+        if against.startswith("training") and (self._training is None or self._held_out is None and "tokens" in against):
             return "it needs the training rows"
         return ""
 
@@ -150,6 +155,11 @@ class Judge:
         measure = measures.MEASURES[measures.base_name(name)]
         if measure.against == "labels":
             return lambda i: measure.of(self._features, samples[i], labels[i]), np.arange(len(samples))
+        if measure.against in ("nothing", "no decision"):
+            return measure.of, _decided(samples) if measure.against == "nothing" else samples
+        if measure.against == "training tokens":
+            made, training, held_out = map(_decided, (samples, self._training, self._held_out))
+            return lambda i: measure.of(made[i], training, held_out), np.arange(len(samples))
         if measure.against != "reference":
             distances = neighbours.nearest(samples[: measure.limit], self._training)
             return (measure.of, distances, *([self._held_out_distances] if measure.against == "training and held out" else []))
@@ -173,5 +183,5 @@ class Judge:
 
     def _view(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Rows as a measure sees them, [n, D]."""
-        seen = self._features.features(rows) if measures.in_features(name) else rows
+        seen = self._features.features(rows) if measures.in_features(name) else _decided(rows)
         return np.asarray(seen).reshape(len(rows), -1)

@@ -1,20 +1,21 @@
 """Every measure of samples once, by name, and the data that it suits.
 
-A measure sees rows in one of three views: points as they are (POINTS_VIEW), images as they are (PIXELS_VIEW), and images by the
-features of the network that their dataset names (FEATURES_VIEW). An entry of `MEASURES` names the views for which the table of
+A measure sees rows in one of four views: points as they are (POINTS_VIEW), images as they are (PIXELS_VIEW), sequences by their
+likeliest tokens (TOKENS_VIEW), and images or sequences by the features of the network that their dataset names (FEATURES_VIEW). An entry of `MEASURES` names the views for which the table of
 `experiments.evaluate` has the measure, and those for which the evaluations during training have it. A new measure is a new
 entry.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from flowjax import checks
-from flowjax.evals import assignment, classifier, entropic, frechet, kernels, neighbours, transport
+from flowjax.evals import assignment, classifier, entropic, frechet, kernels, neighbours, tokens, transport
 
-POINTS_VIEW, PIXELS_VIEW, FEATURES_VIEW = "points", "pixels", "features"
+POINTS_VIEW, PIXELS_VIEW, TOKENS_VIEW, FEATURES_VIEW = "points", "pixels", "tokens", "features"
 PAIRWISE_ROWS, PLAN_ROWS = 4_096, 2_048  # most rows for a measure of all pairs, and for one that solves for a transport plan
 
 
@@ -23,8 +24,10 @@ class Measure(NamedTuple):
 
     Attributes:
       of: the function. Its arguments follow from `against`: `(samples, reference, **scale)`; of distances to the nearest
-        training row, `(of samples [n])` or `(of samples [n], of held-out rows [m])`; or `(classifier, samples, labels)`.
-      against: "reference", "training", "training and held out", or "labels".
+        training row, `(of samples [n])` or `(of samples [n], of held-out rows [m])`; `(classifier, samples, labels)`; or of tokens
+        `(samples, training rows, held-out rows)` and `(samples)`.
+      against: "reference", "training", "training and held out", "labels", "training tokens", "nothing" (tokens of samples), or "no
+        decision" (samples as they are).
       limit: most rows of each that are taken, None for all.
       paired: whether it takes as many samples as reference rows.
       scale: `reference [n, D] -> {keyword: number}`, constants of the measure; taken once for a table, so that its rows
@@ -70,6 +73,20 @@ MEASURES: dict[str, Measure] = {
     "agreement": Measure(
         classifier.agreement, "labels", None, table=(FEATURES_VIEW,), during_training=(FEATURES_VIEW,), higher_is_better=True
     ),
+    **{
+        name: Measure(
+            functools.partial(tokens.ngram_distance, n=n), limit=None, table=(TOKENS_VIEW,), during_training=(TOKENS_VIEW,)
+        )
+        for n, name in enumerate(("unigrams", "bigrams", "trigrams"), 1)
+    },
+    "existing": Measure(tokens.existing, "training tokens", None, table=(TOKENS_VIEW,), higher_is_better=True),
+    "unseen": Measure(tokens.unseen, "training tokens", None, table=(TOKENS_VIEW,), higher_is_better=True),
+    "distinct": Measure(
+        tokens.distinct, "nothing", None, table=(TOKENS_VIEW,), during_training=(TOKENS_VIEW,), higher_is_better=True
+    ),
+    "certainty": Measure(
+        tokens.certainty, "no decision", None, table=(TOKENS_VIEW,), during_training=(TOKENS_VIEW,), higher_is_better=True
+    ),
 }
 
 
@@ -90,7 +107,8 @@ def higher_is_better(name: str) -> bool:
 
 def views(shape: tuple[int, ...], features: bool) -> tuple[str, ...]:
     """The views of rows of a shape, with a network for features or without one."""
-    return (POINTS_VIEW,) if len(shape) == 1 else IMAGE_VIEWS if features else (PIXELS_VIEW,)
+    rows = {1: POINTS_VIEW, 2: TOKENS_VIEW}.get(len(shape), PIXELS_VIEW)
+    return (rows, FEATURES_VIEW) if features and len(shape) > 1 else (rows,)
 
 
 def suited(views: Sequence[str], during_training: bool = False) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ def write(
     """
     _check(num, steps, points, solver, part)
     run = loading.load(workdir)
-    info = methods.METHODS[run.settings.method.name]
+    info = methods.info(run.settings.method.name)
     if not info.learns_velocity:
         raise typing.InputError(
             f"--workdir={workdir} is a run of {run.settings.method.name!r}, which learns {info.learns} and no velocity"

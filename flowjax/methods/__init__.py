@@ -28,16 +28,18 @@ from typing import Any
 
 from flowjax import checks, flowmap, guidance, typing
 from flowjax.methods import landscape, recipe as recipes
-from flowjax.methods.landscape import JUMPS, METHODS, MethodInfo, takes_total_steps
+from flowjax.methods.landscape import CATEGORICAL, JUMPS, METHODS, MethodInfo, info, takes_total_steps
 from flowjax.methods.recipe import raw_errors, rows_multiple, with_dropout
 from flowjax.typing import Method
 
 __all__ = [
+    "CATEGORICAL",
     "JUMPS",
     "METHODS",
     "MethodInfo",
     "constants",
     "guided",
+    "info",
     "make",
     "outline",
     "raw_errors",
@@ -51,7 +53,7 @@ def make(name: str, *, total_steps: int | None = None, **hyper: Any) -> Method:
     """A Method by its registry name.
 
     Args:
-      name: a key of METHODS.
+      name: a key of METHODS or CATEGORICAL.
       total_steps: length of the training, for recipes with schedules; the others do not get it.
       **hyper: constants of the recipe; the defaults are the published ones.
 
@@ -80,10 +82,10 @@ def outline(name: str, *, total_steps: int | None = None, **hyper: Any) -> Metho
 
 def _recipe(name: str, hyper: Mapping[str, Any]) -> Callable[..., Method]:
     """The recipe of a method; raises InputError for an unknown one, or for constants that it does not have."""
-    checks.member("method", name, METHODS)
+    known = constants(name)
     for key in hyper:
-        checks.member(f"constant of method {name!r}", key, constants(name))
-    return METHODS[name].recipe
+        checks.member(f"constant of method {name!r}", key, known)
+    return info(name).recipe
 
 
 def register(
@@ -113,8 +115,9 @@ def register(
       (0, 3, 4)
       >>> del METHODS["plain"]
     """
-    if name in METHODS and METHODS[name].paper:
-        raise typing.InputError(f"register: {name!r} is {METHODS[name].paper}, a published method; expected another name.")
+    published = {**METHODS, **CATEGORICAL}
+    if name in published and published[name].paper:
+        raise typing.InputError(f"register: {name!r} is {published[name].paper}, a published method; expected another name.")
     checks.member("parameterisation", parameterisation, flowmap.PARAMETERISATIONS)
     checks.member("kind of jumps", jumps, JUMPS)
     for key, parameter in inspect.signature(recipe).parameters.items():
@@ -155,15 +158,20 @@ def guided(name: str, method: Method, kind: str, *, scale: tuple[float, float], 
       ['guidance', 'label']
     """
     checks.member("guidance inside the target", kind, guidance.TARGETS)
-    info = METHODS[name]
-    if "teacher_map" in method.needs or info.copies_jumps:
+    about = info(name)
+    if "teacher_map" in method.needs or about.copies_jumps:
         raise typing.InputError(
             f"guidance {kind!r} acts on a velocity, and {name!r} learns from the jumps of a teacher; guide what makes the jumps: train"
             " the teacher with config.guidance."
         )
-    if "teacher" not in method.needs and not info.learns_velocity:
+    if "teacher" not in method.needs and "logits" in method.needs:
         raise typing.InputError(
-            f"guidance {kind!r} needs the velocity without a label, and {name!r} learns {info.learns} and no velocity;"
+            f"guidance {kind!r} changes the velocity of the data, and {name!r} learns categories from the data itself; expected no"
+            " guidance, --config.guidance.kind=, or flm with --config.guidance.kind=classifier_free, whose teacher is guided."
+        )
+    if "teacher" not in method.needs and not about.learns_velocity:
+        raise typing.InputError(
+            f"guidance {kind!r} needs the velocity without a label, and {name!r} learns {about.learns} and no velocity;"
             " expected a method that learns one (meanflow, psd, ...), or one that distils it from a teacher's (cd, facm, ...)."
         )
     if getattr(method.loss, "func", None) is not recipes.loss:
@@ -171,11 +179,10 @@ def guided(name: str, method: Method, kind: str, *, scale: tuple[float, float], 
             f"guidance {kind!r} changes the terms of a method, and the loss of {name!r} is a function of your own; make the method with"
             " flowjax.methods.recipe.method, or guide the velocity in that function."
         )
-    return recipes.guided(method, kind, scale, info.guided_rule, constants)
+    return recipes.guided(method, kind, scale, about.guided_rule, constants)
 
 
 def constants(name: str) -> dict[str, Any]:
     """The constants of a method with their published values, {keyword: value}; `total_steps` is not one of them."""
-    checks.member("method", name, METHODS)
-    parameters = inspect.signature(METHODS[name].recipe).parameters
+    parameters = inspect.signature(info(name).recipe).parameters
     return {key: parameter.default for key, parameter in parameters.items() if key != "total_steps"}

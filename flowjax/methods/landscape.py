@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from flowjax import losses
-from flowjax.methods import compositional, consistency, diagonal, eulerian, lagrangian, pixel
+from flowjax import checks, losses
+from flowjax.losses import discrete as discrete_losses
+from flowjax.methods import compositional, consistency, diagonal, discrete, eulerian, lagrangian, pixel
 from flowjax.typing import Method
 
 # Which jumps a method learns, in words.
@@ -320,3 +321,44 @@ METHODS: dict[str, MethodInfo] = {
         paper="Progressive Distillation", arxiv="2202.00512",
     ),
 }  # fmt: skip
+
+# Methods for one-hot rows [..., K], by networks that return logits, see flowjax.losses.discrete. A table of its own: their networks
+# and data are others, and nothing of R^n is measured of them.
+CATEGORICAL: dict[str, MethodInfo] = {
+    "categorical": MethodInfo(
+        discrete.categorical, pairs=(discrete_losses.cross_entropy,), rule="diagonal", setting="M", derivative="none",
+        parameterisation="categorical", jumps="none", derived_fpe=3, paper="Flow Map Language Models", arxiv="2602.16813",
+    ),
+    "csd": MethodInfo(
+        discrete.csd, pairs=(discrete_losses.csd,), rule="lagrangian", setting="S",
+        derivative="d_t F, gradient through it; F beside it and target in sg", parameterisation="categorical", derived_fpe=10, rho=3,
+        every_row={"diagonal": "both"}, paper="Categorical Flow Maps", arxiv="2602.12233",
+    ),
+    "ecld": MethodInfo(
+        discrete.ecld, pairs=(discrete_losses.ecld,), rule="lagrangian", setting="S",
+        derivative="d_t pi, gradient through it; target in sg", parameterisation="categorical", derived_fpe=10, rho=3,
+        every_row={"diagonal": "both"}, paper="Categorical Flow Maps", arxiv="2602.12233",
+    ),
+    "dfm_esd": MethodInfo(
+        discrete.dfm_esd, pairs=(discrete_losses.dfm_esd,), rule="eulerian", setting="S",
+        derivative="D_s of the logits, all of the target in sg", parameterisation="categorical", derived_fpe=8, rho=1,
+        every_row={"diagonal": "both"}, paper="Discrete Flow Maps", arxiv="2604.09784",
+    ),
+    "dfm_psd": MethodInfo(
+        discrete.dfm_psd, pairs=(discrete_losses.dfm_psd,), rule="compositional", setting="S",
+        derivative="none; two jumps in sg", parameterisation="categorical", derived_fpe=8, every_row={"diagonal": "both"},
+        paper="Discrete Flow Maps", arxiv="2604.09784",
+    ),
+    "flm": MethodInfo(
+        discrete.flm, pairs=(discrete_losses.flm_semigroup, discrete_losses.flm_softmax), rule="compositional", setting="D",
+        derivative="none; two jumps in sg", parameterisation="categorical", derived_fpe=13, paper="Flow Map Language Models",
+        arxiv="2602.16813",
+    ),
+}  # fmt: skip
+
+
+def info(name: str) -> MethodInfo:
+    """The row of a method, of either table; raises InputError for an unknown name."""
+    known = {**METHODS, **CATEGORICAL}
+    checks.member("method", name, known)
+    return known[name]

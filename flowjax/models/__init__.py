@@ -14,6 +14,7 @@ from flowjax.models.mit import MIT_SIZES, MiT
 from flowjax.models.mlp import MLP
 from flowjax.models.parameterised import Parameterised, heads, two_headed
 from flowjax.models.semi_lipschitz_dit import SEMI_LIPSCHITZ_SIZES, SemiLipschitzDiT
+from flowjax.models.sequence_dit import SequenceDiT
 from flowjax.models.unet import UNet
 
 __all__ = [
@@ -29,9 +30,11 @@ __all__ = [
     "MiT",
     "Parameterised",
     "SEMI_LIPSCHITZ_SIZES",
+    "SEQUENCES",
     "SHARDING",
     "SIZES",
     "SemiLipschitzDiT",
+    "SequenceDiT",
     "UNet",
     "defaults",
     "from_zero",
@@ -49,12 +52,15 @@ MODELS = {
     "decoupled_dit": DecoupledDiT,
     "semi_lipschitz_dit": SemiLipschitzDiT,
     "unet": UNet,
+    "sequence_dit": SequenceDiT,
 }
+SEQUENCES = ("sequence_dit",)  # networks for rows [L, K] of one-hot tokens, and for no others
 SIZES = {
     "dit": DIT_SIZES,
     "mit": MIT_SIZES,
     "decoupled_dit": DECOUPLED_DIT_SIZES,
     "semi_lipschitz_dit": SEMI_LIPSCHITZ_SIZES,
+    "sequence_dit": DIT_SIZES,
 }
 _DIT = ((r"patch_out/kernel$", ("fsdp", None)), (".*", ("fsdp",)))
 # Which dimensions of a weight are sliced along "fsdp", see flowjax.training.sharding.specs: (regular expression on its path, axes of
@@ -66,6 +72,7 @@ SHARDING = {
     "decoupled_dit": _DIT,
     "semi_lipschitz_dit": _DIT,
     "unet": ((r"last/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
+    "sequence_dit": ((r"logits_out/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
 }
 
 

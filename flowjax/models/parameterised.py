@@ -24,6 +24,10 @@ class Parameterised(nn.Module):
         """As the raw network: x [B, ...], times scalar or [B, 1, ..., 1], cond a dict of [B, ...] arrays -> V like x."""
         return flowmap.PARAMETERISATIONS[self.parameterisation](self.net)(x, s, t, cond)
 
+    def raw(self, x: Array, s: Time, t: Time, cond=None) -> Array:
+        """What the raw network predicts, arguments as of `__call__`."""
+        return self.net(x, s, t, cond)
+
     def named_heads(self, x: Array, s: Time, t: Time, cond=None) -> dict[str, Array]:
         """{name: array} of all heads of the raw network from one pass, each by the same parameterisation.
 

@@ -11,6 +11,7 @@ from flowjax.plots.images import class_grid, image_grid
 from flowjax.plots.lines import flow_lines
 from flowjax.plots.maps import heat_maps, time_bins
 from flowjax.plots.points import point_grid, trajectories, velocity_field
+from flowjax.plots.words import word_grid
 
 __all__ = [
     "Bar",
@@ -30,4 +31,5 @@ __all__ = [
     "training_curves",
     "trajectories",
     "velocity_field",
+    "word_grid",
 ]

@@ -24,7 +24,8 @@ def check(settings, facts):
 def fields(settings, facts):
     """The network exists, and every field is in its range, see flowjax.training.ranges."""
     checks.member("network", settings.model.name, models.MODELS)
-    info, network = methods.METHODS.get(settings.method.name), models.MODELS[settings.model.name]
+    info = {**methods.METHODS, **methods.CATEGORICAL}.get(settings.method.name)
+    network = models.MODELS[settings.model.name]
     registered = {  # the constants of somebody's own method or network may have the names of ours, and mean something else
         "method": info is not None and not info.paper,
         "model": not network.__module__.startswith("flowjax."),
@@ -175,9 +176,33 @@ def best(settings, facts):
         )
 
 
+def categories(settings, facts):
+    """Rows of one-hot tokens go with networks for sequences, methods for categories with networks that predict logits."""
+    tokens, model, name = len(facts.source.shape) == 2, settings.model, settings.data.name
+    ours = models.MODELS[model.name].__module__.startswith("flowjax.")
+    if ours and tokens != (model.name in models.SEQUENCES):
+        fit = models.SEQUENCES if tokens else [known for known in models.MODELS if known not in models.SEQUENCES]
+        raise typing.InputError(
+            f"config.model.name is {model.name!r}, and rows of {name} have the shape {facts.source.shape}; expected"
+            f" {' or '.join(fit)}."
+        )
+    needs = "logits" in facts.method.needs
+    if (needs or model.parameterisation == "categorical") and not tokens:
+        raise typing.InputError(
+            f"config.method.name is {settings.method.name!r} and config.model.parameterisation {model.parameterisation!r}, for categories,"
+            f" and rows of {name} have the shape {facts.source.shape}; expected rows of one-hot tokens:"
+            " --config=configs/tokens.py:csd,digits."
+        )
+    if needs and model.parameterisation != "categorical":
+        raise typing.InputError(
+            f"{settings.method.name!r} learns logits, and config.model.parameterisation is {model.parameterisation!r}:"
+            " --config.model.parameterisation=categorical."
+        )
+
+
 def space(settings, facts):
     """The path is in the space of the data, and the method's losses hold there; most are written for R^n."""
-    path, info = paths.path_from_name(settings.method.path), methods.METHODS[settings.method.name]
+    path, info = paths.path_from_name(settings.method.path), methods.info(settings.method.name)
     if path.space.name != facts.source.space:
         fit = [name for name, other in paths.PATHS.items() if other.space.name == facts.source.space] or [facts.source.space]
         raise typing.InputError(
@@ -208,7 +233,7 @@ def coupling(settings, facts):
             f" {brought or settings.data.name!r} brings noise of deviation 1: --config.method.path="
             f"{settings.method.path.partition(':')[0]}."
         )
-    if settings.data.coupling and not methods.METHODS[settings.method.name].reads_data:
+    if settings.data.coupling and not methods.info(settings.method.name).reads_data:
         raise typing.InputError(
             f"config.data.coupling is {settings.data.coupling!r}, and {settings.method.name!r} learns from noise alone:"
             " --config.data.coupling= clears it."
@@ -407,7 +432,7 @@ def _unguided(run, flag, folder):
 def _knows(run, method, flag, need):
     """A run learned a velocity ("teacher") or a map ("teacher_map") on the path of the student."""
     name = run.settings.method.name
-    info = methods.METHODS[name]
+    info = methods.info(name)
     stage = method.name == name and info.one_grid  # the stage before
     if not (info.learns_velocity if need == "teacher" else info.learns_map or stage):
         what = "a velocity V(x, t, t)" if need == "teacher" else "a flow map"
@@ -441,6 +466,7 @@ CHECKS = (
     labels,
     batches,
     best,
+    categories,
     space,
     coupling,
     auxiliary,

@@ -23,12 +23,14 @@ class Networks(NamedTuple):
       teacher: a flowjax.training.teachers.Teacher.
       heads: the linen method of V's network that gives all trained heads in one pass, "both" for V and a velocity, "named_heads"
         for a dict of them; None: one head is trained.
+      logits: whether terms call V's network for its logits, too.
     """
 
     trained: Mapping[str, Any]
     declared: Mapping[str, typing.Network] = {}
     teacher: teachers.Teacher = teachers.Teacher()
     heads: str | None = None
+    logits: bool = False
 
     def call(self, name):
         """How terms call a trained network, a key of flowjax.typing.CALLS."""
@@ -57,7 +59,13 @@ def make(method, net, shape, teacher=None):
       InputError: if a declared network cannot be made.
     """
     modules = {"V": net, **{name: _module(name, network, net, shape) for name, network in method.networks.items()}}
-    return Networks(modules, method.networks, teacher or teachers.Teacher(), heads(method, net))
+    logits = "logits" in method.needs and predicts_logits(net)
+    return Networks(modules, method.networks, teacher or teachers.Teacher(), heads(method, net), logits)
+
+
+def predicts_logits(net):
+    """Whether a network makes V from logits of categories."""
+    return getattr(net, "parameterisation", "") == "categorical"
 
 
 def heads(method, net):
@@ -116,6 +124,9 @@ def _live(networks, params):
         by_name = one_pass if networks.heads == "named_heads" else lambda *inputs: dict(zip(BOTH, one_pass(*inputs)))
         called["heads"] = lambda x, s, t, cond=None: by_name(x, s, t, cond)
         called["both"] = lambda x, s, t, cond=None: operator.itemgetter(*BOTH)(by_name(x, s, t, cond))
+    if networks.logits:
+        raw = functools.partial(teachers.apply, networks.trained["V"], params["V"], method="raw")
+        called["logits"] = lambda x, s, t, cond=None: raw(x, s, t, cond)
     return called
 
 

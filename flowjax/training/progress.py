@@ -100,4 +100,9 @@ def draw_samples(
     if next(iter(samples.values())).ndim == 2:
         # Of points with more coordinates the first two: a view of the sphere from above.
         return plots.point_grid(path, {name: x[:, :2] for name, (x, _) in columns.items()}, title=title)
+    if next(iter(samples.values())).shape[1:] == data.tokens.WORD:
+        words = {name: data.tokens.text(x[: 8 * per_class]) for name, (x, _) in columns.items()}
+        return plots.word_grid(path, words, title=title)
+    if next(iter(samples.values())).ndim == 3:
+        columns = {name: (data.tokens.images(x), classes) for name, (x, classes) in columns.items()}
     return plots.class_grid(path, columns, num_classes, title=title, per_class=per_class)

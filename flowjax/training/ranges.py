@@ -95,6 +95,8 @@ TIMES: dict[str, tuple[Range, ...]] = {
     "sorted_sides": (SAMPLER, SAMPLER),
     "gap_uniform": (SAMPLER,),
     "gap_below": (SAMPLER, SAMPLER, TIME, TIME),
+    "target_first": (SAMPLER,),
+    "even_entropy": (whole(2, 4_096),),
     "dyadic": (whole(2, 2**20),),
     "even_grid": (whole(1, 10**6),),
     "karras": (whole(2, 10**6), POSITIVE, POSITIVE, number(0, 100, above=True)),
@@ -178,6 +180,7 @@ MODEL: dict[str, Range] = {
     "blocks": whole(1, 100),
     "heads": whole(1, 1_024),
     "harmonics": whole(1, 24),
+    "columns": whole(0, 2**16),
     "patch": whole(1, 1_024),
     "unroll": _LAYERS,
     "multipliers": each(whole(1, 64), "multiples of the channels in a tuple, one a resolution: (2, 2, 2)", least=1),
@@ -239,6 +242,8 @@ METHOD: dict[str, Range] = {
     "sections": whole(2, 2**20),
     "cfg": number(1, 1_000),
     "learned_weight": FLAG,
+    "label_smoothing": number(0, 1, below=True),
+    **dict.fromkeys(("classification", "energy"), NOT_NEGATIVE),
 }
 # Fields of config.method of which the first must be below the second.
 RISING = (("sigma_min", "sigma_max"), ("first_levels", "last_levels"), ("start", "end"))

@@ -76,7 +76,7 @@ def training_step(name, *, every_row=False, remat=False, batch=16, devices=None)
 
 
 def _method(name, every_row):
-    return methods.make(name, total_steps=1_000, **(methods.METHODS[name].every_row if every_row else {}))
+    return methods.make(name, total_steps=1_000, **(methods.info(name).every_row if every_row else {}))
 
 
 def forward_pass(batch):

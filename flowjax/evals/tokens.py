@@ -1,0 +1,59 @@
+"""Measures of sequences of tokens: whole numbers [n, L], of which -1 stands for a number that is not finite."""
+
+import numpy as np
+
+from flowjax import typing
+
+
+def ngram_distance(samples: np.ndarray, reference: np.ndarray, *, n: int) -> float:
+    """Total variation between the frequencies of n tokens in a row, at any place.
+
+    Args:
+      samples: [N, L] whole numbers.
+      reference: [M, L] likewise.
+      n: 1 for unigrams, up to L.
+
+    Returns:
+      A distance in [0, 1]: half the sum of the absolute differences of the frequencies.
+
+    Example:
+      >>> ngram_distance(np.array([[0, 1, 1]]), np.array([[0, 1, 0]]), n=2)
+      0.5
+    """
+    if samples.ndim != 2 or samples.shape[1:] != reference.shape[1:] or not 1 <= n <= samples.shape[1]:
+        raise typing.InputError(
+            f"ngram_distance: samples {samples.shape}, reference {reference.shape} and n = {n}; expected tokens [N, L] and [M, L], and n"
+            " from 1 to L."
+        )
+    windows = [np.lib.stride_tricks.sliding_window_view(rows, n, axis=1).reshape(-1, n) for rows in (samples, reference)]
+    codes, where = np.unique(np.concatenate(windows), axis=0, return_inverse=True)
+    where, first = where.reshape(-1), len(windows[0])
+    shares = [np.bincount(part, minlength=len(codes)) / len(part) for part in (where[:first], where[first:])]
+    return float(np.abs(shares[0] - shares[1]).sum() / 2)
+
+
+def existing(samples: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> float:
+    """Share of samples that are a row of the data, one that was learned from or a held-out one; [N, L], [M, L] and [K, L]."""
+    return float(np.isin(_keys(samples), np.concatenate([_keys(training), _keys(held_out)])).mean())
+
+
+def unseen(samples: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> float:
+    """Share of samples that are a row of the held-out data, and none that was learned from; [N, L], [M, L] and [K, L]."""
+    keys = _keys(samples)
+    return float((np.isin(keys, _keys(held_out)) & ~np.isin(keys, _keys(training))).mean())
+
+
+def distinct(samples: np.ndarray) -> float:
+    """Number of different samples over the number of samples, [N, L]; 1: none stands twice."""
+    return len(np.unique(_keys(samples))) / len(samples)
+
+
+def certainty(samples: np.ndarray) -> float:
+    """Mean of the largest entry of a token, before it is decided, [N, L, K]; 1: all tokens are corners of the simplex."""
+    return float(np.asarray(samples).max(axis=-1).mean())
+
+
+def _keys(rows: np.ndarray) -> np.ndarray:
+    """One value a row."""
+    rows = np.ascontiguousarray(rows, np.int64)
+    return rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).reshape(-1)
