@@ -45,6 +45,7 @@ smartquotes = False
 TITLES = {
     "attention_cost": "Cost of attention",
     "attention_kernels": "Fused kernels, compiled ahead of time",
+    "attention_step": "Training steps, compiled ahead of time",
     "guidance_digits": "Guidance on digits",
     "jvp_accuracy": "Error of derivatives",
     "jvp_cost": "Cost of derivatives",

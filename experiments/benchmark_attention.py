@@ -5,19 +5,20 @@ in TVM), the table has the time, the temporary memory, and the error against flo
 of rows:
 
 * measured: run on this machine's device. On a CPU the fused kernels are interpreted, so that they have an error but no time.
-* TPU compiler: nothing ran. On a machine without an accelerator but with libtpu (pip install libtpu), the programs are compiled
-  for the TPUs of --chips. Temporary memory, bytes read and written, and operations are the compiler's counts. It counts the
-  body of a loop once, so that bytes and operations of `chunked` are too low.
+* TPU compiler: nothing ran. On a machine without an accelerator but with the compiler of TPUs (pip install -e ".[tpu]"), the
+  programs are compiled for the TPUs of --chips. Temporary memory, bytes read and written, and operations are the compiler's
+  counts; of a kernel it takes bytes and operations from the kernel's own estimate. It counts the body of a loop once, so that
+  bytes and operations of `chunked` are too low.
 
---step also compiles whole training steps for eight TPUs, a DiT-L/2 on 4,096 tokens in slices along "fsdp", for their memory.
-
-Writes attention_kernels.md, .csv, .png and .json below --output, and with --step attention_step.md and .csv. --write_choice
-also writes flowjax/models/attention_choice.json, the table from which `auto` takes its implementation: where times were
-measured, the one with the fastest jvp and gradient of the jvp together; for TPUs that were only compiled for, the one with the
-least temporary memory for the gradient of the jvp. Entries of other platforms stay.
+Writes attention_kernels.md, .csv, .png and .json below --output. --step compiles whole training steps instead, of a DiT-L/2 on
+4,096 tokens for eight TPUs in slices along "fsdp", for their memory, which does not depend on the tiles: attention_step.md, .csv
+and .json. --add keeps the rows of
+other commands. --write_choice also writes flowjax/models/attention_choice.json, the table from which `auto` takes its
+implementation: where times were measured, the one with the fastest jvp and gradient of the jvp together; for TPUs that were only
+compiled for, the one with the least temporary memory for both together. Entries of other platforms stay.
 
 For a GPU:
-  python -m experiments.benchmark_attention --heads=24 --head_dims=64,128 --dtype=bfloat16 --write_choice --output=docs/gpu
+  python -m experiments.benchmark_attention --heads=24 --head_dims=64,128 --dtype=bfloat16 --write_choice --add --output=docs
 """
 
 import datetime
@@ -37,25 +38,36 @@ from configs import common, meanflow, tvm
 from experiments import command_line, tables
 from flowjax import checks, data, folders, models, plots, training
 from flowjax.models import attention
+from flowjax.models.pallas_attention import tiling
 from flowjax.profiling import ahead_of_time, timing
 from flowjax.training import compilation
 
 OUTPUT = flags.DEFINE_string("output", "runs/benchmark_attention", "folder of the results")
 TOKENS = flags.DEFINE_list("tokens", ["256", "1024", "4096", "16384"], "token counts")
+BATCH = flags.DEFINE_integer("batch", 1, "rows of the batch; with --step, of each device", lower_bound=1)
 HEADS = flags.DEFINE_integer("heads", 4, "heads", lower_bound=1)
 HEAD_DIMS = flags.DEFINE_list("head_dims", ["64"], "sizes of a head")
 DTYPE = flags.DEFINE_enum(
-    "dtype", "float32", ["float32", "bfloat16"], "of the arrays, where programs run; the TPU compiler gets bfloat16"
+    "dtype", "", ["", "float32", "bfloat16"], "of the arrays; default: float32 on this machine, bfloat16 for the TPU compiler"
 )
+MASKED = flags.DEFINE_bool("masked", False, "compile for TPUs with a mask of keys")
 KINDS = flags.DEFINE_list("implementations", ["xla", "chunked", "pallas"], "implementations of attention")
 ROUNDS = flags.DEFINE_integer("rounds", 8, "how often each program is timed", lower_bound=1)
-MEASURED = flags.DEFINE_integer("measured_tokens", 4_096, "on a CPU, run up to so many tokens", lower_bound=1)
-CHIPS = flags.DEFINE_list(
-    "chips", list(ahead_of_time.TOPOLOGIES), "TPUs to compile for; after the first, the fused kernels only"
-)
+MEASURED = flags.DEFINE_integer("measured_tokens", 4_096, "on a CPU, run up to so many tokens", lower_bound=0)
+CHIPS = flags.DEFINE_list("chips", list(ahead_of_time.TOPOLOGIES), "TPUs to compile for; none: compile for none")
+ADD = flags.DEFINE_bool("add", False, "keep the rows of --output that this command does not make")
 WRITE_CHOICE = flags.DEFINE_bool("write_choice", False, "write the table of `auto`")
-STEP = flags.DEFINE_bool("step", False, "compile training steps of a DiT-L/2 on 4,096 tokens")
+STEP = flags.DEFINE_list(
+    "step", [], "meanflow, tvm: instead of attention alone, compile their training steps, of a DiT-L/2 on 4,096 tokens"
+)
+LARGEST_TILE = flags.DEFINE_integer(
+    "largest_tile",
+    tiling.LARGEST,
+    "tokens along a tile of the kernels, at most: tiles of 128 compile 10 times as fast",
+    lower_bound=128,
+)
 EXACT = 1_024  # tokens up to which float64 on a CPU is the reference
+METHODS = {"meanflow": meanflow, "tvm": tvm}
 OPERATIONS = ("forward", "jvp", "gradient", "gradient of the jvp")
 COMPILED = "TPU compiler, nothing ran"
 
@@ -78,9 +90,22 @@ def implementation(name):
 
 
 def arguments(tokens, head_dim):
-    """Random queries, keys and values, and tangents of them, of one row."""
-    drawn = jax.random.normal(jax.random.key(tokens), (6, 1, tokens, HEADS.value, head_dim), jnp.float32).astype(DTYPE.value)
+    """Random queries, keys and values, and tangents of them."""
+    shape = (6, BATCH.value, tokens, HEADS.value, head_dim)
+    drawn = jax.random.normal(jax.random.key(tokens), shape, jnp.float32).astype(DTYPE.value or "float32")
     return tuple(drawn[:3]), tuple(drawn[3:])
+
+
+def row(device, how, arrays, tokens, kind, name, *, ms="", temp="", error="", moved="", operations=""):
+    """One row of the table; "" is unknown. The first six columns tell it from others."""
+    return {
+        "device": device, "how": how, "arrays": arrays, "tokens": tokens, "attention": kind, "operation": name, "ms": ms,
+        "temp MiB": temp, "error against float64": error, "GB moved": moved, "GFLOP": operations,
+    }  # fmt: skip
+
+
+def described(head_dim, dtype, mask=""):
+    return f"{BATCH.value} x {HEADS.value} heads of {head_dim}, {dtype}{mask}"
 
 
 # ------------------------------------------------------------------------------------------------------------ measured
@@ -108,8 +133,8 @@ def measured(tokens, head_dim):
         row(
             device,
             "interpreted" if interpreted and kind == "pallas" else "measured",
+            described(head_dim, DTYPE.value or "float32"),
             tokens,
-            head_dim,
             kind,
             name,
             ms=1e3 * float(np.median(seconds[kind, name])) if (kind, name) in seconds else "",
@@ -118,14 +143,6 @@ def measured(tokens, head_dim):
         )
         for (kind, name), program in programs.items()
     ]
-
-
-def row(device, how, tokens, head_dim, kind, name, *, ms="", temp="", error="", moved="", operations=""):
-    """One row of the table; "" is unknown."""
-    return {
-        "device": device, "how": how, "tokens": tokens, "head": head_dim, "attention": kind, "operation": name, "ms": ms,
-        "temp MiB": temp, "error against float64": error, "GB moved": moved, "GFLOP": operations,
-    }  # fmt: skip
 
 
 def references(args):
@@ -144,24 +161,33 @@ def relative_error(computed, exact):
 # ------------------------------------------------------------------------------------------------------- ahead of time
 
 
-def compiled(chip, tokens, head_dim, kinds):
-    """A row for each (implementation, operation), in bfloat16, with the counts of the compiler of TPUs."""
-    device, rows = ahead_of_time.devices(chip)[0], []
-    like = (jax.ShapeDtypeStruct((1, tokens, HEADS.value, head_dim), jnp.bfloat16),) * 3
-    for kind in kinds:
-        for name, operation in operations(implementation(kind)).items():
-            put = functools.partial(row, chip, COMPILED, tokens, head_dim, kind, name)
+def compiled(chip, tokens, head_dim):
+    """A row for each (implementation, operation), with the counts of the compiler of TPUs."""
+    device, rows, dtype = ahead_of_time.devices(chip)[0], [], DTYPE.value or "bfloat16"
+    like = (jax.ShapeDtypeStruct((BATCH.value, tokens, HEADS.value, head_dim), dtype),) * 3
+    mask = jnp.arange(tokens) < tokens - 3 if MASKED.value else None
+    for kind in KINDS.value:
+        attend = functools.partial(implementation(kind), mask=None if mask is None else jnp.tile(mask, (BATCH.value, 1)))
+        for name, operation in operations(attend).items():
+            arrays = described(head_dim, dtype, ", mask" if MASKED.value else "")
+            put = functools.partial(row, chip, COMPILED, arrays, tokens, kind, name)
             try:
                 program = ahead_of_time.compiled(operation, device, like, like)
             except jax.errors.JaxRuntimeError as error:
-                if "memory" not in str(error).lower():
-                    raise
-                rows.append(put(temp="out of memory"))
+                rows.append(put(temp=out_of_memory(error)))
                 continue
             cost = program.cost_analysis()
             temp = program.memory_analysis().temp_size_in_bytes / 2**20
             rows.append(put(temp=temp, moved=cost["bytes accessed"] / 1e9, operations=cost["flops"] / 1e9))
     return rows
+
+
+def out_of_memory(error):
+    """What the compiler says of a program that needs more HBM than the chip has; any other error is raised."""
+    used = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)G hbm", str(error))
+    if "memory space vmem" in str(error) or "memory" not in str(error).lower():
+        raise error
+    return f"out of memory: {used[1]} {used[2]}iB of {used[3]} GiB" if used else "out of memory"
 
 
 def training_steps(chip):
@@ -173,25 +199,19 @@ def training_steps(chip):
         num_classes=0,
         rows=lambda ids: {"x": np.zeros((len(ids), 128, 128, 4), np.float32)},
     )
-    rows = []
-    for method, module in {"meanflow": meanflow, "tvm": tvm}.items():
+    for method in STEP.value:
         for kind in KINDS.value:
-            config = module.get_config("digits")
-            config.data.name, config.batch_size, config.mesh.fsdp = "latents", 16, 8
+            config = METHODS[method].get_config("digits")
+            config.data.name, config.batch_size, config.mesh.fsdp = "latents", 8 * BATCH.value, 8
             config.model = common.network(
                 "dit", **models.DIT_SIZES["L"], patch=2, dtype="bfloat16", attention=kind, remat="nothing_saveable"
             )
             run = training.setup(config, ahead_of_time.devices(chip))
-            rows.append({"device": f"8 x {chip}", "how": COMPILED, "method": method, "attention": kind, "rows": 16})
+            made = {"device": f"8 x {chip}", "how": COMPILED, "method": method, "attention": kind, "batch": config.batch_size}
             try:
-                rows[-1]["GiB a device"] = compilation.device_bytes(compilation.compiled(run)) / 2**30
+                yield made | {"GiB a device": compilation.device_bytes(compilation.compiled(run)) / 2**30}
             except jax.errors.JaxRuntimeError as error:
-                used = re.search(r"Used ([\d.]+)G of ([\d.]+)G hbm", str(error))
-                if "memory" not in str(error).lower():
-                    raise
-                rows[-1]["GiB a device"] = f"out of memory: {used[1]} of {used[2]}" if used else "out of memory"
-            print(rows[-1])
-    return rows
+                yield made | {"GiB a device": out_of_memory(error)}
 
 
 # ----------------------------------------------------------------------------------------------------- picture, choice
@@ -199,36 +219,60 @@ def training_steps(chip):
 
 def draw(path, rows):
     """A panel for each operation: time over tokens if measured, else bytes moved, which are wrong and left out for `chunked`."""
-    device = jax.devices()[0].device_kind if jax.default_backend() != "cpu" else CHIPS.value[0]
-    what, about = ("ms", "time") if jax.default_backend() != "cpu" else ("GB moved", "bytes to and from the HBM, as compiled")
-    panels = {}
+    on_cpu = jax.default_backend() == "cpu"
+    device = CHIPS.value[0] if on_cpu and CHIPS.value else jax.devices()[0].device_kind
+    what, about = ("GB moved", "bytes to and from the HBM, as compiled") if on_cpu and CHIPS.value else ("ms", "time")
+    shown = [r for r in rows if r["device"] == device and r[what] != "" and (what == "ms" or r["attention"] != "chunked")]
+    if not shown:
+        return
+    rows, panels = most_compared(shown), {}
     for r in rows:
-        miscounted = what == "GB moved" and r["attention"] == "chunked"
-        if r["device"] == device and r["head"] == int(HEAD_DIMS.value[0]) and r[what] != "" and not miscounted:
-            panels.setdefault(r["operation"], {}).setdefault(r["attention"], []).append((r["tokens"], r[what]))
-    if panels:
-        title = f"Attention, {HEADS.value} heads of {HEAD_DIMS.value[0]}, {device}: {about}"
-        plots.log_curves(path, panels, xlabel="tokens", ylabel=what, title=title)
+        panels.setdefault(r["operation"], {}).setdefault(r["attention"], []).append((r["tokens"], r[what]))
+    title = f"Attention, {rows[0]['arrays']}, {device}: {about}"
+    plots.log_curves(path, panels, xlabel="tokens", ylabel=what, title=title)
 
 
 def choice(rows):
-    """Platform -> entry of the table of `auto`, of the rows of the first head size; see the module's docstring."""
+    """Platform -> entry of the table of `auto`; see the module's docstring."""
+    both = [r for r in rows if r["operation"] in ("jvp", "gradient of the jvp")]
     made = {}
-    first = [r for r in rows if r["head"] == rows[0]["head"]]
-    times = [r for r in first if r["ms"] != "" and r["operation"] in ("jvp", "gradient of the jvp")]
-    if times:
-        basis = f"the fastest jvp and gradient of it on {times[0]['device']}, {datetime.date.today()}"
-        made[jax.default_backend()] = {"basis": basis, "choice": thresholds(times, "ms", 2)}
-    compiled_for = [r for r in first if r["how"] == COMPILED and r["device"] == CHIPS.value[0]]
-    fits = [r for r in compiled_for if r["operation"] == "gradient of the jvp" and not isinstance(r["temp MiB"], str)]
+    fits = [r for r in both if r["how"] == COMPILED and not isinstance(r["temp MiB"], str)]
     if fits:
-        basis = f"the least temporary memory of the gradient of the jvp, by the compiler for {CHIPS.value[0]}; never timed"
-        made["tpu"] = {"basis": basis, "choice": thresholds(fits, "temp MiB", 1)}
+        basis = "the least temporary memory of jvp and gradient of the jvp, by the compiler for {}; never timed"
+        made["tpu"] = entry(fits, "temp MiB", basis)
+    timed = {}
+    for r in both:
+        if r["ms"] != "":
+            timed.setdefault(platform_of(r["device"]), []).append(r)
+    for name, times in timed.items():
+        made[name] = entry(times, "ms", "the fastest jvp and gradient of the jvp, measured on {}")
     return made
 
 
-def thresholds(rows, what, parts):
-    """[(keys up to, implementation)], the last without a limit: the least sum of `what` over `parts` rows at a token count."""
+def platform_of(device):
+    """Of a device's kind, as JAX names platforms."""
+    return next((name for name in ("cpu", "tpu") if device.lower().startswith(name)), "gpu")
+
+
+def entry(rows, what, basis):
+    """Of the table of `auto`: on what it rests, and the thresholds."""
+    rows = most_compared(rows)
+    return {"basis": f"{basis.format(rows[0]['device'])} ({rows[0]['arrays']})", "choice": thresholds(rows, what)}
+
+
+def most_compared(rows):
+    """The rows of the device and arrays with the most implementations; of equals, the first."""
+    groups = {}
+    for r in rows:
+        groups.setdefault((r["device"], r["arrays"]), []).append(r)
+    return max(groups.values(), key=lambda group: len({r["attention"] for r in group}))
+
+
+def thresholds(rows, what):
+    """[(keys up to, implementation)], the last without a limit: the least sum of `what` of both operations at a token count.
+
+    Below the fewest tokens of the rows it is `chunked`.
+    """
     best = {}
     for tokens in sorted({r["tokens"] for r in rows}):
         values = {}
@@ -236,19 +280,40 @@ def thresholds(rows, what, parts):
             if r["tokens"] == tokens:
                 values.setdefault(r["attention"], []).append(r[what])
         order = ("xla", "chunked", "pallas")  # of those that are equal
-        best[tokens] = min((sum(z), order.index(kind), kind) for kind, z in values.items() if len(z) == parts)[2]
-    table = [[tokens, kind] for tokens, kind in best.items()]
-    merged = [entry for entry, after in zip(table, [*table[1:], [None, ""]]) if entry[1] != after[1]]
+        best[tokens] = min((sum(z), order.index(kind), kind) for kind, z in values.items() if len(z) == 2)[2]
+    table = [[min(best) - 1, "chunked"], *([tokens, kind] for tokens, kind in best.items())]
+    merged = [line for line, after in zip(table, [*table[1:], [None, ""]]) if line[1] != after[1]]
     return [*merged[:-1], [None, merged[-1][1]]]
 
 
 # ---------------------------------------------------------------------------------------------------------------- main
 
 
-def write(path, rows, about):
-    """The results so far, so that a run that is stopped leaves some."""
-    tables.write(path / "attention_kernels", rows, about)
-    folders.write_text(path / "attention_kernels.json", json.dumps({"about": about, "rows": rows}, indent=1))
+class Results:
+    """The table in files, written after each size, so that a run that is stopped leaves some; with --add, old rows stay."""
+
+    def __init__(self, path, about, key):
+        self.path, self.key = path, key
+        old = json.loads(path.with_suffix(".json").read_text()) if ADD.value and path.with_suffix(".json").exists() else {}
+        self.about, self.rows = [*old.get("about", []), about], old.get("rows", [])
+
+    def add(self, rows):
+        """Adds rows, or puts them in the place of those with the same first columns, up to and with `key`."""
+        names = list(rows[0])
+        names = names[: names.index(self.key) + 1]
+        table = {tuple(r[n] for n in names): r for r in [*self.rows, *rows]}
+        self.rows = list(table.values())
+        tables.write(self.path, self.rows, "\n\n".join(self.about))
+        folders.write_text(
+            self.path.with_suffix(".json"), json.dumps({"about": self.about, "rows": self.rows}, indent=1) + "\n"
+        )
+
+
+def write_choice(rows):
+    table = json.loads(attention.CHOICE.read_text()) | choice(rows)
+    lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(entry)}" for name, entry in table.items())
+    folders.write_text(attention.CHOICE, "{\n" + lines + "\n}\n")
+    print(f"Wrote {attention.CHOICE}.")
 
 
 def main():
@@ -258,37 +323,36 @@ def main():
         checks.member("attention", kind, attention.IMPLEMENTATIONS[1:])
     for chip in CHIPS.value:
         checks.member("chip", chip, tuple(ahead_of_time.TOPOLOGIES))
+    for method in STEP.value:
+        checks.member("step", method, tuple(METHODS))
+    tiling.LARGEST = LARGEST_TILE.value
     on_cpu = jax.default_backend() == "cpu"
     grid = [(head_dim, count) for head_dim in head_dims for count in tokens]
     path = pathlib.Path(OUTPUT.value)
     machine = f"{jax.devices()[0].device_kind} ({jax.default_backend()}, {platform.machine()}), jax {jax.__version__}"
-    about = (
-        f"{datetime.date.today()}, {machine}: `{command_line.typed('benchmark_attention')}`. One row, {HEADS.value} heads;"
-        f" {DTYPE.value} where measured, bfloat16 where only compiled. Times are medians of {ROUNDS.value} rounds in turns."
-    )
-    rows = []
-    for head_dim, count in tqdm.tqdm(grid, desc="measured", unit="size"):
-        if not on_cpu or count <= MEASURED.value:
-            rows += measured(count, head_dim)
-            write(path, rows, about)
+    about = f"{datetime.date.today()}, {machine}{ahead_of_time.version()}: `{command_line.typed('benchmark_attention')}`."
     chips = CHIPS.value if on_cpu and not ahead_of_time.missing() else []
     if on_cpu and ahead_of_time.missing():
         print(f"Not compiled for TPUs: what is missing is {ahead_of_time.missing()}.")
+    if STEP.value:
+        results = Results(path / "attention_step", about, key="batch")
+        for chip in chips:
+            for made in training_steps(chip):
+                results.add([made])
+        print("\n" + tables.markdown(results.rows))
+        return
+    results = Results(path / "attention_kernels", about, key="operation")
+    for head_dim, count in tqdm.tqdm(grid, desc="measured", unit="size"):
+        if not on_cpu or count <= MEASURED.value:
+            results.add(measured(count, head_dim))
     for chip in chips:
         for head_dim, count in tqdm.tqdm(grid, desc=f"compiled for {chip}", unit="size"):
-            all_kinds = chip == chips[0] and head_dim == head_dims[0]
-            rows += compiled(chip, count, head_dim, KINDS.value if all_kinds else [k for k in KINDS.value if k == "pallas"])
-            write(path, rows, about)
-    print("\n" + tables.markdown(rows))
-    draw(path / "attention_kernels.png", rows)
-    if STEP.value and chips:
-        steps = training_steps(chips[0])
-        print("\n" + tables.write(path / "attention_step", steps, about))
-    if WRITE_CHOICE.value:
-        table = json.loads(attention.CHOICE.read_text()) | choice(rows)
-        lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(entry)}" for name, entry in table.items())
-        folders.write_text(attention.CHOICE, "{\n" + lines + "\n}\n")
-        print(f"Wrote {attention.CHOICE}.")
+            results.add(compiled(chip, count, head_dim))
+    if results.rows:
+        print("\n" + tables.markdown(results.rows))
+        draw(path / "attention_kernels.png", results.rows)
+    if results.rows and WRITE_CHOICE.value:
+        write_choice(results.rows)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 import functools
 import importlib.util
+import json
 import math
 import os
+import pathlib
 import re
 import subprocess
 import sys
+import unittest.mock
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,7 @@ import test_attention as plain
 from jax.sharding import PartitionSpec
 
 from configs import common, meanflow, tvm
+from experiments import benchmark_attention
 from flowjax import data, typing
 from flowjax.models import attention, pallas_attention
 from flowjax.models.pallas_attention import primitives, tiling
@@ -71,6 +75,13 @@ def all_at_once(f):
     return lambda p, t: jax.shard_map(plain.gradient_of_jvp(in_scan), mesh=mesh, in_specs=(rows, rows), out_specs=rows)(p, t)
 
 
+def only_times_move(f):
+    """The gradient through the tangent along a time alone, of a network whose times scale what enters the attention."""
+    network = lambda q, k, v, s: f(s * q, (1 + s) * k, v)
+    loss = lambda p, s: sum(jnp.sum(jnp.sin(z)) for z in jax.jvp(functools.partial(network, *p), (s,), (1.0,)))
+    return lambda p, t: jax.grad(loss)(p, 0.7)
+
+
 def extra_transforms():
     """Besides those of test_attention: second and third derivatives, and what decides which kernel runs."""
     scanned = lambda f: lambda q, k, v: jax.lax.scan(jax.checkpoint(lambda h, _: (f(h, k, v), None)), q, length=2)[0]
@@ -85,6 +96,7 @@ def extra_transforms():
         "remat_that_saves": lambda f: plain.gradient_of_jvp(saved(f)),
         "all_at_once": all_at_once,
         "only_values_move": lambda f: lambda p, t: jax.jvp(lambda v: f(*p[:2], v), p[2:], t[2:])[1],
+        "only_times_move": only_times_move,
     }
 
 
@@ -92,9 +104,10 @@ TRANSFORMS = plain.transforms() | extra_transforms()
 QUICK = ("all_at_once",)
 
 
+@pytest.mark.parametrize("tokens", [48, pytest.param(37, marks=pytest.mark.slow)])  # divides the tile; does not
 @pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRANSFORMS])
-def test_every_transform_is_plain(name):
-    args = plain.arguments(48, batch=8)  # divides the tile
+def test_every_transform_is_plain(name, tokens):
+    args = plain.arguments(tokens, batch=8)
     ours, expected = (quick_jit(TRANSFORMS[name](f))(*args) for f in (fused, plain.PLAIN))
     close(ours, expected)
 
@@ -103,11 +116,23 @@ def test_every_transform_is_plain(name):
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_every_transform_is_plain_without_the_tables_of_partial_evaluation(name, monkeypatch):
     monkeypatch.setattr(primitives, "FUSED", False)
-    test_every_transform_is_plain(name)
+    test_every_transform_is_plain(name, 48)
 
 
-def test_bfloat16_is_no_worse_than_plain(x64):
-    primals, tangents = plain.arguments(48, batch=2, dtype=jnp.bfloat16)
+@pytest.mark.slow
+@pytest.mark.parametrize("kernels", ["tpu", "nvidia"])
+@pytest.mark.parametrize("head_dim", [32, 64, 72, 128])
+def test_every_size_of_heads_is_plain(head_dim, kernels):
+    """In the tiles that an accelerator gets: 300 tokens are padded to 384."""
+    args = plain.arguments(300, heads=1, head_dim=head_dim)
+    names = {name: OPERATIONS[name] for name in ("value", "tangent", "gradient", "gradient_of_jvp")}
+    ours = quick_jit(all_operations(functools.partial(pallas_attention.attention, kernels=kernels), names))(*args)
+    close(ours, quick_jit(all_operations(plain.PLAIN, names))(*args))
+
+
+@pytest.mark.parametrize("tokens", [48, pytest.param(37, marks=pytest.mark.slow)])
+def test_bfloat16_is_no_worse_than_plain(tokens, x64):
+    primals, tangents = plain.arguments(tokens, batch=2, dtype=jnp.bfloat16)
     wide = lambda args: tuple(z.astype(jnp.float64) for z in args)
     operations = lambda f: all_operations(f, {"jvp": plain.tangent, "gradient": plain.gradient_of_jvp})
     exact = quick_jit(operations(plain.CHUNKED))(wide(primals), wide(tangents))
@@ -173,6 +198,7 @@ def test_kernels_lower_for_accelerators(platform, name, head_dim, dtype):
 
 
 AHEAD_OF_TIME = """
+import functools
 import sys
 import jax
 import jax.numpy as jnp
@@ -180,28 +206,32 @@ import test_attention as plain
 from flowjax.models import pallas_attention
 from flowjax.profiling import ahead_of_time
 
-for chip, tokens, head_dim, dtype, masked in eval(sys.argv[1]):
-    mask = jnp.ones((1, tokens), bool).at[0, 3].set(False) if masked else None
-    f = lambda q, k, v: pallas_attention.attention(q, k, v, mask)
-    like = (jax.ShapeDtypeStruct((1, tokens, 2, head_dim), dtype),) * 3
-    device = ahead_of_time.devices(chip)[0]
-    for operation in (plain.value, plain.tangent, plain.gradient, plain.gradient_of_jvp):
-        compiled = ahead_of_time.compiled(operation(f), device, like, like)
-        assert "custom-call" in compiled.as_text()
-        print("temp", chip, tokens, head_dim, operation.__name__, compiled.memory_analysis().temp_size_in_bytes)
-    plain_f = lambda q, k, v: jax.nn.dot_product_attention(q, k, v, implementation="xla")
-    if tokens == 4_096:
-        compiled = ahead_of_time.compiled(plain.gradient_of_jvp(plain_f), device, like, like)
-        print("temp", chip, tokens, head_dim, "xla", compiled.memory_analysis().temp_size_in_bytes)
+def temp(chip, operation, f, *shape, dtype):
+    like = (jax.ShapeDtypeStruct(shape, dtype),) * 3
+    compiled = ahead_of_time.compiled(operation(f), ahead_of_time.devices(chip)[0], like, like)
+    assert f is plain.PLAIN or "custom-call" in compiled.as_text()
+    print("temp", chip, *shape, operation.__name__, f is plain.PLAIN, compiled.memory_analysis().temp_size_in_bytes)
+
+fused = functools.partial(pallas_attention.attention, tile=(128, 128))  # compiles in a tenth of the time of the usual tiles
+for chip, head_dim, dtype, masked in eval(sys.argv[1]):
+    mask = jnp.arange(300)[None] < 290 if masked else None
+    for operation in (plain.gradient, plain.gradient_of_jvp, plain.jvp_of_gradient):  # every kernel at least once
+        temp(chip, operation, functools.partial(fused, mask=mask), 1, 300, 2, head_dim, dtype=dtype)
+for tokens in (4_096, 8_192):
+    temp("v5p", plain.gradient_of_jvp, fused, 1, tokens, 64, 64, dtype=jnp.bfloat16)
+temp("v5p", plain.gradient_of_jvp, plain.PLAIN, 1, 4_096, 64, 64, dtype=jnp.bfloat16)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the compiler of TPUs: pip install libtpu")
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='needs the compiler of TPUs: pip install -e ".[tpu]"')
 def test_kernels_compile_for_tpus():
-    """In a process of its own: the compiler of TPUs and the cache of compiled programs do not go together."""
-    cases = [("v5e", tokens, 64, "bfloat16", False) for tokens in (1_024, 4_096)]
-    cases += [("v5p", 16_384, 128, "bfloat16", False), ("v6e", 300, 72, "float32", True), ("v5e", 256, 32, "float32", False)]
+    """In a process of its own: the compiler of TPUs and the cache of compiled programs do not go together.
+
+    The memory of 64 heads is measured, because the compiler keeps arrays of few heads on the chip and does not count them.
+    """
+    heads = {"v5e": (64, "bfloat16", True), "v5p": (128, "float32", False), "v6e": (72, "bfloat16", False)}
+    cases = [(chip, *case) for chip, case in heads.items()] + [("v6e", 32, "float32", True)]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(["tests", ".", *sys.path]),
         "JAX_PLATFORMS": "cpu",
@@ -210,11 +240,11 @@ def test_kernels_compile_for_tpus():
     }
     ran = subprocess.run([sys.executable, "-c", AHEAD_OF_TIME, repr(cases)], env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-2_000:]
-    lines = [line.split()[1:] for line in ran.stdout.splitlines() if line.startswith("temp")]
-    temp = {(chip, int(tokens), name): int(size) for chip, tokens, _, name, size in lines}
-    of = lambda tokens: temp["v5e", tokens, "gradient_of_jvp"]
-    assert of(4_096) < 4.2 * max(of(1_024), 1 << 20)
-    assert 30 * of(4_096) < temp["v5e", 4_096, "xla"]
+    lines = [line.split() for line in ran.stdout.splitlines() if line.startswith("temp")]
+    assert len(lines) == 3 * len(cases) + 3
+    temp = {(int(line[3]), line[7] == "True"): int(line[8]) for line in lines if line[4] == "64" and line[1] == "v5p"}
+    assert temp[8_192, False] < 2.1 * temp[4_096, False], temp
+    assert 30 * temp[4_096, False] < temp[4_096, True], temp
 
 
 # A network trains with it
@@ -260,11 +290,40 @@ def test_auto_takes_chunked_where_no_kernel_runs(settings, expected, monkeypatch
     assert attention.chosen(256, 64, platform="tpu")[0] == "xla"
 
 
-def test_the_table_of_auto_names_implementations():
-    for entry in attention._table().values():
-        limits, names = zip(*entry["choice"])
-        assert set(names) <= set(attention.IMPLEMENTATIONS) - {"auto"} and entry["basis"]
-        assert limits[-1] is None and list(limits[:-1]) == sorted(limits[:-1])
+def test_the_table_of_auto_is_that_of_the_committed_numbers():
+    rows = json.loads((pathlib.Path("docs") / "attention_kernels.json").read_text())["rows"]
+    assert attention._table() == benchmark_attention.choice(rows)
+    for platform, entry in attention._table().items():
+        for (limit, name), (after, _) in zip(entry["choice"], [*entry["choice"][1:], [None, ""]]):
+            taken = functools.partial(attention.chosen, head_dim=64, platform=platform)
+            assert (taken(limit)[0] if limit else taken(1 << 15)[0]) == name and (limit is None) == (after is None)
+
+
+@pytest.mark.parametrize(
+    ("temp", "expected"),
+    [
+        ({256: {"xla": 2, "chunked": 3, "pallas": 4}}, [[255, "chunked"], [None, "xla"]]),
+        ({256: {"xla": 2, "chunked": 1, "pallas": 1}}, [[None, "chunked"]]),  # of equals, the one without a kernel
+        ({256: {"xla": 1, "chunked": 2}, 512: {"xla": 1, "pallas": 2}, 1_024: {"xla": "out of memory", "pallas": 3}},
+         [[255, "chunked"], [512, "xla"], [None, "pallas"]]),
+    ],
+)  # fmt: skip
+def test_the_choice_is_the_least_sum_of_both_operations(temp, expected):
+    put = functools.partial(benchmark_attention.row, "v5e", benchmark_attention.COMPILED, "some")
+    operations = ("forward", "jvp", "gradient of the jvp")
+    rows = [put(tokens, kind, name, temp=size) for tokens in temp for kind, size in temp[tokens].items() for name in operations]
+    assert benchmark_attention.choice(rows) == {"tpu": {"basis": unittest.mock.ANY, "choice": expected}}
+
+
+def test_results_of_several_commands_are_one_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark_attention, "ADD", unittest.mock.Mock(value=True))
+    for command, found in {"a": {256: 1.0, 512: 2.0}, "b": {512: 3.0, 1_024: "out of memory"}}.items():
+        results = benchmark_attention.Results(tmp_path / "table", command, key="operation")
+        for tokens, temp in found.items():
+            results.add([benchmark_attention.row("v5e", "compiled", "some", tokens, "xla", "jvp", temp=temp)])
+    read = json.loads((tmp_path / "table.json").read_text())
+    assert read["about"] == ["a", "b"] and (tmp_path / "table.md").read_text().startswith("a\n\nb\n\n| device |")
+    assert [(r["tokens"], r["temp MiB"]) for r in read["rows"]] == [(256, 1.0), (512, 3.0), (1_024, "out of memory")]
 
 
 def test_mistakes_say_what_to_type(x64):

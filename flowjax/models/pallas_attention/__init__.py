@@ -6,7 +6,7 @@ from flowjax.models.pallas_attention import primitives, tiling
 
 MASKED = tiling.MASKED
 LARGEST_HEAD = 256
-MOST = 4 << 20  # queries times their size: float32 sums for two gradients are then 32 MiB of a TPU's VMEM (64 to 128 MiB)
+MOST = 2 << 20  # queries times their size: float32 sums for two gradients are then 16 MiB of a TPU's VMEM, 64 MiB on v5p
 
 
 def attention(q, k, v, mask=None, *, tile=None, kernels=""):

@@ -9,14 +9,14 @@ LARGEST = 512  # tokens along one side of a tile: 512 x 512 float32 scores are 1
 PRECISE = jax.lax.Precision.HIGHEST  # of float32 matmuls, which a TPU otherwise rounds to bfloat16
 
 
-def tile(tokens, largest=LARGEST):
+def tile(tokens):
     """Tokens along one side of a tile: a multiple of 128 that pads least; of those that pad equally, the largest.
 
     Example:
       >>> [tile(n) for n in (16, 256, 300, 1_024, 1_100, 16_384)]
       [128, 256, 384, 512, 384, 512]
     """
-    sizes = range(LANES, largest + 1, LANES)
+    sizes = range(LANES, LARGEST + 1, LANES)
     return min(sizes, key=lambda size: (-(-tokens // size) * size, -size))
 
 
