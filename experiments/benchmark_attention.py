@@ -187,6 +187,7 @@ def out_of_memory(error):
     used = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)G hbm", str(error))
     if "memory space vmem" in str(error) or "memory" not in str(error).lower():
         raise error
+    print(str(error)[:1_000])
     return f"out of memory: {used[1]} {used[2]}iB of {used[3]} GiB" if used else "out of memory"
 
 

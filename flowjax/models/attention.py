@@ -26,8 +26,8 @@ def attention(q, k, v, mask=None, *, implementation="auto", chunk=64):
     the tokens; its matmuls (in tokens^2 head_dim: forward 2, with jvp 6, MeanFlow's gradient 11, TVM's 21) are those of a fused
     kernel. Up to 256 keys it takes all queries at once and recomputes nothing: 10 and 18. `pallas` runs fused kernels on TPUs
     and NVIDIA GPUs, which keep a tile of scores on the chip (docs/fused_attention.md); a CPU interprets them, slowly, for tests.
-    `auto` takes what the table attention_choice.json says for the platform and the number of keys, and `chunked` instead of
-    `pallas` where the kernels cannot run; `chosen` tells which and why.
+    `auto` takes what the table attention_choice.json says for the platform and the number of keys, and `chunked` where it has
+    no line for the platform or the kernels cannot run; `chosen` tells which and why.
 
     Args:
       q: queries [B, N, heads, head_dim], float32, bfloat16 or float64; scores, softmax and sums are float32 at least.
