@@ -184,11 +184,10 @@ def compiled(chip, tokens, head_dim):
 
 def out_of_memory(error):
     """What the compiler says of a program that needs more HBM than the chip has; any other error is raised."""
-    used = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)G hbm", str(error))
+    used = re.search(r"([\d.]+)G(?:\) exceeds available HBM \(| of )([\d.]+)G", str(error))
     if "memory space vmem" in str(error) or "memory" not in str(error).lower():
         raise error
-    print(str(error)[:1_000])
-    return f"out of memory: {used[1]} {used[2]}iB of {used[3]} GiB" if used else "out of memory"
+    return f"out of memory: {used[1]} of {used[2]} GiB" if used else "out of memory"
 
 
 def training_steps(chip):
@@ -296,7 +295,7 @@ class Results:
     def __init__(self, path, about, key):
         self.path, self.key = path, key
         old = json.loads(path.with_suffix(".json").read_text()) if ADD.value and path.with_suffix(".json").exists() else {}
-        self.about, self.rows = [*old.get("about", []), about], old.get("rows", [])
+        self.about, self.rows = list(dict.fromkeys([*old.get("about", []), about])), old.get("rows", [])
 
     def add(self, rows):
         """Adds rows, or puts them in the place of those with the same first columns, up to and with `key`."""

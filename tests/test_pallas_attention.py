@@ -315,6 +315,25 @@ def test_the_choice_is_the_least_sum_of_both_operations(temp, expected):
     assert benchmark_attention.choice(rows) == {"tpu": {"basis": unittest.mock.ANY, "choice": expected}}
 
 
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("Ran out of memory on HBM, the total memory required for HLO temporaries (16.32G) exceeds available HBM (15.75G).",
+         "out of memory: 16.32 of 15.75 GiB"),
+        ("Ran out of memory in memory space hbm. Used 25.00G of 15.75G hbm.", "out of memory: 25.00 of 15.75 GiB"),
+        ("Ran out of memory in memory space vmem. Used 80.00M of 64.00M vmem.", None),  # a kernel that does not compile
+        ("Mosaic failed to compile", None),
+    ],
+)  # fmt: skip
+def test_only_a_lack_of_hbm_is_a_result(message, expected):
+    error = jax.errors.JaxRuntimeError(message)
+    if expected is None:
+        with pytest.raises(jax.errors.JaxRuntimeError):
+            benchmark_attention.out_of_memory(error)
+    else:
+        assert benchmark_attention.out_of_memory(error) == expected
+
+
 def test_results_of_several_commands_are_one_table(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark_attention, "ADD", unittest.mock.Mock(value=True))
     for command, found in {"a": {256: 1.0, 512: 2.0}, "b": {512: 3.0, 1_024: "out of memory"}}.items():
