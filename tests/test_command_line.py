@@ -444,7 +444,7 @@ def test_guidance_trains_measures_and_draws(tmp_path):
     assert status == 0, output
     assert len(list(csv.DictReader((tmp_path / "guidance_digits.csv").read_text().splitlines()))) == 3
     assert "| meanflow | 2 |" in (tmp_path / "guidance_digits.md").read_text()
-    pictures.assert_colours(tmp_path / "guidance_digits.png", plots.canvas.BLUE, plots.canvas.RED)
+    pictures.assert_colours(tmp_path / "guidance_digits.png", plots.canvas.BLUE, plots.canvas.INK)
     assert pictures.inked(tmp_path / "guidance_digits_samples.png") > 0.3
     output, status = finish("guidance", "--scales=0.5", f"--workdir={tmp_path}")
     assert status == 2 and "expected at least one method, and scales from 1.0 to 4.0" in output
