@@ -24,7 +24,6 @@ For a GPU:
 import datetime
 import functools
 import json
-import pathlib
 import platform
 import re
 
@@ -44,16 +43,16 @@ from flowjax.training import compilation
 
 OUTPUT = flags.DEFINE_string("output", "runs/benchmark_attention", "folder of the results")
 TOKENS = flags.DEFINE_list("tokens", ["256", "1024", "4096", "16384"], "token counts")
-BATCH = flags.DEFINE_integer("batch", 1, "rows of the batch; with --step, of each device", lower_bound=1)
-HEADS = flags.DEFINE_integer("heads", 4, "heads", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch", 1, "rows of the batch; with --step, of each device", lower_bound=1, upper_bound=2**20)
+HEADS = flags.DEFINE_integer("heads", 4, "heads", lower_bound=1, upper_bound=1_024)
 HEAD_DIMS = flags.DEFINE_list("head_dims", ["64"], "sizes of a head")
 DTYPE = flags.DEFINE_enum(
     "dtype", "", ["", "float32", "bfloat16"], "of the arrays; default: float32 on this machine, bfloat16 for the TPU compiler"
 )
 MASKED = flags.DEFINE_bool("masked", False, "compile for TPUs with a mask of keys")
 KINDS = flags.DEFINE_list("implementations", ["xla", "chunked", "pallas"], "implementations of attention")
-ROUNDS = flags.DEFINE_integer("rounds", 8, "how often each program is timed", lower_bound=1)
-MEASURED = flags.DEFINE_integer("measured_tokens", 4_096, "on a CPU, run up to so many tokens", lower_bound=0)
+ROUNDS = flags.DEFINE_integer("rounds", 8, "how often each program is timed", lower_bound=1, upper_bound=10_000)
+MEASURED = flags.DEFINE_integer("measured_tokens", 4_096, "on a CPU, run up to so many tokens", 0, 2**20)
 CHIPS = flags.DEFINE_list("chips", list(ahead_of_time.TOPOLOGIES), "TPUs to compile for; none: compile for none")
 ADD = flags.DEFINE_bool("add", False, "keep the rows of --output that this command does not make")
 WRITE_CHOICE = flags.DEFINE_bool("write_choice", False, "write the table of `auto`")
@@ -65,6 +64,7 @@ LARGEST_TILE = flags.DEFINE_integer(
     tiling.LARGEST,
     "tokens along a tile of the kernels, at most: tiles of 128 compile 10 times as fast",
     lower_bound=128,
+    upper_bound=2**20,
 )
 EXACT = 1_024  # tokens up to which float64 on a CPU is the reference
 METHODS = {"meanflow": meanflow, "tvm": tvm}
@@ -317,8 +317,8 @@ def write_choice(rows):
 
 
 def main():
-    tokens = command_line.whole_numbers("tokens", TOKENS.value, low=1, needed=True)
-    head_dims = command_line.whole_numbers("head_dims", HEAD_DIMS.value, low=1, needed=True)
+    tokens = command_line.whole_numbers("tokens", TOKENS.value, low=1, needed=True, high=2**20)
+    head_dims = command_line.whole_numbers("head_dims", HEAD_DIMS.value, low=1, needed=True, high=4_096)
     for kind in KINDS.value:
         checks.member("attention", kind, attention.IMPLEMENTATIONS[1:])
     for chip in CHIPS.value:
@@ -328,7 +328,7 @@ def main():
     tiling.LARGEST = LARGEST_TILE.value
     on_cpu = jax.default_backend() == "cpu"
     grid = [(head_dim, count) for head_dim in head_dims for count in tokens]
-    path = pathlib.Path(OUTPUT.value)
+    path = command_line.output_folder(OUTPUT)
     machine = f"{jax.devices()[0].device_kind} ({jax.default_backend()}, {platform.machine()}), jax {jax.__version__}"
     about = f"{datetime.date.today()}, {machine}{ahead_of_time.version()}: `{command_line.typed('benchmark_attention')}`."
     chips = CHIPS.value if on_cpu and not ahead_of_time.missing() else []

@@ -15,7 +15,6 @@ continues trainings that were killed. For a GPU: make benchmark-gpu.
 import datetime
 import functools
 import json
-import pathlib
 import platform
 
 import jax
@@ -31,20 +30,20 @@ from flowjax.models import attention
 from flowjax.profiling import flops, timing
 
 OUTPUT = flags.DEFINE_string("output", "runs/benchmark_jvp", "folder of the results")
-DEPTH = flags.DEFINE_integer("depth", 2, "blocks of the transformer", lower_bound=1)
-WIDTH = flags.DEFINE_integer("width", 128, "width of the transformer", lower_bound=4)
-HEADS = flags.DEFINE_integer("heads", 4, "heads of the attention", lower_bound=1)
+DEPTH = flags.DEFINE_integer("depth", 2, "blocks of the transformer", lower_bound=1, upper_bound=1_000)
+WIDTH = flags.DEFINE_integer("width", 128, "width of the transformer", lower_bound=4, upper_bound=2**16)
+HEADS = flags.DEFINE_integer("heads", 4, "heads of the attention", lower_bound=1, upper_bound=1_024)
 TOKENS = flags.DEFINE_list("tokens", ["64", "256", "1024"], "token counts")
-BATCH = flags.DEFINE_integer("batch", 0, "rows, a multiple of 4; 0: 4,096 tokens in all, and at least 4 rows", lower_bound=0)
+BATCH = flags.DEFINE_integer("batch", 0, "rows, a multiple of 4; 0: 4,096 tokens in all, and at least 4 rows", 0, 2**20)
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "dtype of the computation whose cost is measured")
 ATTENTION = flags.DEFINE_list("attention", ["xla", "chunked"], "implementations of attention")
 REMAT = flags.DEFINE_bool("remat", False, "recompute the blocks in the backward pass")
-ROUNDS = flags.DEFINE_integer("rounds", 8, "how often each program is timed", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 8, "how often each program is timed", lower_bound=1, upper_bound=10_000)
 STEPS_H = [10.0**exponent for exponent in np.arange(-6, 0.01, 0.5)]
 WORTH = 0.15  # below this share of time saved the verdict is exact, without a condition
 MATMULS, WALL, DISTANCE = "matmul FLOPs over forward", "wall over forward", "sliced W2, 1 step"
 TRAIN = flags.DEFINE_bool("train", False, "also train MeanFlow on checkerboard with finite differences of several steps")
-TRAINING_STEPS = flags.DEFINE_integer("train_steps", 3_000, "steps of each of these trainings", lower_bound=1)
+TRAINING_STEPS = flags.DEFINE_integer("train_steps", 3_000, "steps of each of these trainings", 1, command_line.MOST)
 TRAINING_H = flags.DEFINE_list("train_h", ["0.1", "0.03", "0.01", "1e-3", "1e-4", "1e-5"], "steps h to train with")
 
 
@@ -388,12 +387,12 @@ def grid_of_flags():
     """[(tokens, attention)], checked before anything is compiled."""
     for name in ATTENTION.value:
         checks.member("attention", name, attention.IMPLEMENTATIONS)
-    tokens = command_line.whole_numbers("tokens", TOKENS.value, low=1, needed=True)
+    tokens = command_line.whole_numbers("tokens", TOKENS.value, low=1, needed=True, high=2**20)
     if BATCH.value % 4:
         raise typing.InputError(
             f"--batch={BATCH.value}: expected a multiple of 4, because one program splits off a quarter of the rows."
         )
-    for h in TRAINING_H.value if TRAIN.value else ():
+    for h in TRAINING_H.value:
         try:
             fine = 0 < float(h) < float("inf")
         except ValueError:
@@ -411,7 +410,7 @@ def grid_of_flags():
 
 
 def main():
-    grid, path = grid_of_flags(), pathlib.Path(OUTPUT.value)
+    grid, path = grid_of_flags(), command_line.output_folder(OUTPUT)
     settings = {flag.name: flag.value for flag in (DEPTH, WIDTH, HEADS, TOKENS, BATCH, DTYPE, ATTENTION, REMAT, ROUNDS)}
     machine = f"{jax.devices()[0].device_kind} ({jax.default_backend()}, {platform.machine()}), jax {jax.__version__}"
     command = command_line.typed("benchmark_jvp")

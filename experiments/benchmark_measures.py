@@ -16,7 +16,6 @@ import functools
 import importlib
 import io
 import os
-import pathlib
 import platform
 import statistics
 import time
@@ -36,7 +35,7 @@ from flowjax.evals import transport
 
 OUTPUT = flags.DEFINE_string("output", "runs/benchmark_measures", "folder of the results")
 ROWS = flags.DEFINE_list("rows", ["2000", "10000"], "samples in each cloud, one or several numbers")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "how often each function is timed", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "how often each function is timed", lower_bound=1, upper_bound=10_000)
 # The most rows for a library that stores all pairs or takes minutes.
 SMALL = 4_096
 
@@ -245,8 +244,8 @@ def growth(case, width):
 
 
 def main():
-    counts = command_line.whole_numbers("rows", ROWS.value, low=16, needed=True)
-    every = comparisons()
+    counts = command_line.whole_numbers("rows", ROWS.value, low=16, needed=True, high=2**20)
+    path, every = command_line.output_folder(OUTPUT), comparisons()
     cases = [(c, n, d) for n in counts for d in (2, 64) for c in every if n <= c.most_rows and d in c.widths]
     about = (
         f"Measures beside libraries on two clouds of normal samples; {os.cpu_count()} cores ({platform.machine()}),"
@@ -259,9 +258,9 @@ def main():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # those of the libraries
             rows.append(compare(case, n, width))
-        tables.write(pathlib.Path(OUTPUT.value) / "measures_cost", rows, about)
+        tables.write(path / "measures_cost", rows, about)
     print("\n" + tables.markdown(rows))
-    print("\n".join(str(pathlib.Path(OUTPUT.value) / f"measures_cost.{ending}") for ending in ("csv", "md")))
+    print("\n".join(str(path / f"measures_cost.{ending}") for ending in ("csv", "md")))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import csv
 import datetime
 import functools
 import math
-import pathlib
 import platform
 
 import jax
@@ -33,8 +32,8 @@ OUTPUT = flags.DEFINE_string("output", "runs/benchmark_methods", "folder of the 
 METHODS = flags.DEFINE_list("methods", list(methods.METHODS), "which methods")
 MODULES = flags.DEFINE_list("modules", [], "modules that register methods of one's own, imported first")
 RESUME = flags.DEFINE_bool("resume", False, "measure only the methods without rows in --output")
-ROUNDS = flags.DEFINE_integer("rounds", 8, "how often each program is timed", lower_bound=1)
-BATCH = flags.DEFINE_integer("batch", 16, "rows, a multiple of 16, which every recipe can split", lower_bound=16)
+ROUNDS = flags.DEFINE_integer("rounds", 8, "how often each program is timed", lower_bound=1, upper_bound=10_000)
+BATCH = flags.DEFINE_integer("batch", 16, "rows, a multiple of 16, which every recipe can split", 16, 2**20)
 VARIANTS = [(every_row, remat) for every_row in (True, False) for remat in (False, True)]
 
 
@@ -156,14 +155,14 @@ def draw(path, rows):
 
 
 def main():
-    path = pathlib.Path(OUTPUT.value)
-    parts.import_modules(MODULES.value)
+    parts.import_modules(MODULES.value, "--modules")
     for name in METHODS.value:
         checks.member("method (--modules=my_method registers one)", name, methods.METHODS)
     if not METHODS.value:
         raise typing.InputError("--methods= names no method; leave it out for all.")
     if BATCH.value % 16:
         raise typing.InputError(f"--batch={BATCH.value}: expected a multiple of 16, which every recipe can split.")
+    path = command_line.output_folder(OUTPUT)
     flops.host()
     costs = known_rows(path / "method_costs.csv")
     about = (

@@ -10,8 +10,8 @@ machine:
 """
 
 import datetime
-import pathlib
 import platform
+import re
 import time
 
 import jax
@@ -29,13 +29,13 @@ from flowjax.training import step_cost
 OUTPUT = flags.DEFINE_string("output", "runs/benchmark_training", "folder of the results")
 SIZES = flags.DEFINE_list("sizes", ["B/4", "XL/2"], "SIZE/PATCH of the transformers")
 METHODS = flags.DEFINE_list("methods", ["flow_matching", "meanflow", "tvm"], "which methods, as their recipes split the rows")
-LATENT = flags.DEFINE_integer("latent", 32, "height and width of the latents, which have four channels", lower_bound=1)
-BATCH = flags.DEFINE_integer("batch", 64, "rows, a multiple of 16", lower_bound=16)
+LATENT = flags.DEFINE_integer("latent", 32, "height and width of the latents, which have four channels", 1, 4_096)
+BATCH = flags.DEFINE_integer("batch", 64, "rows, a multiple of 16", lower_bound=16, upper_bound=2**20)
 DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "dtype of the computation; parameters are float32")
 REMAT = flags.DEFINE_bool("remat", False, "recompute the blocks in the backward pass")
-STEPS = flags.DEFINE_integer("steps", 10, "steps that are timed", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", 10, "steps that are timed", lower_bound=1, upper_bound=10_000)
 PEAK = flags.DEFINE_float(
-    "peak_tflops", 0.0, "peak matmul rate of the device in this dtype, 1e12 FLOPs a second; 0: measured", lower_bound=0.0
+    "peak_tflops", 0.0, "peak matmul rate of the device in this dtype, 1e12 FLOPs a second; 0: measured", 0.0, 1e9
 )
 CLASSES = 1_000
 
@@ -45,7 +45,7 @@ def networks():
     nets = {}
     for name in SIZES.value:
         size, _, patch = name.partition("/")
-        if not patch.isdigit() or int(patch) < 1:
+        if not re.fullmatch("[1-9][0-9]{0,3}", patch):
             raise typing.InputError(f"--sizes={name}: expected SIZE/PATCH, e.g. B/4; sizes: {', '.join(models.DIT_SIZES)}.")
         fields = {"patch": int(patch), "dtype": DTYPE.value, "num_classes": CLASSES}
         nets[name] = models.make("dit", size=size, remat="nothing_saveable" if REMAT.value else "", **fields)
@@ -116,9 +116,13 @@ def measure(name, size, net, peak):
 def main():
     for name in METHODS.value:
         checks.member("method", name, methods.METHODS)
-    nets, path = networks(), pathlib.Path(OUTPUT.value)
+    nets = networks()
     if not nets or not METHODS.value or BATCH.value % 16:
-        raise typing.InputError(f"--batch={BATCH.value} and lists: expected a multiple of 16, a size and a method.")
+        raise typing.InputError(
+            f"--batch={BATCH.value} --sizes={','.join(SIZES.value)} --methods={','.join(METHODS.value)}: expected a multiple of 16, a"
+            " size and a method."
+        )
+    path = command_line.output_folder(OUTPUT)
     flops.host()
     peak = 1e12 * PEAK.value or matmul_rate()
     about = (

@@ -9,8 +9,8 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from flowjax import guidance, methods, origins, typing
-from flowjax.training import NonFiniteError, SaveError, hosts, log
+from flowjax import folders, guidance, methods, origins, typing
+from flowjax.training import NonFiniteError, SaveError, hosts, log, quiet
 
 SAMPLER_HELP = (
     "flow_map, consistency, gamma:gamma=0.5, restart:low=0.2,high=0.6,repeats=2, euler, heun, midpoint or adaptive:rtol=1e-5;"
@@ -37,6 +37,7 @@ def run(main, arguments=""):
       arguments: a description of the arguments that are no flags; "": there are none.
     """
     hosts.end_with_launcher()
+    sys.stdout, sys.stderr = quiet.Lasting(sys.stdout), quiet.Lasting(sys.stderr)
     app.run(lambda argv: _one_sentence(lambda: main(*_arguments(argv, arguments))), flags_parser=_parse)
 
 
@@ -44,8 +45,8 @@ def define_processes():
     """The flags of a script that may run as one of several processes, for `join`."""
     return (
         flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, the same for all processes"),
-        flags.DEFINE_integer("processes", 0, "number of processes; with --coordinator"),
-        flags.DEFINE_integer("process", -1, "index of this process, from 0; with --coordinator"),
+        flags.DEFINE_integer("processes", 0, "number of processes; with --coordinator", 0, 2**20),
+        flags.DEFINE_integer("process", -1, "index of this process, from 0; with --coordinator", -1, 2**20),
         flags.DEFINE_bool("distributed", False, "join the processes that JAX detects, as on a TPU pod slice"),
     )
 
@@ -59,6 +60,21 @@ def join(processes):
 def define_modules():
     """The flag of a script that opens a run: modules to import before, because a folder does not choose what code runs."""
     return flags.DEFINE_list("modules", [], "modules that the run names and you trust, imported first: my_method")
+
+
+def output_folder(flag):
+    """The folder of results that a flag names, which is made. A script asks before it works for long, after all other checks.
+
+    Raises:
+      InputError: if it cannot be made.
+    """
+    path = pathlib.Path(flag.value)
+    folders.check_path(path, f"--{flag.name}")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typing.InputError(f"--{flag.name}={path} cannot be made ({error.strerror}); give another folder.") from error
+    return path
 
 
 def whole_numbers(name, values, low, needed=False, high=MOST):
@@ -108,6 +124,8 @@ def typed(module):
 def _parse(argv):
     def parse():
         rest = flags.FLAGS(argv)
+        for name in flags.FLAGS:
+            _check_value(name, flags.FLAGS[name])
         if flags.FLAGS["verbosity"].using_default_value:
             logging.set_verbosity(logging.WARNING)
         if "config" in flags.FLAGS:
@@ -122,6 +140,35 @@ def _parse(argv):
 
     # Config files run while flags are parsed: they raise anything, and ml_collections reports an unknown field as an AttributeError.
     return _one_sentence(parse, Exception)
+
+
+def _check_value(name, flag):
+    """Raises InputError for what absl takes for a number or a list: nan, inf, and entries that are empty."""
+    if not flag.present or name.startswith("config."):  # fields of a config have ranges of their own
+        return
+    if isinstance(flag.value, float) and not math.isfinite(flag.value):
+        raise typing.InputError(f"--{name}={flag.value}: {_expected(flag)}.")
+    if isinstance(flag.parser, flags.ListParser) and len(flag.value or ()) > 1 and "" in flag.value:
+        raise typing.InputError(f"--{name}={','.join(flag.value)}: an entry is empty; expected one behind each comma.")
+
+
+def _expected(flag):
+    """What a flag takes, in words; "" for a flag whose type does not say."""
+    kind = flag.flag_type()
+    if kind == "string enum":
+        return f"expected one of {', '.join(flag.parser.enum_values)}"
+    if kind == "bool":
+        return f"expected --{flag.name} or --no{flag.name}"
+    if kind not in ("int", "float"):
+        return ""
+    number = "a whole number" if kind == "int" else "a number"
+    low, high = (getattr(flag.parser, name, None) for name in ("lower_bound", "upper_bound"))
+    bounds = {
+        (True, True): f" from {low} to {high}",
+        (True, False): f" of at least {low}",
+        (False, True): f" of at most {high}",
+    }
+    return f"expected {number}" + bounds.get((low is not None, high is not None), "")
 
 
 def _check_overrides(config, given):
@@ -177,6 +224,9 @@ def _one_sentence(work, *expected):
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is written.", file=sys.stderr)
         _leave(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer
+        _fail("nobody reads what this prints any more; the same command goes on from what is written.")
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             why = str(error).splitlines()[0].partition("RESOURCE_EXHAUSTED: ")[2][:160]
@@ -208,7 +258,8 @@ def _one_sentence(work, *expected):
 
 
 def _fail(sentence):
-    print(f"error: {sentence}", file=sys.stderr)
+    shown = re.sub(r"(\S{300})\S{100,}", r"\1...", sentence)
+    print(f"error: {shown}", file=sys.stderr)
     _leave(2)
 
 
@@ -232,11 +283,32 @@ def _sentence(error):
     for one in errors:
         if isinstance(one, SyntaxError) or _own_frames(one):
             return "the config file fails: " + origins.where(one) + "."
+    if isinstance(error, flags.Error):
+        return _flag_sentence(error)
+    for one in errors:
+        if isinstance(one, OSError) and one.filename is not None and one.strerror:
+            return f"{one.filename} cannot be read or written: {one.strerror}."
+        if isinstance(one, AttributeError) and one.name == "get_config":
+            return "the config file has no function get_config(preset); expected FILE.py:PRESET, such as configs/meanflow.py:digits."
     cause = error.args[0] if error.args else error
     if isinstance(error, KeyError) or isinstance(cause, KeyError):
         return "the config has no field " + str(cause).strip("\"'") + "."
-    text = str(error) if isinstance(error, OSError) else str(cause)
-    return " ".join(text.split())
+    text = " ".join((str(error) if isinstance(error, OSError) else str(cause)).split())
+    if found := re.search(r"\[Errno \d+\] (.*): '(.*)'", text):  # of the system, in the words of another
+        return f"{found[2]} cannot be read or written: {found[1]}."
+    return text if text.endswith((".", ")", "?")) else f"{text}."
+
+
+def _flag_sentence(error):
+    """An error of absl about a flag, as we would say it."""
+    text = " ".join(str(error).split())
+    found = re.match(r"flag --([\w.]+)=(.*?): ", text)
+    if not found or found[1] not in flags.FLAGS:
+        return text.rstrip(".?") + "."
+    name, value = found.groups()
+    if value == "None":
+        return f"--{name} is missing; type --{name}=VALUE, and see --help."
+    return f"--{name}={value}: {_expected(flags.FLAGS[name]) or text[found.end() :].rstrip('.')}."
 
 
 def _own_frames(error):

@@ -227,10 +227,8 @@ def differences(ours, theirs):
     return absent | {name: words for name, words in both.items() if words}
 
 
-def main(_):
-    if DUMP.value:
-        dump(DUMP.value)
-        return 0
+def main():
+    check()
     here, base = pathlib.Path(__file__).resolve().parents[1], pathlib.Path(BASE.value).resolve()
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = programs(here, folder), programs(base, folder)
@@ -251,8 +249,28 @@ def main(_):
             print(f"{'':40}   {what}: {words}")
         failed += [case] if different else []
     print(f"{len(ours)} cases, {len(run[0])} draws and {len(run[1])} losses run, {len(failed)} differ.")
-    return int(bool(failed))
+    if failed:
+        sys.exit(1)
+
+
+def check():
+    """Raises InputError for flags that choose nothing."""
+    if not (pathlib.Path(BASE.value) / "flowjax").is_dir():
+        raise typing.InputError(
+            f"--base={BASE.value} holds no folder flowjax; expected another checkout: git worktree add ../base COMMIT."
+        )
+    for start in ONLY.value:
+        if not any(case.startswith(start) for case in CASES):
+            raise typing.InputError(f"--only: no case starts with {start!r}; expected names such as meanflow or imf.")
+    for flag in (DRAWS, LOSSES, DUMP):
+        if flag.value:
+            raise typing.InputError(f"--{flag.name} is for the child processes; leave it out.")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    if any(given.startswith("--dump=") for given in sys.argv):  # a child, which imports the other checkout
+        app.run(lambda _: dump(DUMP.value))
+    else:
+        from experiments import command_line
+
+        command_line.run(main)

@@ -25,7 +25,7 @@ from flowjax.data import points
 
 # Not --workdir and --steps: tests import this script beside others that have these flags.
 FOLDER = flags.DEFINE_string("folder", "runs/explorer", "folder of the runs")
-STEPS = flags.DEFINE_integer("training_steps", 4_000, "steps of training", lower_bound=1)
+STEPS = flags.DEFINE_integer("training_steps", 4_000, "steps of training", 1, command_line.MOST)
 OUTPUT = pathlib.Path(__file__).parents[1] / "docs" / "_static" / "explorer_data.js"
 
 METHODS = {
@@ -47,6 +47,7 @@ SAMPLES = 4_096
 
 
 def main():
+    command_line.output_folder(FOLDER)
     board = points.checkerboard(np.random.default_rng(0), SAMPLES)
     page = {"network": NETWORK, "range": RANGE, "times": TIMES, "lines": flow_lines(), "cells": CELLS, "ends": [FIRST, LAST]}
     page["methods"] = [trained(name, board) for name in METHODS]

@@ -39,8 +39,8 @@ def main():
     from flowjax import training
 
     chosen = command_line.whole_numbers("steps", STEPS.value, low=1)
-    trained = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
     interval = command_line.numbers("guidance_interval", INTERVAL.value, count=2)
+    trained = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
     run = Run(trained, GUIDANCE.value, interval)
     steps = chosen or ((1, 2, 4, 8, 64) if run.info.eval_steps({}) is None else trained.settings.evaluation.steps)
     out = pathlib.Path(WORKDIR.value) / "inspect"
@@ -60,6 +60,7 @@ class Run:
 
         self.trained, self.settings = trained, trained.settings
         self.guidance = {"guidance": scale, "interval": interval}
+        trained.conditioning(**self.guidance)  # refuses what the run did not learn
         self.name, self.info = trained.settings.method.name, methods.info(trained.settings.method.name)
         self.path = paths.path_from_name(trained.settings.method.path)
         held_out = trained.source("test")

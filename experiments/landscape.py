@@ -399,6 +399,7 @@ def main():
                 if not train(name, config, path):
                     return
                 results[name] = measured(name, config, path, real)
+                (path / f"{name}.failure.txt").unlink(missing_ok=True)  # of an earlier call
             except Exception as error:  # of any kind: it stands in the row, and the other methods are trained
                 known = isinstance(error, (NonFiniteError, typing.InputError))
                 failed[name] = " ".join(f"{'' if known else f'{type(error).__name__}: '}{error}".split())[:300]

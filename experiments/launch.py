@@ -18,6 +18,7 @@ import time
 from absl import flags
 
 from experiments import command_line
+from flowjax import checks
 from flowjax.training import hosts
 
 NUMBER = flags.DEFINE_integer("processes", 2, "number of processes", lower_bound=1, upper_bound=4_096)
@@ -26,9 +27,11 @@ DEVICES = flags.DEFINE_integer(
 )
 GRACE = 5.0  # seconds after which the other processes are killed
 PEER_DIED = (command_line.EXIT_PEER_DIED, -signal.SIGABRT)  # exit statuses of a process that ended because another died
+SCRIPTS = ("generate", "train")  # that share their work among processes
 
 
 def main(script, *given):
+    checks.member("script (it runs as several processes)", script, SCRIPTS)
     # -------------------------------------------------------------------------------------------------------- start
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

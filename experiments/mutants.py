@@ -27,9 +27,9 @@ from absl import flags
 from experiments import command_line, tables
 from flowjax import typing
 
-SEED = flags.DEFINE_integer("seed", 0, "seed of the drawn changes", lower_bound=0)
-COUNT = flags.DEFINE_integer("count", 18, "number of drawn changes, besides those of FIXED", lower_bound=0)
-WORKERS = flags.DEFINE_integer("workers", 2, "copies of the repository that are tested at once", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "seed of the drawn changes", lower_bound=0, upper_bound=2**32 - 1)
+COUNT = flags.DEFINE_integer("count", 18, "number of drawn changes, besides those of FIXED", 0, 10_000)
+WORKERS = flags.DEFINE_integer("workers", 2, "copies of the repository that are tested at once", 1, 64)
 REPORT = flags.DEFINE_string("report", "", "folder for mutants.md and mutants.csv; default: only print")
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -203,6 +203,7 @@ def _copies(folder, count):
 
 def main():
     waiting, rows = chosen(SEED.value, COUNT.value), []
+    report = command_line.output_folder(REPORT) if REPORT.value else None
     with tempfile.TemporaryDirectory(prefix="flowjax_mutants_") as folder, tqdm.tqdm(total=len(waiting), unit="mutant") as bar:
         free = list(_copies(pathlib.Path(folder), WORKERS.value))
 
@@ -218,8 +219,8 @@ def main():
     alive = [row for row in rows if row["noticed by"] == "ALIVE"]
     about = f"{len(rows)} changes, {len(alive)} of them alive; {command_line.typed('mutants')}"
     print(f"{about}\n\n{tables.markdown(rows)}")
-    if REPORT.value:
-        tables.write(pathlib.Path(REPORT.value) / "mutants", rows, about)
+    if report:
+        tables.write(report / "mutants", rows, about)
     if alive:
         sys.exit(1)
 

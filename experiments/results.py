@@ -13,12 +13,12 @@ from absl import flags
 
 from configs import cifar10, imagenet256, published
 from experiments import command_line
-from flowjax import methods
+from flowjax import folders, methods, typing
 
 ROOT = pathlib.Path(__file__).parents[1]
 COUNT = flags.DEFINE_string("recount", "", "runs to count anew, for docs/results.csv: all, or letters of FILE:RUN, such as imf")
 CHIP = flags.DEFINE_string("chip", "", "of the device-hours, such as 'NVIDIA H200'; default: TPU v5p")
-UTILISATION = flags.DEFINE_float("utilisation", 0.4, "share of the chip's peak, for device-hours")
+UTILISATION = flags.DEFINE_float("utilisation", 0.4, "share of the chip's peak, for device-hours", 0.0, 1.0)
 PAGE = flags.DEFINE_string("page", "docs/results.md", "the page; empty: it is printed")
 FILES = {"imagenet256": imagenet256, "cifar10": cifar10}
 # FIDs of runs that were made here, {(file, choice): {number of steps: FID}}.
@@ -111,13 +111,22 @@ def read():
 
 
 def main():
+    from flowjax.training import estimates
+
+    # Refuses a chip or a share that the page cannot take.
+    estimates.device_hours(1.0, 1, chip=CHIP.value or estimates.CHIP, utilisation=UTILISATION.value)
+    if COUNT.value not in ("", "all") and not any(COUNT.value in f"{file}:{choice}" for file, choice in runs()):
+        raise typing.InputError(
+            f"--recount={COUNT.value}: no published run has it in its name; expected all, or letters such as imf."
+        )
+    folders.check_path(ROOT / PAGE.value, "--page")
     if COUNT.value:
         count(COUNT.value)
     text = page(read(), CHIP.value, UTILISATION.value)
     if not PAGE.value:
         print(text)
         return
-    (ROOT / PAGE.value).write_text(text)
+    folders.write_text(ROOT / PAGE.value, text)
     print(PAGE.value)
 
 

@@ -37,16 +37,14 @@ def main():
     from flowjax.training import progress
 
     steps = command_line.whole_numbers("steps", STEPS.value, low=1)
+    classes = command_line.whole_numbers("labels", LABELS.value, low=0) or None
+    interval = command_line.numbers("guidance_interval", INTERVAL.value, count=2)
+    folders.check_path(f"{OUT.value}.npz", "--out")
     run = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
-    options = {
-        "grid": GRID.value,
-        "seed": SEED.value,
-        "guidance": GUIDANCE.value,
-        "interval": command_line.numbers("guidance_interval", INTERVAL.value, count=2),
-    }
+    options = {"grid": GRID.value, "seed": SEED.value, "guidance": GUIDANCE.value, "interval": interval}
     if INVERT.value:
         return invert(run, max(steps or (32,)), {**options, "sampler": SAMPLER.value or "heun"})
-    labels = run.labels(NUM.value, command_line.whole_numbers("labels", LABELS.value, low=0) or None)
+    labels = run.labels(NUM.value, classes)
     options |= {"sampler": SAMPLER.value, "progress": True}
     samples = {n: run.sample(NUM.value, n, labels, **options) for n in steps or run.settings.evaluation.steps}
 

@@ -7,6 +7,8 @@ FLOPs of a step and the device-hours of the training, then compiles the step, pr
 --dry_run --devices=64 does the first for 64 devices that need not exist, and compiles nothing. --profile=100:110 writes a trace of these steps into WORKDIR/profile. Several processes: docs/pods.md.
 """
 
+import re
+
 from absl import flags
 from ml_collections import config_flags
 
@@ -20,10 +22,10 @@ DRY_RUN = flags.DEFINE_bool(
     "without data, print what the training needs, compile the step, print its memory and collectives, and exit",
 )
 DEVICES = flags.DEFINE_integer(
-    "devices", 0, "with --dry_run: trace for so many devices, which need not exist, and compile nothing", lower_bound=0
+    "devices", 0, "with --dry_run: trace for so many devices, which need not exist, and compile nothing", 0, 2**20
 )
 CHIP = flags.DEFINE_string("chip", "", "with --dry_run: for device-hours, such as 'TPU v5p' or 'NVIDIA H200'; default: TPU v5p")
-UTILISATION = flags.DEFINE_float("utilisation", 0.4, "with --dry_run: share of the chip's peak, for device-hours")
+UTILISATION = flags.DEFINE_float("utilisation", 0.4, "with --dry_run: share of the chip's peak, for device-hours", 0.0, 1.0)
 PROFILE = flags.DEFINE_string("profile", "", "START:STOP, the steps of which a trace is written")
 PROCESSES = command_line.define_processes()
 flags.mark_flags_as_required(["config"])
@@ -43,10 +45,11 @@ def main():
         if not DEVICES.value:
             hosts.print_once("\n" + training.report(training.setup(CONFIG.value, read_data=False)))
         return
-    if DEVICES.value:
-        raise typing.InputError(
-            "--devices is for --dry_run; a training runs on the devices that there are: leave the flag out."
-        )
+    for flag in (DEVICES, CHIP, UTILISATION):
+        if flag.value != flag.default:
+            raise typing.InputError(
+                f"--{flag.name} is for --dry_run; a training runs on the devices that there are: leave the flag out."
+            )
     if not WORKDIR.value:
         raise typing.InputError("--workdir is missing; give the folder of the run, which need not exist: --workdir=runs/NAME.")
     state = training.train(CONFIG.value, WORKDIR.value, profile=profiled())
@@ -59,12 +62,13 @@ def profiled():
     """(START, STOP) of --profile, or ()."""
     from flowjax import typing
 
-    start, colon, stop = PROFILE.value.partition(":")
     if not PROFILE.value:
         return ()
-    if not (colon and start.isdigit() and stop.isdigit() and int(start) < int(stop)):
+    steps = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})", PROFILE.value)
+    start, stop = map(int, steps.groups()) if steps else (0, 0)
+    if not start < stop:
         raise typing.InputError(f"--profile={PROFILE.value}: expected START:STOP, two steps in this order: --profile=100:110.")
-    return int(start), int(stop)
+    return start, stop
 
 
 if __name__ == "__main__":

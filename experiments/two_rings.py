@@ -15,10 +15,10 @@ from absl import flags
 from experiments import command_line, tables
 from flowjax import conditioning, exact, guidance, methods, models, samplers, typing
 
-STEPS = flags.DEFINE_integer("steps", 2_000, "steps of training", lower_bound=1)
-SEEDS = flags.DEFINE_integer("seeds", 8, "seeds, trained side by side", lower_bound=1)
-WIDTH = flags.DEFINE_integer("width", 64, "of the hidden layers", lower_bound=1)
-ROWS = flags.DEFINE_integer("rows", 256, "of a batch, an even number", lower_bound=2)
+STEPS = flags.DEFINE_integer("steps", 2_000, "steps of training", 1, command_line.MOST)
+SEEDS = flags.DEFINE_integer("seeds", 8, "seeds, trained side by side", lower_bound=1, upper_bound=2**16)
+WIDTH = flags.DEFINE_integer("width", 64, "of the hidden layers", lower_bound=1, upper_bound=2**16)
+ROWS = flags.DEFINE_integer("rows", 256, "of a batch, an even number", lower_bound=2, upper_bound=2**20)
 SCALES = flags.DEFINE_list("scales", ["1", "2", "4"], "guidance scales to sample at, 1 to 8")
 
 WHOLE = {"as drawn": 0.0, "a quarter whole": 0.25}  # share of the rows off the diagonal with the interval (0, 1)

@@ -126,6 +126,8 @@ def replacing(path: Path) -> Iterator[pathlib.Path]:
     try:
         yield part
         os.replace(part, path)
+    except OSError as error:  # a full disk is often told without the file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         with contextlib.suppress(OSError):  # of a disk that takes nothing any more
             part.unlink(missing_ok=True)
@@ -145,7 +147,7 @@ def sweep(folder: Path, name: str = "*", *, owned: bool = False) -> None:
 def _left_behind(part: pathlib.Path) -> bool:
     """Whether nobody writes a hidden file any more: its process is gone, or on another machine and silent for a day."""
     *_, pid, thread, _ = part.name.split(".")
-    if f".{socket.gethostname()}.{pid}.{thread}{_PART}" not in part.name or not pid.isdigit():
+    if f".{socket.gethostname()}.{pid}.{thread}{_PART}" not in part.name or not pid.isdecimal():
         return time.time() - part.stat().st_mtime > _DAY
     if int(pid) == os.getpid():
         return not any(str(running.ident) == thread for running in threading.enumerate())

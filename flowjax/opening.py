@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pathlib
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +39,8 @@ def reading(path: Path, expected: str) -> Iterator[None]:
       expected: what it should be, with what to do: "the samples of experiments.generate; write them again".
     """
     try:
+        with contextlib.suppress(FileNotFoundError):
+            check_kind(path)
         yield
     except typing.InputError:
         raise
@@ -48,6 +51,13 @@ def reading(path: Path, expected: str) -> Iterator[None]:
     except Exception as error:  # decoders raise every type there is
         why = " ".join(str(error).split())[:160].rstrip(". ") or type(error).__name__
         raise typing.InputError(f"{path} is damaged or something else ({why}); expected {expected}.") from error
+
+
+def check_kind(path: Path) -> None:
+    """Raises ValueError for a pipe or a device, of which reading may never end."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError("it is neither a file nor a folder")
 
 
 def json_object(path: Path, expected: str, fields: Mapping[str, Callable[[Any], bool]] | None = None) -> dict[str, Any]:
@@ -126,9 +136,9 @@ def text_checksum(text: str) -> int:
     return zlib.crc32(text.encode())
 
 
-def count(low: int = 0) -> Callable[[Any], bool]:
-    """Whether a value is a whole number of at least `low`, for the fields of `json_object`."""
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
+def count(low: int = 0, high: int = 2**40) -> Callable[[Any], bool]:
+    """Whether a value is a whole number from `low` to `high`, for the fields of `json_object`."""
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def shape(value: Any) -> bool:

@@ -213,7 +213,7 @@ def _described(owner: dict[str, Any]) -> str:
 def _read(path: pathlib.Path) -> dict[str, Any]:
     """What the owner's file says; {} for a file that is missing or says nothing."""
     try:
-        owner = json.loads(path.read_text())
+        owner = json.loads(path.read_text()) if path.is_file() else {}
     except (OSError, ValueError):
         return {}
     return owner if isinstance(owner, dict) else {}

@@ -316,6 +316,25 @@ def test_bad_input_leaves_a_workdir_untouched(module, flags, message, digits_run
 
 
 @pytest.mark.slow
+def test_an_unknown_platform_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
+    output, code = finish("train", CONFIG, f"--workdir={tmp_path / 'run'}")
+    assert code == 2 and output.startswith("error: JAX finds no such device") and len(output.splitlines()) == 1, output
+    assert "JAX_PLATFORMS is 'nonsense', expected cpu, cuda or tpu" in output and not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_log_that_cannot_be_written_stops_no_training(tmp_path):
+    command = [sys.executable, "-m", "experiments.train", *SMALL, "--config.steps=20", f"--workdir={tmp_path}"]
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(command, cwd=ROOT, stdout=full, stderr=full).returncode == 0
+    assert saved(tmp_path) == 20
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert "Traceback" not in (told := process.stderr.read()) and "Exception" not in told, told
+
+
+@pytest.mark.slow
 def test_a_truncated_newest_checkpoint_costs_one_sentence(tmp_path):
     flags = ["--config=configs/meanflow.py:test", "--config.eval_every=0", "--config.save_every=10", f"--workdir={tmp_path}"]
     assert finish("train", *flags)[1] == 0
@@ -373,28 +392,6 @@ def test_the_benchmark_of_derivatives_trains(tmp_path):
     result = results(tmp_path, ("cost", "accuracy", "training"))
     assert [row["derivative"] for row in result["training"]] == ["exact", "backward", "central"]
     assert "MeanFlow trained on checkerboard" in result["answer"]
-
-
-@pytest.mark.slow  # a process each
-@pytest.mark.parametrize(
-    ("module", "flags", "message"),
-    [
-        ("benchmark_jvp", ["--tokens=64,x"], "--tokens=64,x: expected whole numbers"),
-        ("benchmark_jvp", ["--batch=6"], "--batch=6: expected a multiple of 4"),
-        ("benchmark_jvp", ["--attention=flash"], "unknown attention 'flash'"),
-        ("benchmark_jvp", ["--width=30"], "width 30"),
-        ("benchmark_jvp", ["--train", "--train_h=big"], "--train_h=big: expected steps above 0"),
-        ("benchmark_methods", ["--methods=meanflw"], "did you mean meanflow"),
-        ("benchmark_methods", ["--batch=20"], "--batch=20: expected a multiple of 16"),
-        ("benchmark_training", ["--sizes=B"], "--sizes=B: expected SIZE/PATCH, e.g. B/4"),
-        ("benchmark_training", ["--sizes=Q/2"], "unknown size of network 'dit' 'Q'"),
-        ("benchmark_training", ["--sizes=B/5"], "patches of 5 must tile images"),
-    ],
-)
-def test_a_benchmark_refuses_before_it_measures(module, flags, message, tmp_path):
-    output, code = finish(module, *flags, f"--output={tmp_path / 'out'}")
-    assert code == 2 and message in " ".join(output.split()) and "Traceback" not in output, output
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

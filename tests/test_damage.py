@@ -5,6 +5,8 @@ import os
 import random
 import re
 import shutil
+import time
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -173,6 +175,20 @@ def test_a_long_file_of_metrics_is_not_read_whole(tmp_path, monkeypatch):
     with workdir.Metrics(tmp_path, 19_990):
         assert len(read) == 1  # the lines after the step are known by their beginning
     assert len(workdir.read_metrics(tmp_path)) == 19_991
+
+
+def test_a_million_lines_of_metrics_do_not_delay_a_resume(tmp_path):
+    path = tmp_path / workdir.METRICS
+    path.write_bytes(b"".join(b'{"step": %d, "loss": 0.5, "gradient_norm": 1.25}\n' % step for step in range(1_000_000)))
+    tracemalloc.start()
+    began = time.process_time()
+    with workdir.Metrics(tmp_path, 900_000):
+        spent, (_, most) = time.process_time() - began, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert spent < 5 and most < 2**21, (spent, most)
+    with open(path, "rb") as file:
+        file.seek(-100, os.SEEK_END)
+        assert file.read().endswith(b'{"step": 900000, "loss": 0.5, "gradient_norm": 1.25}\n')
 
 
 @pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.symlink_to("/nowhere/at/all")])

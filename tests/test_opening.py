@@ -169,3 +169,34 @@ def test_folders_links_and_names_in_the_place_of_files(tmp_path):
     for path in (tmp_path / "link.npz", tmp_path / "folder.npz", tmp_path / ("x" * 300 + ".npz")):
         with pytest.raises(typing.InputError, match="expected a file of named arrays"):
             published.read(path)
+
+
+@pytest.mark.parametrize("read", [opening.json_object, opening.npz, opening.npy, opening.safetensors, opening.checksum])
+def test_pipes_devices_and_links_without_end_are_not_read(read, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    os.symlink("/dev/zero", tmp_path / "zeros")
+    os.symlink("loop", tmp_path / "loop")
+    for name in ("pipe", "zeros", "loop"):
+        with pytest.raises(
+            typing.InputError, match=rf"{name} (is damaged.*neither a file nor a folder|cannot be read).*; expected a file"
+        ):
+            read(tmp_path / name, "a file")
+
+
+@pytest.mark.parametrize("times", [[1.0, 0.5, 0.7, 0.0], [0.0, 1.0], [1.0, 0.5], [1.0, "0.5", 0.0], [1.0], [1, 0]])
+def test_times_of_trajectories_fall_from_one_to_zero(written, times):
+    about = json.loads((written / folders.ABOUT).read_text())
+    del about["checksum"]
+    (written / folders.ABOUT).write_text(json.dumps({**about, "times": times}))
+    with pytest.raises(typing.InputError, match="its 'times' is"):
+        couplings.trajectories(str(written), pipeline.Source("points", 4, (2,), 0, None))
+
+
+def test_a_description_that_claims_more_files_than_any_disk_has_is_answered_at_once(tmp_path):
+    facts = {
+        "count": 2**40, "shard": 1, "shape": [2], "dtype": "float32", "run": "r", "data": "d", "steps": 1, "sampler": "euler", "average": "",
+        "guidance": None, "interval": [],
+    }  # fmt: skip
+    (tmp_path / folders.ABOUT).write_text(json.dumps(facts))
+    with pytest.raises(typing.InputError, match="lacks shard_00000.npz; the command that began it continues"):
+        generation.read(tmp_path)

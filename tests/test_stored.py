@@ -75,6 +75,14 @@ def test_mirrored_latents_are_those_of_the_mirrored_images(folder):
         ),
         (lambda folder: (folder / "train_label_00001.npy").unlink(), "train_label_00001.npy is missing"),
         (lambda folder: np.save(folder / "train_label_00001.npy", np.arange(3)), "7 rows .* with 6 labels"),
+        (
+            lambda folder: [np.save(folder / f"train_label_0000{i}.npy", np.zeros(4 - i)) for i in (0, 1)],
+            "labels of .* float64",
+        ),
+        (
+            lambda folder: np.save(folder / "train_mirrored_moments_00001.npy", np.zeros((2, 2, 2, 2), np.float16)),
+            "5 rows .* mirror",
+        ),
         (lambda folder: (folder / "train_moments_00001.npy").write_bytes(b"broken"), "is damaged or something else"),
         (lambda folder: np.save(folder / "train_moments_00000.npy", np.zeros((3, 2, 2, 1))), "rows of another shape or type"),
     ],
@@ -84,6 +92,15 @@ def test_what_is_wrong_in_a_folder_is_one_sentence(folder, break_it, message):
     with pytest.raises(typing.InputError, match=message) as caught:
         stored.source("tiny", data_dir=str(folder))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("label", [5, -2, 1000])
+def test_a_label_that_is_no_class_is_not_learned_from(folder, label):
+    np.save(folder / "train_label_00001.npy", np.array([0, 1, label, 2]))
+    source = stored.source("tiny", data_dir=str(folder))
+    for read in (lambda: drawn(source, 1), lambda: data.arrays(source)):
+        with pytest.raises(typing.InputError, match=f"^tiny has the classes 0 to 4, and a row with the label {label}; correct"):
+            read()
 
 
 def test_a_missing_folder_says_what_to_type():

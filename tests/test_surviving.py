@@ -3,6 +3,7 @@
 import contextlib
 import math
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 from support import small
 
+from experiments import command_line
 from flowjax import data, evals, ownership, typing
+from flowjax.evaluation import generation, trajectories
 from flowjax.profiling import flops
-from flowjax.training import checkpoint, compilation, estimates, loading, log, loop, progress, runs, sharding, workdir
+from flowjax.training import checkpoint, compilation, estimates, loading, log, loop, progress, quiet, runs, sharding, workdir
 
 ONE = jax.devices()[:1]
 
@@ -79,6 +82,22 @@ def test_a_full_disk_costs_checkpoints_and_nothing_else(small_disk, tmp_path, mo
     chex.assert_trees_all_equal(jax.device_get(state), jax.device_get(loop.train(config, tmp_path / "other", devices=ONE)))
 
 
+@pytest.mark.parametrize(
+    ("write", "file"),
+    [
+        (lambda run, out: generation.write(run, out, num=500_000, shard=100_000), "shard_0000[12].npz"),
+        (lambda run, out: trajectories.write(run, out, num=250_000, steps=1, solver="euler", part=250_000), "trajectory.npy"),
+    ],
+)
+def test_samples_and_trajectories_go_on_when_there_is_room_again(small_disk, flow_run, write, file):
+    with pytest.raises(OSError) as caught:
+        write(flow_run, small_disk / "out")
+    assert re.search(rf"out/{file} cannot be read or written: No space left on device\.$", command_line._sentence(caught.value))
+    subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
+    write(flow_run, small_disk / "out")
+    assert not [path for path in (small_disk / "out").iterdir() if path.name.startswith(".")]
+
+
 def test_a_disk_that_can_only_be_read_ends_in_one_sentence(small_disk, monkeypatch, capsys):
     folder = small_disk / "run"
     remount = lambda how: subprocess.run(["mount", "-o", f"remount,{how}", small_disk], check=True)
@@ -93,6 +112,17 @@ def test_a_disk_that_can_only_be_read_ends_in_one_sentence(small_disk, monkeypat
     monkeypatch.undo()
     assert int(loop.train(small(), folder, devices=ONE).step) == 8  # goes on from 4
     assert checkpoint.Checkpoints(folder, read_only=True).steps() == [4, 8]
+
+
+def test_a_log_on_a_full_disk_stops_nobody():
+    with contextlib.suppress(OSError), open("/dev/full", "w") as full:
+        stream = quiet.Lasting(full)
+        for _ in range(3):
+            print("x" * 10_000, file=stream, flush=True)
+        assert not stream.isatty()
+    nowhere = quiet.Lasting(None)
+    print("lost", file=nowhere, flush=True)
+    nowhere.close()
 
 
 # Steps that are not finite

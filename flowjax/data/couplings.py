@@ -17,10 +17,19 @@ TRAJECTORY, LABEL = "trajectory.npy", "label.npy"
 ABOUT_FIELDS = {
     "done": opening.count(),
     "count": opening.count(1),
-    "num_classes": opening.count(),
+    "num_classes": opening.count(0, 10**7),
     "shape": opening.shape,
-    "times": lambda value: isinstance(value, list) and len(value) > 1 and all(isinstance(time, float) for time in value),
+    "times": lambda value: isinstance(value, list) and len(value) > 1 and _fall(value),
 }
+
+
+def _fall(times: list) -> bool:
+    """Whether times fall from 1 to 0, as those of a trajectory do."""
+    return (
+        all(isinstance(time, float) for time in times)
+        and [1.0, 0.0] == [times[0], times[-1]]
+        and sorted(set(times))[::-1] == times
+    )
 
 
 def couple(source: pipeline.Source, coupling: str) -> pipeline.Source:
@@ -112,6 +121,21 @@ def recorded(name: str, points: np.ndarray, label: np.ndarray | None, times: np.
     return pipeline.Source(name, len(points), points.shape[2:], 0, rows, coupled=True)
 
 
+def check(folder: str, about: dict, flag: str = "--output") -> None:
+    """Raises InputError if `write` with these arguments would refuse the folder; writes nothing."""
+    ownership.check_free(folder, flag)
+    folders.check_claim(folder, {**about, "done": 0}, flag=flag, contents="trajectories", free=("done", "checksums"))
+
+
+def _reserve(path: pathlib.Path) -> None:
+    """Takes the room of a file on the disk: a full disk refuses here, and would kill who writes into a memory map of the file."""
+    try:
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write(
     folder: str, about: dict, parts: Callable[[int], tuple[np.ndarray, np.ndarray]], flag: str = "--output"
 ) -> Iterator[int]:
@@ -130,8 +154,7 @@ def write(
       InputError: if the folder holds something else.
     """
     path = pathlib.Path(folder)
-    ownership.check_free(path, flag)
-    folders.check_claim(path, {**about, "done": 0}, flag=flag, contents="trajectories", free=("done", "checksums"))
+    check(folder, about, flag)
     with ownership.owned(path, flag):
         claimed = folders.claim(path, {**about, "done": 0}, flag=flag, contents="trajectories", free=("done", "checksums"))
         done, expected = claimed.get("done", 0), f"trajectories that an earlier call began; delete {path} to begin anew"
@@ -141,10 +164,7 @@ def write(
         if not done:
             for name, (shape, dtype) in _arrays(about).items():
                 np.lib.format.open_memmap(path / name, "w+", dtype, (about["count"], *shape)).flush()
-                with open(
-                    path / name, "r+b"
-                ) as file:  # a full disk refuses here, and would kill who writes into the memory map
-                    os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+                _reserve(path / name)
         for name in _arrays(about):
             opening.npy(path / name, expected)
         opened = [np.lib.format.open_memmap(path / name, "r+") for name in _arrays(about)]

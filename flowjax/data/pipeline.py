@@ -73,7 +73,7 @@ def arrays(source: Source, limit: int | None = None) -> dict[str, np.ndarray]:
       besides.
     """
     count = source.size if limit is None else min(limit, source.size)
-    batch = _drawn(source.rows(np.arange(count)), 0, 0)
+    batch = _drawn(_labelled(source, source.rows(np.arange(count))), 0, 0)
     return {**batch, "x": _floats(batch["x"])}
 
 
@@ -126,7 +126,8 @@ def batches(
     def host_batch(k: int) -> dict[str, np.ndarray]:
         ids, mirrored = order(k * batch_size + lo, hi - lo)
         first_position = k * batch_size + lo
-        batch = _drawn(_flipped(source, ids, mirrored) if flip else source.rows(ids), seed, first_position)
+        batch = _labelled(source, _flipped(source, ids, mirrored) if flip else source.rows(ids))
+        batch = _drawn(batch, seed, first_position)
         batch = _seen(source, {**batch, "x": _floats(batch["x"])}, seed, first_position)
         if source.coupling:
             batch["eps"] = transport.noise(batch["x"], batch.get("label"), seed, k, lo)
@@ -134,6 +135,17 @@ def batches(
 
     options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
     return iter(grain.MapDataset.range(_FOREVER).map(host_batch)[start:].to_iter_dataset(options))
+
+
+def _labelled(source: Source, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The batch; raises InputError for a label that is no class: an embedding would take another class's row for it."""
+    label = batch.get("label")
+    if label is not None and source.num_classes and len(label) and not -1 <= label.min() <= label.max() < source.num_classes:
+        raise typing.InputError(
+            f"{source.name} has the classes 0 to {source.num_classes - 1}, and a row with the label"
+            f" {label.max() if label.max() >= source.num_classes else label.min()}; correct its labels (-1: without a class)."
+        )
+    return batch
 
 
 def _flipped(source: Source, ids: np.ndarray, mirrored: np.ndarray) -> dict[str, np.ndarray]:

@@ -93,11 +93,21 @@ def source(name: str, *, split: str = "train", data_dir: str | None = None) -> p
     mirrored = sorted(folder.glob(f"{split}_mirrored_{about.contents}_*.npy"))
     expected = about.shape if about.contents == "image" else (*about.shape[:-1], 2 * about.shape[-1])
     fits = images.dtype == np.uint8 if about.contents == "image" else np.issubdtype(images.dtype, np.floating)
-    if images.shape != expected or not fits or labels.size != images.size or labels.shape:
+    labelled = np.array_equal(labels.ends, images.ends) and not labels.shape and np.issubdtype(labels.dtype, np.integer)
+    if images.shape != expected or not fits or not labelled:
         raise typing.InputError(
             f"{files[0]} and its neighbours hold {images.size} rows of shape {images.shape} and dtype {images.dtype} with"
-            f" {labels.size} labels; {name} has rows of shape {expected}, {'uint8' if about.contents == 'image' else 'floating'},"
-            " with one label each."
+            f" {labels.size} labels of shape {labels.shape} and dtype {labels.dtype}; {name} has rows of shape {expected}, {'uint8' if about.contents == 'image' else 'floating'},"
+            " with one whole number as label each, as many in a file as rows in the one beside."
+        )
+    if (
+        mirrored
+        and (same := _Shards(name, mirrored))
+        and (same.size, same.shape, same.dtype) != (images.size, images.shape, images.dtype)
+    ):
+        raise typing.InputError(
+            f"{mirrored[0]} and its neighbours hold {same.size} rows of shape {same.shape} and dtype {same.dtype}, and the rows that they"
+            f" mirror are {images.size} of shape {images.shape} and dtype {images.dtype}; expected the same."
         )
     return pipeline.Source(
         name,
@@ -126,7 +136,7 @@ def _beside(name, file, contents, other):
 
 
 class _Shards:
-    """Rows of several .npy files, as of one array: called with row ids [n]."""
+    """Rows of several .npy files, as of one array: called with row ids [n]. `ends` is the number of rows up to the end of each file."""
 
     def __init__(self, name, files):
         self._parts = [opening.npy(file, f"an array of {name} (flowjax/data/stored.py)") for file in files]
@@ -135,15 +145,15 @@ class _Shards:
                 raise typing.InputError(
                     f"{file} has rows of another shape or type than {files[0].name}; expected the same in all."
                 )
-        self._ends = np.cumsum([len(part) for part in self._parts])
-        self.size, self.shape, self.dtype = int(self._ends[-1]), self._parts[0].shape[1:], self._parts[0].dtype
+        self.ends = np.cumsum([len(part) for part in self._parts])
+        self.size, self.shape, self.dtype = int(self.ends[-1]), self._parts[0].shape[1:], self._parts[0].dtype
 
     def __call__(self, ids):
         ids = np.asarray(ids)
-        which = np.searchsorted(self._ends, ids, side="right")
+        which = np.searchsorted(self.ends, ids, side="right")
         rows_read = np.empty((len(ids), *self.shape), self.dtype)
         for number in np.unique(which):
             rows = which == number
             part = self._parts[number]
-            rows_read[rows] = part[ids[rows] - (self._ends[number] - len(part))]
+            rows_read[rows] = part[ids[rows] - (self.ends[number] - len(part))]
         return rows_read

@@ -61,6 +61,8 @@ def write(
     for name, value in (("num", num), ("shard", shard)):
         if value < 1:
             raise typing.InputError(f"--{name}={value}: expected at least 1.")
+    if not os.path.lexists(pathlib.Path(folder) / folders.ABOUT):
+        folders.check_free(folder, folders.ABOUT, "--output")
     run = loading.load(workdir, average, step=checkpoint)
     room.check_host(f"--shard={shard:,}: the samples of a file", 4 * shard * math.prod(run.shape))
     if dtype not in DTYPES or (dtype == "uint8" and len(run.shape) != 3):
@@ -128,14 +130,15 @@ def read(folder: str | os.PathLike, limit: int | None = None) -> tuple[np.ndarra
     """
     path, facts = pathlib.Path(folder), about(folder)
     wanted = min(facts["count"], limit or facts["count"])
-    files = [path / f"shard_{number:05d}.npz" for number in range(-(-wanted // facts["shard"]))]
-    missing = [file.name for file in files if not file.exists()]
+    file = lambda number: path / f"shard_{number:05d}.npz"
+    numbers = range(-(-wanted // facts["shard"]))
+    missing = next((file(number).name for number in numbers if not file(number).exists()), "")
     if missing:
         raise typing.InputError(
-            f"--samples={path} lacks {missing[0]}{' and others' if missing[1:] else ''}; the command that began it continues:"
+            f"--samples={path} lacks {missing}; the command that began it continues:"
             f" python -m experiments.generate --workdir={facts['run']} --output={path}."
         )
-    parts = [_shard(file, facts, number) for number, file in enumerate(files)]
+    parts = [_shard(file(number), facts, number) for number in numbers]
     x, label = (np.concatenate([part[name] for part in parts])[:wanted] for name in ("x", "label"))
     return (x / np.float32(127.5) - 1 if x.dtype == np.uint8 else x), label
 

@@ -9,7 +9,7 @@ import numpy as np
 import tqdm
 
 from flowjax import data, evals, samplers, typing
-from flowjax.evals.measures import PAIRWISE_ROWS, PLAN_ROWS
+from flowjax.evals.measures import PAIRWISE_ROWS, PLAN_ROWS, check_names
 from flowjax.evaluation import generation
 from flowjax.training import loading, sampling
 
@@ -54,20 +54,22 @@ def evaluate(
     Raises:
       InputError: for what cannot be drawn or measured, before anything is drawn.
     """
+    check_names(measures)
     trained = {average: loading.load(workdir, average, step=checkpoint) for average in averages}
     run = trained[averages[0]]
     steps, grid = steps or run.settings.evaluation.steps, grid or run.settings.evaluation.grid
     for sampler, n in itertools.product(sampler_names, steps):
         samplers.check_sampler(sampler or run.settings.evaluation.sampler, n, grid, run.settings.method.path)
+    conditionings = [] if samples else [run.conditioning(guidance, interval) for guidance in guidances]
+    facts = generation.about(samples) if samples else {}
     real = _real_rows(run)
     names = real.judge.names(measures)
-    facts = generation.about(samples) if samples else {"count": num or len(real.reference["x"])}
+    facts = facts or {"count": num or len(real.reference["x"])}
     count = min(num or facts["count"], facts["count"])
     real.judge.check(count, names, resamples)
     if samples:
         drawn, number = _read(samples, facts, count, run.settings.data.name), 1
     else:
-        conditionings = [run.conditioning(guidance, interval) for guidance in guidances]
         labels = sampling.labels_like(real.reference.get("label"), run.num_classes, count)
         drawn = _draw(trained, steps, labels, seed, sampler_names, conditionings, grid)
         number = len(steps) * len(averages) * len(sampler_names) * len(guidances)

@@ -51,7 +51,6 @@ def write(
             f"--workdir={workdir} is a run of {run.settings.method.name!r}, which learns {info.learns} and no velocity"
             " V(x, t, t); give a run of flow_matching, for example."
         )
-    labels = _labels(run, num)
     times = np.linspace(1.0, 0.0, points)
     about = {
         "count": num, "shape": list(run.shape), "num_classes": run.num_classes, "times": times.tolist(),
@@ -60,17 +59,18 @@ def write(
     }  # fmt: skip
     if run.settings.data.scaling != data.Scaling():  # rows are written as the network sees them
         about |= {name: list(value) for name, value in run.settings.data.scaling._asdict().items()}
-    carry = _carry(run, SOLVERS[solver], steps, points)
+    couplings.check(str(folder), about)
+    labels, carry = _labels(run, num), _carry(run, SOLVERS[solver], steps, points)
 
     def trajectory(start):
-        index = np.arange(
-            start, start + min(part, num)
-        )  # every part has one shape, so one compilation; surplus rows are dropped
-        rows = carry(run.params, jax.random.key(seed), index, np.resize(labels[start : start + part], len(index)))
+        # Every part has one shape, so one compilation; surplus rows are dropped.
+        index = np.arange(start, start + min(part, num))
+        label = labels[index % len(labels)]
+        rows = carry(run.params, jax.random.key(seed), index, label)
         kept = min(len(index), num - start)
-        return np.asarray(rows)[:kept], labels[start : start + kept]
+        return np.asarray(rows)[:kept], label[:kept]
 
-    with tqdm.tqdm(total=num, desc="trajectories", unit="row") as bar:
+    with tqdm.tqdm(total=num, desc="trajectories", unit="row", delay=1) as bar:
         for done in couplings.write(folder, about, trajectory):
             bar.update(done - bar.n)
 
@@ -88,9 +88,8 @@ def _check(num: int, steps: int, points: int, solver: str, part: int) -> None:
 
 
 def _labels(run: loading.Trained, num: int) -> np.ndarray:
-    """Labels [num] of the training data in their order, repeated; -1 if it has none."""
-    labels = data.arrays(run.source(), limit=num)["label"] if run.num_classes else None
-    return sampling.labels_like(labels, run.num_classes, num)
+    """Labels of the training data in their order, `num` at most, to be repeated; -1 if it has none."""
+    return data.arrays(run.source(), limit=num)["label"].astype(np.int32) if run.num_classes else np.array([-1], np.int32)
 
 
 def _carry(run: loading.Trained, solver: Callable, steps: int, points: int) -> Callable:

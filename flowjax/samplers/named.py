@@ -117,7 +117,7 @@ def grid_from_name(spec: str) -> Callable[[int], np.ndarray]:
       InputError: for an unknown grid or option; when called, for a number of steps that the times do not have, or times that do
         not run from noise to data.
     """
-    if spec[:1].isdigit() or "," in spec.partition(":")[0]:
+    if spec[:1].isdecimal() or "," in spec.partition(":")[0]:
         return lambda steps: _typed_times(spec, steps)
     name, given = options.parse("grid", spec, {name: options.numbers(grid) for name, grid in GRIDS.items()})
     return lambda steps: grids.from_noise_to_data(GRIDS[name](steps, **given), spec)

@@ -28,6 +28,7 @@ quiet.install()
 # Errors that are not about the file being read: re-raised.
 PASS_ON = (jax.errors.JaxRuntimeError, MemoryError)
 _DOOMED = ".orbax-checkpoint-tmp-deleted"  # ending of a checkpoint that is being deleted
+_STEP = re.compile("0|[1-9][0-9]{0,18}")  # name of a checkpoint
 _TREES = ("params", "averages")  # fields of State whose trees are items of their own
 
 
@@ -65,7 +66,7 @@ class Checkpoints:
         if not os.path.lexists(self.path):
             return []
         with opening.reading(self.path, "the folder of the checkpoints of a run"):
-            return sorted(int(entry.name) for entry in self.path.iterdir() if entry.name.isdecimal() and entry.is_dir())
+            return sorted(int(entry.name) for entry in self.path.iterdir() if _STEP.fullmatch(entry.name) and entry.is_dir())
 
     def best(self, steps=None):
         """The step with the least measure among those given (None: all that are saved); None if none was measured."""
@@ -235,7 +236,7 @@ class Checkpoints:
             for remains in self.path.glob("*.orbax-checkpoint-tmp*"):
                 _delete(remains)
             for entry in self.path.iterdir():
-                if entry.name.isdecimal() and not entry.is_dir():
+                if _STEP.fullmatch(entry.name) and not entry.is_dir():
                     hosts.print_once(f"{entry} is no checkpoint; it is renamed to {entry.name}.unreadable.")
                     aside = entry.with_name(f"{entry.name}.unreadable")
                     _delete(aside)
@@ -359,6 +360,8 @@ def _restored(folder, like):
 
 def _stores(folder):
     """{name: tensorstore} of the arrays of an item, opened together."""
+    for path in folder.rglob("*"):
+        opening.check_kind(path)
     base = {"driver": "ocdbt", "base": f"file://{folder}/"}
     names = [key.decode().rpartition("/") for key in tensorstore.KvStore.open(base).result().list().result()]
     spec = {"driver": "zarr", "fill_missing_data_reads": False}

@@ -82,7 +82,7 @@ def initialize(coordinator="", processes=0, process=-1, *, distributed=False):
 def _several(environment):
     """Whether the variables of a launcher count several processes."""
     counts = [environment.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")]
-    return any(count.isdigit() and int(count) > 1 for count in counts) or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    return any(count.isdecimal() and int(count) > 1 for count in counts) or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
 
 
 def _checked(coordinator, processes, process):
@@ -91,7 +91,7 @@ def _checked(coordinator, processes, process):
     except ValueError:
         numbers = (0, -1)
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit() or not 0 <= numbers[1] < numbers[0]:
+    if not host or not port.isdecimal() or not 0 <= numbers[1] < numbers[0]:
         raise typing.InputError(
             f"the coordinator is {coordinator!r}, processes {processes!r} and process {process!r}; expected HOST:PORT, a number of"
             " processes, and which of them this is, from 0: --coordinator=10.0.0.1:8476 --processes=2 --process=0"

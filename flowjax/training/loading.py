@@ -160,7 +160,27 @@ def load(workdir, average="", flag="--workdir", seed=0, step=""):
     params, number = restored
     if chosen.seeds > 1:
         params = jax.tree.map(lambda leaf: leaf[seed], params)
+    if not _expected(net, shape).items() <= _shapes(params).items():  # there are more if it has further heads
+        raise typing.InputError(
+            f"{flag}={workdir}: the weights of checkpoint {number} are not those of the network in its config.json; restore what was changed."
+        )
     return Trained(chosen, shape, num_classes, net, params, number)
+
+
+@functools.lru_cache(maxsize=64)
+def _expected(net, shape):
+    """{name: shape} of the weights that a network has for rows of this shape; {} if it cannot be made without more inputs."""
+    row = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    try:
+        return _shapes(jax.eval_shape(lambda key, x: net.init(key, x, 1.0, 0.0, {}), jax.random.key(0), row)["params"])
+    except typing.InputError:
+        raise
+    except Exception:  # a network of one's own raises what it likes
+        return {}
+
+
+def _shapes(tree):
+    return {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _item(average, averages):
@@ -180,7 +200,7 @@ def _step(checkpoints, step, best, where):
         return None
     if step == "best" and checkpoints.best() is not None:
         return checkpoints.best()
-    if step.isdigit() and int(step) in steps:
+    if step in map(str, steps):
         return int(step)
     why = f"config.best is {best!r}, and nothing was measured by it" if step == "best" else "it is not there"
     raise typing.InputError(

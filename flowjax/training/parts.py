@@ -27,7 +27,8 @@ def import_modules(names, given="config.modules"):
                 f"{given} names {name!r}; expected names of modules, such as my_method or folder.my_method."
             )
         try:
-            importlib.import_module(name)
+            if getattr(importlib.import_module(name), "__file__", "") is None:
+                raise typing.InputError(f"{given} names {name!r}, which is a folder without code; expected a module.")
         except ModuleNotFoundError as error:
             raise typing.InputError(
                 f"{given} names {name!r}, and {error.name!r} is not found; put the folder that holds it on PYTHONPATH."

@@ -3,8 +3,11 @@
 Orbax's threads, and asyncio below them, would print pages of tracebacks besides.
 """
 
+import contextlib
+import errno
 import functools
 import logging
+import os
 import sys
 import threading
 import traceback
@@ -41,3 +44,39 @@ def _is_of_others(record):
 
 def _of_writers(trace):
     return any(part in frame.filename for frame in traceback.extract_tb(trace) for part in _WRITERS)
+
+
+class Lasting:
+    """A stream of text that outlasts its disk and its characters: what a full disk does not take is lost, and nobody stops for it.
+
+    A log of a training often lies on the disk that its checkpoints fill.
+
+    Args:
+      stream: a text stream, or None, which Python has for one that was closed before the start.
+    """
+
+    def __init__(self, stream):
+        self._stream = open(os.devnull, "w") if stream is None else stream
+        if hasattr(self._stream, "reconfigure"):
+            self._stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text):
+        with _lost():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self):
+        with _lost():
+            self._stream.flush()
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _lost():
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise

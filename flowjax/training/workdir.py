@@ -22,7 +22,7 @@ CONFIG, DATA, METRICS = "config.json", "data.json", "metrics.jsonl"
 FORMAT = 4  # of a run, in its data.json: raised when older runs cannot be read any more. Formats 1 and 2 had no number.
 EXPECTED_CONFIG = "the config of a run; restore it or give another folder"
 _STEP = re.compile(rb'\{"step": (\d{1,12}),')
-_FACTS = {"shape": opening.shape, "num_classes": opening.count()}
+_FACTS = {"shape": opening.shape, "num_classes": opening.count(0, 10**7)}
 # Fields of the config with which a run may go on otherwise than it began: they change no draw and no formula.
 MAY_CHANGE = ("mesh.", "max_nonfinite_steps", "accumulate", "model.remat", "keep", "save_every", "log_every", "modules")
 
@@ -175,7 +175,9 @@ class Metrics:
             _keep_metrics(path / METRICS, step)
             self._lines, self._waiting = open(path / METRICS, "ab", buffering=0), b""
         except OSError as error:
-            raise typing.InputError(f"--workdir={path} cannot be written: {error.strerror}; make room there.") from error
+            raise typing.InputError(
+                f"--workdir={path} cannot be written: {error.strerror or error}; make room there."
+            ) from error
         self._events = _Events(path, step)
 
     def write(self, step, values):
