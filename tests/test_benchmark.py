@@ -92,7 +92,9 @@ def test_an_operation_needs_the_matmuls_of_its_floor(name):
 def test_a_benchmark_of_no_size_is_refused(monkeypatch):
     for flag, values in (("ATTENTION", ["xla"]), ("TOKENS", [])):
         monkeypatch.setattr(benchmark_jvp, flag, types.SimpleNamespace(value=values))
-    with pytest.raises(typing.InputError, match="--tokens=: expected whole numbers of at least 1, e.g. --tokens=1,2,4"):
+    with pytest.raises(
+        typing.InputError, match="--tokens=: expected whole numbers of at least 1 and at most 1,048,576, e.g. --tokens=1,2,4"
+    ):
         benchmark_jvp.grid_of_flags()
 
 
