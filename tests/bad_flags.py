@@ -78,7 +78,7 @@ def judge(script, plan, folder):
 
 def bad(flag):
     """Values that a flag of this type takes in no script, but for those that a plan calls meaningful."""
-    yield from VALUES[flag.flag_type()]
+    yield from (value for value in VALUES[flag.flag_type()] if value not in (getattr(flag.parser, "enum_values", None) or ()))
     low, high = (getattr(flag.parser, name, None) for name in ("lower_bound", "upper_bound"))
     yield from (str(bound + step) for bound, step in ((low, -1), (high, 1)) if bound is not None)
     if flag.flag_type() == "int":

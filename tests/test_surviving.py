@@ -113,6 +113,14 @@ def test_a_disk_that_can_only_be_read_ends_in_one_sentence(small_disk, monkeypat
     assert checkpoint.Checkpoints(folder, read_only=True).steps() == [4, 8]
 
 
+def test_a_save_that_was_given_up_prints_no_traceback():
+    printed = []
+    hook = quiet._without_writers(printed.append, lambda caught: None)
+    for error in (RuntimeError("Event loop is closed"), RuntimeError("of somebody else")):
+        hook(types.SimpleNamespace(exc_value=error))
+    assert [str(caught.exc_value) for caught in printed] == ["of somebody else"]
+
+
 def test_a_log_on_a_full_disk_stops_nobody():
     with contextlib.suppress(OSError), open("/dev/full", "w") as full:
         stream = quiet.Lasting(full)

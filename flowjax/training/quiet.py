@@ -28,7 +28,8 @@ def install():
 def _without_writers(hook, traceback_of):
     @functools.wraps(hook)
     def quiet(caught):
-        if not _of_writers(traceback_of(caught)):
+        # tensorstore tells a save that was given up, whose loop is closed, that it has ended: no frame is its own
+        if not (_of_writers(traceback_of(caught)) or str(caught.exc_value) == "Event loop is closed"):
             hook(caught)
 
     quiet.silent_for_writers = True
