@@ -6,6 +6,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import types
 
 import chex
 import jax
