@@ -14,7 +14,7 @@ import tqdm
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import data, flowmap, folders, methods, paths, plots, residuals, samplers
+from flowjax import data, flowmap, folders, methods, paths, plots, residuals, samplers, spaces
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 EMA = flags.DEFINE_string(
@@ -66,7 +66,10 @@ class Run:
         held_out = trained.source("test")
         self.real = data.arrays(held_out, limit=held_out.reference_rows)
         self.labels = sampling.labels_like(self.real.get("label"), trained.num_classes, len(self.real["x"]))
-        self.points = self.real["x"].shape[1:] == (2,)
+        rows = self.real["x"]
+        # Points of the plane have pictures of paths and velocities; those of other spaces, or of more dimensions, have none.
+        self.points = rows.shape[1:] == (2,) and self.path.space is spaces.euclidean
+        self.images = rows.ndim > 2
 
     def V(self, labels):
         return self.trained.V(labels, **self.guidance)
@@ -83,12 +86,13 @@ class Run:
 def samples(run, out, steps):
     from flowjax.training import progress
 
-    labels = run.labels[:4096] if run.points else run.trained.labels(8 * run.trained.num_classes or 64)
+    labels = run.labels[:4096] if not run.images else run.trained.labels(8 * run.trained.num_classes or 64)
     shown = sorted({n for n in steps if n <= 8} | {1})
     drawn = {n: run.trained.sample(len(labels), n, labels, **run.guidance) for n in shown}
     progress.draw_samples(
-        out / "samples.png", drawn, labels, run.trained.num_classes, real=run.real, title=f"{run.name}: samples", per_class=8
-    )
+        out / "samples.png", drawn, labels, run.trained.num_classes, real=run.real, title=f"{run.name}: samples", per_class=8,
+        space=run.path.space.name,
+    )  # fmt: skip
     return {
         "samples.png": f"Samples by {run.settings.evaluation.sampler} in {', '.join(map(str, shown))} steps from the same"
         " noise, beside real rows."
@@ -100,6 +104,8 @@ def samples(run, out, steps):
 
 def trajectories(run, out, steps):
     if run.info.sampler == "consistency":  # each step adds noise again: there is no trajectory
+        return {}
+    if not (run.points or run.images):
         return {}
     count = 64 if run.points else 2 * (run.trained.num_classes or 8)
     labels = (
@@ -126,7 +132,7 @@ def trajectories(run, out, steps):
 
 def velocity(run, out, steps):
     at = (1.0, 0.75, 0.5, 0.25, 0.05)
-    if not run.info.learns_velocity:
+    if not run.info.learns_velocity or not (run.points or run.images):
         return {}
     if run.points:
         side = np.linspace(-2.5, 2.5, 21)

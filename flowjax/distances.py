@@ -4,6 +4,7 @@ The first axis is the batch. Hyperparameters are keyword-only: `functools.partia
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +18,24 @@ sg = jax.lax.stop_gradient
 
 def squared(prediction: Array, target: Array, *, reduce: str) -> Array:
     """Squared error of each row, summed or averaged over the data axes (`reduce="sum"` or `"mean"`), in float32 or wider."""
+    _check_reduce(reduce)
+    _check_shapes(prediction, target)
+    wide = jnp.promote_types(jnp.result_type(prediction, target), jnp.float32)
+    r = jnp.asarray(prediction, wide) - jnp.asarray(target, wide)
+    return getattr(jnp, reduce)(r**2, axis=tuple(range(1, r.ndim)))
+
+
+def _check_reduce(reduce: str) -> None:
     if reduce not in ("sum", "mean"):
         raise typing.InputError(f'distances: reduce is {reduce!r}; expected "sum" or "mean" over the data axes.')
+
+
+def _check_shapes(prediction: Array, target: Array) -> None:
     if jnp.shape(prediction) != jnp.shape(target):
         raise typing.InputError(
             f"distances: prediction has shape {jnp.shape(prediction)} but target has shape {jnp.shape(target)}; a pair has"
             " one shape."
         )
-    wide = jnp.promote_types(jnp.result_type(prediction, target), jnp.float32)
-    r = jnp.asarray(prediction, wide) - jnp.asarray(target, wide)
-    return getattr(jnp, reduce)(r**2, axis=tuple(range(1, r.ndim)))
 
 
 def l2(prediction: Array, target: Array, *, reduce: str = "mean") -> Array:
@@ -164,6 +173,53 @@ def normalised(prediction: Array, target: Array, *, reduce: str, c: float = 0.1)
     """
     e = squared(prediction, target, reduce=reduce)
     return e / sg(jnp.sqrt(e) + c)
+
+
+def tangent(prediction: Array, target: Array, *, space: Any, reduce: str = "sum", p: float = 0.0, c: float = 1e-3) -> Array:
+    """Squared length of the difference of two tangent vectors at one point of a space, adaptive as in `adaptive`.
+
+        e / sg[(e + c)^p],   e = |prediction - target|^2 in the space's inner product
+
+    Args:
+      prediction: [B, ...], tangent vectors along the last axis.
+      target: the same shape.
+      space: a flowjax.spaces.Space; in R^n this is `adaptive`, with p = 0 `l2`.
+      reduce: "sum" over the further axes, or "mean" over all data axes.
+      p: power, 0 for none.
+      c: floor of the error.
+
+    Returns:
+      errors [B].
+
+    Reference: the metric of Chen and Lipman 2023 (arXiv 2302.03660); p and c as in the code of Riemannian MeanFlow (arXiv 2602.07744).
+    """
+    _check_reduce(reduce)
+    _check_shapes(prediction, target)
+    wide = jnp.promote_types(jnp.result_type(prediction, target), jnp.float32)
+    square = space.square(jnp.asarray(prediction, wide) - jnp.asarray(target, wide))
+    e = jnp.sum(square, axis=tuple(range(1, square.ndim)))
+    e = e if reduce == "sum" else e / (jnp.size(prediction) // max(1, e.size))
+    return e if p == 0 else e / sg((e + c) ** p)
+
+
+def geodesic(prediction: Array, target: Array, *, space: Any, reduce: str = "sum", p: float = 0.0, c: float = 1e-3) -> Array:
+    """Squared distance of two points of a space along the geodesic, adaptive as in `tangent`, whose arguments these are.
+
+    Args:
+      prediction: [B, ...], points along the last axis.
+      target: the same shape.
+      space: a flowjax.spaces.Space; in R^n this is `tangent`.
+      reduce, p, c: as in `tangent`.
+
+    Returns:
+      errors [B], with gradient 0 where the points coincide.
+
+    Reference: the semigroup loss of Riemannian MeanFlow (arXiv 2602.07744), its code.
+    """
+    _check_shapes(prediction, target)
+    wide = jnp.promote_types(jnp.result_type(prediction, target), jnp.float32)
+    way = space.log(jnp.asarray(prediction, wide), jnp.asarray(target, wide))
+    return tangent(way, jnp.zeros_like(way), space=space, reduce=reduce, p=p, c=c)
 
 
 def features(prediction: Array, target: Array, *, phi: Callable[[Array], Array], distance: Distance = l2) -> Array:

@@ -72,6 +72,10 @@ class Space(NamedTuple):
         return self.inner(v, v)[..., 0]
 
 
+def _at_least_float32(dtype):
+    return jnp.promote_types(jax.dtypes.canonicalize_dtype(dtype), jnp.float32)
+
+
 def _wide(*arrays):
     dtype = jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
     return [jnp.asarray(array, dtype) for array in arrays]
@@ -272,7 +276,7 @@ def _rotation_nearest(y):
 
 def _rotation_noise(key, shape, dtype=float):
     _check_size("so3", shape, 9)
-    q = _sphere_nearest(jax.random.normal(key, (*shape[:-1], 4), jnp.promote_types(dtype, jnp.float32)))
+    q = _sphere_nearest(jax.random.normal(key, (*shape[:-1], 4), _at_least_float32(dtype)))
     w, a, b, c = (q[..., i] for i in range(4))
     rows = [
         [1 - 2 * (b * b + c * c), 2 * (a * b - w * c), 2 * (a * c + w * b)],
@@ -337,7 +341,7 @@ def _hyperbolic_noise(key, shape, dtype=float):
         raise InputError(
             f"space 'hyperbolic': points of H^n have n + 1 coordinates, at least 2, and the shape is {tuple(shape)}."
         )
-    tangent = jax.random.normal(key, shape, jnp.promote_types(dtype, jnp.float32)).at[..., 0].set(0.0)
+    tangent = jax.random.normal(key, shape, _at_least_float32(dtype)).at[..., 0].set(0.0)
     origin = jnp.zeros_like(tangent).at[..., 0].set(1.0)
     return _hyperbolic_move(origin, 0.0, 1.0, tangent).astype(dtype)
 

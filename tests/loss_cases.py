@@ -296,6 +296,19 @@ CASES = {
     ),
     "progressive_distillation": Case("V teacher x s t", read_progressive_distillation, plain),
 }
+# In R^n they are the losses of the same name without the prefix, or read as these.
+CASES |= {
+    f"riemannian_{name}": CASES[name]
+    for name in (
+        "flow_matching", "meanflow", "eulerian_distillation", "eulerian_self_distillation", "lagrangian_distillation",
+        "lagrangian_self_distillation", "split_meanflow",
+    )
+} | {
+    "riemannian_progressive_self_distillation": CASES["progressive_flow_map_matching"]._replace(
+        call="V x s t a",
+        read=lambda V, W, d, i: (jump(V, i.x, i.s, i.t), jump(V, jump(V, i.x, i.s, middle(i)), middle(i), i.t)),
+    )
+}  # fmt: skip
 VARIANTS = {
     "improved_meanflow_two_heads_average": "improved_meanflow_two_heads",
     "improved_meanflow_two_heads_velocity": "improved_meanflow_two_heads",

@@ -220,6 +220,17 @@ def pid(net, p):
     return typing.Pair(D - noise(p.t) * (D - D_m) / (noise(p.t) - noise(m)), F - p.t * teacher(F, p.t))
 
 
+def two_landings(net, p):
+    """Where one jump and two jumps land."""
+    (V, *_), m = bound(net, p), (p.s + p.t) / 2
+    jump = lambda x, s, t: x + (t - s) * V(x, s, t)
+    return typing.Pair(jump(p.x, p.s, p.t), jump(jump(p.x, p.s, m), m, p.t))
+
+
+def near_data(e, net, p):
+    return jnp.minimum(1, p.s.reshape(-1) / 0.1) ** 2 * e
+
+
 def shortest_jump(net, p):
     V, *_ = bound(net, p)
     return typing.Pair(V(p.x, p.s, p.s - 1 / 128), p.v)
@@ -277,11 +288,13 @@ def pd_weight(e, net, p):
 ALL, ON, OFF, HALF_ON, HALF_OFF = (0, 1, 1), (0, 3, 4), (3, 4, 4), (0, 1, 2), (1, 2, 2)
 LOGIT, TRIANGLE, UNIFORM = ("sorted_pair", ("logit_normal", -0.4, 1.0)), ("uniform_triangle",), ("uniform",)
 SELF = {"times": TRIANGLE, "anchor_times": UNIFORM, "diagonal": "3/4"}
+RIEMANNIAN = SELF | {"p": 0.0, "c": 1e-3}
 GRID = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
 MEANFLOW = {"times": LOGIT, "diagonal": "3/4", "p": 1.0, "c": 0.01, "jvp": "exact"}
 TEACHER, WEIGHT = {"teacher": {}}, {"log_variance": typing.Network("LogVariance", call="times")}
 LINEAR = {"log_variance": typing.Network("LinearLogVariance", call="times")}
 ANCHOR, LEARNED_ANCHOR = scored(losses.flow_matching), scored(losses.flow_matching, learned, total)
+TOTAL_ANCHOR = scored(losses.flow_matching, reduce=total)
 SUM_ANCHOR = scored(losses.flow_matching, power(1.0, 0.01), total)
 DISTILLED = scored(pairs.distilled(losses.flow_matching))
 
@@ -434,6 +447,23 @@ ROWS = {
     "fmm": Row({"compositional": (ALL, fmm)}, {"first_limit": 0.05, "last_limit": 1.0, "jvp": "exact"}),
     "pfmm": Row(
         alone("compositional", losses.progressive_flow_map_matching), {"a": ("fixed", 0.5)}, {"teacher_map": {}}, 3
+    ),
+    # In R^n the losses of meanflow, esd, lsd, and the distance of points of psd: written with the names of those.
+    "rmf": Row(
+        {"anchor": (ON, TOTAL_ANCHOR), "eulerian": (OFF, scored(losses.meanflow, reduce=total))},
+        RIEMANNIAN | {"tangent_clip": None, "near_data": 0.0, "jvp": "exact"},
+    ),
+    "gfm_esd": Row(
+        {"anchor": (ON, TOTAL_ANCHOR), "eulerian": (OFF, scored(losses.eulerian_self_distillation, reduce=total))},
+        RIEMANNIAN | {"jvp": "exact"},
+    ),
+    "gfm_lsd": Row(
+        {"anchor": (ON, TOTAL_ANCHOR), "lagrangian": (OFF, scored(losses.lagrangian_self_distillation, reduce=total))},
+        RIEMANNIAN | {"jvp": "exact"},
+    ),
+    "gfm_psd": Row(
+        {"anchor": (ON, TOTAL_ANCHOR), "compositional": (OFF, scored(two_landings, near_data, total))},
+        RIEMANNIAN | {"a": ("fixed", 0.5), "near_data": 0.1}, {}, 3,
     ),
     "pd": Row(alone("compositional", losses.progressive_distillation, pd_weight), {"steps": 4}, TEACHER),
 }  # fmt: skip

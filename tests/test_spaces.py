@@ -220,7 +220,7 @@ def test_derivatives_of_the_logarithm_are_known_along_curves():
         np.testing.assert_allclose(result, expected, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["sphere", "torus", PRODUCT.name])
+@pytest.mark.parametrize("name", ["sphere", "torus", pytest.param(PRODUCT.name, marks=pytest.mark.slow)])
 def test_a_path_on_a_space_is_a_geodesic_with_its_velocity(name):
     path, space = paths.path_from_name(name), CURVED[name]
     x0, eps, t = points(space), points(space, seed=4), jnp.linspace(0.1, 0.9, 6)[:, None]
@@ -399,13 +399,15 @@ def test_a_registered_method_trains_on_the_sphere_if_it_says_that_its_losses_hol
                 config_checks.space(settings.read(config), facts)
             else:
                 with pytest.raises(
-                    typing.InputError, match="holds? there: flow_matching, or one that is registered with any_space"
+                    typing.InputError,
+                    match="holds? there: flow_matching or rmf or .*, or one that is registered with any_space",
                 ):
                     config_checks.space(settings.read(config), facts)
     finally:
         methods.METHODS.pop("mine", None)
 
 
+@pytest.mark.slow  # test_riemannian.py trains another method there
 def test_a_run_on_the_sphere_trains_and_samples_points_of_the_sphere(tmp_path):
     config = support.small("flow_matching", steps=2, save_every=2, log_every=1)
     config.update_from_flattened_dict({"data.name": "sphere_caps", "method.path": "sphere"})

@@ -14,7 +14,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from flowjax.data import augmentation, points, sphere, stored, tokens
+from flowjax.data import augmentation, cities, manifolds, points, stored, tokens
 from flowjax.data.couplings import couple
 from flowjax.data.pipeline import Source, arrays, batches, check
 from flowjax.data.scaling import Scaling
@@ -51,7 +51,8 @@ DATASETS: dict[str, Callable[..., Source]] = {
     **{name: functools.partial(points.source, name) for name in points.DENSITIES},
     **{f"{name}_pairs": functools.partial(_exact_trajectories, name, 2) for name in points.VELOCITIES},
     **{f"{name}_trajectories": functools.partial(_exact_trajectories, name, 17) for name in points.VELOCITIES},
-    "sphere_caps": sphere.source,
+    **{name: functools.partial(manifolds.source, name) for name in manifolds.LAWS},
+    "cities": cities.source,
     **{name: functools.partial(stored.source, name) for name in stored.STORED},
     "digits": _digits,
     "digits_tokens": tokens.digits,

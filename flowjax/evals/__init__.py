@@ -16,7 +16,7 @@ from flowjax.evals.entropic import sinkhorn
 from flowjax.evals.features import DECODERS, EXTRACTORS
 from flowjax.evals.frechet import frechet
 from flowjax.evals.judge import Judge, judge
-from flowjax.evals.kernels import median_distance, mmd
+from flowjax.evals.kernels import geodesic_mmd, median_distance, mmd
 from flowjax.evals.likelihood import likelihood_bound
 from flowjax.evals.measures import MEASURES, Measure
 from flowjax.evals.neighbours import copying, coverage, density, nearest, nearest_distance, precision, recall, smaller
@@ -42,6 +42,7 @@ __all__ = [
     "existing",
     "features",
     "frechet",
+    "geodesic_mmd",
     "judge",
     "likelihood_bound",
     "measures",

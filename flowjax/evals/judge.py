@@ -32,6 +32,7 @@ def judge(
     rows = {"training": training, "held_out": held_out, "scale": scale}
     return Judge(
         decode(reference),
+        space=source.space,
         features=networks.extractor(source, data_dir),
         decode=decode,
         **{name: None if array is None else decode(array) for name, array in rows.items()},
@@ -53,6 +54,7 @@ class Judge:
       training: the rows that were learned from, for the measures of copying; None: these are not available.
       held_out: real rows that were not learned from, likewise.
       scale: rows from which bandwidths are taken; None: the reference.
+      space: the name of the flowjax.spaces.Space of the rows.
     """
 
     def __init__(
@@ -64,10 +66,11 @@ class Judge:
         training: np.ndarray | None = None,
         held_out: np.ndarray | None = None,
         scale: np.ndarray | None = None,
+        space: str = "euclidean",
     ):
         self.reference, self._scale = reference, reference if scale is None else scale
         self._features, self._decode = features, decode or (lambda rows: rows)
-        self._training, self._held_out, self._views = training, held_out, {}
+        self._training, self._held_out, self._views, self._space = training, held_out, {}, space
 
     def of(self, reference: np.ndarray) -> "Judge":
         """This Judge with other reference rows; networks, training rows and bandwidths stay."""
@@ -78,6 +81,7 @@ class Judge:
             training=self._training,
             held_out=self._held_out,
             scale=self._scale,
+            space=self._space,
         )
 
     def names(self, chosen: Sequence[str] = (), *, during_training: bool = False) -> tuple[str, ...]:
@@ -94,7 +98,7 @@ class Judge:
         for name in chosen:
             if lacking := self._lacking(name):
                 raise typing.InputError(f"--measures={name}: {lacking}; leave it out.")
-        views = measures.views(self.reference.shape[1:], self._features is not None)
+        views = measures.views(self.reference.shape[1:], self._features is not None, self._space)
         return tuple(chosen) or tuple(name for name in measures.suited(views, during_training) if not self._lacking(name))
 
     def _lacking(self, name: str) -> str:
@@ -167,6 +171,7 @@ class Judge:
         constants = (
             measure.scale(self._kept_view(name, self._scale)[: measure.limit].astype(np.float64)) if measure.scale else {}
         )
+        constants |= {"space": self._space} if measure.geodesic else {}
         rows = self._view(name, samples[:limit]), self._kept_view(name, self.reference)[:limit]
         return functools.partial(measure.of, **constants), *rows
 

@@ -3,7 +3,7 @@
 A measure sees rows in one of four views: points as they are (POINTS_VIEW), images as they are (PIXELS_VIEW), sequences by their
 likeliest tokens (TOKENS_VIEW), and images or sequences by the features of the network that their dataset names (FEATURES_VIEW). An entry of `MEASURES` names the views for which the table of
 `experiments.evaluate` has the measure, and those for which the evaluations during training have it. A new measure is a new
-entry.
+entry. Points of another space than R^n are a view of their own (SPACE_VIEW).
 """
 
 import functools
@@ -16,6 +16,7 @@ from flowjax import checks
 from flowjax.evals import assignment, classifier, entropic, frechet, kernels, neighbours, tokens, transport
 
 POINTS_VIEW, PIXELS_VIEW, TOKENS_VIEW, FEATURES_VIEW = "points", "pixels", "tokens", "features"
+SPACE_VIEW = "space"
 PAIRWISE_ROWS, PLAN_ROWS = 4_096, 2_048  # most rows for a measure of all pairs, and for one that solves for a transport plan
 
 
@@ -30,6 +31,7 @@ class Measure(NamedTuple):
         decision" (samples as they are).
       limit: most rows of each that are taken, None for all.
       paired: whether it takes as many samples as reference rows.
+      geodesic: whether it takes the name of the data's space, as the keyword `space`.
       scale: `reference [n, D] -> {keyword: number}`, constants of the measure; taken once for a table, so that its rows
         compare.
       table: views for which `experiments.evaluate` has it by default.
@@ -41,6 +43,7 @@ class Measure(NamedTuple):
     against: str = "reference"
     limit: int | None = PAIRWISE_ROWS
     paired: bool = False
+    geodesic: bool = False
     scale: Callable[[np.ndarray], dict[str, float]] | None = None
     table: tuple[str, ...] = ()
     during_training: tuple[str, ...] = ()
@@ -60,6 +63,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "energy_distance": Measure(transport.energy_distance, table=(POINTS_VIEW,), during_training=(POINTS_VIEW,)),
     "mmd": Measure(kernels.mmd, table=(POINTS_VIEW, FEATURES_VIEW), scale=lambda y: {"bandwidth": kernels.median_distance(y)}),
+    "geodesic_mmd": Measure(kernels.geodesic_mmd, geodesic=True, table=(SPACE_VIEW,), during_training=(SPACE_VIEW,)),
     "kid": Measure(lambda x, y: kernels.mmd(x, y, kernel="polynomial")),
     "frechet": Measure(frechet.frechet, limit=None, table=IMAGE_VIEWS, during_training=IMAGE_VIEWS),
     "precision": Measure(
@@ -105,8 +109,10 @@ def higher_is_better(name: str) -> bool:
     return base_name(name) in MEASURES and MEASURES[base_name(name)].higher_is_better
 
 
-def views(shape: tuple[int, ...], features: bool) -> tuple[str, ...]:
-    """The views of rows of a shape, with a network for features or without one."""
+def views(shape: tuple[int, ...], features: bool, space: str = "euclidean") -> tuple[str, ...]:
+    """The views of rows of a shape, with a network for features or without one; `space` is the name of a flowjax.spaces.Space."""
+    if space != "euclidean":
+        return (SPACE_VIEW,)
     rows = {1: POINTS_VIEW, 2: TOKENS_VIEW}.get(len(shape), PIXELS_VIEW)
     return (rows, FEATURES_VIEW) if features and len(shape) > 1 else (rows,)
 

@@ -5,10 +5,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import tqdm
 
-from flowjax import data, evals, samplers, typing
+from flowjax import data, evals, paths, samplers, spaces, typing
 from flowjax.evals.measures import PAIRWISE_ROWS, PLAN_ROWS, check_names
 from flowjax.evaluation import generation
 from flowjax.training import loading, sampling
@@ -149,7 +150,12 @@ def _row(description: Row, count: int, measured: Mapping[str, tuple[float, float
 def _references(real: _RealRows, run: loading.Trained, count: int, seed: int, names, resamples: int, report) -> list[Row]:
     """The rows of held-out data, which is the floor, and of noise."""
     held_out = real.floor(real.held_out["x"], real.held_out.get("label"), names, resamples, report)
-    noise = run.settings.data.scaling.undo(np.random.default_rng(seed).standard_normal((count, *run.shape), np.float32))
+    path = paths.path_from_name(run.settings.method.path)
+    if path.space is spaces.euclidean:
+        noise = np.random.default_rng(seed).standard_normal((count, *run.shape), np.float32)
+    else:
+        noise = np.asarray(path.draw(jax.random.key(seed), (count, *run.shape)))
+    noise = run.settings.data.scaling.undo(noise)
     labels = sampling.labels_like(real.reference.get("label"), run.num_classes, count)
     return [
         _row({"what": FLOOR}, len(real.held_out["x"]), held_out),

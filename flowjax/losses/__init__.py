@@ -1,7 +1,7 @@
 """Every method as a pair `(prediction, target)`, both of the shape of `x`: a loss before a distance scores it.
 
 One file per rule: `diagonal` (the anchor V(x, s, s) = v), `eulerian` (the source moves), `lagrangian` (the target moves),
-`compositional` (two jumps are one). Callables come first, then arrays in the order x, s, t, v, a, then keyword-only
+`compositional` (two jumps are one); `riemannian` has the three rules on other spaces than R^n. Callables come first, then arrays in the order x, s, t, v, a, then keyword-only
 hyperparameters. The following holds for all; a docstring adds what is particular to its loss.
 
 Args:
@@ -62,6 +62,16 @@ from flowjax.losses.lagrangian import (
     physics_informed,
     terminal_velocity,
 )
+from flowjax.losses.riemannian import (
+    riemannian_eulerian_distillation,
+    riemannian_eulerian_self_distillation,
+    riemannian_flow_matching,
+    riemannian_lagrangian_distillation,
+    riemannian_lagrangian_self_distillation,
+    riemannian_meanflow,
+    riemannian_progressive_self_distillation,
+    riemannian_split_meanflow,
+)
 
 __all__ = [
     "align_your_flow_emd",
@@ -89,6 +99,14 @@ __all__ = [
     "progressive_distillation",
     "progressive_flow_map_matching",
     "progressive_self_distillation",
+    "riemannian_eulerian_distillation",
+    "riemannian_eulerian_self_distillation",
+    "riemannian_flow_matching",
+    "riemannian_lagrangian_distillation",
+    "riemannian_lagrangian_self_distillation",
+    "riemannian_meanflow",
+    "riemannian_progressive_self_distillation",
+    "riemannian_split_meanflow",
     "shortcut",
     "soflow",
     "split_meanflow",

@@ -3,7 +3,8 @@
 `make(name, **constants)` returns a `Method`; every constant is a keyword whose default is the published one. A recipe is a few
 `Term`s, each with its pair, distance, times and columns of the rows. All randomness is in `Method.draw`; `Method.loss` is a pure
 function of networks and points. One file a rule, as in flowjax.losses (`consistency` has the Eulerian ones with the target at the
-data); `recipe`, `draws` and `pairs` have what recipes are made of, `landscape` the table of all methods.
+data, `riemannian` those on other spaces than R^n); `recipe`, `draws` and `pairs` have what recipes are made of, `landscape` the table
+of all methods.
 
 Constants that recipes share, and what they mean where a recipe does not say more:
 

@@ -9,7 +9,7 @@ import jax
 
 from flowjax import checks, losses
 from flowjax.losses import discrete as discrete_losses
-from flowjax.methods import compositional, consistency, diagonal, discrete, eulerian, lagrangian, pixel
+from flowjax.methods import compositional, consistency, diagonal, discrete, eulerian, lagrangian, pixel, riemannian
 from flowjax.typing import Method
 
 # Which jumps a method learns, in words.
@@ -319,6 +319,27 @@ METHODS: dict[str, MethodInfo] = {
         compositional.pd, pairs=(losses.progressive_distillation,), rule="compositional", setting="D",
         derivative="none; two teacher steps in sg", parameterisation="denoised_field", jumps="grid", derived_fpe=5,
         paper="Progressive Distillation", arxiv="2202.00512",
+    ),
+    # On any space; in R^n their losses are those of meanflow, esd, lsd and psd.
+    "rmf": MethodInfo(
+        riemannian.rmf, pairs=(losses.riemannian_meanflow,), rule="eulerian", setting="M",
+        derivative="d_s V and that of the logarithm, all of the target in sg", derived_fpe=4, rho=1,
+        every_row={"diagonal": "0"}, guided_rule=True, any_space=True, paper="Riemannian MeanFlow", arxiv="2602.07744",
+    ),
+    "gfm_esd": MethodInfo(
+        riemannian.gfm_esd, pairs=(losses.riemannian_eulerian_self_distillation,), rule="eulerian", setting="S",
+        derivative="both partial derivatives of F, gradient through the one in time", derived_fpe=11, rho=4,
+        every_row={"diagonal": "both"}, any_space=True, paper="Generalised Flow Maps", arxiv="2510.21608",
+    ),
+    "gfm_lsd": MethodInfo(
+        riemannian.gfm_lsd, pairs=(losses.riemannian_lagrangian_self_distillation,), rule="lagrangian", setting="S",
+        derivative="d_t F, gradient through it; target in sg", derived_fpe=10, rho=3, every_row={"diagonal": "both"},
+        any_space=True, paper="Generalised Flow Maps", arxiv="2510.21608",
+    ),
+    "gfm_psd": MethodInfo(
+        riemannian.gfm_psd, pairs=(losses.riemannian_progressive_self_distillation,), rule="compositional", setting="S",
+        derivative="none; two jumps in sg", derived_fpe=8, every_row={"diagonal": "both"}, any_space=True,
+        paper="Generalised Flow Maps", arxiv="2510.21608",
     ),
 }  # fmt: skip
 

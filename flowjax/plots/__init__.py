@@ -9,6 +9,7 @@ from flowjax.plots.charts import Bar, bars, dots, grouped_bars
 from flowjax.plots.curves import Labelled, labelled_points, log_curves, measure_curves, training_curves
 from flowjax.plots.images import class_grid, image_grid
 from flowjax.plots.lines import flow_lines
+from flowjax.plots.manifolds import globes, space_grid, torus_grid
 from flowjax.plots.maps import heat_maps, time_bins
 from flowjax.plots.points import point_grid, trajectories, velocity_field
 from flowjax.plots.words import word_grid
@@ -20,6 +21,7 @@ __all__ = [
     "class_grid",
     "dots",
     "flow_lines",
+    "globes",
     "grouped_bars",
     "heat_maps",
     "image_grid",
@@ -27,7 +29,9 @@ __all__ = [
     "log_curves",
     "measure_curves",
     "point_grid",
+    "space_grid",
     "time_bins",
+    "torus_grid",
     "training_curves",
     "trajectories",
     "velocity_field",

@@ -40,7 +40,7 @@ def evaluator(run: Any, folder: pathlib.Path) -> Callable[[Any, int], dict[str, 
             return {}
         picture, title = folder / "samples" / f"step_{step:07d}.png", f"{settings.method.name}, step {step}"
         try:
-            draw_samples(picture, samples, labels, run.source.num_classes, real=held_out, title=title)
+            draw_samples(picture, samples, labels, run.source.num_classes, real=held_out, title=title, space=run.source.space)
         except OSError as error:
             hosts.print_once(f"{picture} could not be written ({error.strerror or error}); training continues.")
         measure = lambda x: judge.values(x, labels, judge.names(during_training=True))
@@ -80,6 +80,7 @@ def draw_samples(
     real: Mapping[str, np.ndarray] | None = None,
     title: str | None = None,
     per_class: int = 6,
+    space: str = "euclidean",
 ) -> Any:
     """A picture of samples from the same noise at each number of steps, beside real rows; images have one row of it a class.
 
@@ -91,14 +92,16 @@ def draw_samples(
       real: {"x": real rows, "label": their classes}, or None.
       title: the headline.
       per_class: at most this many images of a class and column.
+      space: the name of the flowjax.spaces.Space of the samples; points of others than R^n have a picture of their own.
     """
     from flowjax import plots  # matplotlib takes a second to import
 
     columns = {f"{steps} step{'s' if steps > 1 else ''}": (x, labels) for steps, x in samples.items()}
     if real is not None:
         columns = {"data" if real["x"].ndim == 2 else "real": (real["x"], real.get("label"))} | columns
+    if space != "euclidean":
+        return plots.space_grid(path, {name: x for name, (x, _) in columns.items()}, space, title)
     if next(iter(samples.values())).ndim == 2:
-        # Of points with more coordinates the first two: a view of the sphere from above.
         return plots.point_grid(path, {name: x[:, :2] for name, (x, _) in columns.items()}, title=title)
     if next(iter(samples.values())).shape[1:] == data.tokens.WORD:
         words = {name: data.tokens.text(x[: 8 * per_class]) for name, (x, _) in columns.items()}

@@ -224,6 +224,8 @@ METHOD: dict[str, Range] = {
     "steepness": number(0, 1e4, above=True),
     "snap": number(0, 0.5, above=True, below=True),
     "clip": POSITIVE,
+    "tangent_clip": either(POSITIVE, NONE),
+    "near_data": SHARE,
     "heads": whole(1, 2),
     "warmup_steps": whole(0),
     **dict.fromkeys(("first_levels", "last_levels", "levels"), whole(2, 10**6)),
