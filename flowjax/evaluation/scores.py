@@ -120,7 +120,8 @@ class _RealRows(NamedTuple):
 def _real_rows(run: loading.Trained) -> _RealRows:
     test = run.source("test")
     held_out = data.arrays(test, limit=test.reference_rows)
-    training = data.arrays(run.source("train"), limit=TRAINING_ROWS)["x"]
+    # Tokens are looked up, whatever their number; and what exists must not be cut.
+    training = data.arrays(run.source("train"), limit=None if len(run.shape) == 2 else TRAINING_ROWS)["x"]
     reference = held_out if test.reference == "test" else data.arrays(run.source(test.reference), limit=test.reference_rows)
     data_dir = run.settings.data.dir
     judge = evals.judge(test, reference["x"], data_dir=data_dir, training=training, held_out=held_out["x"])
