@@ -148,6 +148,8 @@ def test_measures_of_tokens():
         share = lambda gram, rows: rows.count(gram) / len(rows)
         expected = sum(abs(share(g, grams[0]) - share(g, grams[1])) for g in {*grams[0], *grams[1]}) / 2
         assert evals.ngram_distance(samples, reference, n=n) == pytest.approx(expected)
+    wide = np.array([[0, 2**21 - 2, 5, 5]]), np.array([[2**21 - 2, 5, 5, 0]])  # too many for one number
+    assert evals.ngram_distance(*wide, n=3) == pytest.approx(0.5)
     made = np.concatenate([reference[:3], reference[:1], samples[:1] * 0 - 1])
     assert evals.existing(made, reference[:1], reference[1:]) == pytest.approx(4 / 5)
     assert evals.unseen(made, reference[:1], reference[1:]) == pytest.approx(2 / 5)
