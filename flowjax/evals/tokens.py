@@ -38,18 +38,19 @@ def ngram_distance(samples: np.ndarray, reference: np.ndarray, *, n: int) -> flo
 
 def existing(samples: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> float:
     """Share of samples that are a row of the data, one that was learned from or a held-out one; [N, L], [M, L] and [K, L]."""
-    return float(np.isin(_keys(samples), np.concatenate([_keys(training), _keys(held_out)])).mean())
+    known = {*_keys(training), *_keys(held_out)}
+    return float(np.mean([key in known for key in _keys(samples)]))
 
 
 def unseen(samples: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> float:
     """Share of samples that are a row of the held-out data, and none that was learned from; [N, L], [M, L] and [K, L]."""
-    keys = _keys(samples)
-    return float((np.isin(keys, _keys(held_out)) & ~np.isin(keys, _keys(training))).mean())
+    others = {*_keys(held_out)} - {*_keys(training)}
+    return float(np.mean([key in others for key in _keys(samples)]))
 
 
 def distinct(samples: np.ndarray) -> float:
     """Number of different samples over the number of samples, [N, L]; 1: none stands twice."""
-    return len(np.unique(_keys(samples))) / len(samples)
+    return len({*_keys(samples)}) / len(samples)
 
 
 def certainty(samples: np.ndarray) -> float:
@@ -57,7 +58,6 @@ def certainty(samples: np.ndarray) -> float:
     return float(np.asarray(samples).max(axis=-1).mean())
 
 
-def _keys(rows: np.ndarray) -> np.ndarray:
-    """One value a row."""
-    rows = np.ascontiguousarray(rows, np.int64)
-    return rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).reshape(-1)
+def _keys(rows: np.ndarray) -> list[bytes]:
+    """One hashable value a row."""
+    return [row.tobytes() for row in np.ascontiguousarray(rows, np.int64)]
