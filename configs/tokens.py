@@ -7,7 +7,7 @@ NAME is categorical (the cross-entropy alone, the teacher of flm), csd, ecld, df
 as 64 tokens of 17 grey levels), words (English words of up to ten letters; needs `pip install english-words`), file (whole numbers of
 an .npz file: --config.data.dir=FILE.npz) or test (seconds). flm distils a run of categorical on the same data:
 --config.teacher=runs/NAME. Constants are those of flowjax.methods.discrete, but labels are not dropped; the network, its size and its
-training are ours. What runs reached: docs/methods/discrete.md.
+training are ours. What short runs reached: docs/methods/discrete.md.
 """
 
 from configs import common

@@ -372,7 +372,7 @@ CATEGORICAL: dict[str, MethodInfo] = {
     ),
     "flm": MethodInfo(
         discrete.flm, pairs=(discrete_losses.flm_semigroup, discrete_losses.flm_softmax), rule="compositional", setting="D",
-        derivative="none; two jumps in sg", parameterisation="categorical", derived_fpe=13, paper="Flow Map Language Models",
+        derivative="none; two jumps in sg", parameterisation="categorical", derived_fpe=12, paper="Flow Map Language Models",
         arxiv="2602.16813",
     ),
 }  # fmt: skip
