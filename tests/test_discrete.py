@@ -126,6 +126,7 @@ def test_all_of_ecld_vanishes_for_data_of_one_row():
     np.testing.assert_array_equal(energy.prediction, 0)
 
 
+@pytest.mark.slow
 def test_the_solution_is_of_order_four():
     x, s, t = points(2)
     finest = exact.categorical([0.3, 0.7], steps=512).logits(x, s, t)

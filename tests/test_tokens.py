@@ -38,6 +38,7 @@ def english(monkeypatch):
 # Data
 
 
+@pytest.mark.slow
 def test_digits_are_those_of_the_pictures():
     train, test = (data.load("digits_tokens", split=split) for split in ("train", "test"))
     assert (train.size, test.size, train.shape, train.num_classes) == (1_500, 297, (64, 17), 10)
@@ -120,6 +121,7 @@ def test_noise_about_random_categories():
     assert abs(float(off.std()) - 0.1) < 0.005 and abs(float(off.mean())) < 0.005
 
 
+@pytest.mark.slow
 def test_times_at_which_the_entropy_falls_evenly():
     t = np.sort(np.asarray(times.sampler_from_name(("even_entropy", 2), draws=1)(jax.random.key(0), 4_000)))
     assert 0 <= t[0] and t[-1] <= 1
@@ -171,6 +173,7 @@ def test_a_judge_of_tokens():
     assert set(evals.Judge(x).names()) == {"unigrams", "bigrams", "trigrams", "distinct", "certainty"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_bound_of_the_exact_denoiser_is_the_entropy():
     p = np.array([0.2, 0.5, 0.3])
