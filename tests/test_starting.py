@@ -113,7 +113,9 @@ def test_the_second_head_is_trained_where_the_method_needs_it():
     ):
         runs.setup(config, devices=ONE)
     config.method.heads = 3
-    with pytest.raises(typing.InputError, match="config.method.heads is 3; expected a whole number of at least 1 and at most 2"):
+    with pytest.raises(
+        typing.InputError, match="config.method.heads is 3; expected a whole number of at least 1 and at most 2"
+    ):
         runs.setup(config, devices=ONE)
 
 

@@ -65,10 +65,7 @@ def write(
         folders.check_free(folder, folders.ABOUT, "--output")
     run = loading.load(workdir, average, step=checkpoint)
     room.check_host(f"--shard={shard:,}: the samples of a file", 4 * shard * math.prod(run.shape))
-    if dtype not in DTYPES or (dtype == "uint8" and len(run.shape) != 3):
-        raise typing.InputError(
-            f"--dtype={dtype}: expected float32, or uint8 for images; rows of {run.settings.data.name} have shape {run.shape}."
-        )
+    _check_dtype(dtype, run)
     sampler, grid = sampler or run.settings.evaluation.sampler, grid or run.settings.evaluation.grid
     samplers.check_sampler(sampler, steps, grid, run.settings.method.path)
     classes = sampling.classes_to_sample(run.num_classes, labels, run.settings.data.name)
@@ -88,6 +85,13 @@ def write(
             folders.claim(folder, facts, **claim)
         hosts.barrier("the folder of the samples is claimed")
         return _write_shards(run, pathlib.Path(folder), facts, conditioning)
+
+
+def _check_dtype(dtype: str, run: loading.Trained) -> None:
+    if dtype not in DTYPES or (dtype == "uint8" and len(run.shape) != 3):
+        raise typing.InputError(
+            f"--dtype={dtype}: expected float32, or uint8 for images; rows of {run.settings.data.name} have shape {run.shape}."
+        )
 
 
 def _facts(run: loading.Trained) -> dict[str, Any]:
