@@ -12,10 +12,9 @@ of rows:
 
 Writes attention_kernels.md, .csv, .png and .json below --output. --step compiles whole training steps instead, of a DiT-L/2 on
 4,096 tokens for eight TPUs in slices along "fsdp", for their memory, which does not depend on the tiles: attention_step.md, .csv
-and .json. --add keeps the rows of
-other commands. --write_choice also writes flowjax/models/attention_choice.json, the table from which `auto` takes its
-implementation: where times were measured, the one with the fastest jvp and gradient of the jvp together; for TPUs that were only
-compiled for, the one with the least temporary memory for both together. Entries of other platforms stay.
+and .json. --add keeps the rows of other commands. --write_choice also writes flowjax/models/attention_choice.json, the table from
+which `auto` takes its implementation: where times were measured, the one with the fastest jvp and gradient of the jvp together;
+for TPUs that were only compiled for, the one with the least temporary memory for both together. Entries of other platforms stay.
 
 For a GPU:
   python -m experiments.benchmark_attention --heads=24 --head_dims=64,128 --dtype=bfloat16 --write_choice --add --output=docs
@@ -25,7 +24,6 @@ import datetime
 import functools
 import json
 import platform
-import re
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +32,8 @@ import tqdm
 from absl import flags
 
 from configs import common, meanflow, tvm
-from experiments import command_line, tables
+from experiments import attention_results, command_line, tables
+from experiments.attention_results import COMPILED, out_of_memory, row
 from flowjax import checks, data, folders, models, plots, training
 from flowjax.models import attention
 from flowjax.models.pallas_attention import tiling
@@ -69,7 +68,6 @@ LARGEST_TILE = flags.DEFINE_integer(
 EXACT = 1_024  # tokens up to which float64 on a CPU is the reference
 METHODS = {"meanflow": meanflow, "tvm": tvm}
 OPERATIONS = ("forward", "jvp", "gradient", "gradient of the jvp")
-COMPILED = "TPU compiler, nothing ran"
 
 
 def operations(attend):
@@ -94,14 +92,6 @@ def arguments(tokens, head_dim):
     shape = (6, BATCH.value, tokens, HEADS.value, head_dim)
     drawn = jax.random.normal(jax.random.key(tokens), shape, jnp.float32).astype(DTYPE.value or "float32")
     return tuple(drawn[:3]), tuple(drawn[3:])
-
-
-def row(device, how, arrays, tokens, kind, name, *, ms="", temp="", error="", moved="", operations=""):
-    """One row of the table; "" is unknown. The first six columns tell it from others."""
-    return {
-        "device": device, "how": how, "arrays": arrays, "tokens": tokens, "attention": kind, "operation": name, "ms": ms,
-        "temp MiB": temp, "error against float64": error, "GB moved": moved, "GFLOP": operations,
-    }  # fmt: skip
 
 
 def described(head_dim, dtype, mask=""):
@@ -182,14 +172,6 @@ def compiled(chip, tokens, head_dim):
     return rows
 
 
-def out_of_memory(error):
-    """What the compiler says of a program that needs more HBM than the chip has; any other error is raised."""
-    used = re.search(r"([\d.]+)G(?:\) exceeds available HBM \(| of )([\d.]+)G", str(error))
-    if "memory space vmem" in str(error) or "memory" not in str(error).lower():
-        raise error
-    return f"out of memory: {used[1]} of {used[2]} GiB" if used else "out of memory"
-
-
 def training_steps(chip):
     """A row for each (method, implementation): memory of one of eight devices in a training step of a DiT-L/2, 4,096 tokens."""
     data.DATASETS["latents"] = lambda **_: data.Source(
@@ -225,92 +207,18 @@ def draw(path, rows):
     shown = [r for r in rows if r["device"] == device and r[what] != "" and (what == "ms" or r["attention"] != "chunked")]
     if not shown:
         return
-    rows, panels = most_compared(shown), {}
+    rows, panels = attention_results.most_compared(shown), {}
     for r in rows:
         panels.setdefault(r["operation"], {}).setdefault(r["attention"], []).append((r["tokens"], r[what]))
     title = f"Attention, {rows[0]['arrays']}, {device}: {about}"
     plots.log_curves(path, panels, xlabel="tokens", ylabel=what, title=title)
 
 
-def choice(rows):
-    """Platform -> entry of the table of `auto`; see the module's docstring."""
-    both = [r for r in rows if r["operation"] in ("jvp", "gradient of the jvp")]
-    made = {}
-    fits = [r for r in both if r["how"] == COMPILED and not isinstance(r["temp MiB"], str)]
-    if fits:
-        basis = "the least temporary memory of jvp and gradient of the jvp, by the compiler for {}; never timed"
-        made["tpu"] = entry(fits, "temp MiB", basis)
-    timed = {}
-    for r in both:
-        if r["ms"] != "":
-            timed.setdefault(platform_of(r["device"]), []).append(r)
-    for name, times in timed.items():
-        made[name] = entry(times, "ms", "the fastest jvp and gradient of the jvp, measured on {}")
-    return made
-
-
-def platform_of(device):
-    """Of a device's kind, as JAX names platforms."""
-    return next((name for name in ("cpu", "tpu") if device.lower().startswith(name)), "gpu")
-
-
-def entry(rows, what, basis):
-    """Of the table of `auto`: on what it rests, and the thresholds."""
-    rows = most_compared(rows)
-    return {"basis": f"{basis.format(rows[0]['device'])} ({rows[0]['arrays']})", "choice": thresholds(rows, what)}
-
-
-def most_compared(rows):
-    """The rows of the device and arrays with the most implementations; of equals, the first."""
-    groups = {}
-    for r in rows:
-        groups.setdefault((r["device"], r["arrays"]), []).append(r)
-    return max(groups.values(), key=lambda group: len({r["attention"] for r in group}))
-
-
-def thresholds(rows, what):
-    """[(keys up to, implementation)], the last without a limit: the least sum of `what` of both operations at a token count.
-
-    Below the fewest tokens of the rows it is `chunked`.
-    """
-    best = {}
-    for tokens in sorted({r["tokens"] for r in rows}):
-        values = {}
-        for r in rows:
-            if r["tokens"] == tokens:
-                values.setdefault(r["attention"], []).append(r[what])
-        order = ("xla", "chunked", "pallas")  # of those that are equal
-        best[tokens] = min((sum(z), order.index(kind), kind) for kind, z in values.items() if len(z) == 2)[2]
-    table = [[min(best) - 1, "chunked"], *([tokens, kind] for tokens, kind in best.items())]
-    merged = [line for line, after in zip(table, [*table[1:], [None, ""]]) if line[1] != after[1]]
-    return [*merged[:-1], [None, merged[-1][1]]]
-
-
 # ---------------------------------------------------------------------------------------------------------------- main
 
 
-class Results:
-    """The table in files, written after each size, so that a run that is stopped leaves some; with --add, old rows stay."""
-
-    def __init__(self, path, about, key):
-        self.path, self.key = path, key
-        old = json.loads(path.with_suffix(".json").read_text()) if ADD.value and path.with_suffix(".json").exists() else {}
-        self.about, self.rows = list(dict.fromkeys([*old.get("about", []), about])), old.get("rows", [])
-
-    def add(self, rows):
-        """Adds rows, or puts them in the place of those with the same first columns, up to and with `key`."""
-        names = list(rows[0])
-        names = names[: names.index(self.key) + 1]
-        table = {tuple(r[n] for n in names): r for r in [*self.rows, *rows]}
-        self.rows = list(table.values())
-        tables.write(self.path, self.rows, "\n\n".join(self.about))
-        folders.write_text(
-            self.path.with_suffix(".json"), json.dumps({"about": self.about, "rows": self.rows}, indent=1) + "\n"
-        )
-
-
 def write_choice(rows):
-    table = json.loads(attention.CHOICE.read_text()) | choice(rows)
+    table = json.loads(attention.CHOICE.read_text()) | attention_results.choice(rows)
     lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(entry)}" for name, entry in table.items())
     folders.write_text(attention.CHOICE, "{\n" + lines + "\n}\n")
     print(f"Wrote {attention.CHOICE}.")
@@ -335,13 +243,13 @@ def main():
     if on_cpu and ahead_of_time.missing():
         print(f"Not compiled for TPUs: what is missing is {ahead_of_time.missing()}.")
     if STEP.value:
-        results = Results(path / "attention_step", about, key="batch")
+        results = attention_results.Results(path / "attention_step", about, key="batch", add=ADD.value)
         for chip in chips:
             for made in training_steps(chip):
                 results.add([made])
         print("\n" + tables.markdown(results.rows))
         return
-    results = Results(path / "attention_kernels", about, key="operation")
+    results = attention_results.Results(path / "attention_kernels", about, key="operation", add=ADD.value)
     for head_dim, count in tqdm.tqdm(grid, desc="measured", unit="size"):
         if not on_cpu or count <= MEASURED.value:
             results.add(measured(count, head_dim))

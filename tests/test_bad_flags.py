@@ -17,7 +17,7 @@ from tests import bad_flags
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOWHERE, LONG = bad_flags.NOWHERE, bad_flags.LONG
-NO_FLAGS = ("__init__", "command_line", "tables", "three_players")
+NO_FLAGS = ("__init__", "attention_results", "command_line", "tables", "three_players")
 SCRIPTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if path.stem not in NO_FLAGS)
 # The other flags of a call. RUN is the folder of a run, NEW one that does not exist.
 GOOD = {

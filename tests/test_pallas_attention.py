@@ -1,7 +1,6 @@
 """Fused kernels, interpreted: against plain attention under every transform, their matmuls, what compiles for TPUs and GPUs."""
 
 import functools
-import importlib
 import importlib.util
 import json
 import math
@@ -10,7 +9,6 @@ import pathlib
 import re
 import subprocess
 import sys
-import types
 import unittest.mock
 
 import jax
@@ -18,25 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_attention as plain
-from absl import flags
 from jax.sharding import PartitionSpec
 
 from configs import common, meanflow, tvm
+from experiments import attention_results
 from flowjax import data, typing
 from flowjax.models import attention, pallas_attention
 from flowjax.models.pallas_attention import primitives, tiling
 from flowjax.training import runs, sharding
 
-
-def script():
-    """The benchmark with the defaults of its flags: two scripts in one process may not define flags of one name."""
-    default = lambda name, value, *_, **__: types.SimpleNamespace(value=value)
-    kinds = ("DEFINE_string", "DEFINE_integer", "DEFINE_list", "DEFINE_bool", "DEFINE_enum")
-    with unittest.mock.patch.multiple(flags, **dict.fromkeys(kinds, default)):
-        return importlib.import_module("experiments.benchmark_attention")
-
-
-benchmark_attention = script()
 quick_jit = plain.quick_jit
 SMALL = (16, 24)  # queries and keys of a tile, so that few tokens fill several
 
@@ -304,7 +292,7 @@ def test_auto_takes_chunked_where_no_kernel_runs(settings, expected, monkeypatch
 
 def test_the_table_of_auto_is_that_of_the_committed_numbers():
     rows = json.loads((pathlib.Path("docs") / "attention_kernels.json").read_text())["rows"]
-    assert attention._table() == benchmark_attention.choice(rows)
+    assert attention._table() == attention_results.choice(rows)
     for platform, entry in attention._table().items():
         assert entry["choice"][-1][0] is None
         for limit, name in entry["choice"]:
@@ -321,10 +309,10 @@ def test_the_table_of_auto_is_that_of_the_committed_numbers():
     ],
 )  # fmt: skip
 def test_the_choice_is_the_least_sum_of_both_operations(temp, expected):
-    put = functools.partial(benchmark_attention.row, "v5e", benchmark_attention.COMPILED, "some")
+    put = functools.partial(attention_results.row, "v5e", attention_results.COMPILED, "some")
     operations = ("forward", "jvp", "gradient of the jvp")
     rows = [put(tokens, kind, name, temp=size) for tokens in temp for kind, size in temp[tokens].items() for name in operations]
-    assert benchmark_attention.choice(rows) == {"tpu": {"basis": unittest.mock.ANY, "choice": expected}}
+    assert attention_results.choice(rows) == {"tpu": {"basis": unittest.mock.ANY, "choice": expected}}
 
 
 @pytest.mark.parametrize(
@@ -341,17 +329,16 @@ def test_only_a_lack_of_hbm_is_a_result(message, expected):
     error = jax.errors.JaxRuntimeError(message)
     if expected is None:
         with pytest.raises(jax.errors.JaxRuntimeError):
-            benchmark_attention.out_of_memory(error)
+            attention_results.out_of_memory(error)
     else:
-        assert benchmark_attention.out_of_memory(error) == expected
+        assert attention_results.out_of_memory(error) == expected
 
 
-def test_results_of_several_commands_are_one_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark_attention, "ADD", unittest.mock.Mock(value=True))
+def test_results_of_several_commands_are_one_table(tmp_path):
     for command, found in {"a": {256: 1.0, 512: 2.0}, "b": {512: 3.0, 1_024: "out of memory"}}.items():
-        results = benchmark_attention.Results(tmp_path / "table", command, key="operation")
+        results = attention_results.Results(tmp_path / "table", command, key="operation", add=True)
         for tokens, temp in found.items():
-            results.add([benchmark_attention.row("v5e", "compiled", "some", tokens, "xla", "jvp", temp=temp)])
+            results.add([attention_results.row("v5e", "compiled", "some", tokens, "xla", "jvp", temp=temp)])
     read = json.loads((tmp_path / "table.json").read_text())
     assert read["about"] == ["a", "b"] and (tmp_path / "table.md").read_text().startswith("a\n\nb\n\n| device |")
     assert [(r["tokens"], r["temp MiB"]) for r in read["rows"]] == [(256, 1.0), (512, 3.0), (1_024, "out of memory")]
