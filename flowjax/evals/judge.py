@@ -162,8 +162,8 @@ class Judge:
         if measure.against in ("nothing", "no decision"):
             return measure.of, _decided(samples) if measure.against == "nothing" else samples
         if measure.against == "training tokens":
-            made, training, held_out = map(_decided, (samples, self._training, self._held_out))
-            return lambda i: measure.of(made[i], training, held_out), np.arange(len(samples))
+            counted = measure.of(*map(_decided, (samples, self._training, self._held_out)))  # looked up once for all halves
+            return lambda kept: float(np.mean(kept)), counted
         if measure.against != "reference":
             distances = neighbours.nearest(samples[: measure.limit], self._training)
             return (measure.of, distances, *([self._held_out_distances] if measure.against == "training and held out" else []))

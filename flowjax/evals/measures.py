@@ -25,8 +25,8 @@ class Measure(NamedTuple):
 
     Attributes:
       of: the function. Its arguments follow from `against`: `(samples, reference, **scale)`; of distances to the nearest
-        training row, `(of samples [n])` or `(of samples [n], of held-out rows [m])`; `(classifier, samples, labels)`; or of tokens
-        `(samples, training rows, held-out rows)` and `(samples)`.
+        training row, `(of samples [n])` or `(of samples [n], of held-out rows [m])`; `(classifier, samples, labels)`; of tokens
+        `(samples, training rows, held-out rows) -> bool [n]`, whose mean it is, or `(samples)`.
       against: "reference", "training", "training and held out", "labels", "training tokens", "nothing" (tokens of samples), or "no
         decision" (samples as they are).
       limit: most rows of each that are taken, None for all.
@@ -83,8 +83,8 @@ MEASURES: dict[str, Measure] = {
         )
         for n, name in enumerate(("unigrams", "bigrams", "trigrams"), 1)
     },
-    "existing": Measure(tokens.existing, "training tokens", None, table=(TOKENS_VIEW,), higher_is_better=True),
-    "unseen": Measure(tokens.unseen, "training tokens", None, table=(TOKENS_VIEW,), higher_is_better=True),
+    "existing": Measure(tokens.exist, "training tokens", None, table=(TOKENS_VIEW,), higher_is_better=True),
+    "unseen": Measure(tokens.are_unseen, "training tokens", None, table=(TOKENS_VIEW,), higher_is_better=True),
     "distinct": Measure(
         tokens.distinct, "nothing", None, table=(TOKENS_VIEW,), during_training=(TOKENS_VIEW,), higher_is_better=True
     ),

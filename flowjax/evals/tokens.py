@@ -38,14 +38,24 @@ def ngram_distance(samples: np.ndarray, reference: np.ndarray, *, n: int) -> flo
 
 def existing(samples: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> float:
     """Share of samples that are a row of the data, one that was learned from or a held-out one; [N, L], [M, L] and [K, L]."""
-    known = {*_keys(training), *_keys(held_out)}
-    return float(np.mean([key in known for key in _keys(samples)]))
+    return float(np.mean(exist(samples, training, held_out)))
 
 
 def unseen(samples: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> float:
     """Share of samples that are a row of the held-out data, and none that was learned from; [N, L], [M, L] and [K, L]."""
+    return float(np.mean(are_unseen(samples, training, held_out)))
+
+
+def exist(samples: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """Which samples `existing` counts, bool [N]."""
+    known = {*_keys(training), *_keys(held_out)}
+    return np.array([key in known for key in _keys(samples)])
+
+
+def are_unseen(samples: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """Which samples `unseen` counts, bool [N]."""
     others = {*_keys(held_out)} - {*_keys(training)}
-    return float(np.mean([key in others for key in _keys(samples)]))
+    return np.array([key in others for key in _keys(samples)])
 
 
 def distinct(samples: np.ndarray) -> float:
