@@ -192,8 +192,7 @@ def _follow(config, given):
     """The sections of config.auxiliary become those of the networks that the method trains along with its constants from the command line."""
     from configs import common
 
-    known = {**methods.METHODS, **methods.CATEGORICAL}
-    if not any(name.startswith("method.") for name in _fields(given)) or config.method.name not in known:
+    if not any(name.startswith("method.") for name in _fields(given)) or config.method.name not in methods.every():
         return
     along = methods.outline(**config.method.to_dict()).networks
     with config.unlocked():
@@ -294,21 +293,21 @@ def _sentence(error):
     if isinstance(error, KeyError) or isinstance(cause, KeyError):
         return "the config has no field " + str(cause).strip("\"'") + "."
     text = " ".join((str(error) if isinstance(error, OSError) else str(cause)).split())
-    if found := re.search(r"\[Errno \d+\] (.*): '(.*)'", text):  # of the system, in the words of another
-        return f"{found[2]} cannot be read or written: {found[1]}."
+    if of_system := re.search(r"\[Errno \d+\] (.*): '(.*)'", text):  # in the words of another error
+        return f"{of_system[2]} cannot be read or written: {of_system[1]}."
     return text if text.endswith((".", ")", "?")) else f"{text}."
 
 
 def _flag_sentence(error):
     """An error of absl about a flag, as we would say it."""
     text = " ".join(str(error).split())
-    found = re.match(r"flag --([\w.]+)=(.*?): ", text)
-    if not found or found[1] not in flags.FLAGS:
+    about = re.match(r"flag --([\w.]+)=(.*?): ", text)
+    if not about or about[1] not in flags.FLAGS:
         return text.rstrip(".?") + "."
-    name, value = found.groups()
+    name, value = about.groups()
     if value == "None":
         return f"--{name} is missing; type --{name}=VALUE, and see --help."
-    return f"--{name}={value}: {_expected(flags.FLAGS[name]) or text[found.end() :].rstrip('.')}."
+    return f"--{name}={value}: {_expected(flags.FLAGS[name]) or text[about.end() :].rstrip('.')}."
 
 
 def _own_frames(error):

@@ -62,7 +62,7 @@ class Run:
         self.guidance = {"guidance": scale, "interval": interval}
         trained.conditioning(**self.guidance)  # refuses what the run did not learn
         self.name, self.info = trained.settings.method.name, methods.info(trained.settings.method.name)
-        self.path = paths.path_from_name(trained.settings.method.path)
+        self.path = trained.path
         held_out = trained.source("test")
         self.real = data.arrays(held_out, limit=held_out.reference_rows)
         self.labels = sampling.labels_like(self.real.get("label"), trained.num_classes, len(self.real["x"]))

@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 
 from experiments import command_line
-from flowjax import folders, paths, plots
+from flowjax import folders, plots
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 STEPS = flags.DEFINE_list("steps", [], "numbers of steps; default: those of the run's config, 32 to invert")
@@ -54,8 +54,7 @@ def main():
     with folders.replacing(npz) as part, open(part, "wb") as file:
         np.savez(file, labels=labels, seed=SEED.value, **{f"samples_{n}": x for n, x in samples.items()})
     title = f"{run.settings.method.name}, {run.step} steps of training"
-    space = paths.path_from_name(run.settings.method.path).space.name
-    progress.draw_samples(png, samples, labels, run.num_classes, title=title, per_class=16, space=space)
+    progress.draw_samples(png, samples, labels, run.num_classes, title=title, per_class=16, space=run.path.space.name)
     print(f"{png}\n{npz}: {', '.join(f'samples_{n} {x.shape}' for n, x in samples.items())}, labels, seed")
 
 
@@ -75,9 +74,8 @@ def invert(run, steps, options):
         np.savez(file, x=rows["x"], noise=noise, back=back, labels=labels)
     title = f"{run.settings.method.name}: data, its noise, and back in {steps} steps each way; error {error:.2g}"
     shown = {"data": rows["x"], "noise": noise, "back": back}
-    space = paths.path_from_name(run.settings.method.path).space.name
-    if noise.ndim == 2 and space != "euclidean":
-        plots.space_grid(png, shown, space, title)
+    if noise.ndim == 2 and run.path.space.name != "euclidean":
+        plots.space_grid(png, shown, run.path.space.name, title)
     elif noise.ndim == 2:
         plots.point_grid(png, shown, title=title)
     else:

@@ -3,6 +3,7 @@
 The first axis is the batch. Hyperparameters are keyword-only: `functools.partial(adaptive, reduce="sum", p=1.0)`.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -19,9 +20,7 @@ sg = jax.lax.stop_gradient
 def squared(prediction: Array, target: Array, *, reduce: str) -> Array:
     """Squared error of each row, summed or averaged over the data axes (`reduce="sum"` or `"mean"`), in float32 or wider."""
     _check_reduce(reduce)
-    _check_shapes(prediction, target)
-    wide = jnp.promote_types(jnp.result_type(prediction, target), jnp.float32)
-    r = jnp.asarray(prediction, wide) - jnp.asarray(target, wide)
+    r = operator.sub(*_wide(prediction, target))
     return getattr(jnp, reduce)(r**2, axis=tuple(range(1, r.ndim)))
 
 
@@ -30,12 +29,15 @@ def _check_reduce(reduce: str) -> None:
         raise typing.InputError(f'distances: reduce is {reduce!r}; expected "sum" or "mean" over the data axes.')
 
 
-def _check_shapes(prediction: Array, target: Array) -> None:
+def _wide(prediction: Array, target: Array) -> tuple[Array, Array]:
+    """Both in float32 or wider; raises InputError if their shapes differ."""
     if jnp.shape(prediction) != jnp.shape(target):
         raise typing.InputError(
             f"distances: prediction has shape {jnp.shape(prediction)} but target has shape {jnp.shape(target)}; a pair has"
             " one shape."
         )
+    wide = jnp.promote_types(jnp.result_type(prediction, target), jnp.float32)
+    return jnp.asarray(prediction, wide), jnp.asarray(target, wide)
 
 
 def l2(prediction: Array, target: Array, *, reduce: str = "mean") -> Array:
@@ -194,9 +196,7 @@ def tangent(prediction: Array, target: Array, *, space: Any, reduce: str = "sum"
     Reference: the metric of Chen and Lipman 2023 (arXiv 2302.03660); p and c as in the code of Riemannian MeanFlow (arXiv 2602.07744).
     """
     _check_reduce(reduce)
-    _check_shapes(prediction, target)
-    wide = jnp.promote_types(jnp.result_type(prediction, target), jnp.float32)
-    square = space.square(jnp.asarray(prediction, wide) - jnp.asarray(target, wide))
+    square = space.square(operator.sub(*_wide(prediction, target)))
     e = jnp.sum(square, axis=tuple(range(1, square.ndim)))
     e = e if reduce == "sum" else e / (jnp.size(prediction) // max(1, e.size))
     return e if p == 0 else e / sg((e + c) ** p)
@@ -216,9 +216,7 @@ def geodesic(prediction: Array, target: Array, *, space: Any, reduce: str = "sum
 
     Reference: the semigroup loss of Riemannian MeanFlow (arXiv 2602.07744), its code.
     """
-    _check_shapes(prediction, target)
-    wide = jnp.promote_types(jnp.result_type(prediction, target), jnp.float32)
-    way = space.log(jnp.asarray(prediction, wide), jnp.asarray(target, wide))
+    way = space.log(*_wide(prediction, target))
     return tangent(way, jnp.zeros_like(way), space=space, reduce=reduce, p=p, c=c)
 
 
@@ -295,8 +293,7 @@ def kl(prediction: Array, target: Array, *, reduce: str = "sum", log_variance: A
             f"kl: reduce is {reduce!r}, prediction has shape {jnp.shape(prediction)} and target {jnp.shape(target)}; expected"
             ' "sum" or "mean" over the tokens, and one shape [B, ..., categories].'
         )
-    wide = jnp.promote_types(jnp.result_type(prediction, target), jnp.float32)
-    prediction, target = jnp.asarray(prediction, wide), jnp.asarray(target, wide)
+    prediction, target = _wide(prediction, target)
     entropy = jnp.sum(target * jnp.log(jnp.where(target > 0, target, 1)), axis=-1)
     e = entropy - jnp.sum(target * jax.nn.log_softmax(prediction), axis=-1)
     return jnp.exp(-log_variance) * getattr(jnp, reduce)(e.reshape(e.shape[0], -1), axis=1) + log_variance

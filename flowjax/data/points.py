@@ -67,6 +67,12 @@ VELOCITIES = {
 DENSITIES = {f.__name__: f for f in (checkerboard, eight_gaussians, two_moons, spirals, pinwheel)}
 
 
+def check_split(name: str, split: str) -> None:
+    """Raises InputError for a split of a data set that is none of SPLITS."""
+    if split not in SPLITS:
+        raise typing.InputError(f"{name} has no split {split!r}; its splits are {' and '.join(SPLITS)}.")
+
+
 def source(name: str, *, split: str = "train", data_dir: str | None = None) -> pipeline.Source:
     """A fixed draw of a density: 2**18 points for `train`, 2**14 others for `test`; nothing is read or written.
 
@@ -79,8 +85,7 @@ def source(name: str, *, split: str = "train", data_dir: str | None = None) -> p
       An unlabelled source of float32 [2].
     """
     del data_dir
-    if split not in SPLITS:
-        raise typing.InputError(f"{name} has no split {split!r}; its splits are {' and '.join(SPLITS)}.")
+    check_split(name, split)
     rng = np.random.default_rng(list(SPLITS).index(split))
     x = DENSITIES[name](rng, SPLITS[split])
     return pipeline.Source(name, len(x), (2,), 0, lambda ids: {"x": x[ids]}, reference_rows=REFERENCE_ROWS)

@@ -97,17 +97,15 @@ def source(name: str, *, split: str = "train", data_dir: str | None = None) -> p
     if images.shape != expected or not fits or not labelled:
         raise typing.InputError(
             f"{files[0]} and its neighbours hold {images.size} rows of shape {images.shape} and dtype {images.dtype} with"
-            f" {labels.size} labels of shape {labels.shape} and dtype {labels.dtype}; {name} has rows of shape {expected}, {'uint8' if about.contents == 'image' else 'floating'},"
+            f" {labels.size} labels of shape {labels.shape} and dtype {labels.dtype}; {name} has rows of shape"
+            f" {expected}, {'uint8' if about.contents == 'image' else 'floating'},"
             " with one whole number as label each, as many in a file as rows in the one beside."
         )
-    if (
-        mirrored
-        and (same := _Shards(name, mirrored))
-        and (same.size, same.shape, same.dtype) != (images.size, images.shape, images.dtype)
-    ):
+    reflected = _Shards(name, mirrored) if mirrored else None
+    if reflected and (reflected.size, reflected.shape, reflected.dtype) != (images.size, images.shape, images.dtype):
         raise typing.InputError(
-            f"{mirrored[0]} and its neighbours hold {same.size} rows of shape {same.shape} and dtype {same.dtype}, and the rows that they"
-            f" mirror are {images.size} of shape {images.shape} and dtype {images.dtype}; expected the same."
+            f"{mirrored[0]} and its neighbours hold {reflected.size} rows of shape {reflected.shape} and dtype {reflected.dtype}, and the"
+            f" rows that they mirror are {images.size} of shape {images.shape} and dtype {images.dtype}; expected the same."
         )
     return pipeline.Source(
         name,
@@ -115,7 +113,7 @@ def source(name: str, *, split: str = "train", data_dir: str | None = None) -> p
         about.shape,
         about.num_classes,
         functools.partial(_rows, about.contents, images, labels),
-        mirrored=functools.partial(_rows, about.contents, _Shards(name, mirrored), labels) if mirrored else None,
+        mirrored=functools.partial(_rows, about.contents, reflected, labels) if reflected else None,
         moments=about.contents == "moments",
     )
 

@@ -131,16 +131,16 @@ def arrays(*, split: str = "train", data_dir: str | None = None) -> pipeline.Sou
     expected = 'an .npz file with whole numbers "tokens" [n, L], or "train" and "test": config.data.dir=FILE.npz'
     if not data_dir:
         raise typing.InputError(f"the dataset tokens is read from a file, and config.data.dir is empty; expected {expected}.")
-    found = _read(os.path.abspath(data_dir), expected)
+    content = _read(os.path.abspath(data_dir), expected)
     ids = _of_split("tokens", split, {"train": ..., "test": ...})
-    if "tokens" in found:
-        held_out = np.arange(len(found["tokens"])) % 10 == 9
+    if "tokens" in content:
+        held_out = np.arange(len(content["tokens"])) % 10 == 9
         ids = np.flatnonzero(held_out if split == "test" else ~held_out)
-        chosen, labels = found["tokens"], found.get("label")
+        chosen, labels = content["tokens"], content.get("label")
     else:
-        chosen, labels = found[split], found.get(f"{split}_label")
-    categories = 1 + max(int(found[name].max()) for name in ("tokens", "train", "test") if name in found)
-    classes = [found[name].max() for name in ("label", "train_label", "test_label") if name in found]
+        chosen, labels = content[split], content.get(f"{split}_label")
+    categories = 1 + max(int(content[name].max()) for name in _names(content))
+    classes = [content[_label(name)].max() for name in _names(content) if _label(name) in content]
     rows = None if labels is None else labels[ids]
     return _source("tokens", chosen[ids], categories, rows, 1 + int(max(classes)) if rows is not None else 0)
 
@@ -148,21 +148,30 @@ def arrays(*, split: str = "train", data_dir: str | None = None) -> pipeline.Sou
 @functools.lru_cache(maxsize=2)
 def _read(path: str, expected: str) -> dict[str, np.ndarray]:
     with opening.reading(path, expected):
-        found = opening.npz(path, expected)
-        names = ("tokens",) if "tokens" in found else ("train", "test")
-        for name in names:
-            if name not in found:
+        content = opening.npz(path, expected)
+        for name in _names(content):
+            if name not in content:
                 raise ValueError(f"it has no array {name!r}")
-            rows, label = found[name], found.get("label" if name == "tokens" else f"{name}_label")
+            rows, label = content[name], content.get(_label(name))
             if rows.ndim != 2 or not rows.size or rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= 2**16:
                 raise ValueError(
                     f"its {name!r} has shape {rows.shape} and type {rows.dtype}, or numbers below 0 or above 65,535"
                 )
             if label is not None and (label.shape != rows.shape[:1] or label.dtype.kind not in "iu" or label.min() < 0):
                 raise ValueError(f"its labels of {name!r} have shape {label.shape} and type {label.dtype}")
-        if len({found[name].shape[1] for name in names}) > 1:
+        if len({content[name].shape[1] for name in _names(content)}) > 1:
             raise ValueError("its rows have different lengths")
-    return found
+    return content
+
+
+def _names(content):
+    """Names of the arrays of tokens in a file."""
+    return ("tokens",) if "tokens" in content else ("train", "test")
+
+
+def _label(name):
+    """The name of the classes of an array of tokens."""
+    return "label" if name == "tokens" else f"{name}_label"
 
 
 def _of_split(name, split, rows):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import tqdm
 
-from flowjax import data, evals, paths, samplers, spaces, typing
+from flowjax import data, evals, samplers, spaces, typing
 from flowjax.evals.measures import PAIRWISE_ROWS, PLAN_ROWS, check_names
 from flowjax.evaluation import generation
 from flowjax.training import loading, sampling
@@ -151,11 +151,10 @@ def _row(description: Row, count: int, measured: Mapping[str, tuple[float, float
 def _references(real: _RealRows, run: loading.Trained, count: int, seed: int, names, resamples: int, report) -> list[Row]:
     """The rows of held-out data, which is the floor, and of noise."""
     held_out = real.floor(real.held_out["x"], real.held_out.get("label"), names, resamples, report)
-    path = paths.path_from_name(run.settings.method.path)
-    if path.space is spaces.euclidean:
+    if run.path.space is spaces.euclidean:
         noise = np.random.default_rng(seed).standard_normal((count, *run.shape), np.float32)
     else:
-        noise = np.asarray(path.draw(jax.random.key(seed), (count, *run.shape)))
+        noise = np.asarray(run.path.draw(jax.random.key(seed), (count, *run.shape)))
     noise = run.settings.data.scaling.undo(noise)
     labels = sampling.labels_like(real.reference.get("label"), run.num_classes, count)
     return [

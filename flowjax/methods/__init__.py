@@ -29,7 +29,7 @@ from typing import Any
 
 from flowjax import checks, flowmap, guidance, typing
 from flowjax.methods import landscape, recipe as recipes
-from flowjax.methods.landscape import CATEGORICAL, JUMPS, METHODS, MethodInfo, info, takes_total_steps
+from flowjax.methods.landscape import CATEGORICAL, JUMPS, METHODS, MethodInfo, every, info, takes_total_steps
 from flowjax.methods.recipe import raw_errors, rows_multiple, with_dropout
 from flowjax.typing import Method
 
@@ -39,6 +39,7 @@ __all__ = [
     "METHODS",
     "MethodInfo",
     "constants",
+    "every",
     "guided",
     "info",
     "make",
@@ -116,9 +117,8 @@ def register(
       (0, 3, 4)
       >>> del METHODS["plain"]
     """
-    published = {**METHODS, **CATEGORICAL}
-    if name in published and published[name].paper:
-        raise typing.InputError(f"register: {name!r} is {published[name].paper}, a published method; expected another name.")
+    if name in every() and every()[name].paper:
+        raise typing.InputError(f"register: {name!r} is {every()[name].paper}, a published method; expected another name.")
     checks.member("parameterisation", parameterisation, flowmap.PARAMETERISATIONS)
     checks.member("kind of jumps", jumps, JUMPS)
     for key, parameter in inspect.signature(recipe).parameters.items():

@@ -378,8 +378,12 @@ CATEGORICAL: dict[str, MethodInfo] = {
 }  # fmt: skip
 
 
+def every() -> dict[str, MethodInfo]:
+    """The rows of both tables, those that were registered meanwhile among them."""
+    return {**METHODS, **CATEGORICAL}
+
+
 def info(name: str) -> MethodInfo:
     """The row of a method, of either table; raises InputError for an unknown name."""
-    known = {**METHODS, **CATEGORICAL}
-    checks.member("method", name, known)
-    return known[name]
+    checks.member("method", name, every())
+    return every()[name]

@@ -23,7 +23,7 @@ def space_grid(
         two), rotations on globes by where they turn the first axis to; of others the first two coordinates are shown.
       title: the line above everything.
     """
-    widths = {points.shape[1] for points in panels.values()}
+    widths = {x.shape[1] for x in panels.values()}
     if space == "sphere" and widths == {3}:
         return globes(path, panels, title)
     if space == "so3":
@@ -83,12 +83,12 @@ def _maps(
     projection: str | None,
 ) -> canvas.Picture:
     """One map a panel; globes have the sine of the latitude as second coordinate, in which equal bins have equal areas."""
-    panels = {name: _checked(function, name, x, width) for name, x in panels.items()}
+    panels = {name: points.checked(function, name, x, width) for name, x in panels.items()}
     if not panels:
         raise typing.InputError(f"{function}: expected at least one panel of points [n, {width}].")
     if reference is None:
         reference = panels.get("data", np.concatenate(list(panels.values())))
-    reference = _checked(function, "reference", reference, width)
+    reference = points.checked(function, "reference", reference, width)
     count = int(np.clip(math.sqrt(len(reference) / 4), 16, 90))
     globe = projection is not None
     edges = (np.linspace(-np.pi, np.pi, 2 * count + 1), np.linspace(-1, 1, count + 1) * (1 if globe else np.pi))
@@ -118,10 +118,3 @@ def _maps(
     if title:
         fig.suptitle(title, fontsize=12, color=canvas.INK)
     return canvas.write(fig, path)
-
-
-def _checked(function: str, name: str, x: np.ndarray, width: int) -> np.ndarray:
-    x = np.asarray(x, np.float64)
-    if x.ndim != 2 or x.shape[1] != width:
-        raise typing.InputError(f"{function}: {name!r} has shape {x.shape}; expected [n, {width}].")
-    return x

@@ -27,10 +27,10 @@ def point_grid(
 
     Points beyond the axes or not finite are not drawn; a panel that loses over 1% of its points states the share.
     """
-    panels = {name: _plane("point_grid", name, points) for name, points in panels.items()}
+    panels = {name: checked("point_grid", name, points) for name, points in panels.items()}
     if reference is None:
         reference = panels["data"] if "data" in panels else np.concatenate(list(panels.values()))
-    edges, brightest = _density_frame(_plane("point_grid", "reference", reference))
+    edges, brightest = _density_frame(checked("point_grid", "reference", reference))
     fig, boxes = _squares(list(panels), title)
     for ax, points in zip(boxes, panels.values(), strict=True):
         _draw_density(ax, points, edges, "magma", brightest)
@@ -60,7 +60,7 @@ def trajectories(
     ):
         shapes = {name: rows.shape for name, rows in panels.items()}
         raise typing.InputError(f"trajectories: the panels have shapes {shapes}; expected at least one, [n, steps + 1, 2].")
-    reference = _plane("trajectories", "reference", reference)
+    reference = checked("trajectories", "reference", reference)
     edges, brightest = _density_frame(reference, np.concatenate([rows[:, 0] for rows in panels.values()]))
     fig, boxes = _squares(list(panels), title, side=3.2, below=0.3, least=4.2)
     marks = {"linestyle": "none", "marker": "o", "markeredgewidth": 0}
@@ -98,14 +98,14 @@ def velocity_field(
     """
     kept = {}
     for name, pair in fields.items():
-        points, velocities = (_plane("velocity_field", name, array) for array in pair)
+        points, velocities = (checked("velocity_field", name, array) for array in pair)
         if points.shape != velocities.shape:
             raise typing.InputError(f"velocity_field: {name!r} has {len(points)} points and {len(velocities)} velocities.")
         finite = np.isfinite(points).all(axis=1) & np.isfinite(velocities).all(axis=1)
         kept[name] = points[finite], velocities[finite]
     if not kept:
         raise typing.InputError("velocity_field: expected at least one field.")
-    reference = _plane("velocity_field", "reference", reference)
+    reference = checked("velocity_field", "reference", reference)
     everywhere = np.concatenate([points for points, _ in kept.values()])
     edges, brightest = _density_frame(reference, everywhere)
     # The side of the square that a point has for itself: longer arrows of neighbours would cross.
@@ -121,10 +121,11 @@ def velocity_field(
     return canvas.write(fig, path)
 
 
-def _plane(function: str, name: str, points: np.ndarray) -> np.ndarray:
+def checked(function: str, name: str, points: np.ndarray, width: int = 2) -> np.ndarray:
+    """Points [n, width] of a picture as float64; raises InputError, naming function and panel, for another shape."""
     points = np.asarray(points, np.float64)
-    if points.ndim != 2 or points.shape[1] != 2:
-        raise typing.InputError(f"{function}: {name!r} has shape {points.shape}; expected [n, 2].")
+    if points.ndim != 2 or points.shape[1] != width:
+        raise typing.InputError(f"{function}: {name!r} has shape {points.shape}; expected [n, {width}].")
     return points
 
 

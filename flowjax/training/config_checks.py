@@ -24,7 +24,7 @@ def check(settings, facts):
 def fields(settings, facts):
     """The network exists, and every field is in its range, see flowjax.training.ranges."""
     checks.member("network", settings.model.name, models.MODELS)
-    info = {**methods.METHODS, **methods.CATEGORICAL}.get(settings.method.name)
+    info = methods.every().get(settings.method.name)
     network = models.MODELS[settings.model.name]
     registered = {  # the constants of somebody's own method or network may have the names of ours, and mean something else
         "method": info is not None and not info.paper,

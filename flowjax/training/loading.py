@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import checks, conditioning, data, typing
+from flowjax import checks, conditioning, data, paths, typing
 from flowjax.training import checkpoint, config_checks, parts, ranges, room, sampling, settings, workdir as folders
 
 
@@ -58,6 +58,11 @@ class Trained(NamedTuple):
         classes = np.atleast_1d(np.asarray(classes, np.int32))
         sampling.classes_to_sample(self.num_classes, classes[classes != -1], self.settings.data.name)
         return np.resize(classes, n)
+
+    @property
+    def path(self):
+        """The flowjax.paths.Path on which it was trained; its `space` is that of the data."""
+        return paths.path_from_name(self.settings.method.path)
 
     def V(self, labels=None, guidance=None, interval=(), inputs=None):
         """The average velocity with its conditioning bound, a callable V(x, s, t), of data as the network sees them.
