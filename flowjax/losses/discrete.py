@@ -100,10 +100,9 @@ def ecld(logits: Logits, x: Array, s: Time, t: Time, *, jvp: Jvp = jax.jvp) -> t
     """
     s, t = checks.times("ecld", x, s=s, t=t)
     z, dz_dt = jvp(lambda t: logits(x, s, t), (t,), (jnp.ones_like(t),))
-    pi, r = jax.nn.softmax(z), ratio(s, t)
+    pi = jax.nn.softmax(z)
     dpi_dt = pi * (dz_dt - jnp.sum(pi * dz_dt, axis=-1, keepdims=True))
-    F = (r * x + (1 - r) * pi).astype(jnp.result_type(x))
-    energy = (1 - r) * dpi_dt
+    F, energy = towards(x, s, t, pi), (1 - ratio(s, t)) * dpi_dt
     return Pair(z, sg(jax.nn.softmax(logits(sg(F), t, t)))), Pair(energy, jnp.zeros_like(energy))
 
 
@@ -160,8 +159,8 @@ def dfm_psd(logits: Logits, x: Array, s: Time, t: Time, a: Time) -> Pair:
     s, t, a = checks.times("dfm_psd", x, s=s, t=t, a=a)
     m = s + a * (t - s)
     k = mixture_weight(m, t, a)
-    pi_sm, r = jax.nn.softmax(logits(x, s, m)), ratio(s, m)
-    x_m = (r * x + (1 - r) * pi_sm).astype(jnp.result_type(x))
+    pi_sm = jax.nn.softmax(logits(x, s, m))
+    x_m = towards(x, s, m, pi_sm)
     return Pair(logits(x, s, t), sg(k * pi_sm + (1 - k) * jax.nn.softmax(logits(x_m, m, t))))
 
 
@@ -221,5 +220,10 @@ def mixture_weight(m: Array, t: Array, a: Array) -> Array:
 
 def jump(logits: Logits, x: Array, s: Array, t: Array) -> Array:
     """F(x, s, t), in the dtype of `x`."""
+    return towards(x, s, t, jax.nn.softmax(logits(x, s, t)))
+
+
+def towards(x: Array, s: Array, t: Array, pi: Array) -> Array:
+    """Where x at time s is at time t on the straight way to the probabilities pi: F for pi(x, s, t). In the dtype of `x`."""
     r = ratio(s, t)
-    return (r * x + (1 - r) * jax.nn.softmax(logits(x, s, t))).astype(jnp.result_type(x))
+    return (r * x + (1 - r) * pi).astype(jnp.result_type(x))
