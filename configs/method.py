@@ -2,7 +2,7 @@
 
     python -m experiments.train --config=configs/method.py:psd,checkerboard --workdir=runs/psd
 
-NAME is a row of `python -m experiments.landscape --table`, PRESET is checkerboard, digits, guided or test. The constants and
+NAME is a row of `python -m experiments.landscape --table`, or meta_flow_map, a stochastic map by the rule --config.method.rule, PRESET is checkerboard, digits, guided or test. The constants and
 the parameterisation are the published ones (flowjax.methods), with these exceptions, which are ours:
 
 * On points (checkerboard, test) times are uniform and powers are 0.5, because the published values are for images. Errors are not
@@ -53,11 +53,13 @@ def get_config(choice="meanflow,checkerboard"):
         raise typing.InputError(
             f"--config=configs/method.py:{choice} names no preset; expected NAME,PRESET: {choice},checkerboard."
         )
-    checks.member("method", name, methods.METHODS)
+    known = {**methods.METHODS, **methods.STOCHASTIC}
+    checks.member("method", name, known)
     if name in HEADLINE:
         return importlib.import_module(f"configs.{name}").get_config(preset)
-    config, info = common.base(preset, method=name), methods.METHODS[name]
+    config, info = common.base(preset, method=name), known[name]
     config.model.parameterisation = info.parameterisation
+    config.model.inputs = info.inputs
     config.sampler = info.few_steps or info.sampler
     config.eval_steps = info.eval_steps(config.method) or config.eval_steps
     if preset not in common.IMAGES:

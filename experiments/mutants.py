@@ -35,8 +35,8 @@ REPORT = flags.DEFINE_string("report", "", "folder for mutants.md and mutants.cs
 ROOT = pathlib.Path(__file__).parents[1]
 # Files that are changed, and the test files that must notice it.
 SUBJECTS = {
-    "flowjax/losses/*.py": "tests/test_losses*.py",
-    "flowjax/methods/*.py": "tests/test_method*.py tests/test_published_[df]*.py",
+    "flowjax/losses/**/*.py": "tests/test_losses*.py tests/test_discrete.py tests/test_riemannian.py tests/test_distributional*.py",
+    "flowjax/methods/**/*.py": "tests/test_method*.py tests/test_published_[df]*.py tests/test_tokens.py tests/test_distributional*.py",
     "flowjax/samplers/*.py": "tests/test_samplers*.py",
     "flowjax/training/step.py": "tests/test_training*.py",
 }

@@ -5,7 +5,7 @@ An input that is absent has its null value in every row, so that each network wo
 one line; networks take it by name, `models.make("mlp", inputs=("level",))` or config.model.inputs = ("level",):
 
     INPUTS["level"] = Input("times", null=1.0)             # a number a row, embedded as a time
-    INPUTS["x_c"] = Input("data")                          # an array like x, which enters beside x
+    INPUTS["image"] = Input("data")                        # an array like x, which enters beside x
     INPUTS["text"] = Input("vector", shape=(512,), dropped=True)  # what the label is: label_drop replaces it by its null value
 
 Training reads such an array from the batch: from the rows of the dataset, or from the draw of a recipe.
@@ -64,7 +64,11 @@ INPUTS: dict[str, Input] = {
     ),
     # What flowjax.data.augmentation did to a row, in the order of its LABELS; zeros: nothing, and so for samples.
     "augmentation": Input("vector", shape=(9,)),
+    # A noisy observation of the data, (1 - c) x0 + c n, and its level c; at c = 1 it says nothing, and x_c is 0.
+    "x_c": Input("data"),
+    "c": Input("times", null=1.0),
 }
+OBSERVATION = ("x_c", "c")  # of a stochastic map, see flowjax.posterior
 GUIDANCE = ("guidance", "interval")  # how a row is guided; a network has them by config.guidance
 
 

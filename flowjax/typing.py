@@ -13,6 +13,7 @@ import jax.numpy as jnp
 Array = jax.Array
 Time = jax.Array | float
 Field = Any  # an Array, or None in a Point of a term that does not use it
+Reward = Callable[[jax.Array], jax.Array]  # x0 [B, ...] -> [B]; exp of it multiplies the density that is steered to
 Jvp = Callable[..., Any]  # jax.jvp, or a function with its signature: flowjax.derivatives.finite_difference(...)
 
 

@@ -10,32 +10,42 @@ from flowjax import conditioning, data, models, typing
 from flowjax.data import points
 from flowjax.training import loading, loop, runs, sampling
 
-ADDED = ("level", "x_c", "text")
+ADDED = ("level", "image", "text")
 
 
 @pytest.fixture
 def added(monkeypatch):
-    """The inputs of a stochastic map, and a vector that stands for a text: one line each."""
+    """A level, an array like x, and a vector that stands for a text: one line each."""
     monkeypatch.setitem(conditioning.INPUTS, "level", conditioning.Input("times", null=1.0))
-    monkeypatch.setitem(conditioning.INPUTS, "x_c", conditioning.Input("data"))
+    monkeypatch.setitem(conditioning.INPUTS, "image", conditioning.Input("data"))
     monkeypatch.setitem(conditioning.INPUTS, "text", conditioning.Input("vector", shape=(5,), dropped=True))
 
 
 def test_absent_inputs_have_their_null_values(added):
     x, nulls = (
         jnp.zeros((3, 4, 4, 1)),
-        {"label": -1, "guidance": 1.0, "interval": (0.0, 1.0), "augmentation": 0, "level": 1.0, "x_c": 0, "text": 0},
+        {
+            "label": -1,
+            "guidance": 1.0,
+            "interval": (0.0, 1.0),
+            "augmentation": 0,
+            "level": 1.0,
+            "image": 0,
+            "text": 0,
+            "x_c": 0,
+            "c": 1.0,
+        },
     )
     assert set(nulls) == set(conditioning.INPUTS)
-    shapes = {"interval": (3, 2), "augmentation": (3, 9), "x_c": x.shape, "text": (3, 5)}
+    shapes = {"interval": (3, 2), "augmentation": (3, 9), "image": x.shape, "x_c": x.shape, "text": (3, 5)}
     for name, null in nulls.items():
         result = conditioning.value(name, None, x)
         assert result.shape == shapes.get(name, (3,)) and jnp.issubdtype(result.dtype, jnp.floating) == (name != "label")
         np.testing.assert_array_equal(result, np.broadcast_to(null, result.shape))
         given = result.astype(jnp.bfloat16) if name != "label" else result
         assert conditioning.value(name, {name: given}, x).dtype == result.dtype  # never narrower than float32
-    with pytest.raises(typing.InputError, match=r"cond\['x_c'\] has shape \(3, 4\).*expected \(3, 4, 4, 1\), like x"):
-        conditioning.value("x_c", {"x_c": jnp.zeros((3, 4))}, x)
+    with pytest.raises(typing.InputError, match=r"cond\['image'\] has shape \(3, 4\).*expected \(3, 4, 4, 1\), like x"):
+        conditioning.value("image", {"image": jnp.zeros((3, 4))}, x)
 
 
 def test_no_class_and_dropped_labels_keep_what_is_not_of_the_class(added):
@@ -43,7 +53,7 @@ def test_no_class_and_dropped_labels_keep_what_is_not_of_the_class(added):
     batch = {"x": x, "eps": x, "label": jnp.array([3, 4]), "guidance": jnp.array([2.0, 3.0]), "interval": jnp.full((2, 2), 0.5)}
     batch |= {
         "level": jnp.array([0.1, 0.2]),
-        "x_c": x + 7,
+        "image": x + 7,
         "text": jnp.ones((2, 5)),
         "dropout": jax.random.split(jax.random.key(0)),
     }
@@ -63,9 +73,9 @@ def test_no_class_and_dropped_labels_keep_what_is_not_of_the_class(added):
 
 
 def test_rows_to_sample_have_one_value(added):
-    cond = conditioning.rows([1, 2, 3], {"level": 0.3, "interval": (0.2, 0.7), "x_c": np.ones((4, 4, 1))})
+    cond = conditioning.rows([1, 2, 3], {"level": 0.3, "interval": (0.2, 0.7), "image": np.ones((4, 4, 1))})
     assert {name: value.shape for name, value in cond.items()} == {
-        "label": (3,), "level": (3,), "interval": (3, 2), "x_c": (3, 4, 4, 1),
+        "label": (3,), "level": (3,), "interval": (3, 2), "image": (3, 4, 4, 1),
     }  # fmt: skip
     np.testing.assert_allclose(cond["interval"][2], [0.2, 0.7])
     with pytest.raises(typing.InputError, match=r"value of the input 'interval' has shape \(\); expected \(2,\), of one row"):
@@ -108,7 +118,7 @@ def test_added_inputs_start_at_zero_and_are_learned(added, name):
     net = models.make(name, inputs=ADDED, **NETS[name])
     x = jnp.asarray(rng.standard_normal((2, 3) if name == "mlp" else (2, 4, 4, 1)), jnp.float32)
     moved = lambda tree: jax.tree.map(lambda leaf: leaf + jnp.asarray(0.2 * rng.standard_normal(leaf.shape), leaf.dtype), tree)
-    cond = {"level": jnp.array([0.3, 0.6]), "x_c": x + 1, "text": jnp.ones((2, 5))}
+    cond = {"level": jnp.array([0.3, 0.6]), "image": x + 1, "text": jnp.ones((2, 5))}
 
     def program():
         inputs = (jax.random.key(0), x, 1.0, 0.0)
@@ -136,7 +146,7 @@ def _noted(**where):
     def rows(ids):
         x = source.rows(ids)["x"]
         level = np.linspace(0, 1, len(ids), dtype=np.float32)
-        return {"x": x, "level": level, "x_c": (1 - level[:, None]) * x, "text": np.repeat(level[:, None], 5, axis=1)}
+        return {"x": x, "level": level, "image": (1 - level[:, None]) * x, "text": np.repeat(level[:, None], 5, axis=1)}
 
     return source._replace(rows=rows)
 
@@ -148,7 +158,7 @@ def test_a_run_with_added_inputs_trains_samples_and_continues_one_without(added,
     config.data.name, config.model.inputs = "noted", ADDED
     run, before = runs.setup(config, devices=jax.devices()[:1]), loading.load(plain)
     x = np.random.default_rng(1).standard_normal((4, 2)).astype(np.float32)
-    cond = {"level": jnp.array([0.1, 0.2, 0.3, 0.4]), "x_c": jnp.asarray(x), "text": jnp.ones((4, 5))}
+    cond = {"level": jnp.array([0.1, 0.2, 0.3, 0.4]), "image": jnp.asarray(x), "text": jnp.ones((4, 5))}
     ask = lambda net, params, cond: net.apply({"params": params}, x, 0.9, 0.2, cond)
     params = jax.device_get(run.init().params["V"])
     np.testing.assert_array_equal(ask(run.net, params, cond), ask(before.net, before.params, None))
@@ -156,7 +166,7 @@ def test_a_run_with_added_inputs_trains_samples_and_continues_one_without(added,
     after = loading.load(tmp_path / "run", average="none")
     moved = [name for name in ADDED if any(np.any(leaf) for leaf in jax.tree.leaves(after.params[name]))]
     assert moved == list(ADDED)
-    values = {"level": 0.2, "x_c": np.array([1.0, -1.0]), "text": np.ones(5)}
+    values = {"level": 0.2, "image": np.array([1.0, -1.0]), "text": np.ones(5)}
     samples = after.sample(4, 2, sampler="euler", inputs=values)
     assert np.abs(samples - after.sample(4, 2, sampler="euler")).max() > 1e-4
     np.testing.assert_array_equal(

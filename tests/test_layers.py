@@ -13,6 +13,7 @@ LAYERS = [
     {"spaces"},
     {"paths"},
     {"losses", "guidance", "samplers", "exact"},
+    {"density", "inverse", "posterior", "steering"},
     {"methods"},
     {"models", "data", "plots", "residuals"},
     {"evals"},

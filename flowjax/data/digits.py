@@ -54,7 +54,7 @@ def source(*, split: str = "train", data_dir: str | None = None) -> pipeline.Sou
         lambda: Digits(data_dir=data_dir, file_format="array_record"), "digits", split=split, silent=True
     )
     # A Frechet distance to the 297 held-out digits alone would be mostly bias.
-    return digits._replace(features="digits_classifier", reference="train+test", reference_rows=None)
+    return digits._replace(features="digits_classifier", reference="train+test", reference_rows=None, levels=17)
 
 
 def folder(data_dir: str | None = None) -> pathlib.Path:

@@ -41,6 +41,7 @@ class Source(NamedTuple):
       augment: the transforms of flowjax.data.augmentation that images go through before the scaling; None: none.
       mirrored: as `rows`, of the mirrored images, where these are no mirrored rows; None: mirrored rows will do.
       moments: whether rows are drawn anew from their mean and deviation each time they are read (latents).
+      levels: of a channel of images, evenly from 0 to 255; 0 for rows that are on no grid.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Source(NamedTuple):
     augment: augmentation.Augmentation | None = None
     mirrored: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
     moments: bool = False
+    levels: int = 0
 
 
 def arrays(source: Source, limit: int | None = None) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ images: epochs, permutations, restarts.
 """
 
 import numpy as np
+from scipy import special
 
 from flowjax import exact, typing
 from flowjax.data import pipeline
@@ -63,6 +64,16 @@ VELOCITIES = {
     "checkerboard": exact.boxes(_SQUARES, floor=0.02),
     "eight_gaussians": exact.blobs(1.4 * np.stack([np.cos(_EIGHT), np.sin(_EIGHT)], axis=1), 0.1),
 }
+
+# log p(x) [n] of points [n, 2], where it is known; -inf outside the squares.
+LOG_DENSITIES = {
+    "checkerboard": lambda x: np.where(
+        (np.abs(x) <= 2).all(-1) & (np.floor(x).sum(-1) % 2 == 0), -np.log(len(_SQUARES)), -np.inf
+    ),
+    "eight_gaussians": lambda x: special.logsumexp(
+        -np.sum((x[:, None] - 1.4 * np.stack([np.cos(_EIGHT), np.sin(_EIGHT)], axis=1)) ** 2, -1) / (2 * 0.1**2), axis=1
+    ) - np.log(8 * 2 * np.pi * 0.1**2),
+}  # fmt: skip
 
 DENSITIES = {f.__name__: f for f in (checkerboard, eight_gaussians, two_moons, spirals, pinwheel)}
 

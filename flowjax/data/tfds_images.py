@@ -87,7 +87,7 @@ def from_builder(
         reader = _open(builder, name, split)
         small = len(reader) * np.prod(shape, dtype=np.int64) <= IN_MEMORY
         rows = _in_memory(reader, name, shape, num_classes) if small else _by_id(reader, name, num_classes)
-    return pipeline.Source(name, len(reader), shape, num_classes, rows)
+    return pipeline.Source(name, len(reader), shape, num_classes, rows, levels=256)
 
 
 def _prepare(builder: tfds.core.DatasetBuilder, make: Callable, name: str, silent: bool) -> None:

@@ -29,7 +29,7 @@ from typing import Any
 
 from flowjax import checks, flowmap, guidance, typing
 from flowjax.methods import landscape, recipe as recipes
-from flowjax.methods.landscape import CATEGORICAL, JUMPS, METHODS, MethodInfo, every, info, takes_total_steps
+from flowjax.methods.landscape import CATEGORICAL, JUMPS, METHODS, STOCHASTIC, MethodInfo, every, info, takes_total_steps
 from flowjax.methods.recipe import raw_errors, rows_multiple, with_dropout
 from flowjax.typing import Method
 
@@ -38,6 +38,7 @@ __all__ = [
     "JUMPS",
     "METHODS",
     "MethodInfo",
+    "STOCHASTIC",
     "constants",
     "every",
     "guided",
@@ -55,7 +56,7 @@ def make(name: str, *, total_steps: int | None = None, **hyper: Any) -> Method:
     """A Method by its registry name.
 
     Args:
-      name: a key of METHODS or CATEGORICAL.
+      name: a key of METHODS, CATEGORICAL or STOCHASTIC.
       total_steps: length of the training, for recipes with schedules; the others do not get it.
       **hyper: constants of the recipe; the defaults are the published ones.
 

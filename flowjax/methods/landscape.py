@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from flowjax import checks, losses
+from flowjax import checks, conditioning, losses
 from flowjax.losses import discrete as discrete_losses
-from flowjax.methods import compositional, consistency, diagonal, discrete, eulerian, lagrangian, pixel, riemannian
+from flowjax.methods import compositional, consistency, diagonal, discrete, eulerian, lagrangian, pixel, posterior, riemannian
 from flowjax.typing import Method
 
 # Which jumps a method learns, in words.
@@ -48,6 +48,7 @@ class MethodInfo(NamedTuple):
       trajectory_points: how many points of a teacher's trajectories the data must bring; 0: it learns from the data alone.
       trajectory_data: dataset of points with such trajectories of the closed-form velocity, a key of flowjax.data.DATASETS.
       any_space: whether its losses hold on other spaces than R^n, see flowjax.spaces.
+      inputs: further inputs of the network that its draws bring, keys of flowjax.conditioning.INPUTS.
       paper: title; "" for a method that `register` added.
       arxiv: arXiv id.
     """
@@ -68,6 +69,7 @@ class MethodInfo(NamedTuple):
     trajectory_points: int = 0
     trajectory_data: str = ""
     any_space: bool = False
+    inputs: tuple[str, ...] = ()
     paper: str = ""
     arxiv: str = ""
 
@@ -378,12 +380,22 @@ CATEGORICAL: dict[str, MethodInfo] = {
 }  # fmt: skip
 
 
+# Stochastic maps: networks with an observation among their inputs, see flowjax.posterior. Off c = 1 their loss is that of other maps.
+STOCHASTIC: dict[str, MethodInfo] = {
+    "meta_flow_map": MethodInfo(
+        posterior.meta_flow_map, pairs=(losses.meanflow,), rule="eulerian", setting="M",
+        derivative="d_s V, all of the target in sg", derived_fpe=4, rho=1, inputs=conditioning.OBSERVATION,
+        paper="Meta Flow Maps", arxiv="2601.14430",
+    ),
+}  # fmt: skip
+
+
 def every() -> dict[str, MethodInfo]:
-    """The rows of both tables, those that were registered meanwhile among them."""
-    return {**METHODS, **CATEGORICAL}
+    """The rows of all tables, those that were registered meanwhile among them."""
+    return {**METHODS, **CATEGORICAL, **STOCHASTIC}
 
 
 def info(name: str) -> MethodInfo:
-    """The row of a method, of either table; raises InputError for an unknown name."""
+    """The row of a method, of any table; raises InputError for an unknown name."""
     checks.member("method", name, every())
     return every()[name]

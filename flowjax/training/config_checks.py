@@ -104,6 +104,12 @@ def inputs(settings, facts):
                 f"config.model.inputs has {name!r}, which follows from config.guidance: leave it out, and give scales of different"
                 " size, --config.guidance.scale=1.0,4.0 (the kind imf has the interval as input, too)."
             )
+    missing = [name for name in methods.info(settings.method.name).inputs if name not in settings.model.inputs]
+    if missing:
+        raise typing.InputError(
+            f"{settings.method.name} conditions the network on {' and '.join(missing)}, and config.model.inputs is"
+            f" {settings.model.inputs!r}; expected --config.model.inputs={','.join((*settings.model.inputs, *missing))}."
+        )
 
 
 def augmentation(settings, facts):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import checks, conditioning, data, paths, typing
+from flowjax import checks, conditioning, data, flowmap, paths, typing
 from flowjax.training import checkpoint, config_checks, parts, ranges, room, sampling, settings, workdir as folders
 
 
@@ -94,6 +94,35 @@ class Trained(NamedTuple):
             return self.net.apply({"params": self.params}, x, s, t, conditioning.rows(rows, values))
 
         return V
+
+    def draw(self, labels=None, guidance=None):
+        """One-step posterior draws, `draw(x_c, c, eps) -> x0`, of data as the network sees them; see flowjax.posterior.
+
+        Args:
+          labels, guidance: as of `V`.
+
+        Raises:
+          InputError: for a run whose network has no observation among its inputs, and as `V`.
+
+        Example:
+          run = training.load("runs/meta_flow_map")
+          x0 = run.draw(labels=3)(x_c, 0.6, eps)     # x_c = 0.4 data + 0.6 noise
+        """
+        missing = [name for name in conditioning.OBSERVATION if name not in self.settings.model.inputs]
+        if missing:
+            raise typing.InputError(
+                f"{self.settings.method.name} has no stochastic map: its network lacks the inputs {' and '.join(missing)}; expected a run of"
+                " meta_flow_map."
+            )
+        values, labels = self.conditioning(guidance), -1 if labels is None else labels
+
+        def draw(x_c, c, eps):
+            rows = jnp.broadcast_to(jnp.asarray(labels, jnp.int32), eps.shape[:1])
+            levels = jnp.broadcast_to(jnp.reshape(jnp.asarray(c, jnp.float32), (-1,)), eps.shape[:1])
+            cond = {**conditioning.rows(rows, values), "x_c": x_c, "c": levels}
+            return flowmap.jump(lambda x, s, t: self.net.apply({"params": self.params}, x, s, t, cond), eps, 1.0, 0.0)
+
+        return draw
 
     def sample(
         self, n, steps=1, labels=None, *, sampler="", grid="", seed=0, guidance=None, interval=(), inputs=None, **options

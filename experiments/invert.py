@@ -1,0 +1,160 @@
+"""Inverse problems by a trained run: python -m experiments.invert --workdir=runs/demo --measure=mask
+
+Measures held-out rows, y = A x0 + sigma n, and draws samples of what fits, in several ways (flowjax.steering, flowjax.inverse): the
+jumps bent by the gradient of the likelihood (guided), weighted particles (tilted), zero-shot editing for masks (edited), and, beside
+them, the training rows that fit y best (nearest). Prints a table and writes inverse.csv, inverse.md, inverse.png and inverse.npz into the
+workdir. Misfit is that of y in units of its noise, 1 for the truth; spread is the deviation of the draws of one y.
+
+Measurements: mask (the lower half of an image is hidden, the second half of other rows), downsample:factor=2, blur:deviation=1,
+project:count=1 (random directions).
+"""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from absl import flags
+
+from experiments import command_line, tables
+from flowjax import data, folders, inverse, options, plots, samplers, spaces, steering, typing
+
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+MEASURE = flags.DEFINE_string("measure", "mask", "mask, downsample:factor=2, blur:deviation=1 or project:count=1")
+SIGMA = flags.DEFINE_float("sigma", 0.1, "deviation of the noise of y, in units of the data", lower_bound=1e-3, upper_bound=1e3)
+EMA = flags.DEFINE_string(
+    "ema", "", "name of the averaged weights in config.ema, or none for the raw ones; default: the run's first average"
+)
+CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
+NUM = flags.DEFINE_integer("num", 8, "held-out rows that are measured", lower_bound=1, upper_bound=10_000)
+DRAWS = flags.DEFINE_integer("draws", 64, "samples for each", lower_bound=2, upper_bound=2**20)
+STEPS = flags.DEFINE_integer("steps", 16, "intervals", lower_bound=1, upper_bound=1000)
+NOISE = flags.DEFINE_float("noise", 0.3, "strength of the Langevin steps of tilted", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", 0, "seed of all noise", lower_bound=0, upper_bound=2**32 - 1)
+command_line.define_modules()
+flags.mark_flag_as_required("workdir")
+
+MEASUREMENTS = {"mask": {}, "downsample": {"factor": 2.0}, "blur": {"deviation": 1.0}, "project": {"count": 1.0}}
+SHOWN = 6  # draws of each way in the picture
+
+
+def main():
+    from flowjax import training
+
+    run = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
+    if run.path.space is not spaces.euclidean or run.path.centres:
+        raise typing.InputError(
+            f"inverse problems are for R^n with normal noise, and this run is on {run.settings.method.path!r}."
+        )
+    A, known = measurement(MEASURE.value, run.shape)
+    source = run.source("test")
+    real, near = data.arrays(source, limit=NUM.value), data.arrays(run.source("train"), limit=20_000)["x"]
+    x0 = real["x"]
+    clean = np.asarray(A(jnp.asarray(x0)))
+    y = clean + SIGMA.value * np.random.default_rng(SEED.value).standard_normal(clean.shape).astype(np.float32)
+    draws = by_nearest(A, y, near) | by_run(run, A, known, y)
+    rows = [row(name, samples, A, y, x0) for name, samples in draws.items()]
+    out = pathlib.Path(WORKDIR.value) / "inverse"
+    about = (
+        f"{run.settings.method.name} on {source.name}, {run.step} steps of training; {MEASURE.value}, sigma {SIGMA.value:g},"
+        f" {len(x0)} held-out rows, {DRAWS.value} draws each, {STEPS.value} intervals."
+    )
+    print(tables.write(out, rows, about))
+    draw(out.with_name("inverse.png"), draws, x0, y, about)
+    with folders.replacing(out.with_name("inverse.npz")) as part, open(part, "wb") as file:
+        np.savez(file, x0=x0, y=y, **draws)
+    print(f"{out}.csv\n{out}.md\n{out}.png\n{out}.npz: x0, y, and the draws of each way")
+
+
+def measurement(spec, shape):
+    """(A, known): the measurement, and which elements of a row a mask shows, None for others."""
+    name, given = options.parse("measurement", spec, MEASUREMENTS)
+    given = {option: given.get(option, default) for option, default in MEASUREMENTS[name].items()}
+    least = {"factor": 1, "count": 1, "deviation": 0.1}
+    for option, value in given.items():
+        if not least[option] <= value <= 1024:
+            raise typing.InputError(f"--measure={spec}: {option} is {value:g}; expected a number from {least[option]} to 1024.")
+    if name in ("downsample", "blur") and len(shape) != 3:
+        raise typing.InputError(
+            f"--measure={spec} is for images, and rows have shape {shape}; expected mask or project:count=1."
+        )
+    if name == "mask":
+        known = np.zeros(shape, np.float32)
+        known[: shape[0] // 2] = 1
+        return inverse.mask(jnp.asarray(known)), known
+    if name == "downsample":
+        if any(side % int(given["factor"]) for side in shape[:2]):
+            raise typing.InputError(
+                f"--measure={spec}: images have {shape[0]} x {shape[1]} pixels; expected a factor that divides both."
+            )
+        return inverse.downsampled(int(given["factor"])), None
+    if name == "blur":
+        return inverse.blurred(given["deviation"]), None
+    directions = np.random.default_rng(SEED.value).standard_normal((int(given["count"]), *shape)).astype(np.float32)
+    return inverse.projected(jnp.asarray(directions / np.sqrt(np.prod(shape)))), None
+
+
+def by_nearest(A, y, rows):
+    """The training rows whose measurement is nearest to each y, [rows of y, draws, ...]."""
+    seen = np.asarray(A(jnp.asarray(rows))).reshape(len(rows), -1)
+    order = [np.argsort(((seen - one.reshape(1, -1)) ** 2).sum(1))[: DRAWS.value] for one in y]
+    return {"nearest": np.stack([rows[np.resize(kept, DRAWS.value)] for kept in order])}
+
+
+def by_run(run, A, known, y):
+    """{way: draws [rows of y, draws, ...]} of the run, one y after the other."""
+    undo = run.settings.data.scaling.undo
+    offset = jnp.asarray(undo(np.zeros(1)))
+    scale = jnp.asarray(undo(np.ones(1))) - offset
+    V, times = run.V(-1), samplers.grid(STEPS.value)
+    of_data = lambda x: x * scale + offset
+
+    @jax.jit
+    def ways(eps, y, key):
+        likelihood = inverse.log_likelihood(A, y[None], SIGMA.value)
+        reward = lambda x: likelihood(of_data(x))
+        x, log_w = steering.tilted(V, eps, times, key, reward, noise=NOISE.value)
+        kept = steering.resampled(log_w, jax.random.fold_in(key, 1))
+        result = {"guided": steering.guided(V, eps, times, reward), "tilted": x[kept]}
+        if known is not None:
+            replace = lambda x: jnp.where(known, (y - offset) / scale, x)
+            result["edited"] = inverse.edited(V, eps, times, key, replace)
+        return {name: of_data(x) for name, x in result.items()}
+
+    results = []
+    for number in tqdm.trange(len(y), desc="observations", leave=False):
+        key = jax.random.fold_in(jax.random.key(SEED.value), number)
+        results.append(ways(run.path.draw(key, (DRAWS.value, *run.shape)), jnp.asarray(y[number]), key))
+    order = [name for name in ("guided", "tilted", "edited") if name in results[0]]  # jit sorts names
+    return {name: np.stack([np.asarray(result[name]) for result in results]) for name in order}
+
+
+def row(name, samples, A, y, x0):
+    """One row of the table."""
+    seen = np.stack([np.asarray(A(jnp.asarray(one))) for one in samples])
+    shown = np.abs(y) > 0 if MEASURE.value == "mask" else np.ones_like(y, bool)
+    misfit = np.sqrt(np.mean(((seen - y[:, None]) ** 2)[np.broadcast_to(shown[:, None], seen.shape)])) / SIGMA.value
+    return {
+        "way": name,
+        "misfit": float(misfit),
+        "error of one draw": float(np.sqrt(np.mean((samples - x0[:, None]) ** 2))),
+        "error of the mean": float(np.sqrt(np.mean((samples.mean(1) - x0) ** 2))),
+        "spread": float(samples.std(axis=1).mean()),
+    }
+
+
+def draw(path, draws, x0, y, title):
+    """A picture: truth, what was measured, and draws of each way, one row an observation (images), or points."""
+    if x0.ndim == 2:
+        return plots.point_grid(
+            path, {"truth": x0, **{name: x.reshape(-1, *x.shape[2:]) for name, x in draws.items()}}, title=title
+        )
+    shown = {"truth": x0[:, None]}
+    if y.shape == x0.shape:
+        shown["measured"] = y[:, None]
+    plots.image_grid(path, shown | {name: x[:, :SHOWN] for name, x in draws.items()}, title=title)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

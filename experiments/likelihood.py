@@ -1,0 +1,144 @@
+"""How likely held-out data is under a run: python -m experiments.likelihood --workdir=runs/meanflow
+
+Solves the flow of the run's velocity V(x, t, t) from the data to the noise with the divergence beside it, and prints a table of
+log p in nats a row, and bits per dimension where the data is on a grid (images: with uniform noise of one cell). Writes it as
+likelihood.csv and likelihood.md into the workdir. Where the density of the data is known, its true mean stands beside. --samples also
+measures the map itself: samples in --steps jumps with the exact density of that sampler, for rows of at most 256 numbers.
+"""
+
+import functools
+import pathlib
+
+import jax
+import numpy as np
+import tqdm
+from absl import flags
+
+from experiments import command_line, tables
+from flowjax import data, density, methods, options, samplers, spaces, typing
+from flowjax.data import points
+
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+EMA = flags.DEFINE_string(
+    "ema", "", "name of the averaged weights in config.ema, or none for the raw ones; default: the run's first average"
+)
+CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
+GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
+DIVERGENCE = flags.DEFINE_enum("divergence", "exact", list(density.DIVERGENCES), "exact, or an estimate by random probes")
+PROBES = flags.DEFINE_integer("probes", 0, "probes of an estimate; default: 1, 3 of hutch++", lower_bound=0, upper_bound=4096)
+SOLVER = flags.DEFINE_string("solver", "heun", "heun, midpoint, euler, or adaptive:rtol=1e-5")
+STEPS = flags.DEFINE_integer("steps", 32, "steps of the solver", lower_bound=1, upper_bound=10_000)
+NUM = flags.DEFINE_integer("num", 256, "held-out rows", lower_bound=1, upper_bound=command_line.MOST)
+SAMPLES = flags.DEFINE_integer(
+    "samples", 0, "samples of the map with their density", lower_bound=0, upper_bound=command_line.MOST
+)
+JUMPS = flags.DEFINE_list("jumps", ["1", "4"], "jumps of these samples")
+SEED = flags.DEFINE_integer("seed", 0, "seed of the probes and the noise", lower_bound=0, upper_bound=2**32 - 1)
+command_line.define_modules()
+flags.mark_flag_as_required("workdir")
+
+SOLVERS = {solver.__name__: solver for solver in (samplers.heun, samplers.midpoint, samplers.euler, samplers.adaptive)}
+BATCH = 64  # rows at once
+LARGEST = 256  # numbers of a row whose Jacobian is taken whole
+
+
+def main():
+    from flowjax import training
+
+    jumps = command_line.whole_numbers("jumps", JUMPS.value, low=1, needed=bool(SAMPLES.value))
+    run = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
+    check(run)
+    run.conditioning(GUIDANCE.value)
+    name, given = options.parse("solver", SOLVER.value, {name: options.numbers(solver) for name, solver in SOLVERS.items()})
+    source = run.source("test")
+    rows = [held_out(run, source, functools.partial(SOLVERS[name], **given))] + [
+        of_samples(run, source, n) for n in jumps if SAMPLES.value
+    ]
+    about = (
+        f"{run.settings.method.name} on {source.name}, {run.step} steps of training; held-out rows: {SOLVER.value}, {STEPS.value} steps,"
+        f" divergence {DIVERGENCE.value}."
+    )
+    print(tables.write(pathlib.Path(WORKDIR.value) / "likelihood", rows, about))
+
+
+def check(run):
+    """Raises InputError for a run whose velocity has no density of this kind."""
+    name = run.settings.method.name
+    if not methods.info(name).learns_velocity:
+        raise typing.InputError(
+            f"{name} learns {methods.info(name).learns} and no velocity, which log p needs; expected meanflow, lsd, ..."
+        )
+    if run.path.space is not spaces.euclidean or run.path.centres:
+        raise typing.InputError(
+            f"log p of the flow is for R^n with normal noise, and this run is on {run.settings.method.path!r}."
+        )
+    if SAMPLES.value and np.prod(run.shape) > LARGEST:
+        raise typing.InputError(
+            f"--samples takes the whole Jacobian of a jump, and rows have {np.prod(run.shape)} numbers; expected at most {LARGEST}."
+        )
+
+
+def held_out(run, source, solver):
+    """The row of the table for held-out data."""
+    real = data.arrays(source, limit=NUM.value)
+    x, scaling = real["x"], run.settings.data.scaling
+    if source.levels:
+        x = np.asarray(density.dequantised(x, width(source), jax.random.key(SEED.value)))
+    seen, labels = scaling.apply(x), run.labels(len(x), real.get("label"))
+    probes = {"probes": PROBES.value} if PROBES.value else {}
+    estimate = DIVERGENCE.value != "exact"
+    divergence = functools.partial(density.DIVERGENCES[DIVERGENCE.value], **(probes if estimate else {}))
+    keys = jax.random.split(jax.random.key(SEED.value), len(x))
+
+    @jax.jit
+    def log_p(x, labels, keys):
+        V = run.V(labels, GUIDANCE.value)
+        times = samplers.grid(STEPS.value)[::-1]
+        return density.log_density(
+            lambda x, t: V(x, t, t), x, times, divergence=divergence, keys=keys, solver=solver, path=run.path
+        )
+
+    values = [
+        log_p(seen[at : at + BATCH], labels[at : at + BATCH], keys[at : at + BATCH])
+        for at in tqdm.trange(0, len(x), BATCH, desc="log p", leave=False)
+    ]
+    return row("held-out data", np.concatenate(values), run, source, real["x"])
+
+
+def of_samples(run, source, jumps):
+    """The row of the table for samples of the map, with the density of its sampler."""
+    labels = run.labels(SAMPLES.value)
+    eps = np.asarray(run.path.draw(jax.random.key(SEED.value), (SAMPLES.value, *run.shape)))
+    draw = jax.jit(
+        lambda eps, labels: density.sample_with_density(run.V(labels, GUIDANCE.value), eps, samplers.grid(jumps), path=run.path)
+    )
+    parts = [
+        draw(eps[at : at + BATCH], labels[at : at + BATCH])
+        for at in tqdm.trange(0, len(eps), BATCH, desc=f"samples in {jumps}", leave=False)
+    ]
+    x, log_q = (np.concatenate(part) for part in zip(*parts))
+    return row(f"samples in {jumps}, under their sampler", log_q, run, source, run.settings.data.scaling.undo(x))
+
+
+def width(source):
+    """Of a cell of the grid of grey levels, in [-1, 1]."""
+    return 2 / (source.levels - 1)
+
+
+def row(name, log_p, run, source, x):
+    """One row: log p of data (not of data as the network sees them), its true value where it is known, and bits per dimension."""
+    dimensions = int(np.prod(run.shape))
+    deviation = np.broadcast_to(np.asarray(run.settings.data.scaling.deviation), run.shape[-1:])
+    log_p = np.asarray(log_p, np.float64) - dimensions * np.log(deviation).mean()
+    mean_and_error = lambda values: (float(values.mean()), float(values.std() / len(values) ** 0.5))
+    about = {"rows": name, "number": len(log_p), "log p, nats": mean_and_error(log_p)}
+    if source.name in points.LOG_DENSITIES:
+        true = points.LOG_DENSITIES[source.name](x)
+        about |= {"true log p": float(true[np.isfinite(true)].mean()), "share where it is -inf": float(np.isinf(true).mean())}
+    if source.levels:
+        about["bits per dimension"] = mean_and_error(np.asarray(density.bits_per_dimension(log_p, dimensions, width(source))))
+    return about
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,183 @@
+"""Steers a run by a reward, without training: python -m experiments.steer --workdir=runs/meanflow --reward=axis:number=0,scale=1.5
+
+Draws samples of p(x0) e^r(x0) in several ways (flowjax.steering) and prints a table: mean reward, calls of the map a sample,
+effective share of weighted samples, and the distance to held-out rows that are weighed by e^r, the total variation over cells for points and
+the error of the mean for images. Writes steering.csv, steering.md, steering.png and steering.npz into the workdir.
+
+Rewards: axis:number=0,scale=1 (a coordinate of points), brightness:scale=20 (the mean pixel of images), or MODULE.FUNCTION of a module in
+--modules, a function x0 [B, ...] -> [B] of data.
+"""
+
+import importlib
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments import command_line, tables
+from flowjax import data, folders, options, plots, samplers, spaces, steering, typing
+
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+REWARD = flags.DEFINE_string("reward", None, "axis:number=0,scale=1, brightness:scale=20, or MODULE.FUNCTION")
+LABELS = flags.DEFINE_list("labels", [], "classes of the samples, in turn; default: all classes")
+EMA = flags.DEFINE_string(
+    "ema", "", "name of the averaged weights in config.ema, or none for the raw ones; default: the run's first average"
+)
+CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
+GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
+NUM = flags.DEFINE_integer("num", 2048, "samples", lower_bound=2, upper_bound=2**20)
+STEPS = flags.DEFINE_integer("steps", 3, "intervals of the ways that walk", lower_bound=1, upper_bound=1000)
+NOISE = flags.DEFINE_float("noise", 0.3, "strength of the Langevin steps of tilted", lower_bound=0)
+COUNT = flags.DEFINE_integer("count", 4, "candidates of best_of and search", lower_bound=1, upper_bound=1024)
+SEED = flags.DEFINE_integer("seed", 0, "seed of all noise", lower_bound=0, upper_bound=2**32 - 1)
+command_line.define_modules()
+flags.mark_flags_as_required(["workdir", "reward"])
+
+CELLS = 8  # along each axis, over which the total variation is taken
+BUILT_IN = {
+    "axis": lambda number=0.0, scale=1.0: lambda x0: scale * x0[:, int(number)],
+    "brightness": lambda scale=20.0: lambda x0: scale * x0.mean(axis=tuple(range(1, x0.ndim))),
+}
+
+
+class Way(NamedTuple):
+    """Samples by one way of steering: data, log-weights (zeros where it has none), and calls of the map a sample."""
+
+    x: np.ndarray
+    log_w: np.ndarray
+    calls: float
+
+
+def main():
+    from flowjax import training
+
+    classes = command_line.whole_numbers("labels", LABELS.value, low=0) or None
+    run = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
+    if run.path.space is not spaces.euclidean or run.path.centres:
+        raise typing.InputError(f"steering is for R^n with normal noise, and this run is on {run.settings.method.path!r}.")
+    run.conditioning(GUIDANCE.value)
+    reward, labels = reward_from_name(REWARD.value, run.shape), run.labels(NUM.value, classes)
+    ways = steered(run, reward, labels)
+    source = run.source("test")
+    real = data.arrays(source, limit=10_000)["x"]
+    rows = [row(name, way, reward, real) for name, way in ways.items()]
+    out = pathlib.Path(WORKDIR.value) / "steering"
+    about = f"{run.settings.method.name} on {source.name}, {run.step} steps of training, reward {REWARD.value}, {NUM.value} samples."
+    print(tables.write(out, rows, about))
+    draw(out.with_name("steering.png"), ways, reward, real, about)
+    with folders.replacing(out.with_name("steering.npz")) as part, open(part, "wb") as file:
+        np.savez(file, **{f"{name}_{field}": getattr(way, field) for name, way in ways.items() for field in ("x", "log_w")})
+    print(f"{out}.csv\n{out}.md\n{out}.png\n{out}.npz")
+
+
+def reward_from_name(spec, shape):
+    """A reward of data [B, *shape]; raises InputError for one that does not exist or does not give one number a row."""
+    name = spec.partition(":")[0]
+    if "." in name:
+        module, _, function = name.rpartition(".")
+        try:
+            reward = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise typing.InputError(f"--reward={spec}: {error}; expected MODULE.FUNCTION that can be imported here.") from error
+    else:
+        name, given = options.parse("reward", spec, {"axis": {"number": 0.0, "scale": 1.0}, "brightness": {"scale": 20.0}})
+        reward = BUILT_IN[name](**given)
+        if name == "axis" and (len(shape) != 1 or not 0 <= given.get("number", 0) < shape[0]):
+            raise typing.InputError(
+                f"--reward={spec} is a coordinate of points, and rows have shape {shape}; expected brightness, or a number below {shape[0]}."
+            )
+    try:
+        result = jax.eval_shape(reward, jax.ShapeDtypeStruct((3, *shape), jnp.float32))
+    except Exception as error:
+        raise typing.InputError(
+            f"--reward={spec} cannot be called on rows of shape {shape}: {str(error).splitlines()[0]:.200}."
+        ) from error
+    if getattr(result, "shape", None) != (3,):
+        raise typing.InputError(
+            f"--reward={spec} gives {getattr(result, 'shape', type(result).__name__)} for 3 rows; expected (3,), one number a row."
+        )
+    return reward
+
+
+def steered(run, reward, labels):
+    """{name: Way} of samples without steering and by each way, from the same noise."""
+    undo, times = run.settings.data.scaling.undo, samplers.grid(STEPS.value)
+    scale, offset = (jnp.asarray(value) for value in (undo(np.ones(1)) - undo(np.zeros(1)), undo(np.zeros(1))))
+    of_seen = lambda x: reward(x * scale + offset)  # of data as the network sees them
+    key, count = jax.random.key(SEED.value), COUNT.value
+    eps = run.path.draw(key, (NUM.value, *run.shape))
+    keys = jax.random.split(key, 3)
+    V, one = run.V(labels, GUIDANCE.value), samplers.grid(1)
+    many_labels, many = np.repeat(labels, count), run.path.draw(keys[0], (NUM.value * count, *run.shape))
+    plain = lambda eps: samplers.flow_map(V, eps, one)
+    tilted = lambda eps: steering.tilted(V, eps, times, keys[1], of_seen, noise=NOISE.value)
+    weighted = lambda eps: steering.tilted(V, eps, one, keys[1], of_seen, threshold=0)
+    best = lambda many: steering.best_of(samplers.flow_map(run.V(many_labels, GUIDANCE.value), many, one), of_seen, count)
+    guided = lambda eps: steering.guided(V, eps, times, of_seen)
+    search = lambda eps: steering.search(V, eps, times, keys[2], of_seen, count=count)
+    n = STEPS.value
+    ways = {
+        "plain": (plain, eps, 1),
+        "weighted": (weighted, eps, 2),
+        "tilted": (tilted, eps, 2 * n + 2 * (n - 1) * (NOISE.value > 0)),
+        "guided": (guided, eps, 2 * n),
+        "best_of": (best, many, count),
+        "search": (search, eps, n * (count + 1)),
+    }
+
+    def way(function, noise, calls):
+        result = jax.jit(function)(noise)
+        x, log_w = result if isinstance(result, tuple) else (result, jnp.zeros(len(result)))
+        return Way(undo(np.asarray(x)), np.asarray(log_w), calls)
+
+    return {name: way(*entry) for name, entry in ways.items()}
+
+
+def weights(log_w):
+    """Normalised weights."""
+    return np.asarray(jax.nn.softmax(jnp.asarray(log_w)))
+
+
+def row(name, way, reward, real):
+    """One row of the table."""
+    w, goal = weights(way.log_w), weights(reward(jnp.asarray(real)))
+    about = {
+        "way": name,
+        "calls a sample": way.calls,
+        "mean reward": float(w @ np.asarray(reward(jnp.asarray(way.x)))),
+        "of weighted data": float(goal @ np.asarray(reward(jnp.asarray(real)))),
+        "effective share": float(steering.effective_share(jnp.asarray(way.log_w))),
+    }
+    if real.ndim == 2:
+        edges = [np.linspace(*np.quantile(real[:, i], [0, 1]), CELLS + 1) for i in range(min(2, real.shape[1]))]
+        share = lambda x, w: np.histogramdd(
+            np.clip(x[:, : len(edges)], [e[0] for e in edges], [e[-1] for e in edges]), edges, weights=w
+        )[0]
+        about["total variation"] = float(np.abs(share(way.x, w) - share(real, goal)).sum() / 2)
+    else:
+        mean = lambda x, w: np.tensordot(w, x, axes=1)
+        about["error of the mean"] = float(np.sqrt(np.mean((mean(way.x, w) - mean(real, goal)) ** 2)))
+    return about
+
+
+def draw(path, ways, reward, real, title):
+    """A picture of samples, drawn in proportion to their weights, beside data drawn in proportion to e^r."""
+
+    def picked(x, log_w):
+        return x[np.asarray(steering.resampled(jnp.asarray(log_w), jax.random.key(0)))]
+
+    shown = {"data, weighted": picked(real, np.asarray(reward(jnp.asarray(real))))}
+    shown |= {name: picked(way.x, way.log_w) for name, way in ways.items()}
+    if real.ndim == 2:
+        return plots.point_grid(path, shown, title=title)
+    rng = np.random.default_rng(0)
+    plots.image_grid(
+        path, {name: rng.permutation(x)[:32].reshape(4, 8, *x.shape[1:]) for name, x in shown.items()}, title=title
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,122 @@
+"""Inverse problems y = A x0 + sigma n: measurements as rewards, for every sampler of flowjax.steering and flowjax.posterior.
+
+A measurement is a function A of rows, `x0 [B, ...] -> [B, ...]`, any differentiable one. Those here are linear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from flowjax import flowmap, samplers, typing
+from flowjax.typing import Array, AverageVelocity, Reward
+
+Measurement = Callable[[Array], Array]
+
+
+def mask(known: Array) -> Measurement:
+    """The elements of a row where `known` [...] is 1, zero elsewhere: inpainting."""
+    return lambda x0: jnp.where(known, x0, 0.0)
+
+
+def downsampled(factor: int) -> Measurement:
+    """Means of blocks of `factor` by `factor` pixels of images [B, H, W, C].
+
+    Example:
+      >>> downsampled(2)(jnp.arange(4.0).reshape(1, 2, 2, 1)).tolist()
+      [[[[1.5]]]]
+    """
+
+    def A(x0: Array) -> Array:
+        B, H, W, C = x0.shape
+        if H % factor or W % factor:
+            raise typing.InputError(
+                f"downsampled: images of {H} x {W} pixels by {factor}; expected a factor that divides both."
+            )
+        return x0.reshape(B, H // factor, factor, W // factor, factor, C).mean(axis=(2, 4))
+
+    return A
+
+
+def blurred(deviation: float, radius: int = 3) -> Measurement:
+    """Images [B, H, W, C] under a normal kernel of this deviation in pixels, zeros outside the image."""
+    at = jnp.arange(-radius, radius + 1)
+    kernel = jax.nn.softmax(-(at**2) / (2 * deviation**2))
+
+    def A(x0: Array) -> Array:
+        along = lambda x, axis: jax.lax.conv_general_dilated(
+            x, kernel.astype(x.dtype).reshape((-1, 1) if axis else (1, -1))[None, None], (1, 1), "SAME"
+        )
+        rows = jnp.moveaxis(x0, -1, 1).reshape(-1, 1, *x0.shape[1:3])
+        out = along(along(rows, 0), 1).reshape(len(x0), x0.shape[-1], *x0.shape[1:3])
+        return jnp.moveaxis(out, 1, -1)
+
+    return A
+
+
+def projected(directions: Array) -> Measurement:
+    """Scalar products of each row with `directions` [k, ...]: [B, k]."""
+    flat = directions.reshape(len(directions), -1)
+    return lambda x0: x0.reshape(len(x0), -1) @ flat.T.astype(x0.dtype)
+
+
+def log_likelihood(A: Measurement, y: Array, sigma: float) -> Reward:
+    """The reward -|y - A x0|^2 / (2 sigma^2), by which samples of the tilted density are samples of the posterior p(x0 | y).
+
+    Args:
+      A: measurement.
+      y: what was measured, [B, ...] or [1, ...] for all rows.
+      sigma: deviation of its noise, above 0.
+
+    Raises:
+      InputError: for sigma not above 0, or if y does not have the shape of A's answer.
+
+    Example:
+      >>> log_likelihood(mask(jnp.array([1, 0])), jnp.array([[1.0, 0.0]]), 0.5)(jnp.array([[0.0, 7.0]])).tolist()
+      [-2.0]
+    """
+    if not sigma > 0:
+        raise typing.InputError(f"log_likelihood: sigma is {sigma}; expected above 0.")
+
+    def reward(x0: Array) -> Array:
+        seen = A(x0)
+        if seen.shape[1:] != y.shape[1:] or y.shape[0] not in (1, len(x0)):
+            raise typing.InputError(
+                f"log_likelihood: A gives {seen.shape} and y has {y.shape}; expected the same, or one row of y."
+            )
+        return -jnp.sum(((y - seen) ** 2).reshape(len(x0), -1), axis=1) / (2 * sigma**2)
+
+    return reward
+
+
+def edited(V: AverageVelocity, x: Array, times: Array, key: Array, replace: Callable[[Array], Array]) -> Array:
+    """Zero-shot editing with a map to the data: jump to the data, put in what is known, add noise up to the next time.
+
+        x0 = replace(F(x, s, 0)),   x <- (1 - t) x0 + t z
+
+    For masks `replace` is `lambda x0: jnp.where(known, y, x0)`. It is exact in no case but trivial ones: what is put in tells the
+    rest of the image nothing until the next jump.
+
+    Args:
+      V: average velocity, called with t = 0.
+      x: noise [B, ...].
+      times: [n + 1] times that fall from 1 to 0.
+      key: of the new noise.
+      replace: `x0 -> x0`.
+
+    Returns:
+      Samples, the shape of `x`, with what is known put in.
+
+    Reference: Song et al. 2023, Consistency Models (arXiv 2303.01469), algorithm 4.
+    """
+    times = samplers.checked_times(times)
+
+    def step(x: Array, interval: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        number, s, t = interval
+        x0 = replace(flowmap.jump(V, x, s, jnp.zeros_like(s)))
+        z = jax.random.normal(jax.random.fold_in(key, number), x.shape, x.dtype)
+        return ((1 - t) * x0 + t * z).astype(x.dtype), None
+
+    return jax.lax.scan(step, x, (jnp.arange(len(times) - 1), times[:-1], times[1:]))[0]

@@ -1,0 +1,130 @@
+"""Posteriors of a noisy observation x_c = (1 - c) x0 + c n of level c in (0, 1], and what they are for.
+
+A stochastic map jumps from new noise to a sample of p(x0 | x_c) in one call: F(eps, 1, 0 | x_c, c), the flow map of an inner path
+I_s = (1 - s) x0 + s eps. At c = 1 the observation says nothing, and the map is the ordinary one. In this module
+
+    draw(x_c, c, eps) -> x0          one sample a row, with fresh noise eps of the shape of x_c
+
+stands for such a map, trained (methods `meta_*`) or exact. Everything is for the linear path on R^n, with noise N(0, I).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from flowjax import checks, samplers
+from flowjax.typing import Array, Reward, Time, Velocity
+
+Draw = Callable[[Array, Time, Array], Array]  # (x_c, c, eps) -> x0
+
+
+def glass(v: Velocity, x: Array, s: Time, x_c: Array, c: Time) -> Array:
+    """The velocity of the inner path given x_c, in closed form from the ordinary velocity: a teacher of stochastic maps.
+
+    Two observations of x0 with independent noise, x at level s and x_c at level c, are together one of level t:
+
+        m = ((1 - s) / s^2 x + (1 - c) / c^2 x_c) / l,   l = ((1 - s) / s)^2 + ((1 - c) / c)^2,   t = 1 / (1 + l^(1/2))
+        v(x, s | x_c, c) = (x - D((1 - t) m, t)) / s,    D(y, t) = y - t v(y, t)
+
+    Args:
+      v: the ordinary velocity, `v(x, t)`.
+      x: point of the inner path, [B, ...].
+      s: its time in (0, 1].
+      x_c: the observation, the shape of `x`.
+      c: its level in (0, 1].
+
+    Returns:
+      The shape of `x`. At c = 1 it is v(x, s), up to rounding.
+
+    Raises:
+      InputError: if a time has neither no axis nor `x.ndim` axes, or the shapes differ.
+
+    Example:
+      >>> bool(jnp.allclose(glass(flow.v, x, 0.5, 0 * x, 1.0), flow.v(x, 0.5), atol=1e-5))
+      True
+
+    Reference: Holderrieth et al. 2025, GLASS Flows (arXiv 2509.25170), derived anew from the two independent observations.
+    """
+    s, c = checks.times("glass", x, s=s, c=c)
+    x_c = checks.like("glass", x, x_c, name="x_c")
+    length = ((1 - s) / s) ** 2 + ((1 - c) / c) ** 2
+    known = length > 0  # neither observation says anything at s = c = 1
+    safe = jnp.where(known, length, 1.0)
+    root = jnp.where(known, jnp.sqrt(safe), 0.0)
+    # (1 - t) m = root / (1 + root) times the weighted sum over length; one division by root, none by zero.
+    seen = ((1 - s) / s**2 * x + (1 - c) / c**2 * x_c) / (jnp.sqrt(safe) * (1 + root))
+    y, t = jnp.where(known, seen, x), 1 / (1 + root)
+    return ((x - (y - t * v(y, t))) / s).astype(x.dtype)
+
+
+def observed(x0: Array, c: Time, key: Array) -> Array:
+    """A noisy observation (1 - c) x0 + c n, n ~ N(0, I)."""
+    return (1 - c) * x0 + c * jax.random.normal(key, x0.shape, x0.dtype)
+
+
+def value(draw: Draw, reward: Reward, x_c: Array, c: Time, eps: Array) -> Array:
+    """log E[e^r(x0) | x_c] by K posterior draws: logsumexp_k r(draw(x_c, c, eps_k)) - log K.
+
+    Args:
+      draw: posterior draws.
+      reward: r.
+      x_c: [B, ...], at level c.
+      c: level in (0, 1].
+      eps: noise of the draws, [K, B, ...].
+
+    Returns:
+      [B]. Its expectation is at most the value (Jensen), and nears it as 1 / K.
+
+    Reference: Holderrieth et al. 2026, Diamond Maps (arXiv 2602.05993), which estimates the value by posterior draws.
+    """
+    rewards = jax.vmap(lambda eps: reward(draw(x_c, c, eps)))(eps)
+    return jax.nn.logsumexp(rewards, axis=0) - jnp.log(len(eps))
+
+
+def tilted_velocity(v: Velocity, draw: Draw, reward: Reward, x: Array, t: Time, eps: Array) -> Array:
+    """The velocity of p(x0) e^r(x0), by the gradient of the value: v(x, t) - t / (1 - t) grad_x log E[e^r(x0) | x], for t < 1.
+
+    Consistent as the number of draws grows, if they are of the posterior. Arguments as of `value`, and v the ordinary velocity.
+    """
+    slope = jax.grad(lambda x: jnp.sum(value(draw, reward, x, t, eps)))(x)
+    return v(x, t) - t / (1 - t) * slope
+
+
+def tilted_velocity_without_gradient(v: Velocity, draw: Draw, reward: Reward, x: Array, t: Time, eps: Array) -> Array:
+    """The velocity of p(x0) e^r(x0), from weighted draws: v(x, t) - (E_w[x0] - E[x0]) / t, weights softmax over draws of r.
+
+    For rewards without a gradient, and for t up to 1. Arguments as of `tilted_velocity`.
+    """
+    ends = jax.vmap(lambda eps: draw(x, t, eps))(eps)
+    weights = jax.nn.softmax(jax.vmap(reward)(ends), axis=0)
+    tilted = jnp.sum(weights.reshape(weights.shape + (1,) * (x.ndim - 1)) * ends, axis=0)
+    return v(x, t) - (tilted - jnp.mean(ends, axis=0)) / t
+
+
+def chain(draw: Draw, x: Array, levels: Array, key: Array) -> Array:
+    """Draws and re-noising in turn: x0 <- draw(x, c, eps), x <- (1 - c') x0 + c' n, along levels c. The last draw is returned.
+
+    Each round leaves the marginals as they are if the draws are of the posterior: with levels that stay the same this is a Markov
+    chain whose law is p_c.
+
+    Args:
+      draw: posterior draws.
+      x: at `levels[0]`, [B, ...].
+      levels: [n + 1], each in (0, 1] but the last, which is 0 where data is wanted, else the level of the result.
+      key: of all noise.
+
+    Returns:
+      [B, ...] at `levels[-1]`.
+    """
+    levels = samplers.checked_times(levels)
+
+    def step(x: Array, interval: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        number, c, following = interval
+        draw_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
+        x0 = draw(x, c, jax.random.normal(draw_key, x.shape, x.dtype))
+        return observed(x0, following, noise_key).astype(x.dtype), None
+
+    return jax.lax.scan(step, x, (jnp.arange(len(levels) - 1), levels[:-1], levels[1:]))[0]

@@ -1,0 +1,213 @@
+"""Samples of p(x0) e^r(x0) from a trained map and a reward r, `x0 [B, ...] -> [B]`, without training.
+
+A flow map looks ahead to the end of a trajectory in one call, and F(x, t, 0) stays the same along the flow. So the densities
+p_t(x) e^(beta(t) r(F(x, t, 0))) lead from the noise, beta(1) = 0, to the tilted data, beta(0) = 1, and a particle that the map carries
+changes its weight by the reward alone. All functions are for the linear path on R^n, with noise N(0, I).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from flowjax import flowmap, samplers, typing
+from flowjax.typing import Array, AverageVelocity, Reward, Time, Velocity
+
+Schedule = Callable[[Time], Time]  # t -> beta(t), 0 at t = 1 and 1 at t = 0
+
+
+def rising(t: Time) -> Time:
+    """beta(t) = 1 - t."""
+    return 1 - t
+
+
+def score(v: Velocity, x: Array, t: Time) -> Array:
+    """The gradient of log p_t on the linear path, from the velocity: -(x + (1 - t) v(x, t)) / t, for t > 0.
+
+    Example:
+      >>> score(lambda x, t: x, jnp.ones((1, 2)), 1.0).tolist()
+      [[-1.0, -1.0]]
+    """
+    return -(x + (1 - t) * v(x, t)) / t
+
+
+def effective_share(log_weights: Array) -> Array:
+    """The effective sample size over the number of particles, from log-weights [B] with any constant."""
+    weights = jax.nn.softmax(log_weights)
+    return 1 / (len(weights) * jnp.sum(weights**2))
+
+
+def resampled(log_weights: Array, key: Array) -> Array:
+    """Indices [B] of particles drawn in proportion to their weights by systematic resampling: one uniform number for all.
+
+    Example:
+      >>> sorted(resampled(jnp.log(jnp.array([0.5, 0.5, 1e-30, 1e-30])), jax.random.key(0)).tolist())
+      [0, 0, 1, 1]
+
+    Reference: Douc and Cappe 2005, Comparison of resampling schemes (arXiv cs/0507025), section 2.4.
+    """
+    n = len(log_weights)
+    at = (jnp.arange(n) + jax.random.uniform(key, (), log_weights.dtype)) / n
+    return jnp.clip(jnp.searchsorted(jnp.cumsum(jax.nn.softmax(log_weights)), at), 0, n - 1)
+
+
+def tilted(
+    V: AverageVelocity,
+    x: Array,
+    times: Array,
+    key: Array,
+    reward: Reward,
+    *,
+    noise: float = 0.0,
+    schedule: Schedule = rising,
+    threshold: float = 0.5,
+) -> tuple[Array, Array]:
+    """Flow Map Trajectory Tilting: weighted samples of the tilted density, by jumps, weights, Langevin steps and resampling.
+
+        x <- F(x, s, t)
+        log w <- log w + (beta(t) - beta(s)) r(F(x, t, 0))
+        x <- x + h (score(x, t) + beta(t) grad r(F(x, t, 0))) + (2 h)^(1/2) z,      h = noise t (s - t), not at t = 0
+
+    The weights are exact for an exact map; Langevin steps err by order h. The published form is the limit of many intervals.
+
+    Args:
+      V: average velocity, called with (s, t), (t, 0), and with noise (t, t).
+      x: noise [B, ...], B particles of one density.
+      times: [n + 1] times that fall from 1 to 0.
+      key: of the noise and the resampling.
+      reward: r, differentiable if there is noise.
+      noise: strength of the Langevin steps, at least 0; without it particles that were copied stay together.
+      schedule: beta.
+      threshold: resample where the effective share of the particles falls below it; 0: never.
+
+    Returns:
+      (x0 [B, ...], log-weights [B] up to a constant).
+
+    Raises:
+      InputError: for negative noise or a threshold that is not from 0 to 1.
+
+    Example:
+      >>> eps = jax.random.normal(jax.random.key(0), (4096, 1))
+      >>> x, log_w = tilted(flow.V, eps, jnp.array([1.0, 0.0]), jax.random.key(1), lambda x0: 0.1 * x0[:, 0], threshold=0)
+      >>> bool(abs((jax.nn.softmax(log_w) @ x)[0] - 0.9) < 0.1)  # N(0.5, 4) tilted by 0.1 x0: the mean is 0.5 + 4 * 0.1
+      True
+
+    Reference: Sabour et al. 2025 (arXiv 2511.22688), proposition 2.2.
+    """
+    if not (noise >= 0 and 0 <= threshold <= 1):
+        raise typing.InputError(f"tilted: noise {noise}, threshold {threshold}; expected at least 0, and a share from 0 to 1.")
+    times = samplers.checked_times(times)
+    ahead = lambda x, t: reward(flowmap.jump(V, x, t, jnp.zeros_like(t)))
+
+    def step(state: tuple[Array, Array], interval: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
+        (x, log_w), (number, s, t) = state, interval
+        move_key, pick_key = jax.random.split(jax.random.fold_in(key, number))
+        x = flowmap.jump(V, x, s, t)
+        log_w += (schedule(t) - schedule(s)) * ahead(x, t)
+        few = (effective_share(log_w) < threshold) & (t > 0)
+        x, log_w = x[jnp.where(few, resampled(log_w, pick_key), jnp.arange(len(x)))], jnp.where(few, 0.0, log_w)
+        if noise:
+            x = _langevin(V, lambda x: schedule(t) * ahead(x, t), x, t, noise * t * (s - t), move_key)
+        return (x, log_w), None
+
+    return jax.lax.scan(step, (x, jnp.zeros(len(x), x.dtype)), (jnp.arange(len(times) - 1), times[:-1], times[1:]))[0]
+
+
+def _langevin(V: AverageVelocity, log_tilt: Reward, x: Array, t: Array, h: Array, key: Array) -> Array:
+    """One step of length h that keeps p_t(x) e^log_tilt(x) up to order h; none at t = 0, where the score is not known."""
+    slope = jax.grad(lambda x: jnp.sum(log_tilt(x)))(x)
+    drift = score(lambda x, t: V(x, t, t), x, jnp.maximum(t, 1e-6)) + slope
+    z = jax.random.normal(key, x.shape, x.dtype)
+    return jnp.where(t > 0, x + h * drift + jnp.sqrt(2 * h) * z, x).astype(x.dtype)
+
+
+def guided(V: AverageVelocity, x: Array, times: Array, reward: Reward, *, scale: float = 1.0, floor: float = 0.1) -> Array:
+    """Plain guidance: each jump is bent by the gradient of the reward at the end that the map sees; no weights.
+
+        x <- F(x, s, t) + (s - t) scale s / max(1 - s, floor) grad_x r(F(x, s, 0))
+
+    That is the velocity of the tilted density with log E[e^r(x0) | x_s] replaced by r(F(x, s, 0)), the reward at one point instead of the mean over the
+    posterior, so its samples are biased unless r and the map are linear and the posterior narrow. Two calls and a gradient an interval.
+
+    Args:
+      V, x, times: as of `flowjax.samplers.flow_map`.
+      reward: r, differentiable.
+      scale: of the gradient.
+      floor: least divisor, near the noise (ours).
+
+    Returns:
+      Samples, the shape of `x`.
+
+    Reference: Chung et al. 2023, DPS (arXiv 2209.14687), with the flow map's end for the posterior mean.
+    """
+    times = samplers.checked_times(times)
+
+    def step(x: Array, interval: tuple[Array, Array]) -> tuple[Array, None]:
+        s, t = interval
+        slope = jax.grad(lambda x: jnp.sum(reward(flowmap.jump(V, x, s, jnp.zeros_like(s)))))(x)
+        bent = flowmap.jump(V, x, s, t) + (s - t) * scale * s / jnp.maximum(1 - s, floor) * slope
+        return bent.astype(x.dtype), None
+
+    return jax.lax.scan(step, x, (times[:-1], times[1:]))[0]
+
+
+def best_of(x0: Array, reward: Reward, count: int) -> Array:
+    """The row of highest reward among each `count` neighbouring rows of x0 [B, ...]: [B / count, ...].
+
+    Raises:
+      InputError: if `count` does not divide B.
+
+    Example:
+      >>> best_of(jnp.array([[1.0], [3.0], [2.0], [0.0]]), lambda x0: x0[:, 0], 2).tolist()
+      [[3.0], [2.0]]
+    """
+    if count < 1 or len(x0) % count:
+        raise typing.InputError(f"best_of: {len(x0)} rows in groups of {count}; expected a count that divides the rows.")
+    best = jnp.argmax(reward(x0).reshape(-1, count), axis=1)
+    return x0[jnp.arange(len(best)) * count + best]
+
+
+def search(
+    V: AverageVelocity, x: Array, times: Array, key: Array, reward: Reward, *, count: int = 4, spread: float = 0.5
+) -> Array:
+    """Search along the path: at every time each row tries `count` noisier versions of itself, and keeps the one with the best end.
+
+        x' = (1 - a) x + (s'^2 - (1 - a)^2 s^2)^(1/2) z,   s' = s + a (1 - s),   a = spread
+        x <- F(x', s', t)  of the x' with the largest r(F(x', s', 0)), x itself at s among them
+
+    x' has the marginal of time s'. x itself is a candidate, so that for an exact map the reward of the end never falls.
+
+    Args:
+      V, x, times: as of `flowjax.samplers.flow_map`.
+      key: of the candidates.
+      reward: r; no gradient is taken.
+      count: candidates of a row, each one call of V at every time, at least 1.
+      spread: how far back to the noise candidates go, from 0 to 1.
+
+    Returns:
+      Samples, the shape of `x`. They are no samples of the tilted density: they have higher rewards than these.
+
+    Raises:
+      InputError: for no candidates, or a spread that is not from 0 to 1.
+
+    Reference: Sabour et al. 2025 (arXiv 2511.22688) has a search variant; its proposals are not verified, these are ours.
+    """
+    if count < 1 or not 0 <= spread <= 1:
+        raise typing.InputError(f"search: count and spread are {count} and {spread}; expected at least 1, and 0 to 1.")
+    times = samplers.checked_times(times)
+    rows = jnp.arange(len(x))
+
+    def step(x: Array, interval: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        number, s, t = interval
+        back = s + spread * (1 - s)
+        z = jax.random.normal(jax.random.fold_in(key, number), (count - 1, *x.shape), x.dtype)
+        noisier = (1 - spread) * x[None] + jnp.sqrt(back**2 - ((1 - spread) * s) ** 2) * z
+        tried = jnp.concatenate([x[None], noisier.astype(x.dtype)])
+        since = jnp.where(jnp.arange(count) == 0, s, back)
+        ends = jax.lax.map(lambda one: reward(flowmap.jump(V, one[0], one[1], jnp.zeros_like(s))), (tried, since))
+        best = jnp.argmax(ends, axis=0)
+        return flowmap.jump(V, tried[best, rows], since[best].reshape((-1,) + (1,) * (x.ndim - 1)), t), None
+
+    return jax.lax.scan(step, x, (jnp.arange(len(times) - 1), times[:-1], times[1:]))[0]

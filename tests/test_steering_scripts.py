@@ -1,0 +1,70 @@
+"""The scripts that use a trained run: steer, invert, likelihood; what they write, on runs that were not trained."""
+
+import csv
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def run(script, folder, *arguments):
+    command = [sys.executable, "-m", f"experiments.{script}", f"--workdir={folder}", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def table(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["points", "digits"])
+def test_steer_writes_a_row_and_a_panel_for_each_way(data, request):
+    folder = request.getfixturevalue("flow_run" if data == "points" else "digits_run")
+    reward = "axis:number=1,scale=0.5" if data == "points" else "brightness:scale=5"
+    printed = run("steer", folder, f"--reward={reward}", "--num=64", "--steps=2", "--count=3")
+    rows = {row["way"]: row for row in table(folder / "steering.csv")}
+    assert list(rows) == ["plain", "weighted", "tilted", "guided", "best_of", "search"]
+    assert float(rows["best_of"]["mean reward"]) > float(rows["plain"]["mean reward"])
+    assert float(rows["weighted"]["mean reward"]) > float(rows["plain"]["mean reward"])
+    with np.load(folder / "steering.npz") as file:
+        assert file["tilted_x"].shape[0] == 64 and np.isfinite(file["weighted_log_w"]).all()
+    assert (folder / "steering.png").stat().st_size > 5_000 and "steering.md" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("data", "measure"), [("points", "project:count=1"), ("digits", "mask"), ("digits", "downsample:factor=4")]
+)
+def test_invert_compares_the_draws_with_what_was_measured(data, measure, request):
+    folder = request.getfixturevalue("flow_run" if data == "points" else "digits_run")
+    run("invert", folder, f"--measure={measure}", "--num=3", "--draws=8", "--steps=3", "--sigma=0.3")
+    ways = ["nearest", "guided", "tilted", *(["edited"] if measure == "mask" else [])]
+    assert [row["way"] for row in table(folder / "inverse.csv")] == ways
+    with np.load(folder / "inverse.npz") as file:
+        assert file["guided"].shape == (3, 8, *file["x0"].shape[1:])
+        if measure == "mask":  # what is known was put in
+            np.testing.assert_allclose(
+                file["edited"][:, :, :4], np.broadcast_to(file["y"][:, None, :4], (3, 8, 4, 8, 1)), atol=1e-5
+            )
+
+
+@pytest.mark.slow
+def test_likelihood_of_points_and_images(flow_run, digits_run):
+    run("likelihood", flow_run, "--num=64", "--samples=32", "--steps=8")
+    rows = table(flow_run / "likelihood.csv")
+    assert [row["rows"] for row in rows] == [
+        "held-out data",
+        "samples in 1, under their sampler",
+        "samples in 4, under their sampler",
+    ]
+    assert abs(float(rows[0]["true log p"]) + np.log(8)) < 1e-6
+    run("likelihood", digits_run, "--num=16", "--steps=4", "--divergence=hutch++", "--solver=midpoint")
+    assert 0 < float(table(digits_run / "likelihood.csv")[0]["bits per dimension"]) < 20
