@@ -9,7 +9,7 @@ from configs import common, method, network
 from flowjax import methods, models, times, typing
 from flowjax.training import config_checks, ranges, room, settings
 
-CHOICES = [f"{name},{preset}" for name in methods.METHODS for preset in common.PRESETS]
+CHOICES = [f"{name},{preset}" for name in {**methods.METHODS, **methods.DISTRIBUTIONAL} for preset in common.PRESETS]
 NETWORKS = ["imf,mit", "pmf,mit", "dmf,decoupled_dit", "tvm,semi_lipschitz_dit", "meanflow,unet"]
 
 

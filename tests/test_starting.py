@@ -303,7 +303,7 @@ def test_a_name_that_is_taken_is_not_registered():
     ):
         with pytest.raises(typing.InputError, match=message):
             methods.register("mine", recipe, **odd)
-    assert "mine" not in methods.METHODS and {info.jumps for info in methods.METHODS.values()} == set(methods.JUMPS)
+    assert "mine" not in methods.METHODS and {info.jumps for info in methods.every().values()} == set(methods.JUMPS)
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,14 @@ SETTINGS = {
     "D": "distils a teacher",
     "S": "distils itself",
     "M": "learns the marginal flow from conditional velocities",
+    "P": "compares its samples with the data",
 }
 RULES = {
     "diagonal": "the anchor",
     "eulerian": "Eulerian, the source moves",
     "lagrangian": "Lagrangian, the target moves",
     "compositional": "compositional, two jumps are one",
+    "distributional": "the distribution of the samples is matched",
 }
 PREDICTS = {
     "velocity": "V itself",
@@ -58,7 +60,7 @@ class MethodSection(SphinxDirective):
             lines += source(pair)
         lines += recipe(name, info)
         for path in ("flowjax/losses", "flowjax/methods", "docs/method_costs.csv", "docs/landscape_checkerboard.csv"):
-            for file in [ROOT / path] if (ROOT / path).is_file() else sorted((ROOT / path).glob("*.py")):
+            for file in [ROOT / path] if (ROOT / path).is_file() else sorted((ROOT / path).rglob("*.py")):
                 self.env.note_dependency(str(file))
         anchor = nodes.target("", "", ids=[target], names=[target])
         return [anchor, *self.parse_text_to_nodes("\n".join(lines))]
@@ -101,7 +103,7 @@ def recipe(name, info):
     rows = ", ".join(f"{term.name} {_share(term.columns)}" for term in method.terms)
     reference = " ".join(inspect.getdoc(info.recipe).partition("Reference:")[2].split())
     lines = [
-        f"The recipe, {{py:obj}}`flowjax.methods.{info.recipe.__module__.rpartition('.')[2]}.{info.recipe.__name__}`.",
+        f"The recipe, {{py:obj}}`{info.recipe.__module__}.{info.recipe.__name__}`.",
         f"Rows: {rows}. The network predicts {PREDICTS.get(info.parameterisation, info.parameterisation)}"
         f" and learns {info.learns}. Derivative and stop-gradient: {info.derivative}."
         + (f" Besides the network it needs: {', '.join(f'`{need}`' for need in info.needs)}." if info.needs else ""),

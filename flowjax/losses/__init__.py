@@ -1,7 +1,8 @@
 """Every method as a pair `(prediction, target)`, both of the shape of `x`: a loss before a distance scores it.
 
 One file per rule: `diagonal` (the anchor V(x, s, s) = v), `eulerian` (the source moves), `lagrangian` (the target moves),
-`compositional` (two jumps are one); `riemannian` has the three rules on other spaces than R^n. Callables come first, then arrays in the order x, s, t, v, a, then keyword-only
+`compositional` (two jumps are one); `riemannian` has the three rules on other spaces than R^n, `distributional` losses that keep no
+path. Callables come first, then arrays in the order x, s, t, v, a, then keyword-only
 hyperparameters. The following holds for all; a docstring adds what is particular to its loss.
 
 Args:
@@ -36,6 +37,7 @@ from flowjax.losses.compositional import (
     split_meanflow,
 )
 from flowjax.losses.diagonal import flow_matching
+from flowjax.losses.distributional.scores import freeflow_correction
 from flowjax.losses.eulerian import (
     align_your_flow_emd,
     alphaflow,
@@ -55,7 +57,6 @@ from flowjax.losses.lagrangian import (
     align_your_flow_lmd,
     boot,
     consistency_mid_training,
-    freeflow_correction,
     freeflow_prediction,
     lagrangian_distillation,
     lagrangian_self_distillation,

@@ -123,33 +123,6 @@ def freeflow_prediction(
     return Pair(V_1t, sg(teacher(F, t) + (1 - t) * dV_dt))
 
 
-def freeflow_correction(V: AverageVelocity, velocity: Velocity, teacher: Velocity, x: Array, r: Time, eps: Array) -> Pair:
-    """FreeFlow's correction: samples are pushed to where the teacher's velocity and that of the samples agree.
-
-        F(x, 1, 0)  vs  sg[F(x, 1, 0) + velocity(x_r, r) - teacher(x_r, r)],     x_r = (1 - r) F(x, 1, 0) + r eps
-
-    Since v = (x - E[x0 | x]) / r, the difference points from what the student makes of x_r to what the teacher makes of it.
-
-    Paper -> here: z -> x, f_theta(z, 1) -> F(x, 1, 0), n -> eps, the noising velocity G_psi -> velocity, u -> teacher.
-
-    Args:
-      velocity: velocity of the student's samples, `velocity(x, t)`: an auxiliary network that learns it by flow matching.
-      x: noise from which the student makes samples, [B, ...].
-      r: time to which they are noised again, in (0, 1], a scalar or [B, 1, ..., 1].
-      eps: the noise of that, independent of `x`, the shape of `x`.
-
-    Example: once the student's samples have the teacher's velocity nothing pushes them.
-      >>> assert jnp.allclose(*freeflow_correction(flow.V, flow.v, flow.v, x, 0.5, eps=x[::-1]), atol=1e-5)
-
-    Reference: Tong et al. 2025, Flow Map Distillation Without Data (arXiv 2511.19428), the correction objective.
-    """
-    (r,) = checks.times("freeflow_correction", x, r=r)
-    eps = checks.like("freeflow_correction", x, eps, name="eps")
-    F = flowmap.jump(V, x, 1.0, 0.0)
-    x_r = sg((1 - r) * F + r * eps).astype(jnp.result_type(x))
-    return Pair(F, sg(F + velocity(x_r, r) - teacher(x_r, r)))
-
-
 def physics_informed(
     V: AverageVelocity, teacher: Velocity, x: Array, t: Time, *, jvp: Jvp = derivatives.finite_difference()
 ) -> Pair:

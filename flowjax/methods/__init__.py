@@ -3,7 +3,7 @@
 `make(name, **constants)` returns a `Method`; every constant is a keyword whose default is the published one. A recipe is a few
 `Term`s, each with its pair, distance, times and columns of the rows. All randomness is in `Method.draw`; `Method.loss` is a pure
 function of networks and points. One file a rule, as in flowjax.losses (`consistency` has the Eulerian ones with the target at the
-data, `riemannian` those on other spaces than R^n); `recipe`, `draws` and `pairs` have what recipes are made of, `landscape` the table
+data, `riemannian` those on other spaces than R^n, `distributional` those that match distributions); `recipe`, `draws` and `pairs` have what recipes are made of, `landscape` the tables
 of all methods.
 
 Constants that recipes share, and what they mean where a recipe does not say more:
@@ -28,13 +28,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flowjax import checks, flowmap, guidance, typing
-from flowjax.methods import landscape, recipe as recipes
-from flowjax.methods.landscape import CATEGORICAL, JUMPS, METHODS, STOCHASTIC, MethodInfo, every, info, takes_total_steps
+from flowjax.methods import method_info, recipe as recipes
+from flowjax.methods.landscape import (
+    CATEGORICAL,
+    DISTRIBUTIONAL,
+    JUMPS,
+    METHODS,
+    STOCHASTIC,
+    MethodInfo,
+    every,
+    info,
+    takes_total_steps,
+)
 from flowjax.methods.recipe import raw_errors, rows_multiple, with_dropout
 from flowjax.typing import Method
 
 __all__ = [
     "CATEGORICAL",
+    "DISTRIBUTIONAL",
     "JUMPS",
     "METHODS",
     "MethodInfo",
@@ -56,7 +67,7 @@ def make(name: str, *, total_steps: int | None = None, **hyper: Any) -> Method:
     """A Method by its registry name.
 
     Args:
-      name: a key of METHODS, CATEGORICAL or STOCHASTIC.
+      name: a key of METHODS, CATEGORICAL, STOCHASTIC or DISTRIBUTIONAL.
       total_steps: length of the training, for recipes with schedules; the others do not get it.
       **hyper: constants of the recipe; the defaults are the published ones.
 
@@ -80,7 +91,7 @@ def make(name: str, *, total_steps: int | None = None, **hyper: Any) -> Method:
 
 def outline(name: str, *, total_steps: int | None = None, **hyper: Any) -> Method:
     """A Method to be read, not called, made without touching a device; arguments and errors as of `make`."""
-    return landscape.outline(_recipe(name, hyper), total_steps=total_steps, **hyper)
+    return method_info.outline(_recipe(name, hyper), total_steps=total_steps, **hyper)
 
 
 def _recipe(name: str, hyper: Mapping[str, Any]) -> Callable[..., Method]:

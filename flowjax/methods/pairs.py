@@ -13,6 +13,7 @@ calls `losses.meanflow(V, x, s, t, v)` with
     v                   the velocity of the data at (x, s), guided if `nets.guide` is given
     v_tangent           the network's velocity that the guidance evaluated, or None
     warmup              a, a factor that grows over the training
+    mean                nets.mean, over the rows of the whole batch
 
 and, under any other name, an array of `point.extra` or a network of `nets`. What is None leaves a loss its default.
 """
@@ -103,6 +104,7 @@ def _supplied(nets: Nets, point: Point) -> dict[str, Callable[[], Any]]:
         "v": lambda: guided().v,
         "v_tangent": lambda: guided().V_ss,
         "warmup": fields["a"],
+        "mean": lambda: nets.mean,
     }
 
 
