@@ -12,6 +12,7 @@ Every term draws its own noise, so that the fake and the student see different s
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from flowjax.methods.method_info import MethodInfo
 from flowjax.times import TimeSampler
 from flowjax.typing import Array, Method, Nets, Pair, Point, Term
 
-TEACHER = {"teacher": {}}
+TEACHER: dict[str, Any] = {"teacher": {}}
 
 
 def vsd(
