@@ -2,7 +2,7 @@
 
     python -m experiments.train --config=configs/method.py:psd,checkerboard --workdir=runs/psd
 
-NAME is a row of `python -m experiments.landscape --table`, or meta_flow_map, a stochastic map by the rule --config.method.rule, PRESET is checkerboard, digits, guided or test. The constants and
+NAME is a row of `python -m experiments.landscape --table`, or meta_flow_map or f2d2 (posteriors and likelihoods, by the rule --config.method.rule), PRESET is checkerboard, digits, guided or test. The constants and
 the parameterisation are the published ones (flowjax.methods), with these exceptions, which are ours:
 
 * On points (checkerboard, test) times are uniform and powers are 0.5, because the published values are for images. Errors are not

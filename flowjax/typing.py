@@ -96,6 +96,7 @@ CALLS = {
     "map": "net(x, s, t, cond=None), the shape of x",
     "velocity": "net(x, t, cond=None), the shape of x: the module at (x, t, t, cond)",
     "scalar": "net(x, t, cond=None), [rows]: the module at (x, t, t, cond), its mean over all axes but the rows",
+    "scalar_map": "net(x, s, t, cond=None), [rows]: the module at (x, s, t, cond), its mean over all axes but the rows",
     "times": "net(s, t), [rows]: the module at (s, t)",
 }
 

@@ -1,7 +1,7 @@
 """The tables of the landscape: every method, what it is and what it costs. The documentation and `experiments.landscape --table` show them."""
 
 from flowjax import checks, conditioning, losses
-from flowjax.losses import discrete as discrete_losses
+from flowjax.losses import discrete as discrete_losses, likelihood as likelihood_losses
 from flowjax.methods import (
     compositional,
     consistency,
@@ -10,6 +10,7 @@ from flowjax.methods import (
     distributional,
     eulerian,
     lagrangian,
+    likelihood,
     pixel,
     posterior,
     riemannian,
@@ -256,6 +257,10 @@ STOCHASTIC: dict[str, MethodInfo] = {
         posterior.meta_flow_map, pairs=(losses.meanflow,), rule="eulerian", setting="M",
         derivative="d_s V, all of the target in sg", derived_fpe=4, rho=1, inputs=conditioning.OBSERVATION,
         paper="Meta Flow Maps", arxiv="2601.14430",
+    ),
+    "f2d2": MethodInfo(
+        likelihood.f2d2, pairs=(likelihood_losses.divergence_lagrangian,), rule="lagrangian", setting="D",
+        derivative="d_t V and d_t of the divergence, the latter in sg", rho=3, paper="F2D2", arxiv="2512.02636",
     ),
 }  # fmt: skip
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import checks, conditioning, data, flowmap, paths, typing
-from flowjax.training import checkpoint, config_checks, parts, ranges, room, sampling, settings, workdir as folders
+from flowjax import checks, conditioning, data, flowmap, methods, paths, typing
+from flowjax.training import checkpoint, config_checks, networks, parts, ranges, room, sampling, settings, workdir as folders
 
 
 class Trained(NamedTuple):
@@ -163,7 +163,7 @@ def weights(state, average, seeds):
     return tree if seeds == 1 else jax.tree.map(lambda leaf: leaf[0], tree)
 
 
-def load(workdir, average="", flag="--workdir", seed=0, step=""):
+def load(workdir, average="", flag="--workdir", seed=0, step="", network="V"):
     """The network of a checkpoint of a run; needs neither the data nor the devices of the training.
 
     Args:
@@ -172,9 +172,11 @@ def load(workdir, average="", flag="--workdir", seed=0, step=""):
       flag: what the folder was given as, for the errors.
       seed: which of the seeds that were trained side by side, from 0.
       step: of the checkpoint, or "best", by config.best; "": the newest that is readable.
+      network: "V", or the name of a network that was trained along, which then is the V of what is returned, with its raw weights: the
+        one average that it has is "".
 
     Raises:
-      InputError: if the folder holds no run, no readable checkpoint, no such checkpoint or no such average, or if it is a run of
+      InputError: if there is no such network, the folder holds no run, no readable checkpoint, no such checkpoint or no such average, or if it is a run of
         modules that were not imported.
     """
     chosen = settings.read(folders.load_config(workdir, flag))
@@ -184,6 +186,10 @@ def load(workdir, average="", flag="--workdir", seed=0, step=""):
     shape, num_classes = folders.load_data_facts(workdir)
     net = parts.network(chosen.model, chosen.guidance, num_classes)
     item = _item(average or chosen.evaluation.average, chosen.evaluation.averages)
+    if network != "V":
+        along = methods.outline(chosen.method.name, **chosen.method.constants).networks
+        checks.member("network of the run", network, ["V", *along])
+        net, item = networks.module_of(network, along[network], net, shape), f"params.{network}"
     if not 0 <= seed < chosen.seeds:
         raise typing.InputError(f"the run has {chosen.seeds} seed(s), counted from 0; there is no {seed}.")
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:

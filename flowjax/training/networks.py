@@ -58,7 +58,7 @@ def make(method, net, shape, teacher=None):
     Raises:
       InputError: if a declared network cannot be made.
     """
-    modules = {"V": net, **{name: _module(name, network, net, shape) for name, network in method.networks.items()}}
+    modules = {"V": net, **{name: module_of(name, network, net, shape) for name, network in method.networks.items()}}
     logits = "logits" in method.needs and predicts_logits(net)
     return Networks(modules, method.networks, teacher or teachers.Teacher(), heads(method, net), logits)
 
@@ -75,7 +75,7 @@ def heads(method, net):
     return "both" if "both" in method.needs and models.two_headed(net) else None
 
 
-def _module(name, network, net, shape):
+def module_of(name, network, net, shape):
     """The module of a declared network."""
     checks.member(f"call of the network {name!r}", network.call, typing.CALLS)
     if isinstance(network.module, nn.Module):
@@ -137,6 +137,7 @@ def _called(module, call, weights):
         "map": lambda x, s, t, cond=None: at(x, s, t, cond),
         "velocity": lambda x, t, cond=None: at(x, t, t, cond),
         "scalar": lambda x, t, cond=None: _mean_of_rows(at(x, t, t, cond)),
+        "scalar_map": lambda x, s, t, cond=None: _mean_of_rows(at(x, s, t, cond)),
         "times": lambda s, t: module.apply({"params": weights}, s, t),
     }[call]
 
