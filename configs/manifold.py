@@ -11,7 +11,7 @@ NAME is a method whose losses hold on any space: rmf, gfm_esd, gfm_lsd, gfm_psd,
 
 The constants of the methods are published ones (flowjax/methods/riemannian.py); network, optimizer and duration are ours, for two CPU
 cores: RMF's authors train an MLP of 12 layers and width 2,048 on the earth, 500 epochs, AdamW at 1e-4, batches of 8,192. Numbers that
-were reached are in docs/manifolds.md.
+were reached are in docs/methods/manifolds.md.
 """
 
 from configs import common

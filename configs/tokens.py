@@ -26,12 +26,18 @@ def get_config(choice="csd,words"):
     config, info = common.base("checkerboard", method=name), methods.CATEGORICAL[name]
     config.data.name = {"words": "words", "file": "tokens"}.get(preset, "digits_tokens")
     pixels = config.data.name == "digits_tokens"
-    size = {"width": 64, "heads": 2, "columns": 8} if pixels else {"width": 128, "heads": 4}
-    config.model = common.network("sequence_dit", **size, depth=3, unroll=3, parameterisation=info.parameterisation)
+    size = {"width": 64, "heads": 2, "columns": 8} if pixels else {"width": 96, "heads": 4}
+    # A file may hold rows of any length: one token at a position.
+    patch = 1 if config.data.name == "tokens" else 2
+    config.model = common.network(
+        "sequence_dit", **size, patch=patch, depth=3, unroll=3, parameterisation=info.parameterisation
+    )
     config.method.label_drop = 0.0
     config.sampler, config.eval_steps = info.sampler, (1, 4)
-    config.steps, config.batch_size, config.eval_every, config.eval_samples = 2_500, 64 if pixels else 128, 500, 512
+    config.steps, config.batch_size = (6_000, 64) if pixels else (3_500, 128)
+    config.eval_every, config.eval_samples = 1_000, 512
     config.optim.update({"schedule": "cosine", "warmup_steps": 100, "clip_norm": 1.0})
+    config.optim.learning_rate = 1e-3 if pixels else 2e-3
     if preset == "test":
         config.update({"steps": 20, "batch_size": 16, "log_every": 5, "eval_every": 10, "eval_samples": 64, "save_every": 10})
         config.model.update({"width": 16, "depth": 1, "heads": 2})

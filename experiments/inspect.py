@@ -69,7 +69,12 @@ class Run:
         rows = self.real["x"]
         # Points of the plane have pictures of paths and velocities; those of other spaces, or of more dimensions, have none.
         self.points = rows.shape[1:] == (2,) and self.path.space is spaces.euclidean
-        self.images = rows.ndim > 2
+        self.images = rows.ndim > 2  # or sequences of tokens
+
+    def draw_rows(self, path, columns, title):
+        from flowjax.training import progress
+
+        progress.draw_rows(path, columns, data_name=self.settings.data.name, title=title)
 
     def V(self, labels):
         return self.trained.V(labels, **self.guidance)
@@ -91,7 +96,7 @@ def samples(run, out, steps):
     drawn = {n: run.trained.sample(len(labels), n, labels, **run.guidance) for n in shown}
     progress.draw_samples(
         out / "samples.png", drawn, labels, run.trained.num_classes, real=run.real, title=f"{run.name}: samples", per_class=8,
-        space=run.path.space.name,
+        space=run.path.space.name, data_name=run.settings.data.name,
     )  # fmt: skip
     return {
         "samples.png": f"Samples by {run.settings.evaluation.sampler} in {', '.join(map(str, shown))} steps from the same"
@@ -122,8 +127,8 @@ def trajectories(run, out, steps):
         return {"trajectories.png": "Trajectories of the same 64 points from noise to data, over the density of the data."}
     n = max([n for n in steps if n <= 8] or [1])
     rows = np.asarray(solve(samplers.grid(n)))
-    blocks = {f"t = {time:.2f}": rows[:10, k][:, None] for k, time in enumerate(np.asarray(samplers.grid(n)))}
-    plots.image_grid(out / "trajectories.png", blocks, title=f"{run.name}: from noise to data in {n} steps")
+    columns = {f"t = {time:.2f}": rows[:10, k] for k, time in enumerate(np.asarray(samplers.grid(n)))}
+    run.draw_rows(out / "trajectories.png", columns, f"{run.name}: from noise to data in {n} steps")
     return {"trajectories.png": f"Trajectories of ten samples from noise to data in {n} steps."}
 
 
@@ -143,16 +148,16 @@ def velocity(run, out, steps):
         return {"velocity.png": "The instantaneous velocity V(x, t, t), over the density of the data; the colour is its speed."}
     x0, labels = run.real["x"][:10], run.labels[:10]
     eps = np.asarray(run.path.draw(jax.random.key(3), x0.shape))
-    V, blocks = jax.jit(run.V(labels)), {"data": x0[:, None]}
+    V, columns = jax.jit(run.V(labels)), {"data": x0}
     for t in reversed(at):
         x = np.asarray(run.path.between(x0, eps, t))
-        blocks |= {
-            f"x, t = {t}": x[:, None],
-            f"data by V, {t}": np.asarray(flowmap.jump(lambda x, s, _: V(x, s, s), x, t, 0.0))[:, None],
+        columns |= {
+            f"x, t = {t}": x,
+            f"data by V, {t}": np.asarray(flowmap.jump(lambda x, s, _: V(x, s, s), x, t, 0.0)),
         }
-    plots.image_grid(out / "velocity.png", blocks, title=f"{run.name}: one Euler step along V(x, t, t) from noised data")
+    run.draw_rows(out / "velocity.png", columns, f"{run.name}: one Euler step along V(x, t, t) from noised data")
     return {
-        "velocity.png": "Real images with noise up to t, and where one straight step along V(x, t, t) leads: the mean of the"
+        "velocity.png": "Real rows with noise up to t, and where one straight step along V(x, t, t) leads: the mean of the"
         " data that fits, if V is right."
     }
 

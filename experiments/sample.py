@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 
 from experiments import command_line
-from flowjax import folders, plots
+from flowjax import folders, plots, typing
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 STEPS = flags.DEFINE_list("steps", [], "numbers of steps; default: those of the run's config, 32 to invert")
@@ -54,14 +54,23 @@ def main():
     with folders.replacing(npz) as part, open(part, "wb") as file:
         np.savez(file, labels=labels, seed=SEED.value, **{f"samples_{n}": x for n, x in samples.items()})
     title = f"{run.settings.method.name}, {run.step} steps of training"
-    progress.draw_samples(png, samples, labels, run.num_classes, title=title, per_class=16, space=run.path.space.name)
+    progress.draw_samples(
+        png, samples, labels, run.num_classes, title=title, per_class=16, space=run.path.space.name,
+        data_name=run.settings.data.name,
+    )  # fmt: skip
     print(f"{png}\n{npz}: {', '.join(f'samples_{n} {x.shape}' for n, x in samples.items())}, labels, seed")
 
 
 def invert(run, steps, options):
     """Writes held-out data, their noise, and the samples from that noise; prints the error of the round trip."""
     from flowjax import data
+    from flowjax.training import progress
 
+    if len(run.shape) == 2:
+        raise typing.InputError(
+            f"--invert: rows of the dataset {run.settings.data.name} are tokens, and all noise of a region ends at the same ones, so that none of"
+            " it is theirs; expected a run of points or images, or no --invert."
+        )
     rows = data.arrays(run.source("test"), limit=NUM.value)
     labels = run.labels(len(rows["x"]), rows.get("label"))
     noise = run.sample(len(rows["x"]), steps, labels, x=rows["x"], inverted=True, **options)
@@ -79,9 +88,7 @@ def invert(run, steps, options):
     elif noise.ndim == 2:
         plots.point_grid(png, shown, title=title)
     else:
-        across = min(8, len(noise))
-        blocks = lambda x: x[: min(64, len(x)) // across * across].reshape(-1, across, *x.shape[1:])
-        plots.image_grid(png, {name: blocks(x) for name, x in shown.items()}, title=title)
+        progress.draw_rows(png, {name: x[:64] for name, x in shown.items()}, title=title, across=min(8, len(noise)))
     print(f"{png}\n{npz}: x, noise, back, labels; root mean square error of the round trip {error:.3g}")
 
 

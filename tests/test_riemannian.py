@@ -178,12 +178,24 @@ def test_gradients_are_where_the_papers_put_them():
     assert one == 1
 
 
-def test_gradients_are_finite_where_points_coincide_or_are_opposite():
-    """On the diagonal, at the data, and where a jump lands opposite to its start."""
-    space, x = spaces.sphere, noise(spaces.sphere, 1)
-    away = space.log(x, -x)
+# The farthest point from each of some, where the shortest way is not unique; hyperbolic space has none.
+OPPOSITE = {
+    "sphere": lambda x: -x,
+    "torus": lambda x: spaces.torus.nearest(x + np.pi),
+    "so3": lambda x: (x.reshape(-1, 3, 3) * np.array([-1.0, -1.0, 1.0])).reshape(-1, 9),
+    "hyperbolic": lambda x: x[::-1],
+}
 
-    def V(theta, x_, s, t):  # the jump from 1 to 0 lands at -x
+
+@pytest.mark.parametrize("name", [n if n == "sphere" else pytest.param(n, marks=pytest.mark.slow) for n in OPPOSITE])
+def test_gradients_are_finite_where_points_coincide_or_are_opposite(name):
+    """On the diagonal, at the data, and where a jump lands opposite to its start."""
+    space, far = named(name), OPPOSITE[name]
+    x = noise(space, 1)
+    away = space.log(x, far(x))
+    np.testing.assert_allclose(space.distance(x, space.exp(x, away)), space.distance(x, far(x)), atol=1e-9)
+
+    def V(theta, x_, s, t):  # the jump from 1 to 0 lands at the opposite point
         return -away + theta * space.project(x_, jnp.sin(x_ + s - t))
 
     @quick_jit
@@ -198,7 +210,7 @@ def test_gradients_are_finite_where_points_coincide_or_are_opposite():
                 losses.riemannian_split_meanflow(at, x, s, t, 0.5, space=space),
             ]
             points = losses.riemannian_progressive_self_distillation(at, x, s, t, 0.5, space=space)
-            opposite = distances.geodesic(points.prediction, -jax.lax.stop_gradient(points.prediction), space=space)
+            opposite = distances.geodesic(points.prediction, far(jax.lax.stop_gradient(points.prediction)), space=space)
             return sum(distances.tangent(*pair, space=space).sum() for pair in pairs), distances.geodesic(*points, space=space).sum() + opposite.sum()  # fmt: skip
 
         return errors(0.0), jax.jacrev(errors)(0.0)

@@ -9,16 +9,15 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from configs import tokens as token_configs
-from flowjax import data, distances, evals, exact, methods, models, paths, plots, times, typing
+from flowjax import data, distances, evals, exact, guidance, methods, models, paths, plots, times, typing
 from flowjax.data import tokens
 from flowjax.losses import discrete
 from flowjax.methods import pairs
-from flowjax.profiling import flops
-from flowjax.training import runs, step_cost
+from flowjax.models import sequence_dit
+from flowjax.training import runs
 
 ONE = jax.devices()[:1]
 WORDS = ["a", "cat", "dictionary", "toolongaword", "dog", "it's", "zebra", *(chr(97 + i) * 4 for i in range(26))]
@@ -45,7 +44,7 @@ def test_digits_are_those_of_the_pictures():
     rows = data.arrays(train, limit=50)
     assert rows["x"].dtype == np.float32 and (rows["x"].sum(-1) == 1).all() and set(np.unique(rows["x"])) == {0.0, 1.0}
     pictures = {tuple(row) for row in data.arrays(data.load("digits"))["x"].reshape(1_500, -1).round(2).tolist()}
-    made = tokens.images(rows["x"])
+    made = tokens.digit_images(rows["x"])
     # The pictures were rounded to 256 levels.
     assert made.shape == (50, 8, 8, 1)
     assert {tuple(row) for row in (np.rint((made + 1) * 127.5) / 127.5 - 1).reshape(50, -1).round(2).tolist()} <= pictures
@@ -58,7 +57,7 @@ def test_digits_are_those_of_the_pictures():
 def test_words_are_letters_and_their_split_is_a_rule():
     train, test = (data.load("words", split=split) for split in ("train", "test"))
     rows, held_out = (tokens.text(data.arrays(source)["x"]) for source in (train, test))
-    assert train.shape == (10, 27) == tokens.WORD
+    assert train.shape == (10, 27)
     assert sorted(rows + held_out) == sorted(word for word in WORDS if word.isalpha() and len(word) <= 10)
     assert all(zlib.crc32(word.encode()) % 10 == 0 for word in held_out)
     assert not any(zlib.crc32(word.encode()) % 10 == 0 for word in rows)
@@ -105,7 +104,7 @@ def test_decisions_of_what_is_not_finite():
     x = np.eye(3)[[[0, 2, 1]]]
     x[0, 1, 0] = np.nan
     np.testing.assert_array_equal(tokens.decided(x), [[0, -1, 1]])
-    assert np.isnan(tokens.images(x)).sum() == 1
+    assert np.isnan(tokens.lines(x)).sum() == 1
     assert tokens.text(np.full((1, 10, 27), np.nan)) == ["?" * 10]
 
 
@@ -201,16 +200,39 @@ def network(**fields):
 
 
 def test_rows_that_the_network_does_not_take():
-    net = network(columns=2)
-    for wrong, message in ((jnp.ones((2, 3, 5)), "a multiple of 2 columns"), (jnp.ones((2, 4)), "expected \\[B, L, K\\]")):
+    for fields, wrong, message in (
+        ({"columns": 2}, jnp.ones((2, 3, 5)), "a multiple of 2 columns"),
+        ({"columns": 2}, jnp.ones((2, 4)), "expected \\[B, L, K\\]"),
+        ({"columns": 2, "patch": 2}, jnp.ones((2, 6, 5)), "2 columns, in patches of 2"),
+        ({"patch": 2}, jnp.ones((2, 3, 5)), "3 columns, in patches of 2"),
+    ):
         with pytest.raises(typing.InputError, match=message):
-            jax.eval_shape(lambda wrong=wrong: net.init(jax.random.key(0), wrong, 0.8, 0.2))
-    assert "patch" not in models.defaults("sequence_dit")
+            jax.eval_shape(lambda fields=fields, wrong=wrong: network(**fields).init(jax.random.key(0), wrong, 0.8, 0.2))
+
+
+@pytest.mark.parametrize(("columns", "patch"), [(4, 2), (0, 4)])
+def test_tokens_of_a_position_are_neighbours(columns, patch):
+    x = jnp.arange(16 * 3).reshape(1, 16, 3)
+    net = models.make("sequence_dit", columns=columns, patch=patch)
+    gathered = net._gathered(x)
+    first = [0, 1, 4, 5] if columns else [0, 1, 2, 3]
+    np.testing.assert_array_equal(gathered[0, 0], x[0, first].reshape(-1))
+    np.testing.assert_array_equal(net._spread(gathered, x), x)
+
+
+def test_the_evidence_of_a_token_is_its_posterior():
+    """Of even categories and normal noise, but for the small number that keeps it finite."""
+    x, s = jax.random.normal(jax.random.key(0), (2, 3, 4)), 0.6
+    squares = ((x[..., None, :] - (1 - s) * jnp.eye(4)[None, None]) ** 2).sum(-1)
+    expected = jax.nn.softmax(-squares / (2 * s**2) * s**2 / (s**2 + 0.01))
+    np.testing.assert_allclose(jax.nn.softmax(sequence_dit.evidence(x, s)), expected, rtol=1e-5)
+    assert np.isfinite(jax.jvp(lambda s: sequence_dit.evidence(x, s), (0.0,), (1.0,))[1]).all()
 
 
 @pytest.mark.slow
-def test_the_network_starts_with_even_categories_and_knows_places():
-    net, x = network(num_classes=3, columns=2), jax.random.normal(jax.random.key(0), (2, 4, 5))
+@pytest.mark.parametrize("fields", [{"evidence": False}, {"patch": 2}])
+def test_the_network_starts_with_what_it_knows_and_knows_places(fields):
+    net, x = network(num_classes=3, columns=2, **fields), jax.random.normal(jax.random.key(0), (2, 4, 5))
     labels = jnp.array([0, 1])
 
     @jax.jit
@@ -222,7 +244,8 @@ def test_the_network_starts_with_even_categories_and_knows_places():
         return net.apply({"params": params}, x, 0.8, 0.2), logits(x, labels), logits(x[:, ::-1], labels), logits(x, labels - 1)
 
     first, one, turned, other = run(x)
-    np.testing.assert_allclose(first, (x - 0.2) / 0.8, atol=1e-6)
+    known = sequence_dit.evidence(x, 0.8) if net.net.evidence else 0 * x
+    np.testing.assert_allclose(first, (x - jax.nn.softmax(known)) / 0.8, atol=1e-6)
     assert one.shape == x.shape
     assert jnp.abs(one[:, ::-1] - turned).max() > 1e-3  # places differ
     assert jnp.abs(one - other).max() > 1e-3
@@ -306,10 +329,54 @@ def test_constants_that_cannot_work():
     ):
         with pytest.raises(typing.InputError, match=message):
             methods.make(name, **constants)
-    with pytest.raises(typing.InputError, match="learns categories from the data itself"):
+    with pytest.raises(
+        typing.InputError, match="categories from the data itself; expected --config.guidance.kind=guidance_free"
+    ):
         methods.guided("csd", methods.make("csd"), "meanflow", scale=(2.0, 2.0))
     with pytest.raises(typing.InputError, match="'csd' is Categorical Flow Maps, a published method"):
         methods.register("csd", lambda: None)
+
+
+def test_guidance_inside_the_target_is_scored_by_mixed_logits():
+    """The anchor's logits are mixed with those of no label, and the rule is that of the network at the scale of the row."""
+    drop, seen = 0.5, []
+    method = methods.guided("csd", methods.make("csd", label_drop=drop), "guidance_free", scale=(1.0, 3.0))
+    batch = {"x": jax.nn.one_hot(jnp.arange(64).reshape(16, 4) % 3, 3), "label": jnp.arange(16) % 5}
+    column = lambda values: values.reshape(-1, 1, 1)
+
+    def logits(x, s, t, cond):
+        seen.append(set(cond))
+        return jnp.sin(x + t) * (1 + column(cond["label"])) + column(cond["guidance"]) * jnp.cos(2 * x)
+
+    V = lambda x, s, t, cond: (x - jax.nn.softmax(logits(x, s, t, cond))) / s
+
+    @jax.jit
+    def run(key):
+        drawn = method.draw(key, batch, 0)
+        return drawn, method.loss(typing.Nets(V, logits=logits), drawn)
+
+    drawn, (errors, _) = run(jax.random.key(0))
+    p, w = drawn["anchor"], column(drawn["anchor"].cond["guidance"])
+    dropped = np.asarray(p.cond["label"]) < 0
+    assert 0 < dropped.sum() < 12 and (np.asarray(w).ravel()[dropped] == 1).all() and w.min() >= 1 and w.max() > 1.5
+    nothing = {"label": jnp.full(12, -1), "guidance": jnp.ones(12)}
+    mixed = logits(p.x, p.s, p.s, p.cond) / w + (1 - 1 / w) * logits(p.x, p.s, p.s, nothing)
+    np.testing.assert_allclose(errors.reshape(4, 4)[:, :3].reshape(-1), distances.kl(mixed, p.x0), rtol=1e-5)
+    rule = pairs.call(discrete.csd, typing.Nets(V, logits=logits), drawn["lagrangian"])
+    expected = jnp.sum((rule.prediction - rule.target) ** 2, (1, 2))
+    np.testing.assert_allclose(errors.reshape(4, 4)[:, 3], expected, rtol=1e-4)
+    assert all(names == {"label", "guidance"} for names in seen)
+
+
+def test_guided_logits_are_the_best_of_guidance_free_training():
+    """At null + w (c - null) the mixture is c, the logits of the posterior."""
+    x, w = jax.random.normal(jax.random.key(0), (4, 2, 3)), jnp.array([1.0, 1.5, 2.0, 4.0])
+    of_class, of_none = jnp.sin(3 * x), jnp.cos(x)
+    point = typing.Point(x=x, s=jnp.full((4, 1, 1), 0.5), cond={"label": jnp.arange(4), "guidance": w})
+    net = lambda x, s, t, cond: jnp.where(cond["label"].reshape(-1, 1, 1) < 0, of_none, of_class)
+    best = of_none + w.reshape(-1, 1, 1) * (of_class - of_none)
+    scored = guidance.guidance_free_logits(typing.Nets(V=None, logits=net), point, best)
+    np.testing.assert_allclose(scored, of_class, rtol=1e-5, atol=1e-6)
 
 
 # Configs
@@ -329,6 +396,7 @@ def test_configs_make_a_training_step(name):
 def test_configs_that_do_not_fit():
     config = token_configs.get_config("csd,test")
     for field, value, message in (
+        ("guidance", {"kind": "meanflow", "scale": (2.0, 2.0)}, "expected --config.guidance.kind=guidance_free"),
         ("model", {"parameterisation": "velocity"}, "'csd' learns logits"),
         ("data", {"name": "checkerboard"}, "config.model.name is 'sequence_dit', and rows of checkerboard"),
     ):
@@ -356,17 +424,3 @@ def test_a_run_trains_and_samples_tokens(tmp_path):
     assert x.shape == (12, 6, 5) and (x > -1e-5).all()
     np.testing.assert_allclose(x.sum(-1), 1, atol=1e-4)  # the last jump ends on the simplex
     assert list((tmp_path / "run" / "samples").glob("*.png"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", methods.CATEGORICAL)
-def test_a_step_costs_as_much_as_its_graph(name):
-    """Forward passes of a step, as compiled, every term on every row; the network of flowjax.training.step_cost, for 64 tokens."""
-    net = models.make("sequence_dit", parameterisation="categorical", width=128, depth=4, heads=4)
-    info = methods.CATEGORICAL[name]
-    method = methods.make(name, **info.every_row)
-    program, init = step_cost.program(method, net, shape=(64, 17), num_classes=1, batch=16, optimizer=optax.sgd(1e-3))
-    args = jax.eval_shape(init)
-    one = lambda params, x: net.apply({"params": params}, x, 1.0, 0.0)
-    forward = flops.matmul(one, args[0].params["V"], args[1]["x"])
-    assert flops.matmul(program, *args) / forward == pytest.approx(info.derived_fpe + info.rho * step_cost.rho(), rel=0.05)

@@ -14,6 +14,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from flowjax.data import augmentation, cities, manifolds, points, stored, tokens
 from flowjax.data.couplings import couple
 from flowjax.data.pipeline import Source, arrays, batches, check
@@ -31,6 +33,7 @@ __all__ = [
     "load",
     "of_section",
     "prepared",
+    "seen",
     "unlabelled",
 ]
 
@@ -108,6 +111,15 @@ def of_section(section: Any, split: str = "train") -> Source:
 def declared(name: str) -> Source:
     """A dataset without its rows, for programs that need shapes alone; one that flowjax.data.stored does not declare is loaded."""
     return stored.declared(name) if name in stored.DECLARED else load(name)
+
+
+# How rows of one-hot tokens [n, L, K] of a dataset are looked at: as n strings or as images; of others as lines of grey pixels.
+SEEN: dict[str, Callable[[np.ndarray], Any]] = {"digits_tokens": tokens.digit_images, "words": tokens.text}
+
+
+def seen(name: str, rows: np.ndarray) -> Any:
+    """Rows or samples of a dataset to look at: images [n, H, W, C] as they are, tokens [n, L, K] as SEEN has it, strings or images."""
+    return SEEN.get(name, tokens.lines)(rows) if rows.ndim == 3 else rows
 
 
 def unlabelled(source: Source) -> Source:

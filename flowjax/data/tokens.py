@@ -13,7 +13,6 @@ from flowjax.data import pipeline
 LEVELS = 17  # grey levels of the digits, 0..16
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 LONGEST = 10  # letters of a word
-WORD = (LONGEST, len(LETTERS) + 1)  # the shape of a row of words
 END = 0  # the token after the last letter, up to the length of the row
 
 
@@ -34,11 +33,16 @@ def text(x: np.ndarray) -> list[str]:
     return ["".join(letters[row[: np.argmax(row == END) if (row == END).any() else None]]) for row in decided(x)]
 
 
-def images(x: np.ndarray) -> np.ndarray:
-    """Rows or samples [n, L, K] as grey images in [-1, 1]: digits [n, 8, 8, 1], others one line, [n, 1, L, 1]; nan where not finite."""
+def lines(x: np.ndarray) -> np.ndarray:
+    """Rows or samples [n, L, K] as one line of grey pixels each, [n, 1, L, 1] in [-1, 1]; nan where not finite."""
     levels = decided(x).astype(np.float32)
     levels = np.where(levels < 0, np.nan, levels) / ((x.shape[-1] - 1) / 2) - 1
-    return levels.reshape(-1, *((8, 8) if x.shape[1:] == (64, LEVELS) else (1, x.shape[1])), 1)
+    return levels[:, None, :, None]
+
+
+def digit_images(x: np.ndarray) -> np.ndarray:
+    """Rows or samples of digits [n, 64, 17] as grey images [n, 8, 8, 1] in [-1, 1]; nan where not finite."""
+    return lines(x).reshape(-1, 8, 8, 1)
 
 
 def digits_split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,7 @@ def digits_classifier(data_dir: str = "") -> classifier.Classifier:
 
 def digit_tokens_classifier(data_dir: str = "") -> classifier.Classifier:
     """`digits_classifier` of digits that are tokens."""
-    of_images, images = digits_classifier(data_dir), data.tokens.images
+    of_images, images = digits_classifier(data_dir), data.tokens.digit_images
     return classifier.Classifier(lambda x: of_images.features(images(x)), lambda x: of_images.logits(images(x)))
 
 

@@ -181,6 +181,29 @@ def guidance_free(nets: Nets, point: Point, V_ss: Array | None = None) -> Guided
     return tvm(nets.replace(ema=None), point, V_ss)
 
 
+def guidance_free_logits(nets: Nets, point: Point, logits: Array) -> Array:
+    """Guidance-free training of categories: the logits that are scored on the data, from those at the scale w of the row.
+
+        logits(x, s, s | c, w) / w + (1 - 1/w) logits(x, s, s | null)
+
+    The cross-entropy is least where these are the logits of the posterior p(c). So the network's become the guided ones,
+    null + w (c - null), whose probabilities ~ p(c)^w p(null)^(1 - w) are on the simplex at every scale. Rows without a label have w = 1.
+
+    Args:
+      nets: a flowjax.typing.Nets with `logits`.
+      point: a flowjax.typing.Point whose cond has "label" and "guidance" (w).
+      logits: of the network at the point, with a gradient; those of the null label have none.
+
+    Returns:
+      Logits, the shape of x.
+
+    Reference: the rule of `guidance_free` (arXiv 2501.15420) for logits; ours, no paper on categories has it.
+    """
+    w = scales.everywhere(point)
+    null = sg(nets.logits(point.x, point.s, point.s, conditioning.null(point.cond)))
+    return logits / w + (1 - 1 / w) * null
+
+
 def soflow(nets: Nets, point: Point, V_ss: Array | None = None, *, mix: float = 0.25, decay: float = 0.8) -> Guided:
     """SoFlow: the guided velocity is mixed with the network's, and the scale falls smoothly to 1 at noise.
 

@@ -26,6 +26,7 @@ class Target(NamedTuple):
       draws_interval: whether rows draw an interval of times, an input of the network.
       tells_dropped: whether rows whose label was dropped keep the scale and the interval that they drew as inputs; otherwise they
         are told w = 1.
+      logits: for methods that learn categories, `(nets, point, logits) -> logits that are scored on the data`; None: not for these.
     """
 
     guide: Callable[..., formulas.Guided]
@@ -35,6 +36,7 @@ class Target(NamedTuple):
     weighted: bool = False
     draws_interval: bool = False
     tells_dropped: bool = False
+    logits: Callable[..., Array] | None = None
 
 
 TARGETS = {
@@ -43,7 +45,9 @@ TARGETS = {
     "dmf": Target(formulas.dmf, scales.within, constants=("interval",)),
     "tvm": Target(formulas.tvm, scales.everywhere, power=0.0, weighted=True),
     "soflow": Target(formulas.soflow, scales.fading, constants=("mix", "decay")),
-    "guidance_free": Target(formulas.guidance_free, scales.everywhere, power=2.0, weighted=True),
+    "guidance_free": Target(
+        formulas.guidance_free, scales.everywhere, power=2.0, weighted=True, logits=formulas.guidance_free_logits
+    ),
 }
 TEACHERS = ("classifier_free", "autoguidance")
 KINDS = (*TARGETS, *TEACHERS)

@@ -39,6 +39,7 @@ from flowjax.methods.landscape import (
     every,
     info,
     takes_total_steps,
+    with_categories,
 )
 from flowjax.methods.recipe import raw_errors, rows_multiple, with_dropout
 from flowjax.typing import Method
@@ -59,6 +60,7 @@ __all__ = [
     "raw_errors",
     "register",
     "rows_multiple",
+    "with_categories",
     "with_dropout",
 ]
 
@@ -177,10 +179,11 @@ def guided(name: str, method: Method, kind: str, *, scale: tuple[float, float], 
             f"guidance {kind!r} acts on a velocity, and {name!r} learns from the jumps of a teacher; guide what makes the jumps: train"
             " the teacher with config.guidance."
         )
-    if "teacher" not in method.needs and "logits" in method.needs:
+    if "teacher" not in method.needs and "logits" in method.needs and guidance.TARGETS[kind].logits is None:
+        fit = " or ".join(known for known, target in guidance.TARGETS.items() if target.logits is not None)
         raise typing.InputError(
-            f"guidance {kind!r} changes the velocity of the data, and {name!r} learns categories from the data itself; expected no"
-            " guidance, --config.guidance.kind=, or flm with --config.guidance.kind=classifier_free, whose teacher is guided."
+            f"guidance {kind!r} changes the velocity of the data, and {name!r} learns categories from the data itself; expected"
+            f" --config.guidance.kind={fit}, or --config.guidance.kind= for none."
         )
     if "teacher" not in method.needs and not about.learns_velocity:
         raise typing.InputError(

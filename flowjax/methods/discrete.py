@@ -244,7 +244,12 @@ def _anchor(times: TimeSampler, label_smoothing: float, learned_weight: bool) ->
     """The cross-entropy on the diagonal, and what it needs."""
     if not isinstance(label_smoothing, (int, float)) or not 0 <= label_smoothing < 1:
         raise InputError(f"label_smoothing is {label_smoothing!r}; expected a share of at least 0 and below 1.")
-    classify = pairs.pair(discrete.cross_entropy, label_smoothing=label_smoothing)
+    plain = pairs.pair(discrete.cross_entropy, label_smoothing=label_smoothing)
+
+    def classify(nets: Nets, point: Point) -> Pair:
+        logits, target = plain(nets, point)
+        return Pair(logits if nets.guide is None else nets.guide(nets, point, logits), target)
+
     arguments = pairs.log_variance() if learned_weight else None
     term = Term("anchor", classify, times=draws.diagonal_times(times), arguments=arguments, **DIVERGENCE)
     return term, LOGITS | (pairs.LOG_VARIANCE if learned_weight else {})
@@ -271,4 +276,4 @@ def _without_softmax(net: Any, shape: tuple[int, ...]) -> Any:
             "flm: the residual is a network like the one whose logits become V, and V is not made from logits;"
             " --config.model.parameterisation=categorical."
         )
-    return net.net.clone()
+    return net.net.clone(**({"evidence": False} if hasattr(net.net, "evidence") else {}))

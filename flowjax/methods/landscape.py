@@ -29,6 +29,7 @@ __all__ = [
     "needs",
     "outline",
     "takes_total_steps",
+    "with_categories",
 ]
 
 METHODS: dict[str, MethodInfo] = {
@@ -268,6 +269,11 @@ STOCHASTIC: dict[str, MethodInfo] = {
 def every() -> dict[str, MethodInfo]:
     """The rows of all tables, those that were registered meanwhile among them."""
     return {**METHODS, **CATEGORICAL, **STOCHASTIC, **DISTRIBUTIONAL}
+
+
+def with_categories() -> dict[str, MethodInfo]:
+    """METHODS and CATEGORICAL, whose costs stand in one table."""
+    return {**METHODS, **CATEGORICAL}
 
 
 def info(name: str) -> MethodInfo:

@@ -263,10 +263,10 @@ def guided(method: Method, kind: str, scale: tuple[float, float], whole_anchor: 
     def change(nets: Nets) -> Nets:
         if "teacher" in method.needs:  # its velocity is not the data's: guided at once, by its answer to the null label
             return nets.replace(teacher=guidance.classifier_free(nets.teacher, target.scale))
-        return nets.replace(guide=target.guide)
+        return nets.replace(guide=target.logits if "logits" in method.needs else target.guide)
 
     def weight(plain: float | Callable[[Point], Array]) -> float | Callable[[Point], Array]:
-        if not target.weighted:
+        if not target.weighted or "logits" in method.needs:  # the weight undoes a factor w of squared errors of velocities
             return plain
         return lambda point: (plain(point) if callable(plain) else plain) / point.cond["guidance"] ** 2
 

@@ -168,7 +168,7 @@ def batches(settings, facts):
 def best(settings, facts):
     """config.best is "" or a number that an evaluation during training measures on such data."""
     wanted, evaluated = settings.evaluation.best, settings.evaluation
-    views = evals.measures.views(facts.source.shape, bool(facts.source.features))
+    views = evals.measures.views(facts.source.shape, bool(facts.source.features), facts.source.space)
     names = evals.measures.suited(views, during_training=True)
     known = [f"{steps}step/{name}" for steps in evaluated.steps for name in names] if evaluated.every else []
     if wanted and wanted not in known:

@@ -40,7 +40,10 @@ def evaluator(run: Any, folder: pathlib.Path) -> Callable[[Any, int], dict[str, 
             return {}
         picture, title = folder / "samples" / f"step_{step:07d}.png", f"{settings.method.name}, step {step}"
         try:
-            draw_samples(picture, samples, labels, run.source.num_classes, real=held_out, title=title, space=run.source.space)
+            draw_samples(
+                picture, samples, labels, run.source.num_classes, real=held_out, title=title, space=run.source.space,
+                data_name=settings.data.name,
+            )  # fmt: skip
         except OSError as error:
             hosts.print_once(f"{picture} could not be written ({error.strerror or error}); training continues.")
         measure = lambda x: judge.values(x, labels, judge.names(during_training=True))
@@ -81,6 +84,7 @@ def draw_samples(
     title: str | None = None,
     per_class: int = 6,
     space: str = "euclidean",
+    data_name: str = "",
 ) -> Any:
     """A picture of samples from the same noise at each number of steps, beside real rows; images have one row of it a class.
 
@@ -93,6 +97,7 @@ def draw_samples(
       title: the headline.
       per_class: at most this many images of a class and column.
       space: the name of the flowjax.spaces.Space of the samples; points of others than R^n have a picture of their own.
+      data_name: of the dataset, which says how its tokens are looked at, see flowjax.data.seen.
     """
     from flowjax import plots  # matplotlib takes a second to import
 
@@ -103,9 +108,33 @@ def draw_samples(
         return plots.space_grid(path, {name: x for name, (x, _) in columns.items()}, space, title)
     if next(iter(samples.values())).ndim == 2:
         return plots.point_grid(path, {name: x[:, :2] for name, (x, _) in columns.items()}, title=title)
-    if next(iter(samples.values())).shape[1:] == data.tokens.WORD:
-        words = {name: data.tokens.text(x[: 8 * per_class]) for name, (x, _) in columns.items()}
-        return plots.word_grid(path, words, title=title)
-    if next(iter(samples.values())).ndim == 3:
-        columns = {name: (data.tokens.images(x), classes) for name, (x, classes) in columns.items()}
+    columns = {name: (data.seen(data_name, x), classes) for name, (x, classes) in columns.items()}
+    if all(isinstance(x, list) for x, _ in columns.values()):
+        return plots.word_grid(path, {name: x[: 8 * per_class] for name, (x, _) in columns.items()}, title=title)
     return plots.class_grid(path, columns, num_classes, title=title, per_class=per_class)
+
+
+def draw_rows(
+    path: str | os.PathLike | None,
+    columns: Mapping[str, np.ndarray],
+    *,
+    data_name: str = "",
+    title: str | None = None,
+    across: int = 1,
+) -> Any:
+    """A picture of images or tokens in columns that belong together row by row: `{"data": ..., "noise": ..., "back": ...}`.
+
+    Args:
+      path: the PNG file; None: none, the picture is only returned.
+      columns: heading -> rows [n, H, W, C] or [n, L, K], as many in each.
+      data_name: of the dataset, see flowjax.data.seen.
+      title: the headline.
+      across: images of a column that stand side by side.
+    """
+    from flowjax import plots
+
+    seen = {name: data.seen(data_name, x) for name, x in columns.items()}
+    if all(isinstance(x, list) for x in seen.values()):
+        return plots.word_grid(path, seen, title=title)
+    blocks = {name: x[: len(x) // across * across].reshape(-1, across, *x.shape[1:]) for name, x in seen.items()}
+    return plots.image_grid(path, blocks, title=title)

@@ -182,6 +182,7 @@ MODEL: dict[str, Range] = {
     "harmonics": whole(1, 24),
     "columns": whole(0, 2**16),
     "patch": whole(1, 1_024),
+    "evidence": FLAG,
     "unroll": _LAYERS,
     "multipliers": each(whole(1, 64), "multiples of the channels in a tuple, one a resolution: (2, 2, 2)", least=1),
     "attention_at": each(_SIZE, "sides of images in a tuple: (16,)"),

@@ -1,0 +1,80 @@
+"""Runs on tokens: what every method learns, resuming, meshes."""
+
+import functools
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import support
+
+from configs import tokens as token_configs
+from flowjax import data, methods, training
+from flowjax.data import tokens
+from flowjax.training import compilation, runs, sharding
+
+ONE = jax.devices()[:1]
+
+
+def pairs_config(name, folder, steps):
+    """A small config on rows of two pairs of equal tokens, a a b b, of four categories."""
+    config = token_configs.get_config(f"{name},test")
+    a, b = np.random.default_rng(0).integers(0, 4, (2, 400))
+    np.savez(folder / "rows.npz", tokens=np.stack([a, a, b, b], axis=1))
+    config.data.update({"name": "tokens", "dir": str(folder / "rows.npz")})
+    config.model.update({"width": 32, "depth": 2, "columns": 0, "patch": 1})
+    config.update({"steps": steps, "batch_size": 64, "eval_every": 0, "save_every": steps, "log_every": steps})
+    config.optim.learning_rate = 3e-3
+    return config
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """A run of the cross-entropy alone, the teacher of flm."""
+    folder = tmp_path_factory.mktemp("tokens")
+    training.train(pairs_config("categorical", folder, 400), folder / "categorical", devices=ONE)
+    return folder / "categorical"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", methods.CATEGORICAL)
+def test_every_method_learns_which_tokens_go_together(name, taught, tmp_path):
+    """Of rows a a b b, in one step; the cross-entropy alone in sixteen. By chance one of sixteen rows would be such a row."""
+    folder = taught
+    if name != "categorical":
+        config = pairs_config(name, tmp_path, 600)
+        config.teacher = str(taught) if name == "flm" else ""
+        folder = tmp_path / "run"
+        training.train(config, folder, devices=ONE)
+    drawn = tokens.decided(training.load(folder).sample(256, 16 if name == "categorical" else 1))
+    together = (drawn[:, 0] == drawn[:, 1]) & (drawn[:, 2] == drawn[:, 3])
+    assert together.mean() > 0.7
+    assert len(np.unique(drawn[together], axis=0)) == 16  # no pair of pairs is missing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["csd", "dfm_esd", "flm"])
+def test_a_halved_run_resumes_to_the_whole(name, taught, tmp_path):
+    config = pairs_config(name, tmp_path, 2)
+    config.update({"save_every": 1, "log_every": 1, "teacher": str(taught) if name == "flm" else ""})
+    whole = jax.device_get(training.train(config, tmp_path / "run", devices=ONE))
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "2")
+    resumed = jax.device_get(training.train(config, tmp_path / "run", devices=ONE))
+    jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["csd", "dfm_esd", "flm"])
+def test_a_mesh_trains_as_one_device_does(name, taught, tmp_path):
+    def trained(devices, mesh):
+        config = support.with_sgd(pairs_config(name, tmp_path, 3))
+        config.update({"mesh": mesh, "teacher": str(taught) if name == "flm" else ""})
+        run = runs.setup(config, devices=jax.devices()[:devices])
+        (step,), state = compilation.compiled(run).values(), run.init()
+        x = data.arrays(run.source, limit=64)
+        for _ in range(3):
+            state, _ = step(state, sharding.global_batch(run.mesh, x), run.fixed)
+        return jax.device_get(state.params)
+
+    one, eight = trained(1, {"data": 1, "fsdp": 1}), trained(8, {"data": 4, "fsdp": 2})
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6, rtol=0), one, eight)
