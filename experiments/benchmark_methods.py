@@ -1,6 +1,6 @@
 """What a training step of every method costs: python -m experiments.benchmark_methods
 
-Each method trains one small DiT in four ways: with every term on every row and with the rows split as in the recipe, each with
+Each method trains one small DiT, those for categories one for sequences of tokens, in four ways: with every term on every row and with the rows split as in the recipe, each with
 and without recomputing the blocks (remat). Measured are matmul FLOPs in forward passes (FPE), beside the estimates, temporary
 memory, seconds to compile, and wall time over that of a forward pass, in turns. A method whose steps differ, because networks
 or terms rest in some of them, has a row for the mean step and one for each kind of step. Writes method_costs.csv and .md below
@@ -29,7 +29,7 @@ from flowjax.profiling import flops, timing
 from flowjax.training import parts, step_cost
 
 OUTPUT = flags.DEFINE_string("output", "runs/benchmark_methods", "folder of the results")
-METHODS = flags.DEFINE_list("methods", list(methods.METHODS), "which methods")
+METHODS = flags.DEFINE_list("methods", list(methods.with_categories()), "which methods")
 MODULES = flags.DEFINE_list("modules", [], "modules that register methods of one's own, imported first")
 RESUME = flags.DEFINE_bool("resume", False, "measure only the methods without rows in --output")
 ROUNDS = flags.DEFINE_integer("rounds", 8, "how often each program is timed", lower_bound=1, upper_bound=10_000)
@@ -39,9 +39,9 @@ VARIANTS = [(every_row, remat) for every_row in (True, False) for remat in (Fals
 
 def measure(name, bar):
     """The rows of a method: every term on every row or split, without and with remat."""
-    programs = {"forward": forward_pass()}
+    programs = {"forward": forward_pass(step_cost.of_tokens(name))}
     for every_row, remat in VARIANTS:
-        if every_row and not methods.METHODS[name].every_row:
+        if every_row and not methods.info(name).every_row:
             continue
         bar.set_postfix_str(f"{name}, {'every row' if every_row else 'as split'}{', remat' if remat else ''}")
         how = {"every_row": every_row, "remat": remat, "batch": BATCH.value}
@@ -58,7 +58,7 @@ def measure(name, bar):
     return [
         row
         for every_row, remat in VARIANTS
-        for row in _rows(name, every_row, remat, every_row and bool(methods.METHODS[name].every_row), programs, seconds)
+        for row in _rows(name, every_row, remat, every_row and bool(methods.info(name).every_row), programs, seconds)
     ]
 
 
@@ -91,14 +91,14 @@ def _rows(name, every_row, remat, measured, programs, seconds):
 
 
 @functools.cache
-def forward_pass():
-    function, init = step_cost.forward_pass(BATCH.value)
+def forward_pass(tokens):
+    function, init = step_cost.forward_pass(BATCH.value, tokens=tokens)
     return timing.compiled(function, *jax.jit(init)())
 
 
 def _row(name, every_row, remat, step, program, forward, ratios):
     """One row: `step` says which steps it is about, `ratios` [rounds] are their wall times over that of a forward pass."""
-    info, wall = methods.METHODS[name], timing.ratio(ratios, 1.0)
+    info, wall = methods.info(name), timing.ratio(ratios, 1.0)
     derived = info.derived_fpe + info.rho * step_cost.rho()
     return {
         "method": name,
@@ -157,7 +157,7 @@ def draw(path, rows):
 def main():
     parts.import_modules(MODULES.value, "--modules")
     for name in METHODS.value:
-        checks.member("method (--modules=my_method registers one)", name, methods.METHODS)
+        checks.member("method (--modules=my_method registers one)", name, methods.with_categories())
     if not METHODS.value:
         raise typing.InputError("--methods= names no method; leave it out for all.")
     if BATCH.value % 16:
@@ -167,7 +167,7 @@ def main():
     costs = known_rows(path / "method_costs.csv")
     about = (
         f"One training step over one forward pass of a DiT of depth {step_cost.NETWORK['depth']} and width"
-        f" {step_cost.NETWORK['width']}, 64 tokens, float32. {datetime.date.today()}, {jax.default_backend()}"
+        f" {step_cost.NETWORK['width']}, 64 tokens, float32; of methods for categories, of a SequenceDiT of that size, rows {step_cost.TOKENS}. {datetime.date.today()}, {jax.default_backend()}"
         f" ({platform.machine()}): `{command_line.typed('benchmark_methods')}`."
     )
     bar = tqdm.tqdm([name for name in METHODS.value if not (RESUME.value and name in costs)], unit="method")
@@ -180,7 +180,7 @@ def main():
 
 
 def in_order(costs):
-    return [row for name in methods.METHODS for row in costs.get(name, [])]
+    return [row for name in methods.with_categories() for row in costs.get(name, [])]
 
 
 if __name__ == "__main__":

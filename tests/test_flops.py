@@ -84,7 +84,7 @@ def recorded(rows="every row", remat="no"):
 
 def derived(name):
     """The derived column: forward-pass equivalents from the graph, and attention's terms in rho."""
-    return methods.METHODS[name].derived_fpe + methods.METHODS[name].rho * step_cost.rho()
+    return methods.info(name).derived_fpe + methods.info(name).rho * step_cost.rho()
 
 
 # The others are counted by the slow test.
@@ -96,6 +96,12 @@ def test_a_step_with_every_term_on_every_row_costs_as_much_as_its_graph(name):
     counted = step_cost.forward_passes(name, every_row=True)
     assert counted == pytest.approx(derived(name), rel=0.05)
     assert counted == pytest.approx(float(recorded()[name]["FPE"]), abs=0.006)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", methods.CATEGORICAL)
+def test_a_step_on_tokens_costs_as_much_as_its_graph(name):
+    assert step_cost.forward_passes(name, every_row=True) == pytest.approx(derived(name), rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["meanflow", *(pytest.param(name, marks=pytest.mark.slow) for name in ("imf", "shortcut"))])

@@ -13,6 +13,7 @@ from flowjax.training import networks, optimizers, phases, sharding, state, step
 
 SHAPE, CLASSES = (8, 8, 1), 10
 NETWORK = {"width": 128, "depth": 4, "heads": 4, "patch": 1}
+TOKENS = (64, 17)  # the shape of a row, of methods for categories
 
 
 def rho(tokens=64, width=NETWORK["width"]):
@@ -20,9 +21,13 @@ def rho(tokens=64, width=NETWORK["width"]):
     return tokens / (6 * width + tokens)
 
 
-def network(remat=False):
-    """The DiT whose forward pass is the unit."""
-    return models.make("dit", num_classes=CLASSES, remat="nothing_saveable" if remat else "", **NETWORK)
+def network(remat=False, *, tokens=False):
+    """The network whose forward pass is the unit: a DiT, or one of that size for sequences of `tokens`."""
+    policy = "nothing_saveable" if remat else ""
+    if not tokens:
+        return models.make("dit", num_classes=CLASSES, remat=policy, **NETWORK)
+    size = {field: value for field, value in NETWORK.items() if field != "patch"}
+    return models.make("sequence_dit", num_classes=CLASSES, remat=policy, parameterisation="categorical", **size)
 
 
 def program(method, net, *, shape=SHAPE, num_classes=CLASSES, batch, optimizer, decays=(), devices=None):
@@ -52,6 +57,8 @@ def program(method, net, *, shape=SHAPE, num_classes=CLASSES, batch, optimizer, 
     def init():
         initial = state.init(key, modules, shape, made, has_target="ema" in method.needs, decays=decays)
         x, eps = jax.random.normal(key, (2, batch, *shape))
+        if "logits" in method.needs:
+            x = jax.nn.one_hot(jnp.argmax(x, axis=-1), shape[-1])
         rows = {"x": x, "eps": eps, "label": jax.random.randint(key, (batch,), 0, num_classes)}
         rows |= {"trajectory": jnp.stack([eps, x], 1), "times": jnp.tile(jnp.array([1.0, 0.0]), (batch, 1))}  # for cmt
         needs_teacher = {"teacher", "teacher_map"} & set(method.needs)
@@ -61,37 +68,45 @@ def program(method, net, *, shape=SHAPE, num_classes=CLASSES, batch, optimizer, 
 
 
 def training_step(name, *, every_row=False, remat=False, batch=16, devices=None):
-    """`program` of a method on the small DiT, with plain gradient descent.
+    """`program` of a method on its small network, with plain gradient descent.
 
     The blocks run in a scan, where XLA does not merge two calls of the network that happen to be alike.
 
     Args:
-      name: a key of flowjax.methods.METHODS.
+      name: of a method.
       every_row: whether every term is on every row (`MethodInfo.every_row`); else as the recipe splits them.
       remat: recompute the blocks in the backward pass.
       batch: rows, a multiple of what the recipe splits them in.
       devices: of the mesh; None: the first.
     """
-    return program(_method(name, every_row), network(remat), batch=batch, optimizer=optax.sgd(1e-3), devices=devices)
+    tokens = of_tokens(name)
+    shape, net = TOKENS if tokens else SHAPE, network(remat, tokens=tokens)
+    return program(_method(name, every_row), net, shape=shape, batch=batch, optimizer=optax.sgd(1e-3), devices=devices)
+
+
+def of_tokens(name):
+    """Whether the rows of a method are sequences of tokens."""
+    return name in methods.CATEGORICAL
 
 
 def _method(name, every_row):
     return methods.make(name, total_steps=1_000, **(methods.info(name).every_row if every_row else {}))
 
 
-def forward_pass(batch):
+def forward_pass(batch, *, tokens=False):
     """`(function, init)` of one forward pass of the network with as many rows, the unit of all costs."""
+    net, shape = network(tokens=tokens), TOKENS if tokens else SHAPE
 
     def init():
-        x = jax.random.normal(jax.random.key(0), (batch, *SHAPE))
-        return network().init(jax.random.key(1), x, 1.0, 0.0, {})["params"], x, jnp.zeros((batch,), jnp.int32)
+        x = jax.random.normal(jax.random.key(0), (batch, *shape))
+        return net.init(jax.random.key(1), x, 1.0, 0.0, {})["params"], x, jnp.zeros((batch,), jnp.int32)
 
-    return lambda params, x, label: network().apply({"params": params}, x, 1.0, 0.0, {"label": label}), init
+    return lambda params, x, label: net.apply({"params": params}, x, 1.0, 0.0, {"label": label}), init
 
 
 @functools.cache
-def _counted_forward_pass(batch):
-    function, init = forward_pass(batch)
+def _counted_forward_pass(batch, tokens):
+    function, init = forward_pass(batch, tokens=tokens)
     return flops.matmul(function, *jax.eval_shape(init))
 
 
@@ -144,5 +159,5 @@ def _counted(name, chosen, *, every_row, remat, batch):
     host = flops.host()
     with jax.default_device(host):
         training, init = training_step(name, every_row=every_row, remat=remat, batch=batch, devices=[host])
-        args, forward = jax.eval_shape(init), _counted_forward_pass(batch)
+        args, forward = jax.eval_shape(init), _counted_forward_pass(batch, of_tokens(name))
         return {phase: flops.matmul(functools.partial(training, phase=phase), *args) / forward for phase in chosen}
