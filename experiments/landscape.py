@@ -50,7 +50,7 @@ COSTS = pathlib.Path(__file__).parents[1] / "docs" / "method_costs.csv"
 
 # The methods that the README shows; the documentation shows all.
 EXTRACT = (
-    "flow_matching", "meanflow", "imf", "soflow", "alphaflow", "dmf", "tvm", "lsd", "psd", "shortcut", "ayf_emd", "lmd", "scm",
+    "flow_matching", "meanflow", "imf", "soflow", "alphaflow", "tvm", "lsd", "psd", "shortcut", "ayf_emd", "lmd", "rmf",
 )  # fmt: skip
 
 
