@@ -402,7 +402,7 @@ def test_the_benchmark_of_methods_goes_on_where_it_was(tmp_path):
     before = (tmp_path / "method_costs.csv").read_text()
     (tmp_path / "method_costs.png").unlink()
     output, code = finish("benchmark_methods", "--methods=imf", "--batch=32", *flags)
-    assert code == 2 and "one table holds one setting" in output and (tmp_path / "method_costs.csv").read_text() == before
+    assert code == 2 and "a table holds one setting" in output and (tmp_path / "method_costs.csv").read_text() == before
     output, code = finish("benchmark_methods", "--methods=flow_matching", "--resume", *flags)
     assert code == 0 and (tmp_path / "method_costs.csv").read_text() == before, output
     pictures.assert_colours(tmp_path / "method_costs.png", plots.canvas.BLUE)

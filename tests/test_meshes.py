@@ -106,7 +106,7 @@ def test_options_of_the_step_on_a_mesh(changes):
             state, _ = jax.block_until_ready(programs[run.cycle.at(number)](state, batch, run.fixed))
         states.append(jax.device_get(state))
     # Muon iterates on whole matrices, which makes more of rounding.
-    chex.assert_trees_all_close(*states, atol=1e-5 if "optim.name" in changes else 1e-6, rtol=0)
+    chex.assert_trees_all_close(*states, atol=4e-5 if "optim.name" in changes else 1e-6, rtol=0)
 
 
 # Slices and what is said
