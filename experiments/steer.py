@@ -1,8 +1,8 @@
 """Steers a run by a reward, without training: python -m experiments.steer --workdir=runs/meanflow --reward=axis:number=0,scale=1.5
 
 Draws samples of p(x0) e^r(x0) in several ways (flowjax.steering) and prints a table: mean reward, calls of the map a sample,
-effective share of weighted samples, and the distance to held-out rows that are weighed by e^r, the total variation over cells for points and
-the error of the mean for images. Writes steering.csv, steering.md, steering.png and steering.npz into the workdir.
+effective share of weighted samples, and the distance to held-out rows that are weighed by e^r, the total variation of the
+shares of eight clusters for points, and the error of the mean for images. Writes steering.csv, steering.md, steering.png and steering.npz into the workdir.
 
 Rewards: axis:number=0,scale=1 (a coordinate of points), brightness:scale=20 (the mean pixel of images), or MODULE.FUNCTION of a module in
 --modules, a function x0 [B, ...] -> [B] of data.
@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from scipy.cluster import vq
 
 from experiments import command_line, tables
 from flowjax import data, folders, options, plots, samplers, spaces, steering, typing
@@ -36,7 +37,7 @@ SEED = flags.DEFINE_integer("seed", 0, "seed of all noise", lower_bound=0, upper
 command_line.define_modules()
 flags.mark_flags_as_required(["workdir", "reward"])
 
-CELLS = 8  # along each axis, over which the total variation is taken
+CLUSTERS = 8  # of the data, over whose shares the total variation is taken
 BUILT_IN = {
     "axis": lambda number=0.0, scale=1.0: lambda x0: scale * x0[:, int(number)],
     "brightness": lambda scale=20.0: lambda x0: scale * x0.mean(axis=tuple(range(1, x0.ndim))),
@@ -152,10 +153,8 @@ def row(name, way, reward, real):
         "effective share": float(steering.effective_share(jnp.asarray(way.log_w))),
     }
     if real.ndim == 2:
-        edges = [np.linspace(*np.quantile(real[:, i], [0, 1]), CELLS + 1) for i in range(min(2, real.shape[1]))]
-        share = lambda x, w: np.histogramdd(
-            np.clip(x[:, : len(edges)], [e[0] for e in edges], [e[-1] for e in edges]), edges, weights=w
-        )[0]
+        centres = vq.kmeans2(real, CLUSTERS, minit="++", seed=0)[0]
+        share = lambda x, w: np.bincount(vq.vq(x, centres)[0], weights=w, minlength=CLUSTERS)
         about["total variation"] = float(np.abs(share(way.x, w) - share(real, goal)).sum() / 2)
     else:
         mean = lambda x, w: np.tensordot(w, x, axes=1)
@@ -172,7 +171,7 @@ def draw(path, ways, reward, real, title):
     shown = {"data, weighted": picked(real, np.asarray(reward(jnp.asarray(real))))}
     shown |= {name: picked(way.x, way.log_w) for name, way in ways.items()}
     if real.ndim == 2:
-        return plots.point_grid(path, shown, title=title)
+        return plots.point_grid(path, shown, title=title, reference=real)
     rng = np.random.default_rng(0)
     plots.image_grid(
         path, {name: rng.permutation(x)[:32].reshape(4, 8, *x.shape[1:]) for name, x in shown.items()}, title=title

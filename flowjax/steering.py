@@ -123,19 +123,19 @@ def _langevin(V: AverageVelocity, log_tilt: Reward, x: Array, t: Array, h: Array
     return jnp.where(t > 0, x + h * drift + jnp.sqrt(2 * h) * z, x).astype(x.dtype)
 
 
-def guided(V: AverageVelocity, x: Array, times: Array, reward: Reward, *, scale: float = 1.0, floor: float = 0.1) -> Array:
+def guided(V: AverageVelocity, x: Array, times: Array, reward: Reward, *, scale: float = 1.0) -> Array:
     """Plain guidance: each jump is bent by the gradient of the reward at the end that the map sees; no weights.
 
-        x <- F(x, s, t) + (s - t) scale s / max(1 - s, floor) grad_x r(F(x, s, 0))
+        x <- F(x, s, t) + (s - t) s scale grad_x r(F(x, s, 0))
 
-    That is the velocity of the tilted density with log E[e^r(x0) | x_s] replaced by r(F(x, s, 0)), the reward at one point instead of the mean over the
-    posterior, so its samples are biased unless r and the map are linear and the posterior narrow. Two calls and a gradient an interval.
+    The velocity of the tilted density has s / (1 - s) times the gradient of log E[e^r(x0) | x_s] there. The reward at one end is not
+    that mean: near the noise it varies with x where the mean hardly does, which is why the factor 1 / (1 - s) is left out (ours). So
+    the samples are biased. Two calls and a gradient an interval.
 
     Args:
       V, x, times: as of `flowjax.samplers.flow_map`.
       reward: r, differentiable.
       scale: of the gradient.
-      floor: least divisor, near the noise (ours).
 
     Returns:
       Samples, the shape of `x`.
@@ -147,7 +147,7 @@ def guided(V: AverageVelocity, x: Array, times: Array, reward: Reward, *, scale:
     def step(x: Array, interval: tuple[Array, Array]) -> tuple[Array, None]:
         s, t = interval
         slope = jax.grad(lambda x: jnp.sum(reward(flowmap.jump(V, x, s, jnp.zeros_like(s)))))(x)
-        bent = flowmap.jump(V, x, s, t) + (s - t) * scale * s / jnp.maximum(1 - s, floor) * slope
+        bent = flowmap.jump(V, x, s, t) + (s - t) * s * scale * slope
         return bent.astype(x.dtype), None
 
     return jax.lax.scan(step, x, (times[:-1], times[1:]))[0]
