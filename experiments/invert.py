@@ -116,7 +116,7 @@ def by_run(run, A, known, y):
         reward = lambda x: likelihood(of_data(x))
         x, log_w = steering.tilted(V, eps, times, key, reward, noise=NOISE.value)
         kept = steering.resampled(log_w, jax.random.fold_in(key, 1))
-        result = {"guided": steering.guided(V, eps, times, reward), "tilted": x[kept]}
+        result = {"guided": steering.guided(V, eps, times, reward, scale=inverse.widened(SIGMA.value)), "tilted": x[kept]}
         if known is not None:
             replace = lambda x: jnp.where(known, (y - offset) / scale, x)
             result["edited"] = inverse.edited(V, eps, times, key, replace)

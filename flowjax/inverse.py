@@ -91,6 +91,17 @@ def log_likelihood(A: Measurement, y: Array, sigma: float) -> Reward:
     return reward
 
 
+def widened(sigma: float) -> Callable[[Array], Array]:
+    """The `scale` of flowjax.steering.guided for a likelihood: sigma^2 / (sigma^2 + r(s)^2), r^2 = s^2 / (s^2 + (1 - s)^2).
+
+    r is the deviation of x0 given x_s for data of unit variance. Without it the gradient of a narrow likelihood is as large near
+    the noise, where the end is a guess, as near the data.
+
+    Reference: Song et al. 2023, Pseudoinverse-guided diffusion models (ICLR 2023), eq. 7, for the likelihood's width.
+    """
+    return lambda s: sigma**2 / (sigma**2 + s**2 / (s**2 + (1 - s) ** 2))
+
+
 def edited(V: AverageVelocity, x: Array, times: Array, key: Array, replace: Callable[[Array], Array]) -> Array:
     """Zero-shot editing with a map to the data: jump to the data, put in what is known, add noise up to the next time.
 

@@ -123,7 +123,7 @@ def _langevin(V: AverageVelocity, log_tilt: Reward, x: Array, t: Array, h: Array
     return jnp.where(t > 0, x + h * drift + jnp.sqrt(2 * h) * z, x).astype(x.dtype)
 
 
-def guided(V: AverageVelocity, x: Array, times: Array, reward: Reward, *, scale: float = 1.0) -> Array:
+def guided(V: AverageVelocity, x: Array, times: Array, reward: Reward, *, scale: float | Schedule = 1.0) -> Array:
     """Plain guidance: each jump is bent by the gradient of the reward at the end that the map sees; no weights.
 
         x <- F(x, s, t) + (s - t) s scale grad_x r(F(x, s, 0))
@@ -135,7 +135,7 @@ def guided(V: AverageVelocity, x: Array, times: Array, reward: Reward, *, scale:
     Args:
       V, x, times: as of `flowjax.samplers.flow_map`.
       reward: r, differentiable.
-      scale: of the gradient.
+      scale: of the gradient, a number or a function of the time s.
 
     Returns:
       Samples, the shape of `x`.
@@ -147,7 +147,7 @@ def guided(V: AverageVelocity, x: Array, times: Array, reward: Reward, *, scale:
     def step(x: Array, interval: tuple[Array, Array]) -> tuple[Array, None]:
         s, t = interval
         slope = jax.grad(lambda x: jnp.sum(reward(flowmap.jump(V, x, s, jnp.zeros_like(s)))))(x)
-        bent = flowmap.jump(V, x, s, t) + (s - t) * s * scale * slope
+        bent = flowmap.jump(V, x, s, t) + (s - t) * s * (scale(s) if callable(scale) else scale) * slope
         return bent.astype(x.dtype), None
 
     return jax.lax.scan(step, x, (times[:-1], times[1:]))[0]
