@@ -25,8 +25,8 @@ class Target(NamedTuple):
       weighted: whether the errors of a row are weighted by 1 / w^2.
       whole: share of the rows off the diagonal that are guided at all times, of a kind that draws intervals.
       draws_interval: whether rows draw an interval of times, an input of the network.
-      tells_dropped: whether rows whose label was dropped keep the scale and the interval that they drew as inputs; otherwise they
-        are told w = 1.
+      tells_dropped: whether rows whose label was dropped keep the scale and the interval that they drew as inputs, with methods whose
+        rule takes the velocity of the data; otherwise they are told w = 1.
       logits: for methods that learn categories, `(nets, point, logits) -> logits that are scored on the data`; None: not for these.
     """
 
