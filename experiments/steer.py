@@ -8,7 +8,6 @@ Rewards: axis:number=0,scale=1 (a coordinate of points), brightness:scale=20 (th
 --modules, a function x0 [B, ...] -> [B] of data.
 """
 
-import importlib
 import pathlib
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from absl import flags
 from scipy.cluster import vq
 
 from experiments import command_line, tables
-from flowjax import data, folders, options, plots, samplers, spaces, steering, typing
+from flowjax import data, folders, plots, samplers, spaces, steering, typing
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 REWARD = flags.DEFINE_string("reward", None, "axis:number=0,scale=1, brightness:scale=20, or MODULE.FUNCTION")
@@ -38,10 +37,6 @@ command_line.define_modules()
 flags.mark_flags_as_required(["workdir", "reward"])
 
 CLUSTERS = 8  # of the data, over whose shares the total variation is taken
-BUILT_IN = {
-    "axis": lambda number=0.0, scale=1.0: lambda x0: scale * x0[:, int(number)],
-    "brightness": lambda scale=20.0: lambda x0: scale * x0.mean(axis=tuple(range(1, x0.ndim))),
-}
 
 
 class Way(NamedTuple):
@@ -60,7 +55,7 @@ def main():
     if run.path.space is not spaces.euclidean or run.path.centres:
         raise typing.InputError(f"steering is for R^n with normal noise, and this run is on {run.settings.method.path!r}.")
     run.conditioning(GUIDANCE.value)
-    reward, labels = reward_from_name(REWARD.value, run.shape), run.labels(NUM.value, classes)
+    reward, labels = checked_reward(REWARD.value, run.shape), run.labels(NUM.value, classes)
     ways = steered(run, reward, labels)
     source = run.source("test")
     real = data.arrays(source, limit=10_000)["x"]
@@ -74,32 +69,18 @@ def main():
     print(f"{out}.csv\n{out}.md\n{out}.png\n{out}.npz")
 
 
-def reward_from_name(spec, shape):
+def checked_reward(spec, shape):
     """A reward of data [B, *shape]; raises InputError for one that does not exist or does not give one number a row."""
-    name = spec.partition(":")[0]
-    if "." in name:
-        module, _, function = name.rpartition(".")
-        try:
-            reward = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
-            raise typing.InputError(f"--reward={spec}: {error}; expected MODULE.FUNCTION that can be imported here.") from error
-    else:
-        name, given = options.parse("reward", spec, {"axis": {"number": 0.0, "scale": 1.0}, "brightness": {"scale": 20.0}})
-        reward = BUILT_IN[name](**given)
-        if name == "axis" and (len(shape) != 1 or not 0 <= given.get("number", 0) < shape[0]):
-            raise typing.InputError(
-                f"--reward={spec} is a coordinate of points, and rows have shape {shape}; expected brightness, or a number below {shape[0]}."
-            )
+    reward = steering.reward_from_name(spec)
     try:
         result = jax.eval_shape(reward, jax.ShapeDtypeStruct((3, *shape), jnp.float32))
     except Exception as error:
         raise typing.InputError(
-            f"--reward={spec} cannot be called on rows of shape {shape}: {str(error).splitlines()[0]:.200}."
+            f"--reward={spec} cannot be called on rows of shape {shape}: {str(error).splitlines()[0]:.200}"
         ) from error
     if getattr(result, "shape", None) != (3,):
-        raise typing.InputError(
-            f"--reward={spec} gives {getattr(result, 'shape', type(result).__name__)} for 3 rows; expected (3,), one number a row."
-        )
+        shown = getattr(result, "shape", type(result).__name__)
+        raise typing.InputError(f"--reward={spec} gives {shown} for 3 rows; expected (3,), one number a row.")
     return reward
 
 

@@ -7,15 +7,59 @@ changes its weight by the reward alone. All functions are for the linear path on
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from flowjax import flowmap, samplers, typing
+from flowjax import flowmap, options, samplers, typing
 from flowjax.typing import Array, AverageVelocity, Reward, Time, Velocity
 
 Schedule = Callable[[Time], Time]  # t -> beta(t), 0 at t = 1 and 1 at t = 0
+
+
+def axis(x0: Array, *, number: float = 0.0, scale: float = 1.0) -> Array:
+    """A coordinate of points [B, D], times `scale`: a reward."""
+    if x0.ndim != 2 or not 0 <= number < x0.shape[1] or number != int(number):
+        raise typing.InputError(
+            f"reward axis: rows of shape {x0.shape[1:]} have no coordinate {number:g}; expected points, from 0."
+        )
+    return scale * x0[:, int(number)]
+
+
+def brightness(x0: Array, *, scale: float = 20.0) -> Array:
+    """The mean of all numbers of a row, [B, ...], times `scale`: a reward."""
+    return scale * jnp.mean(x0, axis=tuple(range(1, x0.ndim)))
+
+
+# What a config or a flag may name; another reward is any function x0 [B, ...] -> [B].
+REWARDS: dict[str, Callable[..., Array]] = {"axis": axis, "brightness": brightness}
+
+
+def reward_from_name(spec: str | Reward) -> Reward:
+    """A reward from its name and options, "axis:number=0,scale=1.5", from MODULE.FUNCTION, which is imported, or the reward itself.
+
+    Raises:
+      InputError: for an unknown name or option, or what cannot be imported.
+
+    Example:
+      >>> reward_from_name("axis:number=1,scale=2")(jnp.array([[1.0, 3.0]])).tolist()
+      [6.0]
+    """
+    if not isinstance(spec, str):
+        return spec
+    module, dot, function = spec.rpartition(".")
+    if dot and ":" not in module:
+        try:
+            return getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise typing.InputError(
+                f"reward {spec!r}: {error}; expected MODULE.FUNCTION that can be imported here, or {' or '.join(REWARDS)}."
+            ) from error
+    name, given = options.parse("reward", spec, {name: options.numbers(reward) for name, reward in REWARDS.items()})
+    return functools.partial(REWARDS[name], **given)
 
 
 def rising(t: Time) -> Time:

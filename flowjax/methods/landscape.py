@@ -1,7 +1,7 @@
 """The tables of the landscape: every method, what it is and what it costs. The documentation and `experiments.landscape --table` show them."""
 
 from flowjax import checks, conditioning, losses
-from flowjax.losses import discrete as discrete_losses, likelihood as likelihood_losses
+from flowjax.losses import discrete as discrete_losses, likelihood as likelihood_losses, rewards as reward_losses
 from flowjax.methods import (
     compositional,
     consistency,
@@ -13,6 +13,7 @@ from flowjax.methods import (
     likelihood,
     pixel,
     posterior,
+    rewards,
     riemannian,
 )
 from flowjax.methods.method_info import JUMPS, MethodInfo, needs, outline, takes_total_steps
@@ -262,6 +263,10 @@ STOCHASTIC: dict[str, MethodInfo] = {
     "f2d2": MethodInfo(
         likelihood.f2d2, pairs=(likelihood_losses.divergence_lagrangian,), rule="lagrangian", setting="D",
         derivative="d_t V and d_t of the divergence, the latter in sg", rho=3, paper="F2D2", arxiv="2512.02636",
+    ),
+    "reward_tuning": MethodInfo(
+        rewards.reward_tuning, pairs=(reward_losses.reward_tuning,), rule="diagonal", setting="D", derivative="that of the reward",
+        jumps="from noise", paper="ours, of the kind of DRaFT", arxiv="2309.17400",
     ),
 }  # fmt: skip
 
