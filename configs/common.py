@@ -62,7 +62,8 @@ def base(preset, *, method):
     if preset == "guided":  # the guidance of the method's paper, otherwise MeanFlow's; the scale is an input of the network
         config.guidance.kind = {"pmf": "imf"}.get(method, method if method in guidance.TARGETS else "meanflow")
         config.guidance.scale = GUIDED_SCALES
-        config.guidance.whole = 0.25  # published: 0, and samples are drawn at chosen intervals; here at all times by default
+        if config.guidance.kind == "imf":
+            config.guidance.whole = 0.25  # published: 0, and samples are drawn at chosen intervals; here at all times by default
         config.method.label_drop = 0.1
     if preset == "test":
         _test(config)
