@@ -63,7 +63,9 @@ def base(preset, *, method):
         config.guidance.kind = {"pmf": "imf"}.get(method, method if method in guidance.TARGETS else "meanflow")
         config.guidance.scale = GUIDED_SCALES
         if config.guidance.kind == "imf":
-            config.guidance.whole = 0.25  # published: 0, and samples are drawn at chosen intervals; here at all times by default
+            config.guidance.whole = (
+                0.25  # published: 0, and samples are drawn at chosen intervals; here at all times by default
+            )
         config.method.label_drop = 0.1
     if preset == "test":
         _test(config)

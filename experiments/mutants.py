@@ -33,10 +33,11 @@ WORKERS = flags.DEFINE_integer("workers", 2, "copies of the repository that are 
 REPORT = flags.DEFINE_string("report", "", "folder for mutants.md and mutants.csv; default: only print")
 
 ROOT = pathlib.Path(__file__).parents[1]
+FAMILIES = "tests/test_distributional*.py tests/test_likelihood.py tests/test_posterior.py tests/test_rewards.py"
 # Files that are changed, and the test files that must notice it.
 SUBJECTS = {
-    "flowjax/losses/**/*.py": "tests/test_losses*.py tests/test_discrete.py tests/test_riemannian.py tests/test_distributional*.py",
-    "flowjax/methods/**/*.py": "tests/test_method*.py tests/test_published_[df]*.py tests/test_tokens.py tests/test_distributional*.py",
+    "flowjax/losses/**/*.py": f"tests/test_losses*.py tests/test_discrete.py tests/test_riemannian.py {FAMILIES}",
+    "flowjax/methods/**/*.py": f"tests/test_method*.py tests/test_published_[df]*.py tests/test_tokens.py {FAMILIES}",
     "flowjax/samplers/*.py": "tests/test_samplers*.py",
     "flowjax/training/step.py": "tests/test_training*.py",
 }
