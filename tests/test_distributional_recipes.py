@@ -82,6 +82,7 @@ def test_constants_that_are_published():
         "dmd2": {"student_every": 5, "adversarial": 3e-3, "discriminator": 1e-2, "c": 1e-6, "fake_loss": "edm"},
         "f_distill": {"student_every": 5, "adversarial": 1e-3, "divergence": "js", "bins": 10},
         "sid": {"alpha": 1.2, "scale": 100.0, "fake_times": ("logit_normal", -1.2, 1.2), "c": 1e-5, "student_every": 1},
+        "sim": {"fake_times": ("logit_normal", -1.2, 1.2), "student_every": 1},  # as SiD's
         "moment_matching": {"steps": 8, "student_every": 1},
     }
     for name, expected_values in published.items():
