@@ -62,6 +62,8 @@ def doctest_names(doctest_namespace):
     # The names of flowjax.losses; its examples call the same functions of the flow, so these are compiled.
     flow = exact.ExactFlow(*(jax.jit(function) for function in exact.gaussian(0.5, 4.0)))
     doctest_namespace.update(jax=jax, jnp=jnp, exact=exact, flow=flow, x=jnp.array([-1.0, 0.5, 2.0]), s=0.8, t=0.4)
+    # Those of flowjax.losses.distributional.samples and adversaries.
+    doctest_namespace.update(rows=jnp.array([[-1.0, 0.5], [0.3, 2.0]]))
     # Those of flowjax.losses.discrete.
     tokens = exact.ExactTokens(*(jax.jit(function) for function in exact.categorical([0.3, 0.7])))
     doctest_namespace.update(tokens=tokens, z=jnp.array([[0.4, -0.2], [0.1, 1.3]]))

@@ -51,11 +51,7 @@ def base(preset, *, method):
     # Initial weights. "": random; "teacher": the teacher's; otherwise the folder of a run, or a file of published weights
     # (.npz, .safetensors).
     config.start = ""
-    # kind "": no guidance. Inside the training target: a key of flowjax.guidance.TARGETS, with its constants k, mix, decay, or power
-    # (of the density w^-power of the scales) and whole (share of the rows off the diagonal that are guided at all times). On the teacher: "classifier_free", or "autoguidance" (away from the run in the folder
-    # `weak`). The scale and the times of the interval are ranges (low, high). Each row draws its scale, which is an input of the
-    # network if low < high (and for imf).
-    config.guidance = settings.Guidance()._asdict()
+    _beside(config)
     config.method = {"name": method, "total_steps": config.get_ref("steps"), **methods.constants(method)}
     if preset in IMAGES:
         _digits(config)
@@ -86,6 +82,18 @@ def _data(config):
         "name": "checkerboard", "dir": "", "flip": False, "coupling": "", "augment": "", "mean": 0.0, "deviation": 1.0,
         "labels": True,
     }  # fmt: skip
+
+
+def _beside(config):
+    """What stands beside the method: guidance, a discriminator."""
+    # kind "": no guidance. Inside the training target: a key of flowjax.guidance.TARGETS, with its constants k, mix, decay, or power
+    # (of the density w^-power of the scales) and whole (share of the rows off the diagonal that are guided at all times). On the
+    # teacher: "classifier_free", or "autoguidance" (away from the run in the folder `weak`). The scale and the times of the interval
+    # are ranges (low, high). Each row draws its scale, which is an input of the network if low < high (and for imf).
+    config.guidance = settings.Guidance()._asdict()
+    # game "": none; otherwise a key of flowjax.methods.GAMES, for an adversarial stage with the constants of
+    # flowjax.methods.with_adversary. Its optimizer is V's, unless config.auxiliary has an entry "discriminator".
+    config.adversary = settings.Adversary()._asdict()
 
 
 def _bookkeeping(config):

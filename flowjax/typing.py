@@ -84,11 +84,13 @@ class Network(NamedTuple):
         from V's network and the shape of a row; or the name of a module in flowjax.models. "": another network like V's.
       call: how terms call it, a key of CALLS.
       optim: fields of config.optim in which its optimizer differs from V's: {"learning_rate": 1e-4, "every": 5}.
+      of_features: whether it sees the features of the teacher, `nets.features`, and not rows like the data.
     """
 
     module: Any = ""
     call: str = "map"
     optim: Mapping[str, Any] = {}
+    of_features: bool = False
 
 
 # How the terms of a recipe call a network, and what comes back.
@@ -99,6 +101,34 @@ CALLS = {
     "scalar_map": "net(x, s, t, cond=None), [rows]: the module at (x, s, t, cond), its mean over all axes but the rows",
     "times": "net(s, t), [rows]: the module at (s, t)",
 }
+
+
+class Found(NamedTuple):
+    """What a term of a method with a memory returns: its result, and what the method is to remember of this batch.
+
+    Attributes:
+      result: a Pair, several of them, or errors [rows], as of any term.
+      found: a tree of means over the batch, by `nets.mean`, so that all devices have the same.
+    """
+
+    result: Any
+    found: Any
+
+
+class Balance(NamedTuple):
+    """Terms whose weight follows from gradients: in V's weights theirs is made `multiple` times as long as that of all other terms.
+
+    Attributes:
+      terms: names of the terms.
+      multiple: of the length of the other terms' gradient.
+      at: a regular expression of the paths of the weights whose gradients are compared, "Dense_3/kernel"; "": all of V's weights.
+      most: the largest factor that a gradient gets.
+    """
+
+    terms: tuple[str, ...]
+    multiple: float = 1.0
+    at: str = ""
+    most: float = 1e4
 
 
 class Nets:
@@ -114,12 +144,14 @@ class Nets:
       velocity: a velocity that is trained along.
       both: `(x, s, t, cond) -> (V, velocity)` from one pass of a network with a velocity head.
       log_variance: `(s, t) -> [rows]`, trained along.
+      features: `(x, t, cond=None) -> [rows, features]`, what a teacher that is a trained run makes of rows in its layers.
       guide: a guidance inside the training target, `(nets, point, V_ss=None) -> flowjax.guidance.Guided`.
       heads: `(x, s, t, cond=None) -> {name: array}`, all heads of V's network from one pass.
       logits: `(x, s, t, cond=None)`, what V's network predicts where V is made from logits of categories.
       stopped: {name: network}: each trained network, "both" and "heads" among them where they are given, with its weights under a
         stop-gradient; gradients of its inputs pass.
       mean: `[rows, ...] -> [...]`, the mean over the rows of the whole batch, of all devices.
+      memory: what the method remembers of the steps before, see Method; None of one without a memory.
     """
 
     def __init__(
@@ -137,6 +169,7 @@ class Nets:
         heads: Callable[..., dict[str, Array]] | None = None,
         stopped: Mapping[str, Callable[..., Any]] | None = None,
         mean: Callable[[Array], Array] | None = None,
+        memory: Any = None,
         **others: Callable[..., Any] | None,
     ) -> None:
         standard = {
@@ -146,6 +179,7 @@ class Nets:
         self.__dict__.update(standard | others)
         self.stopped = dict(stopped or {})
         self.mean = mean or (lambda rows: jnp.mean(rows, axis=0))
+        self.memory = memory
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for a name that was not given: copying and pickling look for special methods here.
@@ -157,7 +191,8 @@ class Nets:
 
     def names(self) -> tuple[str, ...]:
         """The names of the networks that are there."""
-        return tuple(name for name, net in self.__dict__.items() if net is not None and name not in ("stopped", "mean"))
+        beside = ("stopped", "mean", "memory")
+        return tuple(name for name, net in self.__dict__.items() if net is not None and name not in beside)
 
     def replace(self, **changes: Any) -> "Nets":
         """A copy with some networks replaced."""
@@ -195,7 +230,7 @@ class Term(NamedTuple):
       name: key of the term in the draw and in the metrics.
       pair: `(nets, point) -> Pair`; or `-> {head: Pair}` or a tuple of Pairs, of several heads: their errors are summed, their raw
         metrics averaged; arrays [rows] in the dict are further errors, added as they are. Or `-> errors [rows]`, used as they are
-        (no distance).
+        (no distance). Of a method with a memory, any of these in a Found.
       distance: `(prediction, target, **arguments) -> errors [rows]`.
       weight: a float, or `point -> [rows]`.
       columns: `(lo, hi, n)`: the term is on the columns `lo:hi` of `rows.reshape(-1, n)`.
@@ -238,12 +273,19 @@ class Method(NamedTuple):
       terms: the summands.
       needs: the networks that the trainer must supply, by name, with their constants: {"ema": 0.99}, {"teacher": {}}, or a
         Network that is trained along: {"fake": Network(call="velocity")}.
+      memory: `shape of a row -> tree of arrays`, what the method remembers at step 0: statistics, a queue. Terms read it as
+        `nets.memory` and return a Found; it is saved in checkpoints. None: no memory.
+      remember: `(memory, {term: found}) -> memory`, after the step; the metrics of `loss` have what was found as "memory".
+      balance: which terms are weighed by their gradient; None: each has the weight that it declares.
     """
 
     draw: Callable[[Array, Mapping[str, Array], Array], dict[str, Point]]
-    loss: Callable[[Nets, Mapping[str, Point]], tuple[Array, dict[str, Array]]]
+    loss: Callable[[Nets, Mapping[str, Point]], tuple[Array, dict[str, Any]]]
     terms: tuple[Term, ...]
     needs: Mapping[str, Any]
+    memory: Callable[[tuple[int, ...]], Any] | None = None
+    remember: Callable[[Any, Mapping[str, Any]], Any] | None = None
+    balance: Balance | None = None
 
     @property
     def networks(self) -> dict[str, Network]:

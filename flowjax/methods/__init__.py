@@ -28,7 +28,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flowjax import checks, flowmap, guidance, typing
+from flowjax.losses.distributional import GAMES
 from flowjax.methods import method_info, recipe as recipes
+from flowjax.methods.distributional.adversaries import with_adversary
 from flowjax.methods.landscape import (
     CATEGORICAL,
     DISTRIBUTIONAL,
@@ -47,6 +49,7 @@ from flowjax.typing import Method
 __all__ = [
     "CATEGORICAL",
     "DISTRIBUTIONAL",
+    "GAMES",
     "JUMPS",
     "METHODS",
     "MethodInfo",
@@ -60,6 +63,7 @@ __all__ = [
     "raw_errors",
     "register",
     "rows_multiple",
+    "with_adversary",
     "with_categories",
     "with_dropout",
 ]

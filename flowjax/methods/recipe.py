@@ -106,10 +106,10 @@ def _point(term: Term, points: Callable[..., Point], key: Array, rows: Rows, ste
 
 def loss(
     terms: Sequence[Term], needs: Mapping[str, Any], nets: Nets, drawn: Mapping[str, Point]
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Array, dict[str, Any]]:
     """(errors [B], metrics) of all terms on their rows; what `Method.loss` is bound to.
 
-    A term that `drawn` lacks rests: its rows get nothing from it, and it has no metric.
+    A term that `drawn` lacks rests: its rows get nothing from it, and it has no metric. What terms found is in the metrics as "memory".
     """
     for need in needs:
         if need not in nets.names():
@@ -117,16 +117,18 @@ def loss(
                 f"this method needs the network {need!r}, and nets.{need} is None: Nets(V=..., {need}=...)."
             )
     errors, metrics = jnp.float32(0), {}
+    found: dict[str, Any] = {}
     for term in terms:
         if term.name not in drawn:
             continue
-        (lo, hi, n), (scored, raw, point) = term.columns, _scored(term, _trained(needs), nets, drawn[term.name])
-        metrics[term.name] = jnp.mean(raw)
+        scored, raw, point, remembered = _scored(term, _trained(needs), nets, drawn[term.name])
+        found |= {} if remembered is None else {term.name: remembered}
+        (lo, hi, n), metrics[term.name] = term.columns, jnp.mean(raw)
         weight = term.weight(point) if callable(term.weight) else term.weight
         _check_rows(f"term {term.name!r}: the weight", weight, point, scalar=True)
         weighted = scored * weight
         errors += jnp.pad(weighted.reshape(-1, hi - lo), ((0, 0), (lo, n - hi))).reshape(-1)
-    return errors, metrics
+    return errors, metrics | ({"memory": found} if found else {})
 
 
 def raw_errors(method: Method, nets: Nets, drawn: Mapping[str, Point]) -> dict[str, Array]:
@@ -140,8 +142,8 @@ def _trained(needs: Mapping[str, Any]) -> tuple[str, ...]:
     return ("V", *(name for name, need in needs.items() if isinstance(need, typing.Network)))
 
 
-def _scored(term: Term, trained: tuple[str, ...], nets: Nets, point: Point) -> tuple[Array, Array, Point]:
-    """(errors [rows], raw metric [rows], point) of a term; of several pairs, errors are summed and raw metrics averaged.
+def _scored(term: Term, trained: tuple[str, ...], nets: Nets, point: Point) -> tuple[Array, Array, Point, Any]:
+    """(errors [rows], raw metric [rows], point, found) of a term; of several pairs, errors are summed and raw metrics averaged.
 
     Arrays in a dict beside pairs are further errors; the raw metric is of the pairs.
     """
@@ -150,10 +152,12 @@ def _scored(term: Term, trained: tuple[str, ...], nets: Nets, point: Point) -> t
     if term.trains:
         nets = nets.training(term.trains, trained)
     arguments = {} if term.arguments is None else term.arguments(nets, point)
-    result = term.pair(nets, point)
+    result, found = term.pair(nets, point), None
+    if isinstance(result, typing.Found):
+        result, found = result
     if not isinstance(result, (tuple, Mapping)):
         _check_rows(f"term {term.name!r}: the errors", result, point)
-        return result, result if term.metric is None else term.metric(result), point
+        return result, result if term.metric is None else term.metric(result), point, found
     parts = jax.tree.leaves(result, is_leaf=lambda node: isinstance(node, typing.Pair))
     pairs = [part for part in parts if isinstance(part, typing.Pair)]
     further = [part for part in parts if not isinstance(part, typing.Pair)]
@@ -169,7 +173,7 @@ def _scored(term: Term, trained: tuple[str, ...], nets: Nets, point: Point) -> t
     errors, raw = (functools.reduce(operator.add, score) for score in scores)
     for added in (errors, *further):
         _check_rows(f"term {term.name!r}: the {'distance' if added is errors else 'further errors'}", added, point)
-    return sum(further, errors), raw if len(pairs) == 1 else raw / len(pairs), point
+    return sum(further, errors), raw if len(pairs) == 1 else raw / len(pairs), point, found
 
 
 def _check_rows(what: str, values: Any, point: Point, scalar: bool = False) -> None:

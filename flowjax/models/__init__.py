@@ -8,6 +8,7 @@ import flax.linen as nn
 
 from flowjax import checks, conditioning, flowmap
 from flowjax.models.decoupled_dit import DECOUPLED_DIT_SIZES, DecoupledDiT
+from flowjax.models.discriminator import Discriminator, features
 from flowjax.models.dit import DIT_SIZES, DiT
 from flowjax.models.log_variance import LinearLogVariance, LogVariance
 from flowjax.models.mit import MIT_SIZES, MiT
@@ -22,6 +23,7 @@ __all__ = [
     "DIT_SIZES",
     "DecoupledDiT",
     "DiT",
+    "Discriminator",
     "LinearLogVariance",
     "LogVariance",
     "MIT_SIZES",
@@ -37,6 +39,7 @@ __all__ = [
     "SequenceDiT",
     "UNet",
     "defaults",
+    "features",
     "from_zero",
     "heads",
     "in_float32",

@@ -51,7 +51,7 @@ def stack(block, depth, *, remat, unroll):
     """`depth` blocks in a scan, a class: blocks are called `(h, *the same for all) -> (h, None)`; `remat`: see rematerialised."""
     return nn.scan(
         rematerialised(block, remat, prevent_cse=False),
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, "intermediates": 0},  # the second where somebody looks into the blocks
         split_rngs={"params": True},
         in_axes=nn.broadcast,
         length=depth,

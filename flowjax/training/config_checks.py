@@ -24,8 +24,7 @@ def check(settings, facts):
 def fields(settings, facts):
     """The network exists, and every field is in its range, see flowjax.training.ranges."""
     checks.member("network", settings.model.name, models.MODELS)
-    info = methods.every().get(settings.method.name)
-    network = models.MODELS[settings.model.name]
+    info, network = methods.every().get(settings.method.name), models.MODELS[settings.model.name]
     registered = {  # the constants of somebody's own method or network may have the names of ours, and mean something else
         "method": info is not None and not info.paper,
         "model": not network.__module__.startswith("flowjax."),
@@ -67,23 +66,17 @@ def evaluation_guidance(settings, facts):
 
 def guidance(settings, facts):
     """The fields of config.guidance are those of its kind, and in their ranges."""
-    given, idle = settings.guidance, type(settings.guidance)()
+    given, idle = settings.guidance, settings.guidance._field_defaults
     if not given.kind:
-        for name, value in given._asdict().items():
-            if value != getattr(idle, name):
-                raise typing.InputError(
-                    f"config.guidance.{name} is {value!r}, and config.guidance.kind is ''; expected a kind:"
-                    f" --config.guidance.kind={' or '.join(guidances.KINDS)}."
-                )
-        return
+        return _unused("guidance", given, "kind", guidances.KINDS)
     checks.member("config.guidance.kind", given.kind, guidances.KINDS)
     known = {*guidances.TARGETS[given.kind].constants} if given.kind in guidances.TARGETS else {"interval"}
     known |= {"kind", "scale", *(["weak"] if given.kind == "autoguidance" else [])}
     for name, value in given._asdict().items():
-        if name not in known and value != getattr(idle, name):
+        if name not in known and value != idle[name]:
             raise typing.InputError(
                 f"config.guidance.{name} is {value!r}, and {given.kind!r} has no use for it: it takes"
-                f" {', '.join(sorted(known - {'kind'}))}; --config.guidance.{name}={getattr(idle, name)} clears it."
+                f" {', '.join(sorted(known - {'kind'}))}; --config.guidance.{name}={idle[name]} clears it."
             )
     expected = "scales (low, high) of at least 1, equal for a fixed one: (1.5, 1.5)"
     _ordered("config.guidance.scale", given.scale, 1.0, float("inf"), expected)
@@ -94,6 +87,27 @@ def guidance(settings, facts):
     _ordered("config.guidance.interval", given.interval, 0.0, 1.0, "times (low, high) between 0 and 1: (0.0, 1.0)")
     if given.interval[0] == given.interval[1]:
         raise typing.InputError(f"config.guidance.interval is {given.interval!r}, which is empty; expected low < high.")
+
+
+def adversary(settings, facts):
+    """The fields of config.adversary have a game, and the method learns jumps to data in R^n without guidance."""
+    given, info, path = settings.adversary, methods.info(settings.method.name), settings.method.path
+    if not given.game:
+        return _unused("adversary", given, "game", methods.GAMES)
+    if settings.guidance.kind or not info.learns_jumps or path != "linear":
+        raise typing.InputError(
+            f"config.adversary judges jumps on the path 'linear' without guidance, and {settings.method.name!r} learns {info.learns} on"
+            f" {path!r}, with the guidance {settings.guidance.kind!r}: --config.adversary.game= for none."
+        )
+
+
+def _unused(section, given, switch, known):
+    """Raises InputError unless the fields of a section that is switched off have their defaults."""
+    for name in [name for name, default in given._field_defaults.items() if getattr(given, name) != default]:
+        raise typing.InputError(
+            f"config.{section}.{name} is {getattr(given, name)!r}, and config.{section}.{switch} is ''; expected a {switch}:"
+            f" --config.{section}.{switch}={' or '.join(known)}."
+        )
 
 
 def inputs(settings, facts):
@@ -463,6 +477,7 @@ CHECKS = (
     fields,
     evaluation_averages,
     guidance,
+    adversary,
     inputs,
     augmentation,
     batch,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from flowjax import checks, models, typing
 from flowjax.training import teachers
@@ -35,6 +36,17 @@ class Networks(NamedTuple):
     def call(self, name):
         """How terms call a trained network, a key of flowjax.typing.CALLS."""
         return self.declared[name].call if name in self.declared else "map"
+
+    def shape(self, name, shape):
+        """The shape of a row that a trained network sees, where one of the data has the given shape."""
+        if name not in self.declared or not self.declared[name].of_features:
+            return shape
+        if self.teacher.features is None:
+            raise typing.InputError(
+                f"the network {name!r} sees features of the teacher, which must be a trained run: --config.teacher=runs/NAME."
+            )
+        row = jax.ShapeDtypeStruct((1, *shape), np.float32)
+        return jax.eval_shape(lambda weights, x: self.teacher.features(weights, x, 0.5, {}), self.fixed, row).shape[1:]
 
     def like_V(self, name):
         """Whether a trained network has the module of V."""
@@ -90,10 +102,11 @@ def module_of(name, network, net, shape):
             f"the network {name!r} has the module {network.module!r}, which flowjax.models has not; expected a name such as"
             " 'LogVariance', a linen module, or a function (net, shape) -> linen module."
         )
-    return module()
+    known = getattr(net, "net", net)  # of a parameterised network, the one in it
+    return module(num_classes=known.num_classes) if "num_classes" in module.__dataclass_fields__ else module()
 
 
-def nets(networks, params, target, fixed, mean=None):
+def nets(networks, params, target, fixed, mean=None, memory=None):
     """The Nets of a recipe.
 
     Args:
@@ -102,6 +115,7 @@ def nets(networks, params, target, fixed, mean=None):
       target: weights of the target network, or None; no gradient reaches them.
       fixed: weights of the teacher; no gradient reaches them.
       mean: `[rows, ...] -> [...]`, the mean over the rows of the whole batch; None: over the rows that are there.
+      memory: what the method remembers, or None.
     """
     sg = jax.lax.stop_gradient
     stopped = _live(networks, sg(params))
@@ -111,9 +125,11 @@ def nets(networks, params, target, fixed, mean=None):
     teacher = networks.teacher
     if teacher.velocity is not None:
         supplied["teacher"] = lambda x, t, cond=None: teacher.velocity(sg(fixed), x, t, cond)
+    if teacher.features is not None:
+        supplied["features"] = lambda x, t, cond=None: teacher.features(sg(fixed), x, t, cond)
     if teacher.map is not None:
         supplied["teacher_map"] = lambda x, s, t, cond=None: teacher.map(sg(fixed), x, s, t, cond)
-    return typing.Nets(**supplied, stopped=stopped, mean=mean)
+    return typing.Nets(**supplied, stopped=stopped, mean=mean, memory=memory)
 
 
 def _live(networks, params):

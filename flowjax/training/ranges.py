@@ -147,6 +147,11 @@ FIELDS: dict[str, Range] = {
     "guidance.power": number(0, words="the power of a density w^-power of scales, at least 0"),
     "guidance.mix": number(0, 1, above=True, words="a share above 0 and up to 1"),
     "guidance.decay": number(0, 1, above=True, words="a time above 0 and up to 1"),
+    **dict.fromkeys(("adversary.game", "adversary.at", "adversary.network"), TEXT),
+    **dict.fromkeys(("adversary.weight", "adversary.r1", "adversary.r2", "adversary.probe"), NOT_NEGATIVE),
+    **dict.fromkeys(("adversary.times", "adversary.noised"), SAMPLER),
+    "adversary.balanced": FLAG,
+    "adversary.student_every": whole(1, 10_000),
 }
 # Fields of config.optim, and of each entry of config.auxiliary.
 OPTIM: dict[str, Range] = {
@@ -257,6 +262,17 @@ METHOD: dict[str, Range] = {
     "learned_weight": FLAG,
     "label_smoothing": number(0, 1, below=True),
     **dict.fromkeys(("classification", "energy"), NOT_NEGATIVE),
+    # Of groups of samples.
+    **dict.fromkeys(("kernel", "features", "memory", "game", "network"), TEXT),
+    **dict.fromkeys(("widths", "temperatures"), each(POSITIVE, "numbers above 0 in a tuple: (0.1, 0.5)", least=1)),
+    **dict.fromkeys(("unbiased", "normalised", "second"), FLAG),
+    **dict.fromkeys(("group", "candidates", "iterations", "queue"), whole(1, 2**20)),
+    "epsilon": POSITIVE,
+    **dict.fromkeys(("reject", "r1", "r2", "probe", "penalty", "centre", "ot", "distillation"), NOT_NEGATIVE),
+    **dict.fromkeys(("ot_start", "ot_end"), SHARE),
+    "b": number(-100, 100),
+    "decay": _DECAY,
+    **dict.fromkeys(("noised", "distillation_times"), SAMPLER),
 }
 # Fields of config.method of which the first must be below the second.
 RISING = (("sigma_min", "sigma_max"), ("first_levels", "last_levels"), ("start", "end"))

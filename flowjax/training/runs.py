@@ -97,7 +97,7 @@ class Facts:
     def method(self):
         """The flowjax.typing.Method."""
         dropout = self._settings.model.fields.get("dropout", 0.0)
-        return parts.method(self._settings.method, self._settings.guidance, dropout)
+        return parts.method(self._settings.method, self._settings.guidance, dropout, self._settings.adversary)
 
     @functools.cached_property
     def sources(self):
@@ -239,7 +239,14 @@ def _made(chosen, facts):
     start = initial_weights.weights(chosen.start, facts.start, chosen.model, modules.heads)
     decays = [str(decay) for decay in chosen.evaluation.averages]
     init = lambda key, start: state.init(
-        key, modules, source.shape, optimizers, has_target="ema" in method.needs, decays=decays, start=start
+        key,
+        modules,
+        source.shape,
+        optimizers,
+        has_target="ema" in method.needs,
+        decays=decays,
+        start=start,
+        memory=method.memory,
     )
     if seeds > 1:
         init = jax.vmap(init, in_axes=(0, None), out_axes=state.SEEDS)

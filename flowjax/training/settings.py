@@ -82,6 +82,22 @@ class Guidance(NamedTuple):
     decay: float = 0.8
 
 
+class Adversary(NamedTuple):
+    """config.adversary; the defaults are no discriminator. What each means: flowjax.methods.distributional.with_adversary."""
+
+    game: str = ""
+    weight: float = 1.0
+    balanced: bool = True
+    at: str = ""
+    times: tuple[Any, ...] = ("fixed", 1.0)
+    noised: tuple[Any, ...] = ("fixed", 0.0)
+    r1: float = 0.0
+    r2: float = 0.0
+    probe: float = 0.0
+    student_every: int = 1
+    network: str = ""
+
+
 class Evaluation(NamedTuple):
     """config.eval_*, sampler, grid, best and ema: what is sampled and measured, during training and by default afterwards."""
 
@@ -118,7 +134,7 @@ class Settings(NamedTuple):
       seed, seeds: the first seed, and how many are trained side by side.
       steps, batch_size, accumulate: steps of training, rows of a global batch, parts in which it goes through the network.
       mesh: sizes of the mesh by axis.
-      data, model, method, optim, guidance, evaluation, bookkeeping: the sections.
+      data, model, method, optim, guidance, adversary, evaluation, bookkeeping: the sections.
       auxiliary: an Optim for each network that is trained along with V.
       teacher, start: the teacher, and the weights to start from: "" for none, or see configs/common.py.
     """
@@ -136,6 +152,7 @@ class Settings(NamedTuple):
     optim: Optim
     auxiliary: Mapping[str, Optim]
     guidance: Guidance
+    adversary: Adversary
     teacher: str
     start: str
     evaluation: Evaluation
@@ -146,7 +163,7 @@ class Settings(NamedTuple):
         for name, value in self._asdict().items():
             if name in _MOVED:
                 yield from ((theirs, getattr(value, ours)) for ours, theirs in _MOVED[name].items())
-            elif name in ("data", "guidance", "mesh"):
+            elif name in ("data", "guidance", "adversary", "mesh"):
                 yield from _entries(name, value if name == "mesh" else value._asdict())
             elif name == "model":
                 yield from _entries(name, {**value._asdict(), **value.fields}, without=("fields",))
@@ -175,13 +192,14 @@ _MOVED = {
     "bookkeeping": {name: name for name in Bookkeeping._fields},
 }  # fmt: skip
 # Fields that configs of earlier runs lack, with what they mean.
-_ADDED = {"eval_guidance": 0.0, "eval_interval": (), "grid": "uniform"}
+_ADDED = {"eval_guidance": 0.0, "eval_interval": (), "grid": "uniform", "adversary": {}}
 _FIELDS = [name for name in Settings._fields if name not in _MOVED] + [f for names in _MOVED.values() for f in names.values()]
 
 
 def completed(given):
     """A config as a folder holds it, nested dicts, with the fields that it lacks because they came later, at their defaults."""
-    sections = {"data": Data._field_defaults, "guidance": Guidance._field_defaults}
+    kinds = {"data": Data, "guidance": Guidance, "adversary": Adversary}
+    sections = {name: kind._field_defaults for name, kind in kinds.items()}
     if isinstance(given.get("model"), dict) and given["model"].get("name") in models.MODELS:
         sections["model"] = models.defaults(given["model"]["name"])
     given = _ADDED | given
@@ -212,15 +230,20 @@ def read(config):
             "model": _model(**_named("config.model", given["model"])),
             "method": _method(**_named("config.method", given["method"])),
             "optim": optim,
-            "auxiliary": {
-                name: _over(optim, f"config.auxiliary.{name}", some)
-                for name, some in _mapping("config.auxiliary", given["auxiliary"]).items()
-            },
+            "auxiliary": {name: _over(optim, f"config.auxiliary.{name}", some) for name, some in _auxiliary(given).items()},
             "guidance": _section(Guidance, "config.guidance", given["guidance"]),
+            "adversary": _section(Adversary, "config.adversary", given["adversary"]),
             "evaluation": Evaluation(**sections["evaluation"]),
             "bookkeeping": Bookkeeping(**sections["bookkeeping"]),
         }
     )
+
+
+def _auxiliary(given):
+    """config.auxiliary; a discriminator that config.adversary adds has V's optimizer where nothing is said."""
+    known = _mapping("config.auxiliary", given["auxiliary"])
+    added = {"discriminator": {}} if _mapping("config.adversary", given["adversary"]).get("game") else {}
+    return {**added, **known}
 
 
 def _mapping(where, given):

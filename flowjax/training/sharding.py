@@ -84,7 +84,8 @@ def specs(tree, rules, mesh, leading=0):
     def of(path, leaf):
         shape = leaf.shape[min(leading, len(leaf.shape)) :]
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        axes = next((axes for pattern, axes in rules if re.search(pattern, name)), ())
+        whole = name.startswith("memory/")  # what a method remembers is whole on every device
+        axes = () if whole else next((axes for pattern, axes in rules if re.search(pattern, name)), ())
         if len(axes) > len(shape):
             return WHOLE
         axes = (None,) * (len(shape) - len(axes)) + tuple(axes)

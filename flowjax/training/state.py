@@ -18,6 +18,7 @@ class State(NamedTuple):
       opt_state: states of their optimizers, by the same names.
       target: average of V's weights with the decay of the method; None if the method needs none.
       averages: {name: averaged weights of V} for evaluation, see flowjax.training.averages.
+      memory: what the method remembers of the steps before, whole on every device; None if it has no memory.
     """
 
     step: jax.Array
@@ -26,12 +27,15 @@ class State(NamedTuple):
     opt_state: Any
     target: Any
     averages: dict[str, Any]
+    memory: Any = None
 
 
-SEEDS = State(step=None, skipped=0, params=0, opt_state=0, target=0, averages=0)  # the axis of the seeds, for jax.vmap
+SEEDS = State(
+    step=None, skipped=0, params=0, opt_state=0, target=0, averages=0, memory=0
+)  # the axis of the seeds, for jax.vmap
 
 
-def init(key, networks, shape, optimizers, *, has_target, decays, start=None):
+def init(key, networks, shape, optimizers, *, has_target, decays, start=None, memory=None):
     """The state at step 0, a pure function of the key; all averages start at the initial weights.
 
     Args:
@@ -43,6 +47,7 @@ def init(key, networks, shape, optimizers, *, has_target, decays, start=None):
       decays: names of the evaluation averages, entries of config.ema as strings.
       start: initial weights of V, and of the networks that the method declares as another network like V's. May lack the
         embeddings of further inputs (flowjax.conditioning), which then start at zero. None: random weights.
+      memory: `shape of a row -> tree`, the `memory` of the method, or None.
 
     Raises:
       InputError: if `start` belongs to another network.
@@ -52,7 +57,9 @@ def init(key, networks, shape, optimizers, *, has_target, decays, start=None):
         # V takes the key itself, so that its weights do not depend on which other networks are trained.
         of_network = key if name == "V" else jax.random.fold_in(key, number)
         params[name] = module.init(
-            of_network, *_inputs(networks.call(name), shape), method=networks.heads if name == "V" else None
+            of_network,
+            *_inputs(networks.call(name), networks.shape(name, shape)),
+            method=networks.heads if name == "V" else None,
         )["params"]
         if start is not None and networks.like_V(name):
             params[name] = _started(params[name], start)
@@ -64,6 +71,7 @@ def init(key, networks, shape, optimizers, *, has_target, decays, start=None):
         opt_state={name: optimizer.transform.init(params[name]) for name, optimizer in optimizers.items()},
         target=copy() if has_target else None,
         averages={decay: copy() for decay in decays},
+        memory=None if memory is None else memory(shape),
     )
 
 

@@ -1,6 +1,8 @@
 """One training step, the same for every method."""
 
 import functools
+import operator
+import re
 
 import jax
 import jax.numpy as jnp
@@ -34,19 +36,24 @@ def make_step(method, modules, optimizers, mesh, key, *, rules=(), accumulate=1)
       `(state, batch, fixed=(), phase=None) -> (state, metrics)`: `fixed` holds the weights of a teacher, `phase` is the
       flowjax.training.phases.Phase of the step, static; None will do for a method whose steps are all alike. The metrics are
       "loss" (weighted), "raw/TERM" (the raw metric of each term), "grad_norm" (of the networks that move, before clipping),
-      "param_norm" (of all networks, after the step) and "nonfinite_steps" (skipped so far); nan for what rests.
+      "param_norm" (of all networks, after the step), "nonfinite_steps" (skipped so far) and, of a method with `balance`, "balance", the
+      weight of its balanced terms; nan for what rests.
     """
     cycle = phases.cycle(method, {name: optimizer.every for name, optimizer in optimizers.items()})
     differentiated = _differentiated(method, modules, mesh, rules, accumulate)
     # Metrics of what rests, so that all phases have one structure.
-    resting = dict.fromkeys(("loss", *(f"raw/{term.name}" for term in method.terms), "grad_norm"), jnp.nan)
+    balance = ("balance",) if method.balance else ()
+    resting = dict.fromkeys(("loss", *(f"raw/{term.name}" for term in method.terms), "grad_norm", *balance), jnp.nan)
 
     def step(state, batch, fixed, key, phase):
         drawn = method.draw(jax.random.fold_in(key, state.step), batch, state.step)
         drawn = {name: drawn[name] for name in phase.terms}
         drawn = jax.lax.with_sharding_constraint(drawn, sharding.rows(mesh))
-        gradient, metrics = differentiated(phase.networks, state.params, state.target, fixed, drawn)
+        gradient, metrics = differentiated(phase.networks, state.params, state.target, fixed, drawn, state.memory)
+        found = metrics.pop("memory", None)
         new = _updated(optimizers, gradient, state)
+        if found is not None:
+            new = new._replace(memory=method.remember(state.memory, found))
         if "V" in phase.networks:
             new = _followed(new, method.needs.get("ema"), cycle.updates("V", state.step), batch["x"].shape[0])
         if gradient:
@@ -79,7 +86,7 @@ def _only(cycle):
 
 
 def _differentiated(method, modules, mesh, rules, accumulate):
-    """`(moving, params, target, fixed, drawn) -> (gradient, metrics)`: means over the batch, the gradient of the networks `moving`.
+    """`(names, params, target, fixed, drawn, memory) -> (gradient, metrics)`: means over the batch, the gradient of the networks `names`.
 
     Loss and gradient run on a shard of the rows each, with whole weights, between one all-gather and the means of
     flowjax.training.sharding. Both axes are manual: left to the compiler, "fsdp" gathers activations, as docs/pods.md shows.
@@ -88,19 +95,24 @@ def _differentiated(method, modules, mesh, rules, accumulate):
     mean = _mean_of_batch if accumulate == 1 else functools.partial(_no_mean_of_batch, accumulate)
     groups = {term.name: term.group for term in method.terms}
 
-    def loss(moving, resting, target, fixed, drawn):
-        nets = networks.nets(modules, {**moving, **resting}, target, fixed, mean)
+    def loss(moving, resting, target, fixed, drawn, memory):
+        nets = networks.nets(modules, {**moving, **resting}, target, fixed, mean, memory)
         errors, raw = method.loss(nets, drawn)
         return jnp.mean(errors), raw
 
-    def shard(partition, moving, resting, target, fixed, drawn):
+    def shard(partition, moving, resting, target, fixed, drawn, memory):
+        """Gradients of the balanced terms and of the others apart; their backward passes meet nowhere, so that this costs no more."""
         moving, resting, target = sharding.gathered((moving, resting, target), partition)
-        differentiate = lambda drawn: jax.value_and_grad(loss, has_aux=True)(moving, resting, target, fixed, drawn)
-        (value, raw), gradient = _mean_over_parts(differentiate, drawn, accumulate, groups)
-        metrics = {"loss": value, **{f"raw/{term}": error for term, error in raw.items()}}
-        return sharding.mean(gradient, metrics, partition[0], mesh)
+        differentiate = lambda drawn: jax.value_and_grad(loss, has_aux=True)(moving, resting, target, fixed, drawn, memory)
+        parts = _balanced_apart(method, drawn)
+        scores, gradients = zip(*(_mean_over_parts(differentiate, part, accumulate, groups) for part in parts))
+        values, raws = zip(*scores)
+        raw = functools.reduce(operator.or_, raws)
+        metrics = {"loss": sum(values), **{f"raw/{term}": error for term, error in raw.items() if term != "memory"}}
+        metrics |= {"memory": raw["memory"]} if "memory" in raw else {}
+        return sharding.mean(gradients, metrics, (partition[0],) * len(gradients), mesh)
 
-    def differentiated(names, params, target, fixed, drawn):
+    def differentiated(names, params, target, fixed, drawn, memory):
         if not names:
             return {}, {}
         moving = {name: params[name] for name in names}
@@ -109,13 +121,44 @@ def _differentiated(method, modules, mesh, rules, accumulate):
         shards = jax.shard_map(
             functools.partial(shard, partition),
             mesh=mesh,
-            in_specs=(*partition, sharding.WHOLE, sharding.ROWS),
-            out_specs=(partition[0], sharding.WHOLE),
+            in_specs=(*partition, sharding.WHOLE, sharding.ROWS, sharding.WHOLE),
+            out_specs=((partition[0],) * len(_balanced_apart(method, drawn)), sharding.WHOLE),
             check_vma=False,
         )
-        return shards(moving, resting, target, fixed, drawn)
+        gradients, metrics = shards(moving, resting, target, fixed, drawn, memory)
+        if len(gradients) == 1:
+            return gradients[0], metrics
+        gradient, weight = _balanced(method.balance, *gradients)
+        return gradient, metrics | {"balance": weight}
 
     return differentiated
+
+
+def _balanced_apart(method, drawn):
+    """The drawn terms in one piece, or in two: those that have no balanced weight first."""
+    balanced = method.balance.terms if method.balance else ()
+    parts = [{name: drawn[name] for name in drawn if (name in balanced) == chosen} for chosen in (False, True)]
+    return [part for part in parts if part] or [drawn]
+
+
+def _balanced(balance, others, gradient):
+    """(sum of both gradients, weight of the second in V): its length in V is made a multiple of that of the others."""
+
+    def length(tree):
+        leaves = jax.tree_util.tree_flatten_with_path(tree["V"])[0]
+        chosen = [
+            leaf for path, leaf in leaves if re.search(balance.at, jax.tree_util.keystr(path, simple=True, separator="/"))
+        ]
+        if not chosen:
+            raise typing.InputError(f"no weights of V have a path with {balance.at!r}, at which gradients are to be balanced.")
+        return optax.tree.norm(chosen)
+
+    weight = jnp.minimum(balance.multiple * length(others) / jnp.maximum(length(gradient), 1e-12), balance.most)
+    weigh = lambda name: weight if name == "V" else 1.0
+    return {
+        name: jax.tree.map(lambda one, two, name=name: one + weigh(name) * two, tree, gradient[name])
+        for name, tree in others.items()
+    }, weight
 
 
 def _mean_of_batch(rows):
@@ -177,7 +220,8 @@ def make_binned(method, modules, key, seeds):
             state, batch = first(state._replace(step=state.step[None])), first(batch)
         of_draw = jax.random.fold_in(jax.random.fold_in(key if seeds == 1 else key[0], state.step), number)
         drawn = method.draw(of_draw, batch, state.step)
-        raw = methods.raw_errors(method, networks.nets(modules, state.params, state.target, fixed), drawn)
+        nets = networks.nets(modules, state.params, state.target, fixed, memory=state.memory)
+        raw = methods.raw_errors(method, nets, drawn)
         timed = {name: _time(drawn[name]) for name in raw}
         return {name: by_time(rows, timed[name]) for name, rows in raw.items() if timed[name] is not None}
 

@@ -50,12 +50,13 @@ def program(method, net, *, shape=SHAPE, num_classes=CLASSES, batch, optimizer, 
     """
     mesh, key = sharding.make_mesh(devices=devices or jax.devices()[:1]), jax.random.key(0)
     average_velocity = lambda weights, x, s, t, cond: net.apply({"params": weights}, x, s, t, cond)
-    teacher = teachers.Teacher(lambda weights, x, t, cond: average_velocity(weights, x, t, t, cond), average_velocity)
+    features = lambda weights, x, t, cond: models.features(net, weights, x, t, cond)
+    teacher = teachers.Teacher(lambda weights, x, t, cond: average_velocity(weights, x, t, t, cond), average_velocity, features)
     modules = networks.make(method, net, shape, teacher)
     made = {name: optimizers.Optimizer(optimizer, None, every) for name, every in phases.periods(method).items()}
 
     def init():
-        initial = state.init(key, modules, shape, made, has_target="ema" in method.needs, decays=decays)
+        initial = state.init(key, modules, shape, made, has_target="ema" in method.needs, decays=decays, memory=method.memory)
         x, eps = jax.random.normal(key, (2, batch, *shape))
         if "logits" in method.needs:
             x = jax.nn.one_hot(jnp.argmax(x, axis=-1), shape[-1])

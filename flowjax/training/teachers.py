@@ -18,11 +18,13 @@ class Teacher(NamedTuple):
     Attributes:
       velocity: `(weights, x, t, cond) -> velocity`.
       map: `(weights, x, s, t, cond) -> average velocity`.
+      features: `(weights, x, t, cond) -> [rows, features]`, see flowjax.models.features.
       weights: their first argument; () for none.
     """
 
     velocity: Any = None
     map: Any = None
+    features: Any = None
     weights: Any = ()
 
 
@@ -39,7 +41,7 @@ def make(run, weak, guidance, data_name):
         exact = points.VELOCITIES[data_name]
         teacher = Teacher(lambda weights, x, t, cond: exact(x, t))
     else:
-        teacher = Teacher(velocity_of(run), map_of(run), run.params)
+        teacher = Teacher(velocity_of(run), map_of(run), features_of(run), run.params)
     scale = functools.partial(guidances.within, interval=guidance.interval)
     if guidance.kind == "autoguidance":
         return _autoguided(teacher, weak, scale)
@@ -76,6 +78,16 @@ def map_of(run):
         return apply(run.net, weights, x, s, t, known)
 
     return average_velocity
+
+
+def features_of(run):
+    """`(weights, x, t, cond) -> [rows, features]` of a trained run."""
+
+    def features(weights, x, t, cond):
+        known = {name: value for name, value in (cond or {}).items() if name != "dropout"}
+        return models.features(run.net, weights, x, t, known)
+
+    return features
 
 
 def velocity_of(run):

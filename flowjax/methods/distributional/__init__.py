@@ -4,7 +4,9 @@ By scores: `scores`, `fisher`, `denoised`. By a discriminator: `adversaries`. By
 `students` has what their recipes share.
 """
 
-from flowjax.methods.distributional import denoised, fisher, scores
+from flowjax.methods.distributional import adversaries, denoised, fisher, samples, scores
 from flowjax.methods.method_info import MethodInfo
 
-TABLE: dict[str, MethodInfo] = {**scores.TABLE, **fisher.TABLE, **denoised.TABLE}
+TABLE: dict[str, MethodInfo] = {
+    **scores.TABLE, **fisher.TABLE, **denoised.TABLE, **samples.TABLE, **adversaries.TABLE
+}  # fmt: skip
