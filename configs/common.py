@@ -58,10 +58,6 @@ def base(preset, *, method):
     if preset == "guided":  # the guidance of the method's paper, otherwise MeanFlow's; the scale is an input of the network
         config.guidance.kind = {"pmf": "imf"}.get(method, method if method in guidance.TARGETS else "meanflow")
         config.guidance.scale = GUIDED_SCALES
-        if config.guidance.kind == "imf":
-            config.guidance.whole = (
-                0.25  # published: 0, and samples are drawn at chosen intervals; here at all times by default
-            )
         config.method.label_drop = 0.1
     if preset == "test":
         _test(config)
@@ -87,7 +83,7 @@ def _data(config):
 def _beside(config):
     """What stands beside the method: guidance, a discriminator."""
     # kind "": no guidance. Inside the training target: a key of flowjax.guidance.TARGETS, with its constants k, mix, decay, or power
-    # (of the density w^-power of the scales) and whole (share of the rows off the diagonal that are guided at all times). On the
+    # (of the density w^-power of the scales). On the
     # teacher: "classifier_free", or "autoguidance" (away from the run in the folder `weak`). The scale and the times of the interval
     # are ranges (low, high). Each row draws its scale, which is an input of the network if low < high (and for imf).
     config.guidance = settings.Guidance()._asdict()

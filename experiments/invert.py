@@ -114,18 +114,19 @@ def by_run(run, A, known, y):
     def ways(eps, y, key):
         likelihood = inverse.log_likelihood(A, y[None], SIGMA.value)
         reward = lambda x: likelihood(of_data(x))
-        x, log_w = steering.tilted(V, eps, times, key, reward, noise=NOISE.value)
-        kept = steering.resampled(log_w, jax.random.fold_in(key, 1))
+        tilt_key, pick_key, edit_key = jax.random.split(key, 3)
+        x, log_w = steering.tilted(V, eps, times, tilt_key, reward, noise=NOISE.value)
+        kept = steering.resampled(log_w, pick_key)
         result = {"guided": steering.guided(V, eps, times, reward, scale=inverse.widened(SIGMA.value)), "tilted": x[kept]}
         if known is not None:
             replace = lambda x: jnp.where(known, (y - offset) / scale, x)
-            result["edited"] = inverse.edited(V, eps, times, key, replace)
+            result["edited"] = inverse.edited(V, eps, times, edit_key, replace)
         return {name: of_data(x) for name, x in result.items()}
 
     results = []
     for number in tqdm.trange(len(y), desc="observations", leave=False):
-        key = jax.random.fold_in(jax.random.key(SEED.value), number)
-        results.append(ways(run.path.draw(key, (DRAWS.value, *run.shape)), jnp.asarray(y[number]), key))
+        noise_key, key = jax.random.split(jax.random.fold_in(jax.random.key(SEED.value), number))
+        results.append(ways(run.path.draw(noise_key, (DRAWS.value, *run.shape)), jnp.asarray(y[number]), key))
     order = [name for name in ("guided", "tilted", "edited") if name in results[0]]  # jit sorts names
     return {name: np.stack([np.asarray(result[name]) for result in results]) for name in order}
 

@@ -19,8 +19,7 @@ from flowjax import conditioning, methods, models, samplers, typing
     [("meanflow", "meanflow"), ("imf", "imf"), ("dmf", "dmf"), ("soflow", "soflow"), ("psd", "guidance_free"), ("psd", "imf")],
 )
 def test_one_step_of_a_guided_map_follows_the_guided_flow(name, kind):
-    # With their published rows dmf, and psd under a guidance that is not of its paper, are further away.
-    follows_the_guided_flow(name, kind, steps=6_000, bound=0.65 if (name, kind) in (("dmf", "dmf"), ("psd", "imf")) else 0.45)
+    follows_the_guided_flow(name, kind, steps=6_000, bound=0.65 if name == "dmf" else 0.45)  # its rule is on every row
 
 
 @pytest.mark.slow
@@ -32,8 +31,7 @@ def follows_the_guided_flow(name, kind, steps, bound, batch=512):
     """Trains on the two classes with scales from 1 to 3: one step lands where the guided flow does, and not where the plain one does."""
     uniform = {"times": ("uniform_triangle",), "p": 0.5} if "p" in methods.constants(name) else {"times": ("uniform_triangle",)}
     plain = methods.make(name, total_steps=steps, label_drop=0.2, **uniform)
-    constants = {"interval": (0.0, 1.0), "k": 0.5, "mix": 0.5, "decay": 1.0, "whole": 0.25}
-    method = methods.guided(name, plain, kind, scale=(1.0, 3.0), **constants)
+    method = methods.guided(name, plain, kind, scale=(1.0, 3.0), interval=(0.0, 1.0), k=0.5, mix=0.5, decay=1.0)
     net = models.make("mlp", num_classes=2, width=64, depth=3, harmonics=1, inputs=conditioning.GUIDANCE[: 1 + (kind == "imf")])
     cond = {"guidance": jnp.ones(1), "interval": jnp.array([[0.0, 1.0]])}
     params = net.init(jax.random.key(0), jnp.zeros((1, 2)), 1.0, 0.0, cond)["params"]
@@ -43,9 +41,10 @@ def follows_the_guided_flow(name, kind, steps, bound, batch=512):
 
     def step(carry, number):
         params, state, average = carry
-        key = jax.random.fold_in(jax.random.key(1), number)
-        label = jax.random.randint(jax.random.fold_in(key, 2), (batch,), 0, 2)  # terms own every so many rows
-        noise = jax.random.normal(jax.random.fold_in(key, 1), (batch, 2))
+        # The keys of the data are not among those that the draw splits off: fold_in(key, i) is split(key)[i].
+        key, label_key, data_key = jax.random.split(jax.random.fold_in(jax.random.key(1), number), 3)
+        label = jax.random.randint(label_key, (batch,), 0, 2)  # every term has rows of both
+        noise = jax.random.normal(data_key, (batch, 2))
         x = jnp.array(MEANS)[label] + jnp.einsum("nij,nj->ni", roots[label], noise)
         drawn = method.draw(key, {"x": x, "label": label}, number)
         log_variance = lambda s, t: jnp.zeros(len(s))
@@ -67,7 +66,7 @@ def follows_the_guided_flow(name, kind, steps, bound, batch=512):
     assert moved > 0.3  # guidance matters here
     for w in (1.0, 2.0, 3.0):
         assert away(one(w), end(w)) < bound * moved, (w, away(one(w), end(w)), moved)
-    assert away(one(3.0), end(1.0)) > 0.75 * moved
+    assert away(one(3.0), end(1.0)) > (1.2 - bound) * moved
     if kind == "imf":  # an interval in which half of the way is guided
         inside = lambda t: jnp.where((0.2 <= t) & (t <= 0.6), 3.0, 1.0)
         expected = samplers.heun(lambda x, t: guided_flow(x, t, label, inside(t)), x, samplers.grid(200))

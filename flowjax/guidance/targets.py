@@ -21,12 +21,11 @@ class Target(NamedTuple):
       scale: `(point, **constants) -> w`, the scale that it reaches at a point's time.
       power: of the density ~ w^-power of the scales that rows draw.
       constants: names of the fields of config.guidance that the kind has: constants of `guide` and `scale`, each of which takes those
-        that it knows, or "power" or "whole".
+        that it knows, or "power".
       weighted: whether the errors of a row are weighted by 1 / w^2.
-      whole: share of the rows off the diagonal that are guided at all times, of a kind that draws intervals.
       draws_interval: whether rows draw an interval of times, an input of the network.
-      tells_dropped: whether rows whose label was dropped keep the scale and the interval that they drew as inputs, with methods whose
-        rule takes the velocity of the data; otherwise they are told w = 1.
+      tells_dropped: whether rows whose label was dropped keep the scale and the interval that they drew as inputs; otherwise they
+        are told w = 1.
       logits: for methods that learn categories, `(nets, point, logits) -> logits that are scored on the data`; None: not for these.
     """
 
@@ -35,7 +34,6 @@ class Target(NamedTuple):
     power: float = 1.0
     constants: tuple[str, ...] = ()
     weighted: bool = False
-    whole: float = 0.0
     draws_interval: bool = False
     tells_dropped: bool = False
     logits: Callable[..., Array] | None = None
@@ -43,7 +41,7 @@ class Target(NamedTuple):
 
 TARGETS = {
     "meanflow": Target(formulas.meanflow, scales.within, constants=("k", "interval")),
-    "imf": Target(formulas.imf, scales.within_drawn, constants=("power", "whole"), draws_interval=True, tells_dropped=True),
+    "imf": Target(formulas.imf, scales.within_drawn, constants=("power",), draws_interval=True, tells_dropped=True),
     "dmf": Target(formulas.dmf, scales.within, constants=("interval",)),
     "tvm": Target(formulas.tvm, scales.everywhere, power=0.0, weighted=True),
     "soflow": Target(formulas.soflow, scales.fading, constants=("mix", "decay")),
@@ -71,8 +69,7 @@ def target_from_name(kind: str, **constants: Any) -> Target:
         known = inspect.signature(function).parameters
         return functools.partial(function, **{name: value for name, value in taken.items() if name in known})
 
-    drawn = {name: taken[name] for name in ("power", "whole") if name in taken}
-    return target._replace(guide=bound(target.guide), scale=bound(target.scale), **drawn)
+    return target._replace(guide=bound(target.guide), scale=bound(target.scale), power=taken.get("power", target.power))
 
 
 def quantile(kind: str, u: Any, low: float, high: float, power: float | None = None) -> Any:

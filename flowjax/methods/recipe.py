@@ -242,7 +242,7 @@ def with_dropout(method: Method) -> Method:
 def guided(method: Method, kind: str, scale: tuple[float, float], whole_anchor: bool, constants: Mapping[str, Any]) -> Method:
     """`method` with a guidance inside its target; see flowjax.methods.guided."""
     target = guidance.target_from_name(kind, **constants)
-    whole = target.whole if whole_anchor else 0.25
+    whole = 0.0 if whole_anchor else 0.25
     drawing = guidance.drawing(method, kind, scale, power=target.power, whole=whole)
 
     def draw(key: Array, batch: Mapping[str, Array], step: Any) -> dict[str, Point]:
@@ -258,7 +258,7 @@ def guided(method: Method, kind: str, scale: tuple[float, float], whole_anchor: 
         plain = conditioning.null(cond)
         if target.draws_interval and whole_anchor and name == "anchor":
             cond = {**cond, "interval": plain["interval"]}
-        if target.tells_dropped and whole_anchor:  # the rule's target is their velocity, as published
+        if target.tells_dropped:
             return cond
         drawn = {field: cond[field] for field in conditioning.GUIDANCE if field in cond}
         dropped = cond["label"] < 0

@@ -143,7 +143,6 @@ FIELDS: dict[str, Range] = {
     "guidance.interval": each(number(), "times (low, high) between 0 and 1: (0.0, 1.0)", least=2),
     "guidance.weak": TEXT,
     "guidance.k": number(0, 1, below=True, words="a share of at least 0 and below 1"),
-    "guidance.whole": SHARE,
     "guidance.power": number(0, words="the power of a density w^-power of scales, at least 0"),
     "guidance.mix": number(0, 1, above=True, words="a share above 0 and up to 1"),
     "guidance.decay": number(0, 1, above=True, words="a time above 0 and up to 1"),

@@ -76,7 +76,6 @@ class Guidance(NamedTuple):
     interval: tuple[float, float] = (0.0, 1.0)
     weak: str = ""
     power: float = 1.0
-    whole: float = 0.0
     k: float = 0.5
     mix: float = 0.25
     decay: float = 0.8
