@@ -57,7 +57,7 @@ def get_config(choice="meanflow,checkerboard"):
         raise typing.InputError(
             f"--config=configs/method.py:{choice} names no preset; expected NAME,PRESET: {choice},checkerboard."
         )
-    known = {**methods.METHODS, **methods.STOCHASTIC, **methods.DISTRIBUTIONAL}
+    known = {**methods.METHODS, **methods.EXTENDED, **methods.DISTRIBUTIONAL}
     checks.member("method", name, known)
     if name in HEADLINE:
         return importlib.import_module(f"configs.{name}").get_config(preset)

@@ -34,9 +34,9 @@ from flowjax.methods.distributional.adversaries import with_adversary
 from flowjax.methods.landscape import (
     CATEGORICAL,
     DISTRIBUTIONAL,
+    EXTENDED,
     JUMPS,
     METHODS,
-    STOCHASTIC,
     MethodInfo,
     every,
     info,
@@ -49,11 +49,11 @@ from flowjax.typing import Method
 __all__ = [
     "CATEGORICAL",
     "DISTRIBUTIONAL",
+    "EXTENDED",
     "GAMES",
     "JUMPS",
     "METHODS",
     "MethodInfo",
-    "STOCHASTIC",
     "constants",
     "every",
     "guided",
@@ -73,7 +73,7 @@ def make(name: str, *, total_steps: int | None = None, **hyper: Any) -> Method:
     """A Method by its registry name.
 
     Args:
-      name: a key of METHODS, CATEGORICAL, STOCHASTIC or DISTRIBUTIONAL.
+      name: a key of METHODS, CATEGORICAL, EXTENDED or DISTRIBUTIONAL.
       total_steps: length of the training, for recipes with schedules; the others do not get it.
       **hyper: constants of the recipe; the defaults are the published ones.
 

@@ -23,7 +23,7 @@ __all__ = [
     "DISTRIBUTIONAL",
     "JUMPS",
     "METHODS",
-    "STOCHASTIC",
+    "EXTENDED",
     "MethodInfo",
     "every",
     "info",
@@ -253,8 +253,8 @@ CATEGORICAL: dict[str, MethodInfo] = {
 DISTRIBUTIONAL: dict[str, MethodInfo] = distributional.TABLE
 
 
-# Stochastic maps: networks with an observation among their inputs, see flowjax.posterior. Off c = 1 their loss is that of other maps.
-STOCHASTIC: dict[str, MethodInfo] = {
+# What a trained map is for: posteriors (an observation is among the inputs of the network, see flowjax.posterior), likelihoods and rewards.
+EXTENDED: dict[str, MethodInfo] = {
     "meta_flow_map": MethodInfo(
         posterior.meta_flow_map, pairs=(losses.meanflow,), rule="eulerian", setting="M",
         derivative="d_s V, all of the target in sg", derived_fpe=4, rho=1, inputs=conditioning.OBSERVATION,
@@ -273,7 +273,7 @@ STOCHASTIC: dict[str, MethodInfo] = {
 
 def every() -> dict[str, MethodInfo]:
     """The rows of all tables, those that were registered meanwhile among them."""
-    return {**METHODS, **CATEGORICAL, **STOCHASTIC, **DISTRIBUTIONAL}
+    return {**METHODS, **CATEGORICAL, **EXTENDED, **DISTRIBUTIONAL}
 
 
 def with_categories() -> dict[str, MethodInfo]:
