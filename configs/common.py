@@ -88,7 +88,7 @@ def _beside(config):
     # are ranges (low, high). Each row draws its scale, which is an input of the network if low < high (and for imf).
     config.guidance = settings.Guidance()._asdict()
     # game "": none; otherwise a key of flowjax.methods.GAMES, for an adversarial stage with the constants of
-    # flowjax.methods.with_adversary. Its optimizer is V's, unless config.auxiliary has an entry "discriminator".
+    # flowjax.methods.with_adversary. learning_rate: of the discriminator, 0.0 for V's; its optimizer is V's besides.
     config.adversary = settings.Adversary()._asdict()
 
 

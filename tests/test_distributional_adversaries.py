@@ -11,7 +11,7 @@ import pytest
 
 from flowjax import methods, models, typing
 from flowjax.losses import distributional
-from flowjax.training import compilation, loading, loop, networks, parts, runs, sharding
+from flowjax.training import compilation, loading, loop, networks, parts, runs, settings, sharding
 from tests.support import rows, small, with_sgd
 
 NAMES = ("apt", "add", "ladd", "afm", "cafm")
@@ -325,6 +325,16 @@ def test_an_adversary_that_cannot_work_is_refused_at_once():
     config = small("flow_matching", adversary={"game": "hinge"})
     with pytest.raises(typing.InputError, match="'flow_matching' learns no jumps"):
         runs.setup(config, devices=ONE)
+
+
+def test_the_discriminator_has_the_optimizer_of_v_and_a_learning_rate_of_its_own():
+    config = adversarial()
+    config.optim.learning_rate = 0.2
+    for rate, expected in ((0.0, 0.2), (0.5, 0.5)):
+        config.adversary.learning_rate = rate
+        chosen = settings.read(config)
+        assert chosen.auxiliary["discriminator"] == chosen.optim._replace(learning_rate=expected)
+    assert "learning_rate" not in chosen.adversary.constants
 
 
 def test_a_second_stage_begins_with_the_weights_of_the_first(tmp_path):

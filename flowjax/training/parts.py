@@ -56,7 +56,7 @@ def method(section, guidance, dropout=0.0, adversary=None):
     """The flowjax.typing.Method of config.method under config.guidance; `dropout` is the network's rate, `adversary` config.adversary."""
     made = methods.make(section.name, **section.constants)
     if adversary is not None and adversary.game:
-        made = methods.with_adversary(made, **adversary._asdict())
+        made = methods.with_adversary(made, **adversary.constants)
     if dropout:
         made = methods.with_dropout(made)
     if not guidance.kind:

@@ -147,7 +147,9 @@ FIELDS: dict[str, Range] = {
     "guidance.mix": number(0, 1, above=True, words="a share above 0 and up to 1"),
     "guidance.decay": number(0, 1, above=True, words="a time above 0 and up to 1"),
     **dict.fromkeys(("adversary.game", "adversary.at", "adversary.network"), TEXT),
-    **dict.fromkeys(("adversary.weight", "adversary.r1", "adversary.r2", "adversary.probe"), NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("adversary.weight", "adversary.r1", "adversary.r2", "adversary.probe", "adversary.learning_rate"), NOT_NEGATIVE
+    ),
     **dict.fromkeys(("adversary.times", "adversary.noised"), SAMPLER),
     "adversary.balanced": FLAG,
     "adversary.student_every": whole(1, 10_000),

@@ -82,7 +82,10 @@ class Guidance(NamedTuple):
 
 
 class Adversary(NamedTuple):
-    """config.adversary; the defaults are no discriminator. What each means: flowjax.methods.distributional.with_adversary."""
+    """config.adversary; the defaults are no discriminator. What each means: flowjax.methods.with_adversary.
+
+    Its optimizer is V's with the learning rate that is given here, 0.0 for V's, unless config.auxiliary has an entry "discriminator".
+    """
 
     game: str = ""
     weight: float = 1.0
@@ -95,6 +98,12 @@ class Adversary(NamedTuple):
     probe: float = 0.0
     student_every: int = 1
     network: str = ""
+    learning_rate: float = 0.0
+
+    @property
+    def constants(self):
+        """The arguments of flowjax.methods.with_adversary."""
+        return {name: value for name, value in self._asdict().items() if name != "learning_rate"}
 
 
 class Evaluation(NamedTuple):
@@ -239,9 +248,10 @@ def read(config):
 
 
 def _auxiliary(given):
-    """config.auxiliary; a discriminator that config.adversary adds has V's optimizer where nothing is said."""
-    known = _mapping("config.auxiliary", given["auxiliary"])
-    added = {"discriminator": {}} if _mapping("config.adversary", given["adversary"]).get("game") else {}
+    """config.auxiliary, with the discriminator that config.adversary adds."""
+    known, adversary = _mapping("config.auxiliary", given["auxiliary"]), _mapping("config.adversary", given["adversary"])
+    rate = adversary.get("learning_rate")
+    added = {"discriminator": {"learning_rate": rate} if rate else {}} if adversary.get("game") else {}
     return {**added, **known}
 
 
