@@ -10,6 +10,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from configs import flow_matching
@@ -22,6 +23,7 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if pa
 # The other flags of a call. RUN is the folder of a run, NEW one that does not exist.
 GOOD = {
     "compare_checkouts": {"base": str(ROOT)},
+    "convert": {"input": "RUN/../weights.npz", "output": "NEW.safetensors"},
     "demo": {"workdir": "NEW", "preset": "test"},
     "evaluate": {"workdir": "RUN"},
     "explorer": {"folder": "NEW"},
@@ -102,6 +104,7 @@ def results(saved_run, tmp_path_factory):
     config = flow_matching.get_config("digits")
     config.model.update({"width": 16, "depth": 1, "heads": 2})
     run = saved_run(config, folder / "run")
+    np.savez(folder / "weights.npz", a=np.zeros(2))
     before, out = files(folder), tmp_path_factory.mktemp("results")
     done = subprocess.run(
         [sys.executable, bad_flags.__file__, out],

@@ -9,7 +9,7 @@ LAYERS = [
     {"typing"},
     {"checks", "opening", "origins", "ownership", "profiling"},
     {"folders", "options"},
-    {"conditioning", "flowmap", "times", "schedules", "derivatives", "distances"},
+    {"conditioning", "flowmap", "foreign", "times", "schedules", "derivatives", "distances"},
     {"spaces"},
     {"paths"},
     {"losses", "guidance", "samplers", "exact"},
