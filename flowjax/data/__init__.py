@@ -1,8 +1,8 @@
 """Data: sources of rows, and one seeded stream of batches over any of them.
 
 A source is a name, a number of rows and a function from row ids to rows. `DATASETS` names the sources that work without a
-network, those of ImageNet from arrays in the folder config.data.dir; every other name is taken for a TFDS image dataset. TFDS and
-grain are imported when they are first needed.
+network, those of ImageNet from arrays in the folder config.data.dir; `folder:PATH` and `npz:PATH` are images of your own (`FILES`);
+every other name is taken for a TFDS image dataset. TFDS and grain are imported when they are first needed.
 
 Example:
   >>> from flowjax import data
@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from flowjax.data import augmentation, cities, manifolds, points, stored, tokens
+from flowjax.data import augmentation, cities, image_files, manifolds, points, stored, tokens
 from flowjax.data.couplings import couple
 from flowjax.data.pipeline import Source, arrays, batches, check
 from flowjax.data.scaling import Scaling
 
 __all__ = [
     "DATASETS",
+    "FILES",
     "Scaling",
     "Source",
     "arrays",
@@ -62,6 +63,8 @@ DATASETS: dict[str, Callable[..., Source]] = {
     "words": tokens.words,
     "tokens": tokens.arrays,
 }
+# What stands before the colon of a name -> (what stands behind it, split, data_dir) -> rows.
+FILES: dict[str, Callable[..., Source]] = {"folder": image_files.folder, "npz": image_files.arrays}
 
 
 def prepared(source: Source, *, mean=0.0, deviation=1.0, augment: str = "", coupling: str = "") -> Source:
@@ -84,7 +87,8 @@ def load(name: str, *, split: str = "train", data_dir: str = "") -> Source:
     """The rows of one split of a dataset.
 
     Args:
-      name: a key of `DATASETS`, or any TFDS image dataset as `name` or `name/config` (`cifar10`, `mnist`).
+      name: a key of `DATASETS`; `folder:PATH` or `npz:PATH`, images of your own; or any TFDS image dataset as `name` or `name/config`
+        (`cifar10`, `mnist`).
       split: `"train"` or `"test"`; TFDS datasets and `digits` also take `"train+test"` and slices like `"train[:10%]"`.
       data_dir: where TFDS keeps its datasets; "": its default, which honours TFDS_DATA_DIR. The folder of the arrays of ImageNet.
         The .npz file of the dataset tokens.
@@ -97,6 +101,9 @@ def load(name: str, *, split: str = "train", data_dir: str = "") -> Source:
     """
     if name in DATASETS:
         return DATASETS[name](split=split, data_dir=data_dir or None)
+    kind, _, where = name.partition(":")
+    if kind in FILES:
+        return FILES[kind](where, split=split, data_dir=data_dir or None)
     from flowjax.data import tfds_images
 
     return tfds_images.source(name, split=split, data_dir=data_dir or None, others=tuple(DATASETS))
