@@ -8,13 +8,14 @@ Samples that are not finite never flatter a model: distances become nan, and suc
 features of the network that the dataset names.
 """
 
-from flowjax.evals import classifier, features, measures
+from flowjax.evals import classifier, features, measures, moments, protocols
 from flowjax.evals.assignment import wasserstein
 from flowjax.evals.bootstrap import error_bar
 from flowjax.evals.classifier import Classifier, agreement
 from flowjax.evals.entropic import sinkhorn
 from flowjax.evals.features import DECODERS, EXTRACTORS
 from flowjax.evals.frechet import frechet
+from flowjax.evals.inception_score import inception_score
 from flowjax.evals.judge import Judge, judge
 from flowjax.evals.kernels import geodesic_mmd, median_distance, mmd
 from flowjax.evals.likelihood import likelihood_bound
@@ -43,15 +44,18 @@ __all__ = [
     "features",
     "frechet",
     "geodesic_mmd",
+    "inception_score",
     "judge",
     "likelihood_bound",
     "measures",
     "median_distance",
     "mmd",
+    "moments",
     "nearest",
     "nearest_distance",
     "ngram_distance",
     "precision",
+    "protocols",
     "recall",
     "sinkhorn",
     "sliced_wasserstein",

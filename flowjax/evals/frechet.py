@@ -3,7 +3,7 @@
 import numpy as np
 
 from flowjax import typing
-from flowjax.evals import transport
+from flowjax.evals import moments, transport
 
 
 def frechet(x: np.ndarray, y: np.ndarray) -> float:
@@ -35,21 +35,4 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
         )
     if not transport.finite(x, y):
         return float("nan")
-    (mean_x, cov_x), (mean_y, cov_y) = _moments(x), _moments(y)
-    shift = mean_x - mean_y
-    overlap = np.linalg.svd(_root(cov_x) @ _root(cov_y), compute_uv=False).sum()
-    return float(np.maximum(shift @ shift + np.trace(cov_x) + np.trace(cov_y) - 2 * overlap, 0.0))
-
-
-def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [D] and unbiased covariance [D, D] of the rows."""
-    # A product, because numpy's mean of many short rows takes most of the time of the whole distance.
-    mean = np.full(len(x), 1 / len(x)) @ x
-    x = x - mean
-    return mean, x.T @ x / (len(x) - 1)
-
-
-def _root(covariance: np.ndarray) -> np.ndarray:
-    """Symmetric square root [D, D]; eigenvalues that rounding made negative count as 0."""
-    values, vectors = np.linalg.eigh(covariance)
-    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    return moments.frechet_distance(moments.of(x).gaussian(), moments.of(y).gaussian())
