@@ -2,7 +2,7 @@
 
 Runs the text of each notebook, notebooks/NUMBER_NAME.py, in a new kernel (of all notebooks, or of those in --only). Writes the
 .ipynb beside the text, with outputs and the seconds of the run, and docs/notebook_NAME.png, the picture of the cell tagged
-"picture". A notebook that fails is not written. All six take about ten minutes on two CPU cores; the fifth needs the run of
+"picture". A notebook that fails is not written. All seven take about fifteen minutes on two CPU cores; the fifth needs the run of
 `make demo` for this.
 """
 
