@@ -1,6 +1,6 @@
 """Sequences of tokens, by the methods for categories: --config=configs/tokens.py:NAME,PRESET
 
-    python -m experiments.train --config=configs/tokens.py:csd,words --workdir=runs/words
+    python -m experiments.train --config=configs/tokens.py:dfm_psd,words --workdir=runs/words
     python -m experiments.sample --workdir=runs/words --steps=1,4,128
 
 NAME is categorical (the cross-entropy alone, the teacher of flm), csd, ecld, dfm_esd, dfm_psd or flm. PRESET is digits (8 x 8 pixels
@@ -34,7 +34,7 @@ def get_config(choice="csd,words"):
     )
     config.method.label_drop = 0.0
     config.sampler, config.eval_steps = info.sampler, (1, 4)
-    config.steps, config.batch_size = (6_000, 64) if pixels else (3_500, 128)
+    config.steps, config.batch_size = (6_000, 64) if pixels else (7_500, 128)
     config.eval_every, config.eval_samples = 1_000, 512
     config.optim.update({"schedule": "cosine", "warmup_steps": 100, "clip_norm": 1.0})
     config.optim.learning_rate = 1e-3 if pixels else 2e-3
