@@ -1,10 +1,11 @@
 """The table of experiments.benchmark_attention, and the choice of `auto` that follows from it."""
 
 import json
+import math
 import re
 
 from experiments import tables
-from flowjax import folders
+from flowjax import folders, typing
 
 COMPILED = "TPU compiler, nothing ran"
 
@@ -23,6 +24,16 @@ def out_of_memory(error):
     if "memory space vmem" in str(error) or "memory" not in str(error).lower():
         raise error
     return f"out of memory: {used[1]} of {used[2]} GiB" if used else "out of memory"
+
+
+def check_sizes(tokens, head_dims, width):
+    """Refuses what no transformer on the patches of a square image has: tokens that are no square, heads that miss the width."""
+    for count in tokens:
+        if math.isqrt(count) ** 2 != count:
+            raise typing.InputError(f"--tokens: {count}; with --step expected a square number of patches, as 4096.")
+    for head_dim in head_dims:
+        if width % head_dim:
+            raise typing.InputError(f"--head_dims: {head_dim}; with --step expected a divisor of the width, {width}, as 64.")
 
 
 def choice(rows):

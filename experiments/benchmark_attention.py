@@ -10,11 +10,12 @@ of rows:
   counts; of a kernel it takes bytes and operations from the kernel's own estimate. It counts the body of a loop once, so that
   bytes and operations of `chunked` are too low.
 
-Writes attention_kernels.md, .csv, .png and .json below --output. --step compiles whole training steps instead, of a DiT-L/2 on
-4,096 tokens for eight TPUs in slices along "fsdp", for their memory, which does not depend on the tiles: attention_step.md, .csv
-and .json. --add keeps the rows of other commands. --write_choice also writes flowjax/models/attention_choice.json, the table from
-which `auto` takes its implementation: where times were measured, the one with the fastest jvp and gradient of the jvp together;
-for TPUs that were only compiled for, the one with the least temporary memory for both together. Entries of other platforms stay.
+Writes attention_kernels.md, .csv, .png and .json below --output. --step compiles whole training steps instead, of a DiT of --size
+for eight TPUs in slices along "fsdp", for their memory, which does not depend on the tiles: attention_step.md, .csv and .json. The
+size gives the width, so that a DiT-L has 16 heads of 64 or 8 of 128. --add keeps the rows of other commands. --write_choice also
+writes flowjax/models/attention_choice.json, the table from which `auto` takes its implementation: where times were measured, the
+one with the fastest jvp and gradient of the jvp together; for TPUs that were only compiled for, the one with the least temporary
+memory for both together. Entries of other platforms stay.
 
 For a GPU:
   python -m experiments.benchmark_attention --heads=24 --head_dims=64,128 --dtype=bfloat16 --write_choice --add --output=docs
@@ -23,6 +24,7 @@ For a GPU:
 import datetime
 import functools
 import json
+import math
 import platform
 
 import jax
@@ -56,8 +58,9 @@ CHIPS = flags.DEFINE_list("chips", list(ahead_of_time.TOPOLOGIES), "TPUs to comp
 ADD = flags.DEFINE_bool("add", False, "keep the rows of --output that this command does not make")
 WRITE_CHOICE = flags.DEFINE_bool("write_choice", False, "write the table of `auto`")
 STEP = flags.DEFINE_list(
-    "step", [], "meanflow, tvm: instead of attention alone, compile their training steps, of a DiT-L/2 on 4,096 tokens"
+    "step", [], "meanflow, tvm: instead of attention alone, compile their training steps, of a DiT; --heads is not used"
 )
+SIZE = flags.DEFINE_enum("size", "L", list(models.DIT_SIZES), "with --step: size of the DiT, whose patches are 2 x 2")
 LARGEST_TILE = flags.DEFINE_integer(
     "largest_tile",
     tiling.LARGEST,
@@ -172,24 +175,26 @@ def compiled(chip, tokens, head_dim):
     return rows
 
 
-def training_steps(chip):
-    """A row for each (method, implementation): memory of one of eight devices in a training step of a DiT-L/2, 4,096 tokens."""
+def training_steps(chip, tokens, head_dim):
+    """A row for each (method, implementation): memory of one of eight devices in a training step of a DiT."""
+    side, width = 2 * math.isqrt(tokens), models.DIT_SIZES[SIZE.value]["width"]
     data.DATASETS["latents"] = lambda **_: data.Source(
         "latents",
         size=64,
-        shape=(128, 128, 4),
+        shape=(side, side, 4),
         num_classes=0,
-        rows=lambda ids: {"x": np.zeros((len(ids), 128, 128, 4), np.float32)},
+        rows=lambda ids: {"x": np.zeros((len(ids), side, side, 4), np.float32)},
     )
     for method in STEP.value:
         for kind in KINDS.value:
             config = METHODS[method].get_config("digits")
             config.data.name, config.batch_size, config.mesh.fsdp = "latents", 8 * BATCH.value, 8
-            config.model = common.network(
-                "dit", **models.DIT_SIZES["L"], patch=2, dtype="bfloat16", attention=kind, remat="nothing_saveable"
-            )
+            size = models.DIT_SIZES[SIZE.value] | {"heads": width // head_dim}
+            config.model = common.network("dit", **size, patch=2, dtype="bfloat16", attention=kind, remat="nothing_saveable")
             run = training.setup(config, ahead_of_time.devices(chip))
-            made = {"device": f"8 x {chip}", "how": COMPILED, "method": method, "attention": kind, "batch": config.batch_size}
+            made = {"device": f"8 x {chip}", "how": COMPILED, "method": method, "network": f"DiT-{SIZE.value}/2"}
+            made |= {"heads": f"{width // head_dim} of {head_dim}", "tokens": tokens, "attention": kind}
+            made |= {"batch": config.batch_size}
             try:
                 yield made | {"GiB a device": compilation.device_bytes(compilation.compiled(run)) / 2**30}
             except jax.errors.JaxRuntimeError as error:
@@ -233,6 +238,8 @@ def main():
         checks.member("chip", chip, tuple(ahead_of_time.TOPOLOGIES))
     for method in STEP.value:
         checks.member("step", method, tuple(METHODS))
+    if STEP.value:
+        attention_results.check_sizes(tokens, head_dims, models.DIT_SIZES[SIZE.value]["width"])
     tiling.LARGEST = LARGEST_TILE.value
     on_cpu = jax.default_backend() == "cpu"
     grid = [(head_dim, count) for head_dim in head_dims for count in tokens]
@@ -245,8 +252,9 @@ def main():
     if STEP.value:
         results = attention_results.Results(path / "attention_step", about, key="batch", add=ADD.value)
         for chip in chips:
-            for made in training_steps(chip):
-                results.add([made])
+            for head_dim, count in tqdm.tqdm(grid, desc=f"compiled for {chip}", unit="size"):
+                for made in training_steps(chip, count, head_dim):
+                    results.add([made])
         print("\n" + tables.markdown(results.rows))
         return
     results = attention_results.Results(path / "attention_kernels", about, key="operation", add=ADD.value)

@@ -187,6 +187,7 @@ def test_matmuls_are_the_floor(operation, floor, separate, kernels, monkeypatch)
 # What compiles
 
 
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")  # jax 0.12
 @pytest.mark.parametrize(("head_dim", "dtype"), [(64, jnp.bfloat16), (72, jnp.float32)])
 @pytest.mark.parametrize(("platform", "name"), [("tpu", "tpu_custom_call"), ("cuda", "triton")])
 def test_kernels_lower_for_accelerators(platform, name, head_dim, dtype):
@@ -332,6 +333,14 @@ def test_only_a_lack_of_hbm_is_a_result(message, expected):
             attention_results.out_of_memory(error)
     else:
         assert attention_results.out_of_memory(error) == expected
+
+
+def test_the_sizes_of_a_step_are_those_of_a_transformer():
+    attention_results.check_sizes([256, 4_096], [64, 128], width=1_024)
+    with pytest.raises(typing.InputError, match="--tokens: 300; with --step expected a square number"):
+        attention_results.check_sizes([300], [64], width=1_024)
+    with pytest.raises(typing.InputError, match="--head_dims: 72; with --step expected a divisor of the width, 1024"):
+        attention_results.check_sizes([256], [72], width=1_024)
 
 
 def test_results_of_several_commands_are_one_table(tmp_path):
