@@ -45,7 +45,7 @@ POINTS = {
     "split_meanflow": {"times": TRIANGLE, "anchor_times": UNIFORM},
 }
 # Where small data differ from published constants: a jump from noise begins at s = 1.
-SMALL = {"imm": {"times": UNIFORM, "least_step": 0.01, "label_drop": 0.0}}
+SMALL = {"imm": {"times": UNIFORM, "least_step": 0.01}}
 GROUPS = ("mmd", "drifting", "sinkhorn_drifting", "imle")
 ADVERSARIAL = ("add", "afm", "apt", "cafm", "ladd")
 

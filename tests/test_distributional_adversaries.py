@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import methods, models, typing
+from flowjax import guidance, methods, models, typing
 from flowjax.losses import distributional
 from flowjax.training import compilation, loading, loop, networks, parts, runs, settings, sharding
 from tests.support import rows, small, with_sgd
@@ -219,6 +219,24 @@ def test_terms_of_the_stages_by_hand():
     x_r = (1 - point.t) * sample + point.t * point.eps
     np.testing.assert_allclose(metrics["distillation"], np.mean((sample - (x_r + point.t * x_r)) ** 2), rtol=1e-4)
     assert method.terms[-1].weight == 2.5
+
+
+def test_guidance_changes_the_velocity_of_the_data_where_one_is_used():
+    """In cafm; methods that learn no velocity refuse it."""
+    nets, batch = given()
+    method = methods.make("cafm", label_drop=0.0)
+    drawn = {"tell_apart": method.draw(jax.random.key(0), batch, 0)["tell_apart"]}
+    asked = []
+
+    def guide(nets, point, V_ss=None):
+        asked.append(V_ss)
+        return guidance.Guided(2 * point.v, V_ss)
+
+    plain, guided = (method.loss(nets.replace(guide=one), drawn)[0] for one in (None, guide))
+    assert (plain != guided).all() and asked[0] is not None
+    for name in ("imm", "afm", "drifting"):
+        with pytest.raises(typing.InputError, match=f"{name!r} learns .* and no velocity"):
+            methods.guided(name, methods.make(name, total_steps=10), "meanflow", scale=(2.0, 2.0))
 
 
 def test_who_trains_what_and_when():

@@ -16,6 +16,7 @@ JUMPS = {
     "from noise": "jumps from noise",
     "grid": "jumps between neighbours of a grid",
     "levels": "jumps to data from the levels of a grid",
+    "laws": "jumps of all lengths that are right in distribution, and no velocity",
     "none": "no jumps",
 }
 

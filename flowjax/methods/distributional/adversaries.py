@@ -274,7 +274,8 @@ def cafm(
 
     def tell_apart(nets: Nets, point: Point) -> Array:
         fake, D = velocity(nets, point), asked(nets, point)
-        return losses.continuous_tell_apart(D, point.x, point.s, point.v, fake, centre=centre, jvp=derivative)
+        real = pairs.velocity(nets, point, fake).v
+        return losses.continuous_tell_apart(D, point.x, point.s, real, fake, centre=centre, jvp=derivative)
 
     term = functools.partial(Term, distance=None, times=draws.diagonal_times(times))
     terms = [

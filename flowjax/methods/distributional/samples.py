@@ -345,7 +345,7 @@ TABLE: dict[str, MethodInfo] = {
         paper="Generative Moment Matching Networks", arxiv="1502.02761",
     ),
     "imm": _INFO(
-        imm, pairs=(losses.imm,), derivative="none; the particles of the middle time in sg", jumps="any", derived_fpe=4,
+        imm, pairs=(losses.imm,), derivative="none; the particles of the middle time in sg", jumps="laws", derived_fpe=4,
         paper="Inductive Moment Matching", arxiv="2503.07565",
     ),
     "drifting": _INFO(
