@@ -2,8 +2,8 @@
 
 Runs the text of each notebook, notebooks/NUMBER_NAME.py, in a new kernel (of all notebooks, or of those in --only). Writes the
 .ipynb beside the text, with outputs and the seconds of the run, and docs/notebook_NAME.png, the picture of the cell tagged
-"picture". A notebook that fails is not written. All seven take about fifteen minutes on two CPU cores; the fifth needs the run of
-`make demo` for this.
+"picture". A notebook that fails is not written. All eight take about fifteen minutes on two CPU cores; the fifth needs the run of
+`make demo` for this, the eighth the package english-words.
 """
 
 import base64

@@ -20,6 +20,7 @@ SMALL = {
     "compose_your_own": "folder, rows, steps, preset, run_steps = 'FOLDER', 16, 4, 'test', 20",
     "exact_jvp": "options = ['--tokens=16', '--attention=chunked', '--batch=4', '--depth=1', '--width=16', '--heads=2', '--rounds=1']",
     "one_step_digits": "run, short_run, steps, rows, cells = 'FOLDER/none', 'FOLDER/short', 4, 40, 2",
+    "words": "run, short_run, steps, rows, most = 'FOLDER/none', 'FOLDER/short', 4, 40, 4",
     "globe": "folder, steps, rows, cells = 'FOLDER', 8, 300, 2",
     "distil_a_teacher": "folder, teacher_steps, steps, rows, cells = 'FOLDER', 8, 8, 64, 2",
 }
@@ -93,6 +94,8 @@ def small(name, folder):
 # A minute each: the fastest runs every time, the others in the slow tests.
 @pytest.mark.parametrize("name", [n if n == "every_loss" else pytest.param(n, marks=pytest.mark.slow) for n in notebooks.NAMES])
 def test_a_notebook_runs_without_a_warning_or_an_empty_picture(name, tmp_path):
+    if name == "words":
+        pytest.importorskip("english_words", reason="its dataset needs the package, which is among those of the extra test")
     notebook = small(name, tmp_path)
     assert pictures(notebook)
     assert not empty_pictures(notebook)
@@ -219,7 +222,7 @@ def uses_matplotlib(node):
 
 
 def test_every_notebook_is_small_here_and_in_the_texts():
-    assert set(SMALL) == set(notebooks.NAMES) and len(SMALL) == 7
+    assert set(SMALL) == set(notebooks.NAMES) and len(SMALL) == 8
     readme, page = ((notebooks.ROOT / path).read_text() for path in ("README.md", "docs/notebooks.md"))
     for name, text in notebooks.NAMES.items():
         assert f"](notebooks/{text.stem}.ipynb)" in readme and f"](notebooks/{text.stem}.md)" in page
