@@ -2,13 +2,15 @@
 
     python -m experiments.train --config=configs/method.py:psd,checkerboard --workdir=runs/psd
 
-NAME is a row of `python -m experiments.landscape --table`, or meta_flow_map or f2d2 (posteriors and likelihoods, by the rule --config.method.rule), PRESET is checkerboard, digits, guided or test. The constants and
+NAME is a row of `python -m experiments.landscape --table`, a method that matches distributions (dmd2, sid, ...), or meta_flow_map or f2d2
+(posteriors and likelihoods, by the rule --config.method.rule), PRESET is checkerboard, digits, guided or test. The constants and
 the parameterisation are the published ones (flowjax.methods), with these exceptions, which are ours:
 
 * On points (checkerboard, test) times are uniform and powers are 0.5, because the published values are for images. Errors are not
   weighed by a learned log-variance (learned_weight), as in the published config for points of LSD, PSD and ESD; that of dmf is
   bounded (log_variance_bound 0.5), because it diverged without a bound. Several steps are jumps of the flow map, where some papers
   sample images with new noise (MethodInfo.few_steps).
+* On points methods that match distributions train until the student has moved 3,000 times.
 * Gradients are clipped at norm 1, and warm-ups last a tenth of the steps.
 * The methods flow_matching, meanflow, imf, tvm and soflow have files, configs/NAME.py, whose presets are used.
 
@@ -30,6 +32,7 @@ from flowjax import checks, methods, typing
 
 HEADLINE = ("flow_matching", "meanflow", "imf", "tvm", "soflow")
 TRIANGLE, UNIFORM, DIAGONAL = ("uniform_triangle",), ("uniform",), ("sorted_pair", ("uniform",))
+INSIDE = ("uniform", 0.02, 0.98)
 # Where points differ from the published constants, which are for images.
 POINTS = {
     "alphaflow": {"times": DIAGONAL, "anchor_times": UNIFORM, "p": 0.5},
@@ -41,6 +44,7 @@ POINTS = {
     "pmf": {"times": DIAGONAL, "anchor_times": UNIFORM, "p": 0.5},
     "rectified_meanflow": {"times": DIAGONAL, "anchor_times": UNIFORM},
     "scm": {"times": UNIFORM},
+    **dict.fromkeys(("sid", "sim"), {"times": INSIDE, "fake_times": INSIDE}),
     "shortcut": {"ema": 0.95, "diagonal": "3/4"},
     "split_meanflow": {"times": TRIANGLE, "anchor_times": UNIFORM},
 }
@@ -75,6 +79,10 @@ def get_config(choice="meanflow,checkerboard"):
             config.method.learned_weight, config.auxiliary = False, {}
         config.data.name = info.trajectory_data or config.data.name
         config.teacher = "exact" if "teacher" in info.needs else ""
+        if (
+            preset == "checkerboard" and "student_every" in config.method
+        ):  # the student moves as often as other methods' network
+            config.steps *= config.method.student_every
     config.method.update(SMALL.get(name, {}))
     if name in GROUPS:  # of ten labels, a group of the whole batch has a dozen rows each
         config.method.group = {"test": 8, "checkerboard": 128}.get(preset, 128)

@@ -5,10 +5,11 @@ and without recomputing the blocks (remat). Measured are matmul FLOPs in forward
 memory, seconds to compile, and wall time over that of a forward pass, in turns. A method whose steps differ, because networks
 or terms rest in some of them, has a row for the mean step and one for each kind of step. Writes method_costs.csv and .md below
 --output after each method, and .png at the end. Rows of other methods in these files stay, and `--resume` continues a killed
-run. 17 minutes on two CPU cores. docs/method_costs.csv, a table of the documentation, was written by the first command; the third
+run. 17 minutes on two CPU cores. docs/method_costs.csv, a table of the documentation, was written by the first command; the last
 measures a method of one's own:
 
     python -m experiments.benchmark_methods --output=docs
+    python -m experiments.benchmark_methods --output=docs --apart  # forward passes of methods that match distributions
     python -m experiments.benchmark_methods --output=docs/gpu      # on a GPU
     python -m experiments.benchmark_methods --modules=experiments.three_players --methods=three_players
 """
@@ -34,6 +35,9 @@ MODULES = flags.DEFINE_list("modules", [], "modules that register methods of one
 RESUME = flags.DEFINE_bool("resume", False, "measure only the methods without rows in --output")
 ROUNDS = flags.DEFINE_integer("rounds", 8, "how often each program is timed", lower_bound=1, upper_bound=10_000)
 BATCH = flags.DEFINE_integer("batch", 16, "rows, a multiple of 16, which every recipe can split", 16, 2**20)
+APART = flags.DEFINE_bool(
+    "apart", False, "count the passes of the student's step and of the others' for methods that match distributions, and stop"
+)
 VARIANTS = [(every_row, remat) for every_row in (True, False) for remat in (False, True)]
 
 
@@ -138,6 +142,25 @@ def known_rows(path):
     return known
 
 
+def count_apart(path):
+    """Writes distributional_costs.csv: forward passes, as counted in the compiled programs; nothing is run or timed."""
+    rows = []
+    for name, info in methods.DISTRIBUTIONAL.items():
+        student, others, mean = (f"{cost:.2f}" for cost in step_cost.apart(name, batch=BATCH.value))
+        rows.append(
+            {
+                "method": name,
+                "derived": f"{info.derived_fpe:g}",
+                "mean": mean,
+                "student": student,
+                "others": others,
+                **setting(),
+            }
+        )
+    tables.write_csv(path / "distributional_costs.csv", rows)
+    print(tables.markdown(rows))
+
+
 def draw(path, rows):
     panels = {}
     for row in rows:
@@ -164,6 +187,8 @@ def main():
         raise typing.InputError(f"--batch={BATCH.value}: expected a multiple of 16, which every recipe can split.")
     path = command_line.output_folder(OUTPUT)
     flops.host()
+    if APART.value:
+        return count_apart(path)
     costs = known_rows(path / "method_costs.csv")
     about = (
         f"One training step over one forward pass of a DiT of depth {step_cost.NETWORK['depth']} and width"

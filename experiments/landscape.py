@@ -79,8 +79,33 @@ def counted():
     return {(row["method"], row["rows"]): row["FPE"] for row in mean}
 
 
+def distributional_table():
+    """The table of the methods that match distributions, as Markdown; the costs of two kinds of steps stand apart."""
+    measured = {
+        row["method"]: row for row in csv.DictReader(COSTS.with_name("distributional_costs.csv").read_text().splitlines())
+    }
+    rows = []
+    for name, info in methods.DISTRIBUTIONAL.items():
+        cost = measured.get(name, {})
+        rows.append(
+            {
+                "method": f"`{name}`",
+                "losses": ", ".join(f"`{pair.__name__}`" for pair in info.pairs),
+                "setting": info.setting,
+                "needs": ", ".join(info.needs),
+                "jumps": info.jumps,
+                "derived": f"{info.derived_fpe:g}",
+                "counted": cost.get("mean", ""),
+                "the student's step": cost.get("student", ""),
+                "the others'": cost.get("others", ""),
+                "paper": f"[{info.paper}](https://arxiv.org/abs/{info.arxiv})",
+            }
+        )
+    return tables.markdown(rows)
+
+
 def method_table():
-    """The table of all methods, as Markdown."""
+    """The table of all methods that learn along the paths, as Markdown."""
     counts, rows = counted(), []
     for name, info in methods.METHODS.items():
         if (name, "as split") not in counts:

@@ -96,7 +96,7 @@ def _row(file, choice, counts, chip, utilisation):
         estimate = estimates.device_hours(float(counts["flops"]), config.steps, chip=chip, utilisation=utilisation)
         hours = f"{estimate:,.0f}"
     parameters += f" ({known.parameters:g})" if known.parameters else ""
-    arxiv = methods.METHODS[config.method.name].arxiv
+    arxiv = methods.info(config.method.name).arxiv
     cells = [
         f"`{file}.py:{choice}`", shown(known.fid) or "not seen", shown(OURS.get((file, choice), {})) or "not run here",
         known.protocol or "none", parameters, f"{config.batch_size:,}", f"{config.steps:,}", flops, hours,

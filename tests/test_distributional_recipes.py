@@ -1,6 +1,9 @@
 """Recipes that match by scores: who learns what, constants, samples of several steps."""
 
+import csv
 import functools
+import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,10 @@ import numpy as np
 import pytest
 from loss_cases import quick_jit
 
+from configs import method as method_config
 from flowjax import methods, samplers, typing
+from flowjax.training import loop, runs, step_cost
+from tests.support import small
 
 NAMES = (
     "vsd",
@@ -143,3 +149,66 @@ def test_dmd_regresses_on_pairs_if_it_is_told_to():
 def test_bad_constants_end_in_one_sentence(name, given, sentence):
     with pytest.raises(typing.InputError, match=sentence):
         methods.make(name, **given)
+
+
+# Costs
+
+COSTS = pathlib.Path(__file__).parents[1] / "docs" / "distributional_costs.csv"
+
+
+def test_steps_cost_what_the_arithmetic_says():
+    rows = {row["method"]: row for row in csv.DictReader(COSTS.read_text().splitlines())}
+    for name in NAMES:
+        row = rows[name]
+        assert float(row["derived"]) == methods.info(name).derived_fpe
+        assert float(row["mean"]) <= 1.15 * float(row["derived"]), name
+        assert float(row["student"]) > 0 and (float(row["others"]) == 0) == (name == "self_e")
+    # Four steps of five cost the followers alone: a resting student costs nothing.
+    dmd2 = {key: float(rows["dmd2"][key]) for key in ("mean", "student", "others")}
+    assert dmd2["mean"] == pytest.approx(dmd2["others"] + dmd2["student"] / 5, rel=0.02)
+
+
+@pytest.mark.slow
+def test_the_cost_of_dmd2_is_the_committed_one():
+    row = next(row for row in csv.DictReader(COSTS.read_text().splitlines()) if row["method"] == "dmd2")
+    assert step_cost.apart("dmd2") == pytest.approx([float(row[key]) for key in ("student", "others", "mean")], abs=0.01)
+
+
+# Runs
+
+
+@pytest.mark.parametrize("name", [name if name == "dmd2" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES])
+def test_the_config_of_points_builds_its_steps(name):
+    config = method_config.get_config(f"{name},checkerboard")
+    assert config.steps == 3_000 * config.method.get("student_every", 1)
+    run = runs.setup(config, devices=jax.devices()[:1])  # traces each kind of step
+    assert set(run.settings.auxiliary) == set(run.method.networks)
+    assert len(run.cycle.distinct()) == (2 if config.method.get("student_every", 1) > 1 else 1)
+
+
+def test_digits_ask_for_a_teacher_in_one_sentence():
+    with pytest.raises(typing.InputError, match="--config.teacher=runs/NAME"):
+        runs.setup(method_config.get_config("dmd2,digits"), devices=jax.devices()[:1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dmd2", "sid", "f_distill"])
+def test_killed_and_resumed_it_is_the_same_run_and_eight_devices_are_one(name, tmp_path):
+    config = small(name, steps=6, save_every=3)
+    if name != "sid":
+        config.method.student_every, config.method.student_steps = 2, 2
+    whole = jax.device_get(loop.train(config, tmp_path / "run", devices=jax.devices()[:1]))
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+    again = jax.device_get(loop.train(config, tmp_path / "run", devices=jax.devices()[:1]))
+    jax.tree.map(np.testing.assert_array_equal, whole, again)
+    eight = jax.device_get(loop.train(config, tmp_path / "eight", devices=jax.devices()[:8]))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=2e-4), whole.params, eight.params)
+
+
+@pytest.mark.slow
+def test_a_trained_run_is_where_the_networks_start(flow_run):
+    config = small("dmd2", teacher=str(flow_run), start=str(flow_run))
+    run = runs.setup(config, devices=jax.devices()[:1])
+    state = run.init()
+    assert set(state.params) == {"V", "fake", "discriminator"}
+    jax.tree.map(np.testing.assert_array_equal, state.params["V"], state.params["fake"])

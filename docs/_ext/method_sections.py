@@ -1,4 +1,4 @@
-"""The directives `{method-section} NAME`, a method's equation, loss, recipe and costs from the code and the measured tables, and `{methods-table}`."""
+"""The directives `{method-section} NAME`, a method's equation, loss, recipe and costs from the code and the measured tables, `{methods-table}` and `{distributional-table}`."""
 
 import ast
 import csv
@@ -174,6 +174,13 @@ def _tables():
 
 def _costs(name):
     costs, board = _tables()
+    apart = (DOCS / "distributional_costs.csv").read_text().splitlines()
+    if name in methods.DISTRIBUTIONAL:
+        row = next((row for row in csv.DictReader(apart) if row["method"] == name), None)
+        if row is None:
+            return ["*The cost of a step was not counted yet.*", ""]
+        others = f", one of the others {row['others']}" if float(row["others"]) else ""
+        return [f"A step of the student costs {row['student']} forward passes{others}; {row['mean']} on average.", ""]
     rows = [row for row in costs if row["method"] == name]
     if not rows:
         return ["*The cost of a step was not measured yet.*", ""]
@@ -205,7 +212,17 @@ class MethodsTable(SphinxDirective):
         return self.parse_text_to_nodes(landscape.method_table())
 
 
+class DistributionalTable(SphinxDirective):
+    """The table of the methods that match distributions."""
+
+    def run(self):
+        from experiments import landscape
+
+        return self.parse_text_to_nodes(landscape.distributional_table())
+
+
 def setup(app: Sphinx):
     app.add_directive("method-section", MethodSection)
     app.add_directive("methods-table", MethodsTable)
+    app.add_directive("distributional-table", DistributionalTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

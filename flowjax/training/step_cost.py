@@ -149,6 +149,20 @@ def costs(name, *, every_row=False, remat=False, batch=16):
     return Costs(by_phase, {network: counted[phase] for network, phase in alone.items()}, steps.mean(by_phase))
 
 
+def apart(name, *, batch=16):
+    """(FPE of a step in which V alone moves, FPE of one in which all other networks move, mean over the cycle); 0 for none."""
+    method, steps = _method(name, True), cycle(name, True)
+    every = phases.periods(method)
+
+    def of(moving):
+        return phases.Phase(tuple(term.name for term in method.terms if set(moving) & set(term.trains or every)), moving)
+
+    student, others = of(("V",)), of(tuple(network for network in every if network != "V"))
+    chosen = {**steps.distinct(), student: 1} | ({others: 1} if others.networks else {})
+    counted = _counted(name, chosen, every_row=True, remat=False, batch=batch)
+    return counted[student], counted.get(others, 0.0), steps.mean(counted)
+
+
 def cycle(name, every_row=False):
     """The flowjax.training.phases.Cycle of a method, every optimizer as the method declares it."""
     method = _method(name, every_row)
