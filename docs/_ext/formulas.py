@@ -11,6 +11,7 @@ SYMBOLS = {
     "d_t": r"\partial_t\,",
     "grad_x": r"\nabla_x",
     "eps": r"\varepsilon",
+    "alpha": r"\alpha",
     "clip": r"\operatorname{clip}",
     "warmup": r"\omega\,",
     "pi": r"\pi",
@@ -21,6 +22,20 @@ SYMBOLS = {
     "residual": r"\mathrm{residual}",
     "vs": r"\quad\text{vs}\quad",
 }
+ROMAN = (
+    "teacher",
+    "velocity",
+    "both",
+    "fake",
+    "discriminator",
+    "ratio",
+    "unconditional",
+    "errors",
+    "sum",
+    "mean",
+    "max",
+    "exp",
+)
 TOKEN = re.compile(r"d/ds|\w+|\s+|<=|->|[^\w\s]")
 
 
@@ -66,7 +81,7 @@ def _symbol(token):
         letter = name if len(name) == 1 else rf"\mathrm{{{name}}}"
         return letter + "_{" + (below if len(below) == 1 else rf"\text{{{below}}}") + "}"
     if token.isalpha() and len(token) > 1:
-        return rf"\mathrm{{{token}}}" if token in ("teacher", "velocity", "both") else rf"\text{{ {token} }}"
+        return rf"\mathrm{{{token}}}" if token in ROMAN else rf"\text{{ {token} }}"
     return {"<=": r"\le "}.get(token, token)
 
 

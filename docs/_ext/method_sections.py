@@ -39,7 +39,7 @@ PREDICTS = {
 }
 # Words that an equation of a docstring has besides its symbols.
 WORDS = re.compile(
-    r"\b(?!sg\b|vs\b|eps\b|clip\b|sqrt\b|teacher\b|velocity\b|warmup\b|both\b|pi\b|delta\b|log\b|logits\b|softmax\b|residual\b)[a-z]{2,}\b(?!_)"
+    r"\b(?!sg\b|vs\b|eps\b|clip\b|sqrt\b|teacher\b|velocity\b|warmup\b|both\b|pi\b|delta\b|log\b|logits\b|softmax\b|residual\b|fake\b|alpha\b|discriminator\b|ratio\b|sum\b|mean\b|max\b|exp\b)[a-z]{2,}\b(?!_)"
 )
 
 
@@ -69,7 +69,12 @@ class MethodSection(SphinxDirective):
 def equation(pair):
     """The equation of a loss, from its docstring, as formulas."""
     shown = next(
-        (line.strip() for line in (pair.__doc__ or "").splitlines() if line.startswith("        ") and " vs " in line), None
+        (
+            line.strip()
+            for line in (pair.__doc__ or "").splitlines()
+            if line.startswith("        ") and (" vs " in line or line.strip().startswith("errors = "))
+        ),
+        None,
     )
     if shown is None:  # "the pair of `soflow`"
         other = next(name for name in re.findall(r"`(\w+)`", pair.__doc__) if hasattr(losses, name))
