@@ -79,10 +79,8 @@ def get_config(choice="meanflow,checkerboard"):
             config.method.learned_weight, config.auxiliary = False, {}
         config.data.name = info.trajectory_data or config.data.name
         config.teacher = "exact" if "teacher" in info.needs else ""
-        if (
-            preset == "checkerboard" and "student_every" in config.method
-        ):  # the student moves as often as other methods' network
-            config.steps *= config.method.student_every
+    if preset == "checkerboard":  # steps of the student, which rests in some
+        config.steps *= config.method.get("student_every", 1)
     config.method.update(SMALL.get(name, {}))
     if name in GROUPS:  # of ten labels, a group of the whole batch has a dozen rows each
         config.method.group = {"test": 8, "checkerboard": 128}.get(preset, 128)
