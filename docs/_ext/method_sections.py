@@ -67,18 +67,13 @@ class MethodSection(SphinxDirective):
 
 
 def equation(pair):
-    """The equation of a loss, from its docstring, as formulas."""
-    shown = next(
-        (
-            line.strip()
-            for line in (pair.__doc__ or "").splitlines()
-            if line.startswith("        ") and (" vs " in line or line.strip().startswith("errors = "))
-        ),
-        None,
-    )
+    """The equation of a loss, from its docstring, as formulas; nothing for a loss that has none."""
+    lines = (pair.__doc__ or "").splitlines()
+    alone = [line.strip() for before, line in zip(lines, lines[1:]) if not before.strip() and line.startswith("        ")]
+    shown = next((line for line in alone if " vs " in line), next(iter(alone), None))
     if shown is None:  # "the pair of `soflow`"
-        other = next(name for name in re.findall(r"`(\w+)`", pair.__doc__) if hasattr(losses, name))
-        return equation(getattr(losses, other))
+        other = next((name for name in re.findall(r"`(\w+)`", pair.__doc__ or "") if hasattr(losses, name)), None)
+        return equation(getattr(losses, other)) if other else []
     first, *rest = re.split(r",\s{2,}", shown)
     lines = ["```{math}", formulas.latex(first), "```", ""]
     where = [part if WORDS.search(part) else f"${formulas.latex(part)}$" for part in rest]
