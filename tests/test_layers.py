@@ -15,7 +15,7 @@ LAYERS = [
     {"losses", "guidance", "samplers", "exact"},
     {"density", "inverse", "posterior", "steering"},
     {"methods"},
-    {"models", "data", "plots", "residuals"},
+    {"autoencoders", "models", "data", "plots", "residuals"},
     {"evals"},
     {"training"},
     {"evaluation"},
