@@ -69,6 +69,21 @@ def doctest_names(doctest_namespace):
     doctest_namespace.update(tokens=tokens, z=jnp.array([[0.4, -0.2], [0.1, 1.3]]))
 
 
+@pytest.fixture(autouse=True)
+def doctest_names_of_scores(request, doctest_namespace):
+    """The names of flowjax.losses.distributional, of which two differ from those of flowjax.losses."""
+    if request.node.path.stem not in ("scores", "fisher") or request.node.path.parent.name != "distributional":
+        yield
+        return
+    before, x = dict(doctest_namespace), jnp.array([[-1.0, 0.5], [0.3, 2.0]])
+    flow, even = exact.gaussian(jnp.zeros(2), jnp.eye(2)), lambda x, t: jnp.zeros(len(x))
+    doctest_namespace.update(flow=flow, x=x, r=0.4, eps=x[::-1], even=even)
+    yield
+    doctest_namespace.update(before)
+    for name in ("r", "eps", "even"):
+        del doctest_namespace[name]
+
+
 @pytest.fixture(scope="session")
 def saved_run():
     """`(config, folder) -> folder`: writes a run without training it; its weights are not zero, so that jumps move the rows."""

@@ -39,20 +39,21 @@ SUBJECTS = {
     "flowjax/losses/**/*.py": f"tests/test_losses*.py tests/test_discrete.py tests/test_riemannian.py {FAMILIES}",
     "flowjax/methods/**/*.py": f"tests/test_method*.py tests/test_published_[df]*.py tests/test_tokens.py {FAMILIES}",
     "flowjax/samplers/*.py": "tests/test_samplers*.py",
-    "flowjax/training/step.py": "tests/test_training*.py",
+    "flowjax/training/step.py": "tests/test_training*.py tests/test_distributional_adversaries.py",
 }
 # Two changes that once no quick test noticed: (file, text, changed text, tests).
 FIXED = (
     ("flowjax/plots/images.py", "x[labels == c][:shown]", "x[:shown]", "tests/test_pictures.py"),
     ("flowjax/training/log.py", "schedule(step - 1)", "schedule(0)", "tests/test_training*.py"),
 )
-# Changes without effect: (part of the line, replaced text). Here an outer stop-gradient covers the inner one.
+# Changes without effect: (part of the line, replaced text). In most an outer stop-gradient covers the inner one.
 EQUIVALENT = (
     ("sg(V(sg(F), t, t))", "sg"),
     ("sg(V_target(sg(F), t, t))", "sg"),
     ("(sg(v_tangent), jnp.ones_like(s))", "sg"),
     ("u = sg(checks.like(", "sg"),
     ("x_r = sg((1 - r) * F + r * eps)", "sg"),
+    ("falling[falling < low - rounding]", "<"),  # no grid has a time at the very edge of the rounding
 )
 SWAPS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">"}
 NAMES = {"maximum": "minimum", "minimum": "maximum", "sin": "cos", "cos": "sin"}

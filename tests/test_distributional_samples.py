@@ -151,6 +151,11 @@ def test_the_times_of_imm():
     inside = published > 0
     np.testing.assert_allclose(m[inside], expected[inside], atol=1e-4)
     np.testing.assert_allclose(m[~inside], t[~inside], atol=1e-4)
+    above = methods.make("imm", floor=0.3, times=("uniform", 0.5, 1.0)).draw(
+        jax.random.key(1), {"x": jnp.zeros((4_000, 1))}, 0
+    )["student"]
+    share = np.asarray((above.t - 0.3) / (above.s - 0.3))  # the target time is uniform between the floor and the source
+    assert share.min() >= 0 and abs(share.mean() - 0.5) < 0.03 and share.max() < 1
 
 
 @x64

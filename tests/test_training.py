@@ -124,9 +124,14 @@ def test_a_finished_run_resumes_to_itself_and_a_halved_run_to_the_whole(tmp_path
 
 
 def test_metrics_name_every_term_and_the_weighted_loss(tmp_path):
-    loop.train(small(), tmp_path, devices=jax.devices()[:1])
+    config = small()
+    config.optim.update({"schedule": "cosine", "learning_rate": 1e-3, "warmup_steps": 0})
+    loop.train(config, tmp_path, devices=jax.devices()[:1])
     records = workdir.read_metrics(tmp_path)
     assert [record["step"] for record in records] == [2, 4, 6, 8]
+    # The rate with which the last step of the line was taken.
+    rates = [0.5e-3 * (1 + np.cos(np.pi * (record["step"] - 1) / 8)) for record in records]
+    np.testing.assert_allclose([record["learning_rate"] for record in records], rates, rtol=1e-5)
     assert {"loss", "raw/anchor", "raw/eulerian", "grad_norm", "learning_rate", "step_ms"} <= records[0].keys()
     assert any(path.name.startswith("events.out") for path in tmp_path.iterdir())
 

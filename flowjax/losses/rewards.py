@@ -24,7 +24,7 @@ def reward_tuning(
     Args:
       V_teacher: average velocity of the map before, held.
       reward: r, x0 [B, ...] -> [B], differentiable.
-      x: noise, [B, ...].
+      x: noise from which samples are made, [B, ...].
       temperature: how far samples may go, in squared units of the data for one unit of reward.
 
     Returns:
