@@ -44,6 +44,7 @@ def test_edm_and_pixel_meanflow_at_their_own_constants():
     assert float(averages.decay("half_life:images=1_000_000,ramp=0.05")(8, 1024)) == pytest.approx(0.5 ** (1 / (8 * 0.05)))
 
 
+@pytest.mark.slow
 def test_averages_follow_their_formulas_in_a_run_that_is_sampled_by_their_names(tmp_path):
     config = small(ema=NAMES, best="1step/energy_distance", eval_every=4)
     run = runs.setup(config, devices=jax.devices()[:1])

@@ -341,7 +341,7 @@ def walked(run, noise, steps, solver):
     return np.stack(way, axis=1)
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("solver", [pytest.param("euler", marks=pytest.mark.slow), "heun"])
 def test_the_points_of_a_run_lie_on_the_solvers_way(solver, teacher, tmp_path):
     trajectories.write(teacher, str(tmp_path / "ends"), num=20, steps=8, solver=solver, part=8)
     trajectories.write(teacher, str(tmp_path / "five"), num=20, steps=8, points=5, solver=solver, part=32)

@@ -372,7 +372,7 @@ def test_a_second_stage_begins_with_the_weights_of_the_first(tmp_path):
     assert "time" in state.params["discriminator"]
 
 
-@pytest.mark.parametrize("name, width", [("mlp", 8 + 8 + 3), ("dit", 2 * 8)])
+@pytest.mark.parametrize("name, width", [("mlp", 8 + 8 + 3), pytest.param("dit", 2 * 8, marks=pytest.mark.slow)])
 def test_features_are_those_of_the_layers(name, width):
     fields = {"mlp": {"width": 8, "depth": 2}, "dit": {"width": 8, "depth": 2, "heads": 2, "patch": 2}}[name]
     net = models.make(name, **fields, parameterisation="denoised_field")

@@ -73,7 +73,9 @@ def test_published_forms_and_scales(x64):
     np.testing.assert_allclose((V_c - guided_v)[0] / 3, (V_c / 3 + 2 / 3 * V_null - v)[0], atol=1e-12)  # the paper's residual
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if k == "meanflow" else k for k in guidance.TARGETS])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.slow) if k in ("meanflow", "imf") else k for k in guidance.TARGETS]
+)
 def test_the_network_is_evaluated_once_and_no_more_than_the_formula_needs(kind):
     point, net, _ = points(kind)
     rows = []

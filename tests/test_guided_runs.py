@@ -51,6 +51,7 @@ def test_a_guided_run_walks_at_the_median_of_its_scales(guided, tmp_path):
     np.testing.assert_allclose(rows["x"], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_guided_run_is_no_teacher_and_may_be_continued(guided):
     config = imf.get_config("guided")
     config.model = common.network("dit", width=16, depth=1, heads=2, patch=4)

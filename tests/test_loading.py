@@ -21,6 +21,7 @@ def guided(saved_run, tmp_path_factory):
     return saved_run(config, tmp_path_factory.mktemp("loading") / "run")
 
 
+@pytest.mark.slow
 def test_V_is_the_network_with_its_conditioning(guided):
     run = loading.load(guided)
     x = np.random.default_rng(0).standard_normal((4, 8, 8, 1)).astype(np.float32)

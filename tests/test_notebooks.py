@@ -92,7 +92,8 @@ def small(name, folder):
 
 
 # A minute each: the fastest runs every time, the others in the slow tests.
-@pytest.mark.parametrize("name", [n if n == "every_loss" else pytest.param(n, marks=pytest.mark.slow) for n in notebooks.NAMES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", notebooks.NAMES)
 def test_a_notebook_runs_without_a_warning_or_an_empty_picture(name, tmp_path):
     if name == "words":
         pytest.importorskip("english_words", reason="its dataset needs the package, which is among those of the extra test")

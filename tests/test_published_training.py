@@ -75,9 +75,6 @@ def untrained(config):
     return config
 
 
-QUICK = [("imagenet256", "meanflow,B/4")]
-
-
 def kind(value):
     """A config without its numbers: sizes of one method that differ in numbers alone train alike once they are shrunk."""
     if isinstance(value, dict):
@@ -97,9 +94,10 @@ def kinds():
     return list(first.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "choice"),
-    [pytest.param(*run, marks=() if run in QUICK else pytest.mark.slow, id="-".join(run)) for run in kinds()],
+    [pytest.param(*run, id="-".join(run)) for run in kinds()],
 )
 def test_a_shrunken_run_trains_and_resumes_bit_for_bit(file, choice, shrunk, tmp_path):
     config = shrunk(file, choice)
