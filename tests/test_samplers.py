@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flowjax import exact, paths, samplers, typing
+from flowjax import exact, options, paths, samplers, typing
 
 GRIDS = {
     "one step": [1.0, 0.0],
@@ -211,6 +211,10 @@ def test_restart_adds_no_time_that_the_grid_has(steps):
     """0.2 and 0.6 are on these grids but for a rounding error, which is no interval."""
     times = samplers.restarts(samplers.grid(steps))
     assert np.abs(np.diff(times)).min() > 0.05 and len(times) == steps + 1 + 2 * (1 + 2 * steps // 5)
+
+
+def test_restart_by_name_has_the_options_of_its_times():
+    assert options.numbers(samplers.SAMPLERS["restart"].run) == options.numbers(samplers.restarts)
 
 
 def test_restart_evaluates_where_times_fall_and_draws_where_they_rise():
