@@ -53,6 +53,7 @@ EQUIVALENT = (
     ("(sg(v_tangent), jnp.ones_like(s))", "sg"),
     ("u = sg(checks.like(", "sg"),
     ("x_r = sg((1 - r) * F + r * eps)", "sg"),
+    ("jnp.where(same, 1.0, t - s)", "1.0"),  # a divisor whose quotient is not used
     ("falling[falling < low - rounding]", "<"),  # no grid has a time at the very edge of the rounding
 )
 SWAPS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">"}

@@ -76,7 +76,7 @@ def checked_reward(spec, shape):
         result = jax.eval_shape(reward, jax.ShapeDtypeStruct((3, *shape), jnp.float32))
     except Exception as error:
         raise typing.InputError(
-            f"--reward={spec} cannot be called on rows of shape {shape}: {str(error).splitlines()[0]:.200}"
+            f"--reward={spec} cannot be called on rows of shape {shape}: {str(error).splitlines()[0]:.200}; expected a function of x0 [B, ...]."
         ) from error
     if getattr(result, "shape", None) != (3,):
         shown = getattr(result, "shape", type(result).__name__)

@@ -36,6 +36,7 @@ def brightness(x0: Array, *, scale: float = 20.0) -> Array:
 
 # What a config or a flag may name; another reward is any function x0 [B, ...] -> [B].
 REWARDS: dict[str, Callable[..., Array]] = {"axis": axis, "brightness": brightness}
+_OPTIONS = {name: options.numbers(reward) for name, reward in REWARDS.items()}
 
 
 def reward_from_name(spec: str | Reward) -> Reward:
@@ -58,7 +59,7 @@ def reward_from_name(spec: str | Reward) -> Reward:
             raise typing.InputError(
                 f"reward {spec!r}: {error}; expected MODULE.FUNCTION that can be imported here, or {' or '.join(REWARDS)}."
             ) from error
-    name, given = options.parse("reward", spec, {name: options.numbers(reward) for name, reward in REWARDS.items()})
+    name, given = options.parse("reward", spec, _OPTIONS)
     return functools.partial(REWARDS[name], **given)
 
 
