@@ -205,14 +205,12 @@ def sample_with_density(
 
     Reference: Rehman et al. 2025, FALCON (arXiv 2512.09914).
     """
-    times = samplers.checked_times(times)
 
-    def step(state: tuple[Array, Array], interval: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
-        (x, log_q), (s, t) = state, interval
-        x, log_det = log_determinant(lambda x: flowmap.jump(V, x, s, t), x)
-        return (x, log_q - log_det), None
+    def step(state: tuple[Array, Array], number: Array, s: Array, t: Array) -> tuple[Array, Array]:
+        x, log_det = log_determinant(lambda x: flowmap.jump(V, x, s, t), state[0])
+        return x, state[1] - log_det
 
-    return jax.lax.scan(step, (eps, log_noise(eps, path)), (times[:-1], times[1:]))[0]
+    return samplers.fold(step, (eps, log_noise(eps, path)), times)
 
 
 def importance_weights(log_target: Array, log_q: Array) -> tuple[Array, Array]:

@@ -122,12 +122,10 @@ def edited(V: AverageVelocity, x: Array, times: Array, key: Array, replace: Call
 
     Reference: Song et al. 2023, Consistency Models (arXiv 2303.01469), algorithm 4.
     """
-    times = samplers.checked_times(times)
 
-    def step(x: Array, interval: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        number, s, t = interval
+    def step(x: Array, number: Array, s: Array, t: Array) -> Array:
         x0 = replace(flowmap.jump(V, x, s, jnp.zeros_like(s)))
         z = jax.random.normal(jax.random.fold_in(key, number), x.shape, x.dtype)
-        return ((1 - t) * x0 + t * z).astype(x.dtype), None
+        return ((1 - t) * x0 + t * z).astype(x.dtype)
 
-    return jax.lax.scan(step, x, (jnp.arange(len(times) - 1), times[:-1], times[1:]))[0]
+    return samplers.fold(step, x, times)

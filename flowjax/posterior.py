@@ -119,12 +119,10 @@ def chain(draw: Draw, x: Array, levels: Array, key: Array) -> Array:
     Returns:
       [B, ...] at `levels[-1]`.
     """
-    levels = samplers.checked_times(levels)
 
-    def step(x: Array, interval: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        number, c, following = interval
+    def step(x: Array, number: Array, c: Array, following: Array) -> Array:
         draw_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
         x0 = draw(x, c, jax.random.normal(draw_key, x.shape, x.dtype))
-        return observed(x0, following, noise_key).astype(x.dtype), None
+        return observed(x0, following, noise_key).astype(x.dtype)
 
-    return jax.lax.scan(step, x, (jnp.arange(len(levels) - 1), levels[:-1], levels[1:]))[0]
+    return samplers.fold(step, x, levels)

@@ -143,11 +143,10 @@ def tilted(
     """
     if not (noise >= 0 and 0 <= threshold <= 1):
         raise typing.InputError(f"tilted: noise {noise}, threshold {threshold}; expected at least 0, and a share from 0 to 1.")
-    times = samplers.checked_times(times)
     ahead = lambda x, t: reward(flowmap.jump(V, x, t, jnp.zeros_like(t)))
 
-    def step(state: tuple[Array, Array], interval: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
-        (x, log_w), (number, s, t) = state, interval
+    def step(state: tuple[Array, Array], number: Array, s: Array, t: Array) -> tuple[Array, Array]:
+        x, log_w = state
         move_key, pick_key = jax.random.split(jax.random.fold_in(key, number))
         x = flowmap.jump(V, x, s, t)
         log_w += (schedule(t) - schedule(s)) * ahead(x, t)
@@ -155,9 +154,9 @@ def tilted(
         x, log_w = x[jnp.where(few, resampled(log_w, pick_key), jnp.arange(len(x)))], jnp.where(few, 0.0, log_w)
         if noise:
             x = _langevin(V, lambda x: schedule(t) * ahead(x, t), x, t, noise * t * (s - t), move_key)
-        return (x, log_w), None
+        return x, log_w
 
-    return jax.lax.scan(step, (x, jnp.zeros(len(x), x.dtype)), (jnp.arange(len(times) - 1), times[:-1], times[1:]))[0]
+    return samplers.fold(step, (x, jnp.zeros(len(x), x.dtype)), times)
 
 
 def _langevin(V: AverageVelocity, log_tilt: Reward, x: Array, t: Array, h: Array, key: Array) -> Array:
@@ -187,15 +186,13 @@ def guided(V: AverageVelocity, x: Array, times: Array, reward: Reward, *, scale:
 
     Reference: Chung et al. 2023, DPS (arXiv 2209.14687), with the flow map's end for the posterior mean.
     """
-    times = samplers.checked_times(times)
 
-    def step(x: Array, interval: tuple[Array, Array]) -> tuple[Array, None]:
-        s, t = interval
+    def step(x: Array, number: Array, s: Array, t: Array) -> Array:
         slope = jax.grad(lambda x: jnp.sum(reward(flowmap.jump(V, x, s, jnp.zeros_like(s)))))(x)
         bent = flowmap.jump(V, x, s, t) + (s - t) * s * (scale(s) if callable(scale) else scale) * slope
-        return bent.astype(x.dtype), None
+        return bent.astype(x.dtype)
 
-    return jax.lax.scan(step, x, (times[:-1], times[1:]))[0]
+    return samplers.fold(step, x, times)
 
 
 def best_of(x0: Array, reward: Reward, count: int) -> Array:
@@ -241,11 +238,9 @@ def search(
     """
     if count < 1 or not 0 <= spread <= 1:
         raise typing.InputError(f"search: count and spread are {count} and {spread}; expected at least 1, and 0 to 1.")
-    times = samplers.checked_times(times)
     rows = jnp.arange(len(x))
 
-    def step(x: Array, interval: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        number, s, t = interval
+    def step(x: Array, number: Array, s: Array, t: Array) -> Array:
         back = s + spread * (1 - s)
         z = jax.random.normal(jax.random.fold_in(key, number), (count - 1, *x.shape), x.dtype)
         noisier = (1 - spread) * x[None] + jnp.sqrt(back**2 - ((1 - spread) * s) ** 2) * z
@@ -253,6 +248,6 @@ def search(
         since = jnp.where(jnp.arange(count) == 0, s, back)
         ends = jax.lax.map(lambda one: reward(flowmap.jump(V, one[0], one[1], jnp.zeros_like(s))), (tried, since))
         best = jnp.argmax(ends, axis=0)
-        return flowmap.jump(V, tried[best, rows], since[best].reshape((-1,) + (1,) * (x.ndim - 1)), t), None
+        return flowmap.jump(V, tried[best, rows], since[best].reshape((-1,) + (1,) * (x.ndim - 1)), t)
 
-    return jax.lax.scan(step, x, (jnp.arange(len(times) - 1), times[:-1], times[1:]))[0]
+    return samplers.fold(step, x, times)

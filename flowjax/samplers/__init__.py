@@ -5,7 +5,7 @@ noise carry data to the noise that it comes from, which is called inversion.
 """
 
 from flowjax.samplers.deterministic import adaptive, euler, flow_map, heun, midpoint, trajectory
-from flowjax.samplers.grids import bent, checked as checked_times, from_noise_to_data, grid, karras, shifted
+from flowjax.samplers.grids import bent, fold, from_noise_to_data, grid, karras, shifted
 from flowjax.samplers.named import GRIDS, SAMPLERS, Sampler, check_sampler, grid_from_name, sampler_from_name
 from flowjax.samplers.stochastic import consistency, gamma, restart, restarts
 
@@ -15,11 +15,11 @@ __all__ = [
     "Sampler",
     "adaptive",
     "check_sampler",
-    "checked_times",
     "bent",
     "consistency",
     "euler",
     "flow_map",
+    "fold",
     "from_noise_to_data",
     "gamma",
     "grid",

@@ -1,6 +1,7 @@
 """Grids of times from noise to data, and the walk along them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -102,16 +103,18 @@ def walk(
     step: Callable[..., Array], x: Array, times: Array, keys: Array | None = None, path: paths.Path = paths.linear
 ) -> Array:
     """Folds `step(x, s, t)` over neighbours in times; with keys, `step(x, s, t, noise)`, new noise of the path in every interval."""
-    times = checked(times)
 
     def noise(number: Array) -> Callable[[], Array]:
         return lambda: jax.vmap(lambda key: path.draw(jax.random.fold_in(key, number), x.shape[1:], x.dtype))(keys)
 
-    def one(x: Array, interval: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        number, s, t = interval
-        return step(x, s, t, *([] if keys is None else [noise(number)])), None
+    return fold(lambda x, number, s, t: step(x, s, t, *([] if keys is None else [noise(number)])), x, times)
 
-    return jax.lax.scan(one, x, (jnp.arange(len(times) - 1), times[:-1], times[1:]))[0]
+
+def fold(step: Callable[..., Any], state: Any, times: Array) -> Any:
+    """Folds `step(state, number, s, t)` over neighbours in times, numbered from 0; the state is an array or a tree of them."""
+    times = checked(times)
+    one = lambda state, interval: (step(state, *interval), None)
+    return jax.lax.scan(one, state, (jnp.arange(len(times) - 1), times[:-1], times[1:]))[0]
 
 
 def checked(times: Array) -> Array:
