@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import flowmap, paths, samplers, spaces, typing
+from flowjax import flowmap, paths, samplers, spaces, steering, typing
 from flowjax.typing import Array, AverageVelocity, Time, Velocity
 
 
@@ -215,8 +215,7 @@ def sample_with_density(
 
 def importance_weights(log_target: Array, log_q: Array) -> tuple[Array, Array]:
     """(self-normalised weights [B] that sum to 1, effective sample size as a share of B) of samples of q for an unnormalised target."""
-    weights = jax.nn.softmax(log_target - log_q)
-    return weights, 1 / (len(weights) * jnp.sum(weights**2))
+    return jax.nn.softmax(log_target - log_q), steering.effective_share(log_target - log_q)
 
 
 def bits_per_dimension(log_p: Array, dimensions: int, width: float) -> Array:
