@@ -15,7 +15,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from flowjax import checks
+from flowjax import checks, times
 from flowjax.losses.distributional import scores
 from flowjax.typing import Array, AverageVelocity, Time, Velocity
 
@@ -145,7 +145,7 @@ def uni_instruct(
     checks.member("divergence", divergence, F_DIVERGENCES)
     g, k = F_DIVERGENCES[divergence]
     F, x_r, r = scores.noised("uni_instruct", V, x, s, r, eps)
-    u = scores.column(jnp.exp(-jnp.clip(discriminator(x_r, r), -bound, bound)), x)
+    u = times.expand(jnp.exp(-jnp.clip(discriminator(x_r, r), -bound, bound)), x)
     v = teacher(x_r, r)
     d = fake(x_r, r) - v
     return _sum((1 - r) / r * (2 * g(u) * d * (eps - F - v) + k(u) * d**2))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from flowjax import checks, flowmap
+from flowjax import checks, flowmap, times
 from flowjax.typing import Array, AverageVelocity, Pair, Time, Velocity
 
 sg = jax.lax.stop_gradient
@@ -160,7 +160,7 @@ def f_distill(
         ratio = ratio / (members @ (total / jnp.where(share > 0, share, 1)))
     h = DIVERGENCES[divergence](ratio)
     h = h / mean(h) if bins else h
-    return push(F, column(h, x) * _normalised_field(F, x_r, r, fake, teacher, c))
+    return push(F, times.expand(h, x) * _normalised_field(F, x_r, r, fake, teacher, c))
 
 
 def fake_denoised(fake: Velocity, x0: Array, r: Time, eps: Array) -> Pair:
@@ -231,7 +231,7 @@ def adaptive_matching(
     mean = mean or mean_of_rows
     F, x_r, r = noised("adaptive_matching", V, x, s, r, eps)
     centred = reward - mean(reward)
-    u = column(jnp.clip(centred / (jnp.sqrt(mean(centred**2)) + 1e-6), -1, 1), x)
+    u = times.expand(jnp.clip(centred / (jnp.sqrt(mean(centred**2)) + 1e-6), -1, 1), x)
     v = teacher(x_r, r)
     g = (1 - strength * u) * r * (v - fake(x_r, r))
     if unconditional is not None:
@@ -394,8 +394,3 @@ def mean_of_rows(rows: Array) -> Array:
 def mean_of_row(values: Array) -> Array:
     """The mean over the data axes, which stay."""
     return jnp.mean(values, axis=tuple(range(1, values.ndim)), keepdims=True)
-
-
-def column(rows: Array, x: Array) -> Array:
-    """Numbers [B] that broadcast against x [B, ...]."""
-    return rows.reshape(-1, *[1] * (x.ndim - 1))

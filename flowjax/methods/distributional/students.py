@@ -94,8 +94,7 @@ def student(
         if not adversarial:
             return pushed
         x_r, _ = paths.interpolate(paths.linear, pushed.prediction, point.eps, point.t)
-        fooled = jax.nn.softplus(-pairs.bind(nets.discriminator, point)(x_r, point.t))
-        return {"push": pushed, "fool": adversarial * fooled}
+        return {"push": pushed, "fool": adversarial * distributional.fool(logits(nets, point), x_r, x_r)}
 
     return Term("student", pair, half(reduce), weight, trains=("V",), every=every, **sampled(times, steps))
 
@@ -142,9 +141,14 @@ def followers(
 
 def told_apart(nets: Nets, point: Point, sample: Array) -> Array:
     """The logistic loss of a discriminator on data and samples, both noised by the same noise up to the same time: errors [rows]."""
-    logits = pairs.bind(nets.discriminator, point)
     noised = lambda x0: paths.interpolate(paths.linear, x0, point.eps, point.t)[0]
-    return jax.nn.softplus(logits(noised(sample), point.t)) + jax.nn.softplus(-logits(noised(point.x0), point.t))
+    return distributional.tell_apart(logits(nets, point), noised(sample), noised(point.x0))
+
+
+def logits(nets: Nets, point: Point) -> Callable[[Array], Array]:
+    """The discriminator at the points' levels of noise, x -> [rows]."""
+    discriminator = pairs.bind(nets.discriminator, point)
+    return lambda x: discriminator(x, point.t)
 
 
 def method(terms: list[Term], label_drop: float, **needs: Any) -> Method:
