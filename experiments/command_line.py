@@ -9,7 +9,7 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from flowjax import folders, guidance, methods, origins, typing
+from flowjax import folders, guidance, methods, origins, spaces, typing
 from flowjax.training import NonFiniteError, SaveError, hosts, log, quiet
 
 SAMPLER_HELP = (
@@ -75,6 +75,12 @@ def output_folder(flag):
     except OSError as error:
         raise typing.InputError(f"--{flag.name}={path} cannot be made ({error.strerror}); give another folder.") from error
     return path
+
+
+def check_normal_noise(run, what):
+    """Raises InputError unless a trained run is on R^n with noise that is normal about 0; `what` needs it, in words with their verb."""
+    if run.path.space is not spaces.euclidean or run.path.centres:
+        raise typing.InputError(f"{what} for R^n with normal noise, and this run is on {run.settings.method.path!r}.")
 
 
 def whole_numbers(name, values, low, needed=False, high=MOST):

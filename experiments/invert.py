@@ -18,7 +18,7 @@ import tqdm
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import data, folders, inverse, options, plots, samplers, spaces, steering, typing
+from flowjax import data, folders, inverse, options, plots, samplers, steering, typing
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 MEASURE = flags.DEFINE_string("measure", "mask", "mask, downsample:factor=2, blur:deviation=1 or project:count=1")
@@ -43,10 +43,7 @@ def main():
     from flowjax import training
 
     run = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
-    if run.path.space is not spaces.euclidean or run.path.centres:
-        raise typing.InputError(
-            f"inverse problems are for R^n with normal noise, and this run is on {run.settings.method.path!r}."
-        )
+    command_line.check_normal_noise(run, "inverse problems are")
     A, known = measurement(MEASURE.value, run.shape)
     source = run.source("test")
     real, near = data.arrays(source, limit=NUM.value), data.arrays(run.source("train"), limit=20_000)["x"]
@@ -104,24 +101,20 @@ def by_nearest(A, y, rows):
 
 def by_run(run, A, known, y):
     """{way: draws [rows of y, draws, ...]} of the run, one y after the other."""
-    undo = run.settings.data.scaling.undo
-    offset = jnp.asarray(undo(np.zeros(1)))
-    scale = jnp.asarray(undo(np.ones(1))) - offset
-    V, times = run.V(-1), samplers.grid(STEPS.value)
-    of_data = lambda x: x * scale + offset
+    scaling, V, times = run.settings.data.scaling, run.V(-1), samplers.grid(STEPS.value)
 
     @jax.jit
     def ways(eps, y, key):
         likelihood = inverse.log_likelihood(A, y[None], SIGMA.value)
-        reward = lambda x: likelihood(of_data(x))
+        reward = lambda x: likelihood(scaling.undo(x))
         tilt_key, pick_key, edit_key = jax.random.split(key, 3)
         x, log_w = steering.tilted(V, eps, times, tilt_key, reward, noise=NOISE.value)
         kept = steering.resampled(log_w, pick_key)
         result = {"guided": steering.guided(V, eps, times, reward, scale=inverse.widened(SIGMA.value)), "tilted": x[kept]}
         if known is not None:
-            replace = lambda x: jnp.where(known, (y - offset) / scale, x)
+            replace = lambda x: jnp.where(known, scaling.apply(y), x)
             result["edited"] = inverse.edited(V, eps, times, edit_key, replace)
-        return {name: of_data(x) for name, x in result.items()}
+        return {name: scaling.undo(x) for name, x in result.items()}
 
     results = []
     for number in tqdm.trange(len(y), desc="observations", leave=False):

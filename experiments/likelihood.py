@@ -15,7 +15,7 @@ import tqdm
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import data, density, methods, options, samplers, spaces, typing
+from flowjax import data, density, methods, options, samplers, typing
 from flowjax.data import points
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
@@ -68,10 +68,7 @@ def check(run):
         raise typing.InputError(
             f"{name} learns {methods.info(name).learns} and no velocity, which log p needs; expected meanflow, lsd, ..."
         )
-    if run.path.space is not spaces.euclidean or run.path.centres:
-        raise typing.InputError(
-            f"log p of the flow is for R^n with normal noise, and this run is on {run.settings.method.path!r}."
-        )
+    command_line.check_normal_noise(run, "log p of the flow is")
     if SAMPLES.value and np.prod(run.shape) > LARGEST:
         raise typing.InputError(
             f"--samples takes the whole Jacobian of a jump, and rows have {np.prod(run.shape)} numbers; expected at most {LARGEST}."

@@ -18,7 +18,7 @@ from absl import flags
 from scipy.cluster import vq
 
 from experiments import command_line, tables
-from flowjax import data, folders, plots, samplers, spaces, steering, typing
+from flowjax import data, folders, plots, samplers, steering, typing
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 REWARD = flags.DEFINE_string("reward", None, "axis:number=0,scale=1, brightness:scale=20, or MODULE.FUNCTION")
@@ -52,8 +52,7 @@ def main():
 
     classes = command_line.whole_numbers("labels", LABELS.value, low=0) or None
     run = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
-    if run.path.space is not spaces.euclidean or run.path.centres:
-        raise typing.InputError(f"steering is for R^n with normal noise, and this run is on {run.settings.method.path!r}.")
+    command_line.check_normal_noise(run, "steering is")
     run.conditioning(GUIDANCE.value)
     reward, labels = checked_reward(REWARD.value, run.shape), run.labels(NUM.value, classes)
     ways = steered(run, reward, labels)
@@ -87,8 +86,7 @@ def checked_reward(spec, shape):
 def steered(run, reward, labels):
     """{name: Way} of samples without steering and by each way, from the same noise."""
     undo, times = run.settings.data.scaling.undo, samplers.grid(STEPS.value)
-    scale, offset = (jnp.asarray(value) for value in (undo(np.ones(1)) - undo(np.zeros(1)), undo(np.zeros(1))))
-    of_seen = lambda x: reward(x * scale + offset)  # of data as the network sees them
+    of_seen = lambda x: reward(undo(x))  # of data as the network sees them
     key, count = jax.random.key(SEED.value), COUNT.value
     eps = run.path.draw(key, (NUM.value, *run.shape))
     keys = jax.random.split(key, 3)
