@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from flowjax import checks, conditioning, posterior, times
 from flowjax.methods import compositional, eulerian, lagrangian, pairs, recipe
-from flowjax.typing import Array, InputError, Method, Nets, Point, Term
+from flowjax.typing import Array, InputError, Method, Nets, Point
 
 # Rules that learn all jumps, by the names of their methods.
 RULES: dict[str, Callable[..., Method]] = {
@@ -70,7 +70,7 @@ def meta_flow_map(
         observe = functools.partial(_observed, ordinary=ordinary, power=power)
         return {name: observe(term_key, drawn[name]) for name, term_key in zip(drawn, keys)}
 
-    terms = tuple(_given_observations(term) for term in method.terms)
+    terms = tuple(recipe.with_nets(term, _of_posterior) for term in method.terms)
     return method._replace(draw=draw, loss=functools.partial(recipe.loss, terms, method.needs), terms=terms)
 
 
@@ -85,16 +85,8 @@ def _observed(key: Array, point: Point, *, ordinary: float, power: float) -> Poi
     return point._replace(cond={**point.cond, "x_c": x_c, "c": c})
 
 
-def _given_observations(term: Term) -> Term:
-    """`term` with the velocity of the posterior in the place of the teacher's."""
-
-    def on(function: Any) -> Any:
-        return function and (lambda nets, point: function(_of_posterior(nets, point), point))
-
-    return term._replace(pair=on(term.pair), prepare=on(term.prepare), arguments=on(term.arguments))
-
-
 def _of_posterior(nets: Nets, point: Point) -> Nets:
+    """The networks with the velocity of the posterior in the place of the teacher's."""
     if nets.teacher is None:
         return nets
     ordinary = pairs.bind(nets.teacher, point._replace(cond=conditioning.without(point.cond, conditioning.OBSERVATION)))

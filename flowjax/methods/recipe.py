@@ -274,13 +274,15 @@ def guided(method: Method, kind: str, scale: tuple[float, float], whole_anchor: 
             return plain
         return lambda point: (plain(point) if callable(plain) else plain) / point.cond["guidance"] ** 2
 
-    terms = tuple(_with_nets(term, change)._replace(weight=weight(term.weight)) for term in method.terms)
+    terms = tuple(
+        with_nets(term, lambda nets, point: change(nets))._replace(weight=weight(term.weight)) for term in method.terms
+    )
     return method._replace(draw=draw, loss=functools.partial(loss, terms, method.needs), terms=terms)
 
 
-def _with_nets(term: Term, change: Callable[[Nets], Nets]) -> Term:
-    """`term` on the networks `change(nets)`."""
-    on = lambda function: function and (lambda nets, point: function(change(nets), point))
+def with_nets(term: Term, change: Callable[[Nets, Point], Nets]) -> Term:
+    """`term` on the networks `change(nets, point)`."""
+    on = lambda function: function and (lambda nets, point: function(change(nets, point), point))
     return term._replace(pair=on(term.pair), prepare=on(term.prepare), arguments=on(term.arguments))
 
 
