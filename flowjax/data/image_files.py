@@ -159,12 +159,11 @@ def _raised(error: OSError) -> None:
 
 
 def _of_split(count: int, split: str, name: str) -> np.ndarray:
-    held_out = np.arange(count) % 10 == 9
-    if not held_out.any():
+    if count < 10:
         raise typing.InputError(
             f"{name:.200} has {count} images, and every tenth is held out; expected 10 or more, or splits of its own, train and test."
         )
-    return np.flatnonzero(held_out if split == "test" else ~held_out)
+    return pipeline.every_tenth(count, split)
 
 
 def _read(path: pathlib.Path, size: int | None) -> np.ndarray:

@@ -56,13 +56,14 @@ def pinwheel(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 _EIGHT = np.arange(8) * (np.pi / 4)
+_MEANS = 1.4 * np.stack([np.cos(_EIGHT), np.sin(_EIGHT)], axis=1)  # of eight_gaussians
 _SQUARES = [(column, row) for column in range(-2, 2) for row in range(-2, 2) if (column + row) % 2 == 0]
 
 # The marginal velocities `v(x, t)` that are known in closed form: exact teachers. Below t = 0.02 that of the checkerboard keeps
 # its value at 0.02: closer to the data it is unbounded outside the squares, where a student lands at first.
 VELOCITIES = {
     "checkerboard": exact.boxes(_SQUARES, floor=0.02),
-    "eight_gaussians": exact.blobs(1.4 * np.stack([np.cos(_EIGHT), np.sin(_EIGHT)], axis=1), 0.1),
+    "eight_gaussians": exact.blobs(_MEANS, 0.1),
 }
 
 # log p(x) [n] of points [n, 2], where it is known; -inf outside the squares.
@@ -71,7 +72,7 @@ LOG_DENSITIES = {
         (np.abs(x) <= 2).all(-1) & (np.floor(x).sum(-1) % 2 == 0), -np.log(len(_SQUARES)), -np.inf
     ),
     "eight_gaussians": lambda x: special.logsumexp(
-        -np.sum((x[:, None] - 1.4 * np.stack([np.cos(_EIGHT), np.sin(_EIGHT)], axis=1)) ** 2, -1) / (2 * 0.1**2), axis=1
+        -np.sum((x[:, None] - _MEANS) ** 2, -1) / (2 * 0.1**2), axis=1
     ) - np.log(8 * 2 * np.pi * 0.1**2),
 }  # fmt: skip
 

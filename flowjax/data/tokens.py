@@ -138,8 +138,7 @@ def arrays(*, split: str = "train", data_dir: str | None = None) -> pipeline.Sou
     content = _read(os.path.abspath(data_dir), expected)
     ids = _of_split("tokens", split, {"train": ..., "test": ...})
     if "tokens" in content:
-        held_out = np.arange(len(content["tokens"])) % 10 == 9
-        ids = np.flatnonzero(held_out if split == "test" else ~held_out)
+        ids = pipeline.every_tenth(len(content["tokens"]), split)
         chosen, labels = content["tokens"], content.get("label")
     else:
         chosen, labels = content[split], content.get(f"{split}_label")
