@@ -105,9 +105,9 @@ def distributional_table():
 
 
 def method_table():
-    """The table of all methods that learn along the paths, as Markdown."""
+    """The table of all methods that learn along the paths, those for categories among them, as Markdown."""
     counts, rows = counted(), []
-    for name, info in methods.METHODS.items():
+    for name, info in methods.with_categories().items():
         if (name, "as split") not in counts:
             raise typing.InputError(
                 f"{COSTS} has no cost of {name}: python -m experiments.benchmark_methods --output=docs --resume"

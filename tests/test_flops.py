@@ -111,7 +111,7 @@ def test_a_step_as_split_costs_what_is_recorded(name):
 
 def test_the_recorded_costs_are_of_all_methods_and_the_split_saves():
     for rows, remat in itertools.product(("every row", "as split"), ("no", "yes")):
-        assert list(recorded(rows, remat)) == list(methods.METHODS)
+        assert list(recorded(rows, remat)) == list(methods.with_categories())
         for name, row in recorded(rows, remat).items():
             plain = float(recorded(rows)[name]["FPE"])
             # Recomputing costs one forward pass for each that has a backward pass of two.
@@ -165,7 +165,7 @@ def test_a_step_keeps_its_bound(name, how, bound):
 @pytest.mark.parametrize(
     ("name", "remat"),
     [
-        *((name, False) for name in methods.METHODS),
+        *((name, False) for name in methods.with_categories()),
         *((name, True) for name in ("meanflow", "tvm", "esd", "freeflow", "psd", "cd")),
     ],
 )
