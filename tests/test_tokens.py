@@ -410,10 +410,11 @@ def test_configs_that_do_not_fit():
 
 
 @pytest.mark.slow
-def test_a_run_trains_and_samples_tokens(tmp_path):
+def test_a_run_trains_and_samples_tokens_from_noise_about_random_categories(tmp_path):
     from flowjax import training
 
     config = token_configs.get_config("dfm_psd,test")
+    config.method.path = "one_hot:noise=0.5"
     np.savez(tmp_path / "rows.npz", tokens=np.random.default_rng(0).integers(0, 5, (200, 6)))
     config.update({"steps": 4, "eval_every": 4, "eval_steps": (2,), "log_every": 4})
     config.data.update({"name": "tokens", "dir": str(tmp_path / "rows.npz")})
