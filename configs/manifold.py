@@ -2,7 +2,8 @@
 
     python -m experiments.train --config=configs/manifold.py:rmf,cities --workdir=runs/cities
 
-NAME is a method whose losses hold on any space: rmf, gfm_esd, gfm_lsd, gfm_psd, flow_matching. DATA is
+NAME is a method whose losses hold on any space: rmf, lmf, gfm_esd, gfm_lsd, gfm_psd, flow_matching, and lmd and emd, which learn
+from a run of flow_matching on the same data, --config.teacher=runs/NAME. DATA is
 
 * cities: the cities of the world on the sphere; pip install "flowjax-flowmaps[cities]".
 * sphere: four caps on the sphere.

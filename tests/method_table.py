@@ -279,6 +279,14 @@ def fmm(net, p):
     return None, sum(mse(pair) for pair in pairs.call(losses.flow_map_matching, net, p))
 
 
+def way_back(net, p):
+    """The velocity pair of flow_map_matching, whose derivative of V is stopped."""
+    (V, *_), sg = bound(net, p), jax.lax.stop_gradient
+    y = sg(p.x + (p.t - p.s) * V(p.x, p.s, p.t))
+    dV = jax.jvp(lambda s: V(y, p.t, s), (p.s,), (jnp.ones_like(p.s),))[1]
+    return typing.Pair(V(y, p.t, p.s) + (p.s - p.t) * sg(dV), p.v)
+
+
 def pd_weight(e, net, p):
     return e * jnp.maximum((1 - p.s) ** 2, p.s**2).reshape(-1)
 
@@ -452,6 +460,10 @@ ROWS = {
     "rmf": Row(
         {"anchor": (ON, TOTAL_ANCHOR), "eulerian": (OFF, scored(losses.meanflow, reduce=total))},
         RIEMANNIAN | {"tangent_clip": None, "near_data": 0.0, "jvp": "exact"},
+    ),
+    "lmf": Row(
+        {"anchor": ((0, 1, 4), TOTAL_ANCHOR), "lagrangian": ((1, 4, 4), scored(way_back, reduce=total))},
+        RIEMANNIAN | {"times": ("uniform_square",), "diagonal": "1/4", "near_data": 0.0, "jvp": "exact"},
     ),
     "gfm_esd": Row(
         {"anchor": (ON, TOTAL_ANCHOR), "eulerian": (OFF, scored(losses.eulerian_self_distillation, reduce=total))},

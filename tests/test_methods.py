@@ -55,7 +55,8 @@ def test_what_methods_read_and_which_sampler_they_have():
         assert bool(info.trajectory_points) == (name in COUPLED) == bool(info.trajectory_data)
         assert info.copies_jumps == (name == "cmt") and info.one_grid == (name == "pd")
         assert info.learns_jumps == (name != "flow_matching")
-        assert info.any_space == (name == "flow_matching" or info.recipe.__module__ == "flowjax.methods.riemannian")
+        here = name in ("flow_matching", "lmd", "emd") or info.recipe.__module__ == "flowjax.methods.riemannian"
+        assert info.any_space == here
         assert {info.sampler, info.few_steps or info.sampler} <= set(samplers.SAMPLERS)
         assert not info.trajectory_points or info.trajectory_data in data.DATASETS
     # Methods with an anchor whose other term takes the velocity of the data, which guidance changes.

@@ -65,6 +65,7 @@ def residuals(V, space, x, s, t, v):
         "eulerian": losses.riemannian_eulerian_self_distillation(V, x, s, t, space=space),
         "lagrangian distillation": losses.riemannian_lagrangian_distillation(V, teacher, x, s, t, space=space),
         "lagrangian": losses.riemannian_lagrangian_self_distillation(V, x, s, t, space=space),
+        "lagrangian meanflow": losses.riemannian_lagrangian_meanflow(V, x, s, t, v, space=space),
         "split": losses.riemannian_split_meanflow(V, x, s, t, 0.3, space=space),
     }
     one, two = losses.riemannian_progressive_self_distillation(V, x, s, t, 0.3, space=space)
@@ -85,8 +86,12 @@ def test_exact_maps_have_no_residual(flow, name):
     def all_of(x, s, t):
         there = residuals(V, space, x, s, t, V(x, s, s))
         tangent = lambda v: space.project(x, v)
-        pair = losses.riemannian_meanflow(lambda x, s, t: jnp.ones_like(x), x, s, t, V(x, s, s), space=space)
-        return there, [(side, tangent(side)) for side in pair]
+        wild = lambda x, s, t: jnp.ones_like(x)
+        pairs = [
+            loss(wild, x, s, t, V(x, s, s), space=space)
+            for loss in (losses.riemannian_meanflow, losses.riemannian_lagrangian_meanflow)
+        ]
+        return there, [(side, tangent(side)) for pair in pairs for side in pair]
 
     there, sides = all_of(x, s, t)
     for rule, residual in there.items():
@@ -139,6 +144,12 @@ def test_in_r_n_they_are_the_losses_of_r_n_bit_for_bit():
             np.testing.assert_array_equal(tangent(x, v, space=spaces.euclidean), l2(x, v, reduce="sum"))
         adaptive = distances.tangent(x, v, space=spaces.euclidean, reduce="mean", p=0.5, c=0.1)
         np.testing.assert_allclose(adaptive, distances.adaptive(x, v, reduce="mean", p=0.5, c=0.1), rtol=1e-6)
+        # The way back of flow_map_matching has the same velocity; there the gradient passes through more.
+        (one, _), other = (
+            loss(arguments(params)["V"], x, s, t, v)
+            for loss in (losses.flow_map_matching, losses.riemannian_lagrangian_meanflow)
+        )
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), one, other)
         # The velocity that two jumps reach, as a difference of points: the sum of two velocities, but for rounding.
         V = arguments(params)["V"]
         one, other = losses.riemannian_split_meanflow(V, x, s, t, 0.3), losses.split_meanflow(V, x, s, t, 0.3)
@@ -156,11 +167,18 @@ def test_gradients_are_where_the_papers_put_them():
     F = lambda theta, s=s, t=t: space.move(x, s, t, at(theta)(x, s, t))
     d_s, d_t = (lambda theta: jax.jvp(lambda s: F(theta, s=s), (s,), (1.0,))[1]), lambda theta: jax.jvp(lambda t: F(theta, t=t), (t,), (1.0,))[1]  # fmt: skip
     projected = lambda theta: space.project(x, at(theta)(x, s, t))
+
+    def back(theta):
+        y = F(0.0)
+        dV_ds = jax.jvp(lambda s: V(y, t, s), (s,), (1.0,))[1]
+        return space.project(x, jax.jvp(lambda s, V_ts: space.move(y, t, s, V_ts), (s, at(theta)(y, t, s)), (1.0, dV_ds))[1])
+
     expected = {
         "riemannian_flow_matching": (lambda V: (V, x, s, v), lambda theta: space.project(x, at(theta)(x, s, s))),
         "riemannian_meanflow": (lambda V: (V, x, s, t, v), projected),
         "riemannian_eulerian_self_distillation": (lambda V: (V, x, s, t), d_s),
         "riemannian_lagrangian_self_distillation": (lambda V: (V, x, s, t), d_t),
+        "riemannian_lagrangian_meanflow": (lambda V: (V, x, s, t, v), back),
         "riemannian_progressive_self_distillation": (lambda V: (V, x, s, t, 0.4), F),
         "riemannian_split_meanflow": (lambda V: (V, x, s, t, 0.4), projected),
     }
@@ -207,6 +225,7 @@ def test_gradients_are_finite_where_points_coincide_or_are_opposite(name):
                 losses.riemannian_meanflow(at, x, s, t, v, space=space),
                 losses.riemannian_eulerian_self_distillation(at, x, s, t, space=space),
                 losses.riemannian_lagrangian_self_distillation(at, x, s, t, space=space),
+                losses.riemannian_lagrangian_meanflow(at, x, s, t, v, space=space),
                 losses.riemannian_split_meanflow(at, x, s, t, 0.5, space=space),
             ]
             points = losses.riemannian_progressive_self_distillation(at, x, s, t, 0.5, space=space)
@@ -233,7 +252,8 @@ def test_the_clip_shortens_the_derivative_alone():
 
 # 4. Recipes
 
-RECIPES = [name for name, info in methods.METHODS.items() if info.any_space and info.learns_jumps]
+RECIPES = [name for name, info in methods.METHODS.items() if info.any_space and info.learns_jumps and not info.needs]
+TAUGHT = ("lmd", "emd")  # with a teacher's velocity
 
 
 def test_terms_are_scored_by_the_metric_of_the_space():
@@ -247,6 +267,41 @@ def test_terms_are_scored_by_the_metric_of_the_space():
     squared = (r[:, 1:] ** 2).sum(1) - r[:, 0] ** 2
     np.testing.assert_allclose(errors, np.minimum(1, 2 * point.s[:, 0]) ** 2 * squared, rtol=1e-4)
     np.testing.assert_allclose(metrics["anchor"], squared.mean() / 3, rtol=1e-4)
+
+
+def test_a_teacher_on_the_sphere_is_distilled_by_its_velocity():
+    """Of the exact map the errors are zero; of another they are squared lengths of the pair on the sphere, over the coordinates."""
+    V, loss = rotation(spaces.sphere), {"lmd": losses.riemannian_lagrangian_distillation, "emd": losses.riemannian_eulerian_distillation}  # fmt: skip
+    velocity, wild = lambda x, t: killing(x) + x, lambda x, s, t: jnp.sin(2 * x + s - t)  # the teacher's tangent part counts
+
+    @quick_jit
+    def run(key):
+        results = {}
+        for name in TAUGHT:
+            method = methods.make(name, path="sphere")
+            drawn = method.draw(key, {"x": noise(spaces.sphere, 3)}, 0)
+            (p,) = drawn.values()
+            given = {"lmd": (velocity,), "emd": ()}[name], {"lmd": (), "emd": (velocity(p.x, p.s),)}[name]
+            pair = loss[name](wild, *given[0], p.x, p.s, p.t, *given[1], space=spaces.sphere)
+            of = lambda V: method.loss(typing.Nets(V, teacher=velocity), drawn)[0]  # noqa: B023
+            results[name] = of(V), of(wild), jnp.sum((pair.prediction - pair.target) ** 2, axis=1) / 3
+        return results
+
+    for name, (exact, found, expected) in run(jax.random.key(0)).items():
+        np.testing.assert_allclose(exact, 0, atol=1e-10, err_msg=name)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TAUGHT)
+def test_a_run_distils_a_run_on_the_sphere(name, tmp_path):
+    changes = {"steps": 2, "save_every": 2, "batch_size": 32}
+    with jax.enable_x64(False):
+        for method in ("flow_matching", name):
+            config = config_of(method, "sphere", **changes)
+            config.model.width, config.teacher = 16, "" if method == "flow_matching" else str(tmp_path / "flow_matching")
+            state = training.train(config, tmp_path / method, devices=jax.devices()[:1])
+    assert int(state.step) == 2 and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
 @pytest.mark.parametrize(

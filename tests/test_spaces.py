@@ -400,7 +400,7 @@ def test_a_registered_method_trains_on_the_sphere_if_it_says_that_its_losses_hol
             else:
                 with pytest.raises(
                     typing.InputError,
-                    match="holds? there: flow_matching or rmf or .*, or one that is registered with any_space",
+                    match="holds? there: flow_matching or lmd or .*, or one that is registered with any_space",
                 ):
                     config_checks.space(settings.read(config), facts)
     finally:

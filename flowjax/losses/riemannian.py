@@ -97,7 +97,7 @@ def riemannian_eulerian_distillation(
         d_s F(x, s, t) + dF_x[v]  vs  0,     tangent at F
 
     Args:
-      v: the teacher's velocity at (x, s), tangent at x: the marginal one, because the loss is not linear in it.
+      v: the teacher's velocity at (x, s), of which the tangent part counts: the marginal one, because the loss is not linear in it.
 
     Example:
       >>> assert jnp.allclose(*riemannian_eulerian_distillation(flow.V, x, s, t, flow.v(x, s)), atol=1e-5)
@@ -105,7 +105,7 @@ def riemannian_eulerian_distillation(
     Reference: Davis et al. 2025, Generalised Flow Maps (arXiv 2510.21608), whose self-distillation has the network as this teacher.
     """
     s, t = checks.times("riemannian_eulerian_distillation", x, s=s, t=t)
-    v = checks.like("riemannian_eulerian_distillation", x, v)
+    v = space.project(x, checks.like("riemannian_eulerian_distillation", x, v))
     _, dF_ds = jvp(lambda x, s: space.move(x, s, t, V(x, s, t)), (x, s), (v, jnp.ones_like(s)))
     return Pair(dF_ds, jnp.zeros_like(dF_ds))
 
@@ -173,6 +173,36 @@ def riemannian_lagrangian_self_distillation(
     s, t = checks.times("riemannian_lagrangian_self_distillation", x, s=s, t=t)
     F, dF_dt = jvp(lambda t: space.move(x, s, t, V(x, s, t)), (t,), (jnp.ones_like(t),))
     return Pair(dF_dt, sg(space.project(F, V(sg(F), t, t))))
+
+
+def riemannian_lagrangian_meanflow(
+    V: AverageVelocity, x: Array, s: Time, t: Time, v: Array, *, space: Space = spaces.euclidean, jvp: Jvp = jax.jvp
+) -> Pair:
+    """Riemannian MeanFlow, the Lagrangian form: back from where a jump landed, the map moves with the velocity of the data.
+
+        P_x d_s F(y, t, s)  vs  P_x v,     y = sg[F(x, s, t)],   d_s V(y, t, s) in sg
+
+    F(y, t, s) is x where the map is exact, so that a conditional v is allowed. The gradient passes through V and the derivative of the
+    exponential, not through that of V. In R^n the left side is the first of `flow_map_matching`, with other gradients. The tangent
+    part at x is ours.
+
+    Paper -> here: x_t -> x at the time s, y -> F(x, s, t); the time of the paper is 1 minus ours.
+
+    Args:
+      V: called in both time directions.
+      v: conditional or guided velocity at (x, s), of which the tangent part counts.
+
+    Example:
+      >>> assert jnp.allclose(*riemannian_lagrangian_meanflow(flow.V, x, s, t, flow.v(x, s)), atol=1e-5)
+
+    Reference: Riemannian MeanFlow (arXiv 2602.07744), its code: the Lagrangian loss.
+    """
+    s, t = checks.times("riemannian_lagrangian_meanflow", x, s=s, t=t)
+    v = space.project(x, checks.like("riemannian_lagrangian_meanflow", x, v))
+    y = sg(space.move(x, s, t, V(x, s, t)))
+    V_ts, dV_ds = jvp(lambda s: V(y, t, s), (s,), (jnp.ones_like(s),))
+    _, dF_ds = jax.jvp(lambda s, V: space.move(y, t, s, V), (s, V_ts), (jnp.ones_like(s), sg(dV_ds)))
+    return Pair(space.project(x, dF_ds), v)
 
 
 def riemannian_progressive_self_distillation(

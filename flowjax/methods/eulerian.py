@@ -269,11 +269,13 @@ def emd(
 
     Args:
       times: the paper weighs all pairs of times alike.
+      path: in any space: that of the teacher of a Generalised Flow Map (arXiv 2510.21608).
 
     Reference: Boffi et al. 2024 (arXiv 2406.07507).
     """
-    slope = pairs.distilled(losses.eulerian_distillation, jvp=jvp)
-    eulerian = typing.Term("eulerian", slope, distances.l2, times=draws.pair_times(times))
+    loss, constants, scored = pairs.on_space(path, losses.eulerian_distillation, losses.riemannian_eulerian_distillation)
+    slope = pairs.distilled(loss, jvp=jvp, **constants)
+    eulerian = typing.Term("eulerian", slope, times=draws.pair_times(times), **scored)
     return recipe.method([eulerian], points=draws.on_path(path), label_drop=label_drop, needs={"teacher": {}})
 
 

@@ -26,11 +26,12 @@ def lmd(
 
     Args:
       times: the paper weighs all pairs of times alike.
+      path: in any space: that of the teacher of a Generalised Flow Map (arXiv 2510.21608).
 
     Reference: Boffi et al. 2024 (arXiv 2406.07507).
     """
-    follow = pairs.pair(losses.lagrangian_distillation, jvp=jvp)
-    lagrangian = Term("lagrangian", follow, distances.l2, times=draws.pair_times(times))
+    loss, constants, scored = pairs.on_space(path, losses.lagrangian_distillation, losses.riemannian_lagrangian_distillation)
+    lagrangian = Term("lagrangian", pairs.pair(loss, jvp=jvp, **constants), times=draws.pair_times(times), **scored)
     return recipe.method([lagrangian], points=draws.on_path(path), label_drop=label_drop, needs={"teacher": {}})
 
 

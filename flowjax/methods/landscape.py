@@ -40,7 +40,7 @@ METHODS: dict[str, MethodInfo] = {
     ),
     "lmd": MethodInfo(
         lagrangian.lmd, pairs=(losses.lagrangian_distillation,), rule="lagrangian", setting="D",
-        derivative="d_t V, gradient through it and through the teacher", source_fpe=9, derived_fpe=8, rho=3,
+        derivative="d_t V, gradient through it and through the teacher", any_space=True, source_fpe=9, derived_fpe=8, rho=3,
         paper="Flow Map Matching", arxiv="2406.07507",
     ),
     "lsd": MethodInfo(
@@ -84,7 +84,7 @@ METHODS: dict[str, MethodInfo] = {
     ),
     "emd": MethodInfo(
         eulerian.emd, pairs=(losses.eulerian_distillation,), rule="eulerian", setting="D",
-        derivative="d_s V, gradient through it", source_fpe=7, derived_fpe=7, rho=3, paper="Flow Map Matching",
+        derivative="d_s V, gradient through it", any_space=True, source_fpe=7, derived_fpe=7, rho=3, paper="Flow Map Matching",
         arxiv="2406.07507",
     ),
     "esd": MethodInfo(
@@ -196,6 +196,11 @@ METHODS: dict[str, MethodInfo] = {
     "rmf": MethodInfo(
         riemannian.rmf, pairs=(losses.riemannian_meanflow,), rule="eulerian", setting="M",
         derivative="d_s V and that of the logarithm, all of the target in sg", derived_fpe=4, rho=1,
+        every_row={"diagonal": "0"}, guided_rule=True, any_space=True, paper="Riemannian MeanFlow", arxiv="2602.07744",
+    ),
+    "lmf": MethodInfo(
+        riemannian.lmf, pairs=(losses.riemannian_lagrangian_meanflow,), rule="lagrangian", setting="M",
+        derivative="d_t V in sg; gradient through that of the exponential", derived_fpe=5, rho=1,
         every_row={"diagonal": "0"}, guided_rule=True, any_space=True, paper="Riemannian MeanFlow", arxiv="2602.07744",
     ),
     "gfm_esd": MethodInfo(

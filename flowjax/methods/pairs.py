@@ -25,7 +25,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from flowjax import checks, derivatives, distances, flowmap, guidance, losses, typing
+from flowjax import checks, derivatives, distances, flowmap, guidance, losses, paths, spaces, typing
+from flowjax.paths import Path
 from flowjax.typing import Array, Nets, Pair, Point, Time
 
 Supplied = Callable[..., Any]  # (nets, point, **given) -> what the loss returns
@@ -181,6 +182,19 @@ def velocity_heads(heads: int) -> tuple[Callable, Callable, dict[str, Any]]:
     if heads == 1:
         return anchor, losses.improved_meanflow, {}
     return both_anchors, losses.improved_meanflow_two_heads, {"both": {}}
+
+
+def on_space(path: str | Path, loss: Callable, curved: Callable) -> tuple[Callable, dict[str, Any], dict[str, Any]]:
+    """(the loss, its constants, fields of a Term): `loss` and mean squares in R^n, else `curved` in the space of the path.
+
+    Args:
+      curved: the same rule as a pair of tangent vectors, see flowjax.losses.riemannian; the space measures their lengths.
+    """
+    space = paths.path_from_name(path).space
+    if space is spaces.euclidean:
+        return loss, {}, {"distance": distances.l2}
+    lengths = functools.partial(distances.tangent, space=space, reduce="mean")
+    return curved, {"space": space}, {"distance": lengths, "metric": lengths}
 
 
 # Flow matching on the teacher's velocity: the anchor of methods that distil one.

@@ -53,6 +53,36 @@ def rmf(
     return _method("eulerian", rule, off, anchor_times, diagonal, path, label_drop, near_data=near_data, p=p, c=c)
 
 
+def lmf(
+    *,
+    times: TimeSampler = ("uniform_square",),
+    anchor_times: TimeSampler = ("uniform",),
+    diagonal: str = "1/4",
+    p: float = 0.0,
+    c: float = 1e-3,
+    near_data: float = 0.0,
+    path: str | Path = "linear",
+    label_drop: float = 0.1,
+    jvp: str | Jvp = "exact",
+) -> Method:
+    """Riemannian MeanFlow, the Lagrangian form: anchor and rule on different rows; the map is trained in both directions of time.
+
+    Args:
+      times: two uniform times in both orders, as published.
+      anchor_times: uniform as published.
+      diagonal: 1/4 as published.
+      p: power by which errors are made adaptive; 0, none, as published for the earth.
+      c: floor of an error in it, as published.
+      near_data: as of `rmf`.
+
+    Reference: Riemannian MeanFlow (arXiv 2602.07744), and its code.
+    """
+    space = paths.path_from_name(path).space
+    rule = pairs.pair(losses.riemannian_lagrangian_meanflow, space=space, jvp=jvp)
+    off = {"times": draws.pair_times(times), "weight": _weight(near_data)}
+    return _method("lagrangian", rule, off, anchor_times, diagonal, path, label_drop, near_data=near_data, p=p, c=c)
+
+
 def gfm_esd(
     *,
     times: TimeSampler = ("uniform_triangle",),
