@@ -1,12 +1,12 @@
 """What a training step of every method costs: python -m experiments.benchmark_methods
 
-Each method trains one small DiT, those for categories one for sequences of tokens, in four ways: with every term on every row and with the rows split as in the recipe, each with
-and without recomputing the blocks (remat). Measured are matmul FLOPs in forward passes (FPE), beside the estimates, temporary
-memory, seconds to compile, and wall time over that of a forward pass, in turns. A method whose steps differ, because networks
-or terms rest in some of them, has a row for the mean step and one for each kind of step. Writes method_costs.csv and .md below
---output after each method, and .png at the end. Rows of other methods in these files stay, and `--resume` continues a killed
-run. 17 minutes on two CPU cores. docs/method_costs.csv, a table of the documentation, was written by the first command; the last
-measures a method of one's own:
+Each method trains one small DiT, those for categories one for sequences of tokens, in four ways: with every term on every row
+and with the rows split as in the recipe, each with and without recomputing the blocks (remat). Measured are matmul FLOPs in
+forward passes (FPE), beside the estimates, temporary memory, seconds to compile, and wall time over that of a forward pass, in
+turns. A method whose steps differ, because networks or terms rest in some of them, has a row for the mean step and one for
+each kind of step. Writes method_costs.csv and .md below --output after each method, and .png at the end. Rows of other methods
+in these files stay, and `--resume` continues a killed run. Half an hour on two CPU cores. docs/method_costs.csv, a table of
+the documentation, was written by the first command; the last measures a method of one's own:
 
     python -m experiments.benchmark_methods --output=docs
     python -m experiments.benchmark_methods --output=docs --apart  # forward passes of methods that match distributions
@@ -192,8 +192,9 @@ def main():
     costs = known_rows(path / "method_costs.csv")
     about = (
         f"One training step over one forward pass of a DiT of depth {step_cost.NETWORK['depth']} and width"
-        f" {step_cost.NETWORK['width']}, 64 tokens, float32; of methods for categories, of a SequenceDiT of that size, rows {step_cost.TOKENS}. {datetime.date.today()}, {jax.default_backend()}"
-        f" ({platform.machine()}): `{command_line.typed('benchmark_methods')}`."
+        f" {step_cost.NETWORK['width']}, 64 tokens, float32; of methods for categories, of a SequenceDiT of that size, rows"
+        f" {step_cost.TOKENS}. {datetime.date.today()}, {jax.default_backend()} ({platform.machine()}):"
+        f" `{command_line.typed('benchmark_methods')}`."
     )
     bar = tqdm.tqdm([name for name in METHODS.value if not (RESUME.value and name in costs)], unit="method")
     for name in bar:
