@@ -12,7 +12,6 @@ from jax.sharding import PartitionSpec
 from flowjax import models, typing
 from flowjax.models import attention
 from flowjax.profiling import flops
-from flowjax.training import compilation
 
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 CHUNKED = functools.partial(attention.attention, implementation="chunked", chunk=8)
@@ -258,5 +257,5 @@ def test_the_log_of_a_run_names_the_attention_that_auto_took():
     z = jax.ShapeDtypeStruct((1, 300, 2, 16), jnp.float32)
     for implementation in ("auto", "auto", "xla"):
         jax.eval_shape(functools.partial(attention.attention, implementation=implementation), z, z, z)
-    (line,) = compilation.attention_lines()
-    assert line == "attention: {} ({})".format(*attention.chosen(300, 16))
+    (line,) = attention.TAKEN
+    assert line == "{} ({})".format(*attention.chosen(300, 16))

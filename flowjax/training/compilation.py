@@ -7,7 +7,6 @@ import math
 import jax
 
 from flowjax import typing
-from flowjax.models import attention
 from flowjax.profiling import collectives, flops
 from flowjax.training import hosts, log, sharding
 
@@ -15,13 +14,9 @@ from flowjax.training import hosts, log, sharding
 def compiled(run):
     """{phase: compiled step} of a Run, one for each distinct phase of its cycle; the first argument is donated.
 
-    All are compiled ahead, so that no step has to compile one. Afterwards `attention_lines` are of this run.
+    All are compiled ahead, so that no step has to compile one.
     """
-    attention.TAKEN.clear()
-    out = (sharding.places(run.like), sharding.whole(run.mesh))
-    jitted = jax.jit(run.step, static_argnames="phase", donate_argnums=0, out_shardings=out)
-    lowered = lambda phase: jitted.lower(run.like, run.batch_like, run.fixed, phase=phase)
-    return {phase: lowered(phase).compile() for phase in run.cycle.distinct()}
+    return {phase: traced.lower().compile() for phase, traced in run.traced.items()}
 
 
 def device_bytes(programs):
@@ -75,9 +70,9 @@ def mesh_line(mesh):
     )
 
 
-def attention_lines():
-    """Which attention the last compiled steps run where the config leaves it open ("auto"), and why."""
-    return [f"attention: {taken}" for taken in attention.TAKEN]
+def attention_lines(run):
+    """Which attention the steps of a Run take where the config leaves it open ("auto"), and why."""
+    return [f"attention: {taken}" for taken in run.attention]
 
 
 def report(run):
@@ -98,7 +93,7 @@ def report(run):
             held, all_of_it = sharding.device_bytes(tree), _bytes(tree)
             lines.append(f"{name}: {held:,} of {all_of_it:,} bytes on each device")
     programs = compiled(run)
-    lines += attention_lines()
+    lines += attention_lines(run)
     lines.append(f"the whole step: {device_bytes(programs):,} bytes of each device, rows of the batch and activations included")
     for phase, program in programs.items():
         lines.append("")

@@ -92,7 +92,7 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
     hosts.print_once(compilation.mesh_line(run.mesh))
     with compilations:
         programs = compilation.compiled(run)
-    for line in compilation.attention_lines():
+    for line in compilation.attention_lines(run):
         hosts.print_once(line)
     once = {"compile_s": compilations.seconds, "program_gib": compilation.device_bytes(programs) / 2**30}
     # Programs that queue up on several CPU devices deadlock in the all-reduce.

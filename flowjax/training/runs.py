@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from flowjax import conditioning, data, models, typing
+from flowjax.models import attention
 from flowjax.training import (
     checkpoint,
     config_checks,
@@ -40,6 +41,8 @@ class Run(NamedTuple):
       like: the state as ShapeDtypeStructs with shardings, for restoring and compiling.
       batch_like: a global batch likewise.
       step_on: mesh -> the pure training step, `(state, batch, fixed)`; of all seeds together if there are several.
+      traced: {phase: the step on the mesh, traced and ready to be lowered}, for each distinct phase of the cycle; {} of a sketch.
+      attention: which attention the traced steps take where the config leaves it open ("auto"), and why.
       binned: raw errors by time bin of the first seed, jitted, see flowjax.training.step.make_binned.
       cycle: which terms are computed and which networks move in each step, a flowjax.training.phases.Cycle.
       schedule: steps done -> learning rate of V.
@@ -55,6 +58,8 @@ class Run(NamedTuple):
     like: state.State
     batch_like: dict
     step_on: Callable
+    traced: dict
+    attention: tuple[str, ...]
     binned: Callable
     cycle: phases.Cycle
     schedule: Callable
@@ -257,12 +262,13 @@ def _made(chosen, facts):
     with mistakes(chosen):
         like = sharding.placed(jax.eval_shape(init, key, start), rules, mesh, int(seeds > 1))
     batch_like = _batch_like(source, mesh, chosen.batch_size, seeds)
+    modules = modules._replace(teacher=modules.teacher._replace(weights=facts.on_mesh(modules.fixed)))
+    traced = {}
+    attention.TAKEN.clear()
     if facts.traces_step:
         with mistakes(chosen):
-            for phase in cycle.distinct():
-                jax.eval_shape(functools.partial(step_on(mesh), phase=phase), like, batch_like, modules.fixed)
+            traced = _traced(step_on(mesh), cycle, like, batch_like, modules.fixed)
             jax.eval_shape(checkpoint.fingerprint, like)
-    modules = modules._replace(teacher=modules.teacher._replace(weights=facts.on_mesh(modules.fixed)))
     binned = step.make_binned(method, modules, draw_key, seeds)
     return Run(
         settings=chosen,
@@ -275,10 +281,23 @@ def _made(chosen, facts):
         like=like,
         batch_like=batch_like,
         step_on=step_on,
+        traced=traced,
+        attention=tuple(attention.TAKEN),
         binned=jax.jit(binned, out_shardings=sharding.whole(mesh)),
         cycle=cycle,
         schedule=lambda steps: optimizers["V"].schedule(cycle.updates("V", steps)),
     )
+
+
+def _traced(step, cycle, like, batch_like, fixed):
+    """{phase: the step traced}: checked before anything is written and compiled later, so that no step is traced twice.
+
+    The first argument, the state, is donated.
+    """
+    mesh = jax.tree.leaves(batch_like)[0].sharding.mesh
+    out = (sharding.places(like), sharding.whole(mesh))
+    jitted = jax.jit(step, static_argnames="phase", donate_argnums=0, out_shardings=out)
+    return {phase: jitted.trace(like, batch_like, fixed, phase=phase) for phase in cycle.distinct()}
 
 
 def _batch_like(source, mesh, batch_size, seeds):
