@@ -5,6 +5,9 @@ import numpy as np
 
 from configs import method as method_config
 
+# Options of jax.jit for a program that runs for minutes: the tests compile without optimisation otherwise.
+OPTIMISED = {"xla_backend_optimization_level": 3}
+
 
 def small(name="meanflow", preset="test", **changes):
     """The config of a method on points, eight steps of 32 rows; fields that are given replace those of the preset whole."""

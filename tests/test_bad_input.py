@@ -39,6 +39,9 @@ ALLOWED = {
     ("data.mean", ()), ("method.c", None), ("method.log_variance_bound", None), ("data.name", LONG),
 }  # fmt: skip
 
+# Of the networks, so that a step is traced in a second.
+FAST = {"depth": 2, "head_depth": 1, "unroll": 1, "multipliers": (1,), "resample": (1,), "attention_at": ()}
+
 
 def fields(tree, prefix=""):
     """(name, value) of the fields of a nested dict; sections with kwargs of an optimizer included."""
@@ -58,8 +61,9 @@ def changed(tree, name, value):
 
 @pytest.fixture(autouse=True)
 def loaded_once(monkeypatch):
-    """Data that thousands of checks read."""
+    """Data that thousands of checks read, with few trajectories: all of them take a minute."""
     monkeypatch.setattr(data, "load", functools.lru_cache(data.load))
+    monkeypatch.setattr("flowjax.data.trajectories.TRAJECTORIES", 2**8)
 
 
 def judged(tree):
@@ -92,6 +96,7 @@ def one_of_each():
     yield "config", method.get_config("meanflow,test").to_dict(), None
     for choice in ("imf,mit", "meanflow,unet", "dmf,decoupled_dit", "tvm,semi_lipschitz_dit"):
         config = network.get_config(choice).to_dict()
+        config["model"] |= {field: value for field, value in FAST.items() if field in config["model"]}
         yield choice, config, [field for field, _ in fields(config) if field.startswith(("model.", "guidance."))]
 
 

@@ -95,7 +95,7 @@ def opened(folder, config, run, states):
     return told
 
 
-@pytest.mark.parametrize("trials", [8, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [8, pytest.param(75, marks=pytest.mark.slow)])
 def test_damaged_runs(saved, tmp_path, capfd, trials):
     folder, *about = saved
     rng = random.Random(trials)

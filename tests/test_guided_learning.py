@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 from guided_classes import COVARIANCES, MEANS, guided_flow
+from support import OPTIMISED
 
 from flowjax import conditioning, methods, models, samplers, typing
 
@@ -19,12 +20,12 @@ from flowjax import conditioning, methods, models, samplers, typing
     [("meanflow", "meanflow"), ("imf", "imf"), ("dmf", "dmf"), ("soflow", "soflow"), ("psd", "guidance_free"), ("psd", "imf")],
 )
 def test_one_step_of_a_guided_map_follows_the_guided_flow(name, kind):
-    follows_the_guided_flow(name, kind, steps=6_000, bound=0.65 if name == "dmf" else 0.45)  # its rule is on every row
+    follows_the_guided_flow(name, kind, steps=3_000, bound=0.65 if name == "dmf" else 0.45)  # its rule is on every row
 
 
 @pytest.mark.slow
 def test_one_step_of_guided_terminal_velocity_matching_follows_the_guided_flow():
-    follows_the_guided_flow("tvm", "tvm", steps=2_000, bound=0.4)
+    follows_the_guided_flow("tvm", "tvm", steps=1_200, bound=0.4)
 
 
 def follows_the_guided_flow(name, kind, steps, bound, batch=512):
@@ -55,10 +56,11 @@ def follows_the_guided_flow(name, kind, steps, bound, batch=512):
         return (params, state, jax.tree.map(lambda a, p: 0.995 * a + 0.005 * p, average, params)), None
 
     init = (params, optimizer.init(params), params)
-    (*_, params), _ = jax.jit(lambda init: jax.lax.scan(step, init, jnp.arange(steps)))(init)
+    train = jax.jit(lambda init: jax.lax.scan(step, init, jnp.arange(steps)), compiler_options=OPTIMISED)
+    (*_, params), _ = train(init)
 
     x, label = jax.random.normal(jax.random.key(2), (1_000, 2)), jnp.arange(1_000) % 2
-    end = lambda w: samplers.heun(lambda x, t: guided_flow(x, t, label, w), x, samplers.grid(64))
+    end = jax.jit(lambda w: samplers.heun(lambda x, t: guided_flow(x, t, label, w), x, samplers.grid(64)))
     cond = {"label": label, "interval": jnp.tile(jnp.array([0.0, 1.0]), (1_000, 1))}
     one = lambda w: x - V(params)(x, jnp.ones((1_000, 1)), jnp.zeros((1_000, 1)), {**cond, "guidance": jnp.full(1_000, w)})
     away = lambda found, expected: float(jnp.sqrt(((found - expected) ** 2).sum(-1).mean()))
@@ -69,7 +71,7 @@ def follows_the_guided_flow(name, kind, steps, bound, batch=512):
     assert away(one(3.0), end(1.0)) > (1.2 - bound) * moved
     if kind == "imf":  # an interval in which half of the way is guided
         inside = lambda t: jnp.where((0.2 <= t) & (t <= 0.6), 3.0, 1.0)
-        expected = samplers.heun(lambda x, t: guided_flow(x, t, label, inside(t)), x, samplers.grid(200))
+        expected = jax.jit(lambda x: samplers.heun(lambda x, t: guided_flow(x, t, label, inside(t)), x, samplers.grid(200)))(x)
         cond["interval"] = jnp.tile(jnp.array([0.2, 0.6]), (1_000, 1))
         assert away(one(3.0), expected) < bound * moved < away(end(3.0), expected) + away(end(1.0), expected)
 

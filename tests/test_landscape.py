@@ -148,7 +148,7 @@ def test_other_steps_in_a_folder_that_is_begun(finished):
 
 
 def command(folder):
-    chosen = ["--data=test", "--seeds=2", "--steps=300", "--methods=meanflow", f"--workdir={folder}"]
+    chosen = ["--data=test", "--seeds=2", "--steps=300", "--methods=flow_matching,meanflow", f"--workdir={folder}"]
     return [sys.executable, "-m", "experiments.landscape", *chosen]
 
 

@@ -150,8 +150,8 @@ def test_what_cannot_be_scaled_or_augmented(field, value, said):
         runs.setup(config)
 
 
-@pytest.mark.slow
-def test_pairs_of_data_and_noise_are_not_scaled():
+def test_pairs_of_data_and_noise_are_not_scaled(monkeypatch):
+    monkeypatch.setattr("flowjax.data.trajectories.TRAJECTORIES", 2**8)  # all of them take seconds
     config = small()
     config.data = {**config.data.to_dict(), "name": "checkerboard_pairs", "deviation": 0.5}
     with pytest.raises(typing.InputError, match="pairs each row with its noise, so that its rows cannot be scaled"):
