@@ -200,7 +200,7 @@ def test_gradients_are_where_the_papers_put_them():
 OPPOSITE = {
     "sphere": lambda x: -x,
     "torus": lambda x: spaces.torus.nearest(x + np.pi),
-    "so3": lambda x: (x.reshape(-1, 3, 3) * np.array([-1.0, -1.0, 1.0])).reshape(-1, 9),
+    "so3": lambda x: (x.reshape(-1, 3, 3) * np.array([[[-1.0, -1.0, 1.0]]])).reshape(-1, 9),
     "hyperbolic": lambda x: x[::-1],
 }
 
@@ -336,7 +336,7 @@ def test_jumps_of_a_trained_map_land_on_the_sphere(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ["rmf", "lmf"])  # the trainer knows the space, not the recipe: two stand for all
 def test_a_halved_run_resumes_to_the_whole(name, tmp_path):
     config = config_of(name, "sphere", steps=2, save_every=1, batch_size=32)
     config.model.width = 16
@@ -353,7 +353,7 @@ def test_a_halved_run_resumes_to_the_whole(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ["rmf", "gfm_psd"])  # likewise
 def test_a_mesh_trains_as_one_device_does(name):
     def trained(devices, mesh):
         config = support.with_sgd(config_of(name, "so3", batch_size=64, mesh=mesh))
