@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Words from noise
 #
-# Takes about 50 s on two CPU cores with the run that the first cell names, longer without it: then a shorter training
+# Takes about 110 s on two CPU cores with the run that the first cell names, longer without it: then a shorter training
 # comes first, and the words are rougher. The run: `python -m experiments.train --config=configs/tokens.py:dfm_psd,words
 # --workdir=runs/words`.
 #
@@ -59,12 +59,29 @@ plots.word_grid(None, columns, "Words from the same noise", marked=sorted(known)
 
 # %% [markdown]
 # Before the last decision a sample is probabilities. How certain they are, how many words exist, how many of these were never
-# learned from, and how far the triples of letters are from those of held-out words:
+# learned from, and how far the triples of letters are from those of held-out words. Beside them stands a model without a network,
+# trigrams: each letter given its place and the two letters before it.
+
 
 # %%
+def trigrams(rows, n, rng):
+    """Tokens [n, L] of a model of trigrams at their places, counted in the tokens `rows`, and its nats a row of these."""
+    before, made, nats = np.pad(rows, ((0, 0), (2, 0))), np.zeros((n, rows.shape[1] + 2), int), 0.0
+    for place in range(rows.shape[1]):
+        triples, counts = tuple(before[:, place : place + 3].T), np.zeros((27, 27, 27))
+        np.add.at(counts, triples, 1)
+        shares = counts / np.maximum(counts.sum(axis=2, keepdims=True), 1)
+        up_to = shares[made[:, place], made[:, place + 1]].cumsum(axis=1)
+        made[:, place + 2] = (rng.random((n, 1)) > up_to[:, :-1]).sum(axis=1)
+        nats -= np.log(shares[triples]).mean()
+    return made[:, 2:], nats
+
+
+counted, counted_nats = trigrams(tokens.decided(learned), rows, np.random.default_rng(0))
+samples["trigrams"] = tokens.one_hot(counted, learned.shape[2])
 judge = evals.Judge(held_out, training=learned, held_out=held_out)
 names = ("existing", "unseen", "distinct", "trigrams", "certainty")
-measured = {f"{n} steps": judge.values(x, None, names) for n, x in samples.items()}
+measured = {f"{n} steps" if n != "trigrams" else n: judge.values(x, None, names) for n, x in samples.items()}
 measured["learned from"] = judge.values(learned[:: len(learned) // rows], None, names)
 for what, values in measured.items():
     print(f"{what:>12}: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()))
@@ -87,22 +104,22 @@ for name, posterior in posteriors.items():
     print(f"{name}: likeliest word {word!r}, certainty {evals.certainty(posterior[None]):.2f}")
 
 # %%
-pictures = {name: 2 * posterior.T[None, None, :, :, None] - 1 for name, posterior in posteriors.items()}
-plots.image_grid(None, pictures, title="Probabilities of the letters (rows) at the ten places (columns)")
+enlarged = lambda posterior: np.kron(2 * posterior.T**0.5 - 1, np.ones((10, 10)))
+pictures = {name: enlarged(posterior)[None, None, :, :, None] for name, posterior in posteriors.items()}
+plots.image_grid(None, pictures, title="Roots of the probabilities of end and letters (rows) at ten places (columns)")
 
 # %% [markdown]
 # ## What a word costs
 #
-# The diagonal bounds the negative log-likelihood, for words that were learned from and for others. The best code of equally
-# likely words would take the logarithm of their number.
+# The diagonal bounds the negative log-likelihood, for words that were learned from and for others; that of the trigrams is known. The
+# best code of equally likely words would take the logarithm of their number.
 
 # %%
 bound = jax.jit(lambda x, key: evals.likelihood_bound(trained.V(), x, key))
 for name, some in (("learned from", learned), ("held out", held_out)):
     some = jnp.asarray(some[:: max(1, len(some) // 128)][:128])
-    print(
-        f"{name}: {float(bound(some, jax.random.key(0)).mean()):.2f} nats a word; log of their number {np.log(len(known)):.2f}"
-    )
+    print(f"{name}: {float(bound(some, jax.random.key(0)).mean()):.2f} nats a word")
+print(f"trigrams, learned from: {counted_nats:.2f}; logarithm of the number of words: {np.log(len(known)):.2f}")
 
 # %% [markdown]
 # ## Between two noises
