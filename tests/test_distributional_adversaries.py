@@ -11,7 +11,7 @@ import pytest
 
 from flowjax import guidance, methods, models, typing
 from flowjax.losses import distributional
-from flowjax.training import compilation, loading, loop, networks, parts, runs, settings, sharding
+from flowjax.training import compilation, loading, loop, networks, parts, runs, settings, sharding, step
 from tests.support import rows, small, with_sgd
 
 NAMES = ("apt", "add", "ladd", "afm", "cafm")
@@ -328,6 +328,16 @@ def test_the_gradient_of_the_adversary_is_balanced(at):
     chex.assert_trees_all_close(new.params["V"], expected, atol=1e-6)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, start.params["discriminator"], own["discriminator"])
     chex.assert_trees_all_close(new.params["discriminator"], expected, atol=1e-6)
+
+
+def test_a_balanced_term_that_trains_a_second_network_has_all_its_gradient_there():
+    """The length is balanced in V alone, and never above the largest factor."""
+    others = {"V": jnp.array([3.0, 4.0]), "second": jnp.array([1.0])}
+    gradient = {"V": jnp.array([0.0, 2.0]), "second": jnp.array([10.0])}
+    for most, weight in ((1e4, 0.5 * 5.0 / 2.0), (0.25, 0.25)):
+        total, found = step._balanced(typing.Balance(("term",), multiple=0.5, most=most), others, gradient)
+        assert found == pytest.approx(weight)
+        chex.assert_trees_all_close(total, {"V": jnp.array([3.0, 4.0 + 2.0 * weight]), "second": jnp.array([11.0])})
 
 
 def test_an_adversary_that_cannot_work_is_refused_at_once():
