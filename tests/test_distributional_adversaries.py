@@ -129,8 +129,8 @@ def test_gradients_pass_through_the_jvp_of_the_discriminator():
     of = lambda *shape: jnp.asarray(rng.normal(size=shape))
     weights, x, v, fake, t = {"x": of(2, 8), "t": of(1, 8), "out": of(8)}, of(4, 2), of(4, 2), of(4, 2), jnp.full((4, 1), 0.3)
     D = functools.partial(judge, weights)
-    step = 1e-5
-    along = lambda v: (D(x + step * v, t + step) - D(x - step * v, t - step)) / (2 * step)
+    small_step = 1e-5
+    along = lambda v: (D(x + small_step * v, t + small_step) - D(x - small_step * v, t - small_step)) / (2 * small_step)
     value, slope = distributional.slope(D, x, t, v)
     np.testing.assert_allclose(slope, along(v), atol=1e-8)
     np.testing.assert_allclose(
@@ -175,8 +175,8 @@ def given(seed=0, count=16):
 def test_adversarial_flow_models_by_hand():
     method, (nets, batch) = methods.make("afm", total_steps=100), given()
     plus = lambda z: np.log1p(np.exp(z))
-    for step, ot in ((0, 0.2), (50, (0.2 + 0.005) / 2), (100, 0.005)):
-        drawn = method.draw(jax.random.key(0), batch, step)
+    for number, ot in ((0, 0.2), (50, (0.2 + 0.005) / 2), (100, 0.005)):
+        drawn = method.draw(jax.random.key(0), batch, number)
         errors, metrics = method.loss(nets, drawn)
         D = lambda x: np.sin(x).sum(axis=-1)
         fool, tell, fine = (drawn[name] for name in ("fool", "tell_apart", "penalty"))
