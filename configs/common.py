@@ -81,7 +81,7 @@ def _data(config):
 
 
 def _beside(config):
-    """What stands beside the method: guidance, a discriminator."""
+    """What stands beside the method: guidance, a discriminator, low-rank factors."""
     # kind "": no guidance. Inside the training target: a key of flowjax.guidance.TARGETS, with its constants k, mix, decay, or power
     # (of the density w^-power of the scales). On the
     # teacher: "classifier_free", or "autoguidance" (away from the run in the folder `weak`). The scale and the times of the interval
@@ -90,6 +90,10 @@ def _beside(config):
     # game "": none; otherwise a key of flowjax.methods.GAMES, for an adversarial stage with the constants of
     # flowjax.methods.with_adversary. learning_rate: of the discriminator, 0.0 for V's; its optimizer is V's besides.
     config.adversary = settings.Adversary()._asdict()
+    # rank 0: all weights are trained. Otherwise those of config.start stay as they are, and what is trained are their factors, of this
+    # rank and times `scale`: beside the weights whose path the expression `at` occurs in, and the whole change of those of `whole`, such
+    # as bias$. See flowjax.adapters.
+    config.adapter = settings.Adapter()._asdict()
 
 
 def _bookkeeping(config):

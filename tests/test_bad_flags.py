@@ -34,6 +34,7 @@ GOOD = {
     "landscape": {"workdir": "NEW", "data": "test"},
     "launch": {},
     "likelihood": {"workdir": "RUN"},
+    "merge": {"workdir": "RUN", "output": "NEW"},
     "mutants": {},
     "notebooks": {},
     "reflow": {"workdir": "RUN", "output": "NEW"},
@@ -65,6 +66,7 @@ MORE = {
     "invert": {"measure": ("downsample:factor=3", "project:count=0", "blur:deviation=0"), "workdir": FOLDERS},
     "landscape": {"methods": ("",), "workdir": FOLDERS},
     "launch": {"processes": ("0",)},
+    "merge": {"output": FOLDERS, "onto": FOLDERS},
     "train": {
         "workdir": FOLDERS, "profile": ("5:2", "1:"), "config.steps": ("-1", "x", "1e400"), "config.method.name": ("imf",),
         "config.guidance.k": ("0.5",), "config.nothing": ("1",), "config.optim.kwargs.b1": ("2.0",),
@@ -79,6 +81,7 @@ MEANINGFUL = {
     "generate": {"output": ANY_NAME, "process": ("-1",)},  # -1: none is given
     "guidance": {"workdir": ANY_NAME},
     "landscape": {"workdir": ANY_NAME},
+    "merge": {"output": ANY_NAME},
     "mutants": {"report": ANY_NAME},
     "reflow": {"output": ANY_NAME},
     "results": {"page": ANY_NAME},

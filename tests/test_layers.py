@@ -7,7 +7,7 @@ import re
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = [
     {"typing"},
-    {"checks", "opening", "origins", "ownership", "profiling"},
+    {"adapters", "checks", "opening", "origins", "ownership", "profiling"},
     {"folders", "options"},
     {"conditioning", "flowmap", "foreign", "times", "schedules", "derivatives", "distances"},
     {"spaces"},
@@ -78,5 +78,5 @@ def test_the_config_is_read_in_one_place():
                 name = f"{path.stem}.{getattr(node, 'name', 'lambda')}"
                 parameters = {part.arg for part in ast.walk(node.args) if isinstance(part, ast.arg)}
                 assert "config" not in parameters or name in CONFIG, f"{name} has a parameter config: see training/settings.py"
-                whole = path.stem == "config_checks" or name in SETTINGS
+                whole = path.stem in ("config_checks", "run_checks") or name in SETTINGS
                 assert "settings" not in parameters or whole, f"{name} takes all settings; give it the section that it reads"

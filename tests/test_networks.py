@@ -14,11 +14,11 @@ from flowjax import derivatives, distances, losses, models, typing
 from flowjax.evaluation import trajectories
 from flowjax.training import (
     checkpoint,
-    config_checks,
     loading,
     loop,
     networks,
     parts,
+    run_checks,
     runs,
     sampling,
     settings,
@@ -310,7 +310,7 @@ def test_classifier_free_guidance_of_a_labelled_teacher():
         of_run = method_config.get_config("flow_matching,digits")
         of_run.method.label_drop = label_drop
         facts.teacher = loading.Trained(settings.read(of_run), (8, 8, 1), 10, net, params, 1)
-        config_checks.trained_teacher(student, facts)
+        run_checks.trained_teacher(student, facts)
         return teachers.make(facts.teacher, None, student.guidance, "digits")
 
     run_method = parts.method(student.method, student.guidance)

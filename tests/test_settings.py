@@ -9,7 +9,7 @@ from support import small
 
 import flowjax
 from flowjax import typing
-from flowjax.training import config_checks, settings
+from flowjax.training import config_checks, run_checks, settings
 
 
 def test_a_config_becomes_sections_with_the_same_values():
@@ -49,9 +49,13 @@ def test_a_field_that_is_missing_or_unknown_is_named(change, message):
 
 
 def test_every_check_is_in_the_list():
-    public = {value for name, value in vars(config_checks).items() if callable(value) and not name.startswith("_")}
-    here = {value for value in public if getattr(value, "__module__", "") == config_checks.__name__}
-    assert here - {config_checks.check, config_checks.teacher_needs} == set(config_checks.CHECKS)
+    public = {
+        value
+        for module in (config_checks, run_checks)
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
+    }
+    assert public - {config_checks.check, run_checks.teacher_needs} == set(config_checks.CHECKS)
 
 
 def test_flowjax_offers_its_modules_and_training_draws_nothing():

@@ -1,7 +1,7 @@
 """Checkpoints: a thin layer over orbax, the only module that knows it.
 
 A checkpoint holds the State in separate items, so that sampling reads one tree of weights and nothing else: "params.NETWORK" and
-"averages.NAME" for each tree of weights, "opt_state", "rest" (steps, target, ...), and "meta" with a fingerprint of every item and the
+"averages.NAME" for each tree of weights, "base" (frozen weights, if there are any), "opt_state", "rest" (steps, target, ...), and "meta" with a fingerprint of every item and the
 measure. Orbax writes aside and renames, so a killed save leaves nothing that looks finished; the fingerprints find what was damaged
 later. All processes of a run make the same calls in the same order.
 """
@@ -133,20 +133,20 @@ class Checkpoints:
             self._prune()  # what a kill left to be deleted
         return state
 
-    def restore_tree(self, item, step=None):
-        """One item of the newest checkpoint in which it is readable, on the first device of this process.
+    def restore_trees(self, items, step=None):
+        """Some items of the newest checkpoint in which they are readable, on the first device of this process.
 
         Args:
-          item: "params.NETWORK" or "averages.NAME".
+          items: "params.NETWORK", "averages.NAME" or "base".
           step: this one and no other.
 
         Returns:
-          (nested dict of arrays, step), or None if there is no checkpoint at all.
+          ([a nested dict of arrays for each item], step), or None if there is no checkpoint at all.
 
         Raises:
           InputError: if there are checkpoints and none is readable.
         """
-        return self._newest(lambda step: self._tree(step, item), step)
+        return self._newest(lambda step: [self._tree(step, item) for item in items], step)
 
     def _newest(self, read, step):
         """(`read(step)`, step) of the newest step for which it raises nothing; the others are reported and set aside."""
@@ -281,14 +281,15 @@ def _items(state):
     """{item: tree} of a State; fields that are None are left out."""
     fields = {name: value for name, value in state._asdict().items() if value is not None}
     trees = {f"{field}.{name}": tree for field in _TREES for name, tree in fields.pop(field).items()}
-    items = {**trees, "opt_state": fields.pop("opt_state"), "rest": fields}
+    items = {**trees, "base": fields.pop("base", None), "opt_state": fields.pop("opt_state"), "rest": fields}
     return {item: tree for item, tree in items.items() if jax.tree.leaves(tree)}  # orbax saves no item without arrays
 
 
 def _joined(like, items):
     """The State of `_items`, with the fields of `like`."""
     trees = {field: {name: items[f"{field}.{name}"] for name in getattr(like, field)} for field in _TREES}
-    return like._replace(**trees, opt_state=items.get("opt_state", like.opt_state), **items["rest"])
+    alone = {field: items.get(field, getattr(like, field)) for field in ("base", "opt_state")}
+    return like._replace(**trees, **alone, **items["rest"])
 
 
 def _together(work):

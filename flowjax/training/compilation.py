@@ -110,9 +110,10 @@ def _cost(run, programs):
         return []
     rows = jax.ShapeDtypeStruct((x.shape[0] // run.mesh.devices.size, *x.shape[1:]), x.dtype)
     try:
-        forward = flops.matmul(
-            lambda params, x: run.net.apply({"params": params}, x, 1.0, 0.0, {}), unplaced(run.like.params["V"]), rows
+        weights = jax.eval_shape(
+            functools.partial(run.networks.merged, "V"), *map(unplaced, (run.like.params["V"], run.like.base))
         )
+        forward = flops.matmul(lambda params, x: run.net.apply({"params": params}, x, 1.0, 0.0, {}), weights, rows)
         costs = {phase: flops.count(program.as_text()) / forward for phase, program in programs.items()}
     except (ValueError, ZeroDivisionError):
         return []

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import checks, conditioning, data, flowmap, methods, paths, typing
+from flowjax import adapters, checks, conditioning, data, flowmap, methods, paths, typing
 from flowjax.training import checkpoint, config_checks, networks, parts, ranges, room, sampling, settings, workdir as folders
 
 
@@ -157,13 +157,17 @@ def _sampler(net, shape, sampler, inputs, grid, path, scaling, mesh):
     return sampling.make_sampler(net, shape, sampler, dict(inputs), grid=grid, path=path, scaling=scaling, mesh=mesh)
 
 
-def weights(state, average, seeds):
-    """The weights of V that are evaluated: an average, or "none" for the raw ones; of several seeds, the first's."""
-    tree = state.params["V"] if average == "none" else state.averages[average]
-    return tree if seeds == 1 else jax.tree.map(lambda leaf: leaf[0], tree)
+def weights(state, average, seeds, scale=1.0):
+    """The weights of V that are evaluated: an average, or "none" for the raw ones; of several seeds, the first's.
+
+    Factors are merged with the weights beside them, times `scale` of config.adapter.
+    """
+    trees = [state.params["V"] if average == "none" else state.averages[average], state.base]
+    tree, base = trees if seeds == 1 else jax.tree.map(lambda leaf: leaf[0], trees)
+    return tree if base is None else adapters.merged(base, tree, scale)
 
 
-def load(workdir, average="", flag="--workdir", seed=0, step="", network="V"):
+def load(workdir, average="", flag="--workdir", seed=0, step="", network="V", factors=False):
     """The network of a checkpoint of a run; needs neither the data nor the devices of the training.
 
     Args:
@@ -174,9 +178,11 @@ def load(workdir, average="", flag="--workdir", seed=0, step="", network="V"):
       step: of the checkpoint, or "best", by config.best; "": the newest that is readable.
       network: "V", or the name of a network that was trained along, which then is the V of what is returned, with its raw weights: the
         one average that it has is "".
+      factors: of a run with config.adapter: `params` are the factors, apart from the weights beside which they were trained, for
+        flowjax.adapters.merged; False: both merged.
 
     Raises:
-      InputError: if there is no such network, the folder holds no run, no readable checkpoint, no such checkpoint or no such average, or if it is a run of
+      InputError: if there is no such network, if factors are wanted of a run that has none, the folder holds no run, no readable checkpoint, no such checkpoint or no such average, or if it is a run of
         modules that were not imported.
     """
     chosen = settings.read(folders.load_config(workdir, flag))
@@ -190,23 +196,32 @@ def load(workdir, average="", flag="--workdir", seed=0, step="", network="V"):
         along = methods.outline(chosen.method.name, **chosen.method.constants).networks
         checks.member("network of the run", network, ["V", *along])
         net, item = networks.module_of(network, along[network], net, shape), f"params.{network}"
+    beside = ["base"] if chosen.adapter.rank and _like_V(chosen.method, network) else []
     if not 0 <= seed < chosen.seeds:
         raise typing.InputError(f"the run has {chosen.seeds} seed(s), counted from 0; there is no {seed}.")
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         number = _step(checkpoints, step, chosen.evaluation.best, f"{flag}={workdir}")
-        restored = checkpoints.restore_tree(item, number)
+        restored = checkpoints.restore_trees([item, *beside], number)
     if restored is None:
         raise typing.InputError(f"{flag}={workdir} holds no checkpoint yet; train until the first is saved.")
-    params, number = restored
+    if factors and not beside:
+        raise typing.InputError(f"{flag}={workdir} has no factors: config.adapter.rank is 0 there; give a run with an adapter.")
+    trees, number = restored
     if chosen.seeds > 1:
-        params = jax.tree.map(lambda leaf: leaf[seed], params)
+        trees = jax.tree.map(lambda leaf: leaf[seed], trees)
+    params = adapters.merged(trees[1], trees[0], chosen.adapter.scale) if beside else trees[0]
     channels = {len(chosen.data.scaling.mean), len(chosen.data.scaling.deviation)}
     fits = channels <= {1, *shape[-1:]} and _expected(net, shape).items() <= _shapes(params).items()
     if not fits:  # there may be more weights, of further heads
         raise typing.InputError(
             f"{flag}={workdir}: the weights of checkpoint {number}, its config.json and its data.json do not fit together; restore what was changed."
         )
-    return Trained(chosen, shape, num_classes, net, params, number)
+    return Trained(chosen, shape, num_classes, net, trees[0] if factors else params, number)
+
+
+def _like_V(section, network):
+    """Whether a network of a method has the module of V."""
+    return network == "V" or not methods.outline(section.name, **section.constants).networks[network].module
 
 
 @functools.lru_cache(maxsize=64)

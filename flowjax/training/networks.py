@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from flowjax import checks, models, typing
+from flowjax import adapters, checks, models, typing
 from flowjax.training import teachers
 
 BOTH = ("V", "velocity")  # the heads of `Nets.both`
@@ -25,6 +25,7 @@ class Networks(NamedTuple):
       heads: the linen method of V's network that gives all trained heads in one pass, "both" for V and a velocity, "named_heads"
         for a dict of them; None: one head is trained.
       logits: whether terms call V's network for its logits, too.
+      scale: of the factors of config.adapter.
     """
 
     trained: Mapping[str, Any]
@@ -32,6 +33,7 @@ class Networks(NamedTuple):
     teacher: teachers.Teacher = teachers.Teacher()
     heads: str | None = None
     logits: bool = False
+    scale: float = 1.0
 
     def call(self, name):
         """How terms call a trained network, a key of flowjax.typing.CALLS."""
@@ -52,13 +54,17 @@ class Networks(NamedTuple):
         """Whether a trained network has the module of V."""
         return name not in self.declared or not self.declared[name].module
 
+    def merged(self, name, weights, base):
+        """The weights with which a trained network is called: with a `base`, those of networks like V are its factors."""
+        return weights if base is None or not self.like_V(name) else adapters.merged(base, weights, self.scale)
+
     @property
     def fixed(self):
         """Weights that are not trained: an argument of the step, never donated."""
         return self.teacher.weights
 
 
-def make(method, net, shape, teacher=None):
+def make(method, net, shape, teacher=None, scale=1.0):
     """The networks of a method.
 
     Args:
@@ -66,13 +72,14 @@ def make(method, net, shape, teacher=None):
       net: the linen network of V.
       shape: of one row of data.
       teacher: a flowjax.training.teachers.Teacher; None: none.
+      scale: of the factors of config.adapter.
 
     Raises:
       InputError: if a declared network cannot be made.
     """
     modules = {"V": net, **{name: module_of(name, network, net, shape) for name, network in method.networks.items()}}
     logits = "logits" in method.needs and predicts_logits(net)
-    return Networks(modules, method.networks, teacher or teachers.Teacher(), heads(method, net), logits)
+    return Networks(modules, method.networks, teacher or teachers.Teacher(), heads(method, net), logits, scale)
 
 
 def predicts_logits(net):
@@ -106,22 +113,24 @@ def module_of(name, network, net, shape):
     return module(num_classes=known.num_classes) if "num_classes" in module.__dataclass_fields__ else module()
 
 
-def nets(networks, params, target, fixed, mean=None, memory=None):
+def nets(networks, params, target, fixed, mean=None, memory=None, base=None):
     """The Nets of a recipe.
 
     Args:
       networks: a Networks.
-      params: {name: weights} of the trained networks.
+      params: {name: weights} of the trained networks, or their factors beside `base`.
       target: weights of the target network, or None; no gradient reaches them.
       fixed: weights of the teacher; no gradient reaches them.
       mean: `[rows, ...] -> [...]`, the mean over the rows of the whole batch; None: over the rows that are there.
       memory: what the method remembers, or None.
+      base: frozen weights, State.base, or None.
     """
     sg = jax.lax.stop_gradient
+    params = {name: networks.merged(name, weights, base) for name, weights in params.items()}
     stopped = _live(networks, sg(params))
     supplied = _live(networks, params) | {"frozen": stopped["V"]}
     if target is not None:
-        supplied["ema"] = _called(networks.trained["V"], "map", sg(target))
+        supplied["ema"] = _called(networks.trained["V"], "map", sg(networks.merged("V", target, base)))
     teacher = networks.teacher
     if teacher.velocity is not None:
         supplied["teacher"] = lambda x, t, cond=None: teacher.velocity(sg(fixed), x, t, cond)

@@ -34,7 +34,8 @@ def evaluator(run: Any, folder: pathlib.Path) -> Callable[[Any, int], dict[str, 
     )  # fmt: skip
 
     def evaluate(state: Any, step: int) -> dict[str, float]:
-        params = sharding.replicated(run.mesh, loading.weights(state, evaluated.average, settings.seeds))
+        weights = loading.weights(state, evaluated.average, settings.seeds, settings.adapter.scale)
+        params = sharding.replicated(run.mesh, weights)
         samples = {steps: sample(params, settings.seed, labels, steps) for steps in evaluated.steps}
         if judge is None:
             return {}

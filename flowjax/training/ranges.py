@@ -153,6 +153,9 @@ FIELDS: dict[str, Range] = {
     **dict.fromkeys(("adversary.times", "adversary.noised"), SAMPLER),
     "adversary.balanced": FLAG,
     "adversary.student_every": whole(1, 10_000),
+    "adapter.rank": whole(0, 2**16),
+    "adapter.scale": number(0, 1e6, above=True),
+    **dict.fromkeys(("adapter.at", "adapter.whole"), TEXT),
 }
 # Fields of config.optim, and of each entry of config.auxiliary.
 OPTIM: dict[str, Range] = {

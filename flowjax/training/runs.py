@@ -19,6 +19,7 @@ from flowjax.training import (
     networks,
     parts,
     phases,
+    run_checks,
     settings,
     sharding,
     state,
@@ -236,9 +237,9 @@ def _made(chosen, facts):
     method, mesh, source, seeds = facts.method, facts.mesh, facts.source, chosen.seeds
     (key, draw_key), rules = parts.keys(chosen.seed, seeds), models.SHARDING[chosen.model.name]
 
-    taught = bool(config_checks.teacher_needs(method))
+    taught = bool(run_checks.teacher_needs(method))
     teacher = teachers.make(facts.teacher, facts.weak, chosen.guidance, chosen.data.name) if taught else None
-    modules = networks.make(method, facts.net, source.shape, teacher)
+    modules = networks.make(method, facts.net, source.shape, teacher, chosen.adapter.scale)
     cycle = parts.cycle(method, chosen.optim, chosen.auxiliary)
     optimizers = parts.optimizers(cycle, chosen.optim, chosen.auxiliary, chosen.steps)
     start = initial_weights.weights(chosen.start, facts.start, chosen.model, modules.heads)
@@ -252,6 +253,7 @@ def _made(chosen, facts):
         decays=decays,
         start=start,
         memory=method.memory,
+        adapter=chosen.adapter if chosen.adapter.rank else None,
     )
     if seeds > 1:
         init = jax.vmap(init, in_axes=(0, None), out_axes=state.SEEDS)

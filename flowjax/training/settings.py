@@ -7,7 +7,7 @@ The fields keep their names of configs/common.py, where each is explained, but f
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from flowjax import checks, data, models, typing
+from flowjax import adapters, checks, data, models, typing
 
 
 class Data(NamedTuple):
@@ -106,6 +106,15 @@ class Adversary(NamedTuple):
         return {name: value for name, value in self._asdict().items() if name != "learning_rate"}
 
 
+class Adapter(NamedTuple):
+    """config.adapter; the defaults are none. The low-rank factors beside the weights of config.start, see flowjax.adapters."""
+
+    rank: int = 0
+    scale: float = 1.0
+    at: str = adapters.KERNELS
+    whole: str = ""
+
+
 class Evaluation(NamedTuple):
     """config.eval_*, sampler, grid, best and ema: what is sampled and measured, during training and by default afterwards."""
 
@@ -142,7 +151,7 @@ class Settings(NamedTuple):
       seed, seeds: the first seed, and how many are trained side by side.
       steps, batch_size, accumulate: steps of training, rows of a global batch, parts in which it goes through the network.
       mesh: sizes of the mesh by axis.
-      data, model, method, optim, guidance, adversary, evaluation, bookkeeping: the sections.
+      data, model, method, optim, guidance, adversary, adapter, evaluation, bookkeeping: the sections.
       auxiliary: an Optim for each network that is trained along with V.
       teacher, start: the teacher, and the weights to start from: "" for none, or see configs/common.py.
     """
@@ -161,6 +170,7 @@ class Settings(NamedTuple):
     auxiliary: Mapping[str, Optim]
     guidance: Guidance
     adversary: Adversary
+    adapter: Adapter
     teacher: str
     start: str
     evaluation: Evaluation
@@ -171,7 +181,7 @@ class Settings(NamedTuple):
         for name, value in self._asdict().items():
             if name in _MOVED:
                 yield from ((theirs, getattr(value, ours)) for ours, theirs in _MOVED[name].items())
-            elif name in ("data", "guidance", "adversary", "mesh"):
+            elif name in ("data", "guidance", "adversary", "adapter", "mesh"):
                 yield from _entries(name, value if name == "mesh" else value._asdict())
             elif name == "model":
                 yield from _entries(name, {**value._asdict(), **value.fields}, without=("fields",))
@@ -200,13 +210,13 @@ _MOVED = {
     "bookkeeping": {name: name for name in Bookkeeping._fields},
 }  # fmt: skip
 # Fields that configs of earlier runs lack, with what they mean.
-_ADDED = {"eval_guidance": 0.0, "eval_interval": (), "grid": "uniform", "adversary": {}}
+_ADDED = {"eval_guidance": 0.0, "eval_interval": (), "grid": "uniform", "adversary": {}, "adapter": {}}
 _FIELDS = [name for name in Settings._fields if name not in _MOVED] + [f for names in _MOVED.values() for f in names.values()]
 
 
 def completed(given):
     """A config as a folder holds it, nested dicts, with the fields that it lacks because they came later, at their defaults."""
-    kinds = {"data": Data, "guidance": Guidance, "adversary": Adversary}
+    kinds = {"data": Data, "guidance": Guidance, "adversary": Adversary, "adapter": Adapter}
     sections = {name: kind._field_defaults for name, kind in kinds.items()}
     if isinstance(given.get("model"), dict) and given["model"].get("name") in models.MODELS:
         sections["model"] = models.defaults(given["model"]["name"])
@@ -241,6 +251,7 @@ def read(config):
             "auxiliary": {name: _over(optim, f"config.auxiliary.{name}", some) for name, some in _auxiliary(given).items()},
             "guidance": _section(Guidance, "config.guidance", given["guidance"]),
             "adversary": _section(Adversary, "config.adversary", given["adversary"]),
+            "adapter": _section(Adapter, "config.adapter", given["adapter"]),
             "evaluation": Evaluation(**sections["evaluation"]),
             "bookkeeping": Bookkeeping(**sections["bookkeeping"]),
         }

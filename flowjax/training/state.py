@@ -1,11 +1,12 @@
 """What training carries from step to step."""
 
+import re
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from flowjax import conditioning, typing
+from flowjax import adapters, conditioning, typing
 
 
 class State(NamedTuple):
@@ -14,11 +15,12 @@ class State(NamedTuple):
     Attributes:
       step: steps done, int32.
       skipped: steps that changed nothing because loss, gradient or new weights were not finite, int32.
-      params: weights of the trained networks, {"V": ..., "fake": ...}.
+      params: weights of the trained networks, {"V": ..., "fake": ...}; with config.adapter the factors of V, and of networks like it.
       opt_state: states of their optimizers, by the same names.
       target: average of V's weights with the decay of the method; None if the method needs none.
       averages: {name: averaged weights of V} for evaluation, see flowjax.training.averages.
       memory: what the method remembers of the steps before, whole on every device; None if it has no memory.
+      base: the frozen weights beside which the factors of config.adapter are trained; None without it.
     """
 
     step: jax.Array
@@ -28,14 +30,15 @@ class State(NamedTuple):
     target: Any
     averages: dict[str, Any]
     memory: Any = None
+    base: Any = None
 
 
 SEEDS = State(
-    step=None, skipped=0, params=0, opt_state=0, target=0, averages=0, memory=0
+    step=None, skipped=0, params=0, opt_state=0, target=0, averages=0, memory=0, base=0
 )  # the axis of the seeds, for jax.vmap
 
 
-def init(key, networks, shape, optimizers, *, has_target, decays, start=None, memory=None):
+def init(key, networks, shape, optimizers, *, has_target, decays, start=None, memory=None, adapter=None):
     """The state at step 0, a pure function of the key; all averages start at the initial weights.
 
     Args:
@@ -48,11 +51,12 @@ def init(key, networks, shape, optimizers, *, has_target, decays, start=None, me
       start: initial weights of V, and of the networks that the method declares as another network like V's. May lack the
         embeddings of further inputs (flowjax.conditioning), which then start at zero. None: random weights.
       memory: `shape of a row -> tree`, the `memory` of the method, or None.
+      adapter: flowjax.training.settings.Adapter of the factors that V, and networks like it, are trained in; None: whole weights.
 
     Raises:
-      InputError: if `start` belongs to another network.
+      InputError: if `start` belongs to another network, or for an adapter without a kernel.
     """
-    params = {}
+    params, base = {}, None
     for number, (name, module) in enumerate(networks.trained.items()):
         # V takes the key itself, so that its weights do not depend on which other networks are trained.
         of_network = key if name == "V" else jax.random.fold_in(key, number)
@@ -61,8 +65,14 @@ def init(key, networks, shape, optimizers, *, has_target, decays, start=None, me
             *_inputs(networks.call(name), networks.shape(name, shape)),
             method=networks.heads if name == "V" else None,
         )["params"]
-        if start is not None and networks.like_V(name):
-            params[name] = _started(params[name], start)
+        if not networks.like_V(name):
+            continue
+        fresh = params[name]
+        if start is not None:
+            params[name] = _started(fresh, start)
+        if adapter is not None:
+            base = params["V"] if name == "V" else base
+            params[name] = _factors(jax.random.fold_in(of_network, 0), params[name], fresh, start, adapter)
     copy = lambda: jax.tree.map(jnp.copy, params["V"])
     return State(
         step=jnp.zeros((), jnp.int32),
@@ -72,7 +82,15 @@ def init(key, networks, shape, optimizers, *, has_target, decays, start=None, me
         target=copy() if has_target else None,
         averages={decay: copy() for decay in decays},
         memory=None if memory is None else memory(shape),
+        base=base,
     )
+
+
+def _factors(key, weights, fresh, start, adapter):
+    """The factors of a network; the embeddings of further inputs, which `start` lacks, are trained whole."""
+    learned = {path for path, _ in adapters.leaves(fresh if start is None else start)}
+    whole = lambda path: path not in learned or bool(adapter.whole and re.search(adapter.whole, path))
+    return adapters.init(key, weights, adapter.rank, adapter.at, whole)
 
 
 def _inputs(call, shape):

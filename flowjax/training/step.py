@@ -49,7 +49,7 @@ def make_step(method, modules, optimizers, mesh, key, *, rules=(), accumulate=1)
         drawn = method.draw(jax.random.fold_in(key, state.step), batch, state.step)
         drawn = {name: drawn[name] for name in phase.terms}
         drawn = jax.lax.with_sharding_constraint(drawn, sharding.rows(mesh))
-        gradient, metrics = differentiated(phase.networks, state.params, state.target, fixed, drawn, state.memory)
+        gradient, metrics = differentiated(phase.networks, state, fixed, drawn)
         found = metrics.pop("memory", None)
         new = _updated(optimizers, gradient, state)
         if found is not None:
@@ -86,7 +86,7 @@ def _only(cycle):
 
 
 def _differentiated(method, modules, mesh, rules, accumulate):
-    """`(names, params, target, fixed, drawn, memory) -> (gradient, metrics)`: means over the batch, the gradient of the networks `names`.
+    """`(names, state, fixed, drawn) -> (gradient, metrics)`: means over the batch, the gradient of the networks `names`.
 
     Loss and gradient run on a shard of the rows each, with whole weights, between one all-gather and the means of
     flowjax.training.sharding. Both axes are manual: left to the compiler, "fsdp" gathers activations, as docs/pods.md shows.
@@ -95,15 +95,15 @@ def _differentiated(method, modules, mesh, rules, accumulate):
     mean = _mean_of_batch if accumulate == 1 else functools.partial(_no_mean_of_batch, accumulate)
     groups = {term.name: term.group for term in method.terms}
 
-    def loss(moving, resting, target, fixed, drawn, memory):
-        nets = networks.nets(modules, {**moving, **resting}, target, fixed, mean, memory)
+    def loss(moving, resting, target, base, fixed, drawn, memory):
+        nets = networks.nets(modules, {**moving, **resting}, target, fixed, mean, memory, base)
         errors, raw = method.loss(nets, drawn)
         return jnp.mean(errors), raw
 
-    def shard(partition, moving, resting, target, fixed, drawn, memory):
+    def shard(partition, moving, resting, target, base, fixed, drawn, memory):
         """Gradients of the balanced terms and of the others apart; their backward passes meet nowhere, so that this costs no more."""
-        moving, resting, target = sharding.gathered((moving, resting, target), partition)
-        differentiate = lambda drawn: jax.value_and_grad(loss, has_aux=True)(moving, resting, target, fixed, drawn, memory)
+        moving, *weights = sharding.gathered((moving, resting, target, base), partition)
+        differentiate = lambda drawn: jax.value_and_grad(loss, has_aux=True)(moving, *weights, fixed, drawn, memory)
         parts = _balanced_apart(method, drawn)
         scores, gradients = zip(*(_mean_over_parts(differentiate, part, accumulate, groups) for part in parts))
         values, raws = zip(*scores)
@@ -112,12 +112,13 @@ def _differentiated(method, modules, mesh, rules, accumulate):
         metrics |= {"memory": raw["memory"]} if "memory" in raw else {}
         return sharding.mean(gradients, metrics, (partition[0],) * len(gradients), mesh)
 
-    def differentiated(names, params, target, fixed, drawn, memory):
+    def differentiated(names, state, fixed, drawn):
         if not names:
             return {}, {}
-        moving = {name: params[name] for name in names}
-        resting = {name: weights for name, weights in params.items() if name not in names}
-        partition = sharding.specs((moving, resting, target), rules, mesh)
+        moving = {name: state.params[name] for name in names}
+        resting = {name: weights for name, weights in state.params.items() if name not in names}
+        weights = (moving, resting, state.target, state.base)
+        partition = sharding.specs(weights, rules, mesh)
         shards = jax.shard_map(
             functools.partial(shard, partition),
             mesh=mesh,
@@ -125,7 +126,7 @@ def _differentiated(method, modules, mesh, rules, accumulate):
             out_specs=((partition[0],) * len(_balanced_apart(method, drawn)), sharding.WHOLE),
             check_vma=False,
         )
-        gradients, metrics = shards(moving, resting, target, fixed, drawn, memory)
+        gradients, metrics = shards(*weights, fixed, drawn, state.memory)
         if len(gradients) == 1:
             return gradients[0], metrics
         gradient, weight = _balanced(method.balance, *gradients)
@@ -220,7 +221,7 @@ def make_binned(method, modules, key, seeds):
             state, batch = first(state._replace(step=state.step[None])), first(batch)
         of_draw = jax.random.fold_in(jax.random.fold_in(key if seeds == 1 else key[0], state.step), number)
         drawn = method.draw(of_draw, batch, state.step)
-        nets = networks.nets(modules, state.params, state.target, fixed, memory=state.memory)
+        nets = networks.nets(modules, state.params, state.target, fixed, memory=state.memory, base=state.base)
         raw = methods.raw_errors(method, nets, drawn)
         timed = {name: _time(drawn[name]) for name in raw}
         return {name: by_time(rows, timed[name]) for name, rows in raw.items() if timed[name] is not None}
