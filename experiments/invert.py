@@ -1,9 +1,11 @@
 """Inverse problems by a trained run: python -m experiments.invert --workdir=runs/demo --measure=mask
 
 Measures held-out rows, y = A x0 + sigma n, and draws samples of what fits, in several ways (flowjax.steering, flowjax.inverse): the
-jumps bent by the gradient of the likelihood (guided), weighted particles (tilted), zero-shot editing for masks (edited), and, beside
-them, the training rows that fit y best (nearest). Prints a table and writes inverse.csv, inverse.md, inverse.png and inverse.npz into the
-workdir. Misfit is that of y in units of its noise, 1 for the truth; spread is the deviation of the draws of one y.
+jumps bent by the gradient of the likelihood (guided), weighted particles (tilted), for masks zero-shot editing (edited) and, of a run
+with a stochastic map, posterior draws in turn with noise on what is hidden (inpainted); beside them, the training row that fits y best
+(nearest), and as many of the best as there are draws (neighbours). Prints a table and writes inverse.csv, inverse.md, inverse.png and
+inverse.npz into the workdir. Misfit is that of y in units of its noise, 1 for the truth; spread is the deviation of the draws of one y;
+agreement, of images that a classifier knows, is the share of draws that it reads as the class of the truth.
 
 Measurements: mask (the lower half of an image is hidden, the second half of other rows), downsample:factor=2, blur:deviation=1,
 project:count=1 (random directions).
@@ -18,7 +20,7 @@ import tqdm
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import data, folders, inverse, options, plots, samplers, steering, typing
+from flowjax import conditioning, data, evals, folders, inverse, options, plots, samplers, steering, typing
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 MEASURE = flags.DEFINE_string("measure", "mask", "mask, downsample:factor=2, blur:deviation=1 or project:count=1")
@@ -29,7 +31,7 @@ EMA = flags.DEFINE_string(
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
 NUM = flags.DEFINE_integer("num", 8, "held-out rows that are measured", lower_bound=1, upper_bound=10_000)
 DRAWS = flags.DEFINE_integer("draws", 64, "samples for each", lower_bound=2, upper_bound=2**20)
-STEPS = flags.DEFINE_integer("steps", 16, "intervals", lower_bound=1, upper_bound=1000)
+STEPS = flags.DEFINE_integer("steps", 16, "intervals; of inpainted, posterior draws", lower_bound=1, upper_bound=1000)
 NOISE = flags.DEFINE_float("noise", 0.3, "strength of the Langevin steps of tilted", lower_bound=0)
 SEED = flags.DEFINE_integer("seed", 0, "seed of all noise", lower_bound=0, upper_bound=2**32 - 1)
 command_line.define_modules()
@@ -51,12 +53,13 @@ def main():
     clean = np.asarray(A(jnp.asarray(x0)))
     y = clean + SIGMA.value * np.random.default_rng(SEED.value).standard_normal(clean.shape).astype(np.float32)
     draws = by_nearest(A, y, near) | by_run(run, A, known, y)
-    rows = [row(name, samples, A, y, x0) for name, samples in draws.items()]
+    agreement = reader(source, run.settings.data.dir, real.get("label"))
+    rows = [row(name, samples, A, y, x0, agreement) for name, samples in draws.items()]
     out = pathlib.Path(WORKDIR.value) / "inverse"
     about = (
         f"{run.settings.method.name} on {source.name}, {run.step} steps of training; {MEASURE.value}, sigma {SIGMA.value:g},"
-        f" {len(x0)} held-out rows, {DRAWS.value} draws each, {STEPS.value} intervals."
-    )
+        f" {len(x0)} held-out rows, {DRAWS.value} draws each, {STEPS.value} intervals"
+    ) + (f"; agreement of the truth {agreement(x0[:, None]):.3f}." if agreement else ".")
     print(tables.write(out, rows, about))
     draw(out.with_name("inverse.png"), draws, x0, y, about)
     with folders.replacing(out.with_name("inverse.npz")) as part, open(part, "wb") as file:
@@ -93,49 +96,67 @@ def measurement(spec, shape):
 
 
 def by_nearest(A, y, rows):
-    """The training rows whose measurement is nearest to each y, [rows of y, draws, ...]."""
+    """{way: training rows whose measurement is nearest to each y, [rows of y, draws, ...]}: the nearest alone, and as many as draws."""
     seen = np.asarray(A(jnp.asarray(rows))).reshape(len(rows), -1)
     order = [np.argsort(((seen - one.reshape(1, -1)) ** 2).sum(1))[: DRAWS.value] for one in y]
-    return {"nearest": np.stack([rows[np.resize(kept, DRAWS.value)] for kept in order])}
+    few = {"nearest": 1, "neighbours": DRAWS.value}
+    return {name: np.stack([rows[np.resize(kept[:count], DRAWS.value)] for kept in order]) for name, count in few.items()}
 
 
 def by_run(run, A, known, y):
     """{way: draws [rows of y, draws, ...]} of the run, one y after the other."""
     scaling, V, times = run.settings.data.scaling, run.V(-1), samplers.grid(STEPS.value)
+    stochastic = known is not None and set(conditioning.OBSERVATION) <= set(run.settings.model.inputs)
+    stochastic &= len(set(scaling.deviation)) == 1  # one level of noise for all channels
+    sigma = SIGMA.value / scaling.deviation[0]
+    levels = np.linspace(1.0, sigma / (1 + sigma), STEPS.value - STEPS.value // 2)
+    levels = np.concatenate([levels, np.full(STEPS.value // 2, levels[-1])])
 
     @jax.jit
     def ways(eps, y, key):
         likelihood = inverse.log_likelihood(A, y[None], SIGMA.value)
         reward = lambda x: likelihood(scaling.undo(x))
-        tilt_key, pick_key, edit_key = jax.random.split(key, 3)
+        tilt_key, pick_key, edit_key, paint_key = jax.random.split(key, 4)
         x, log_w = steering.tilted(V, eps, times, tilt_key, reward, noise=NOISE.value)
         kept = steering.resampled(log_w, pick_key)
         result = {"guided": steering.guided(V, eps, times, reward, scale=inverse.widened(SIGMA.value)), "tilted": x[kept]}
         if known is not None:
             replace = lambda x: jnp.where(known, scaling.apply(y), x)
             result["edited"] = inverse.edited(V, eps, times, edit_key, replace)
+        if stochastic:
+            seen = jnp.broadcast_to(scaling.apply(y), eps.shape)
+            result["inpainted"] = inverse.inpainted(run.draw(-1), seen, known, sigma, levels, paint_key)
         return {name: scaling.undo(x) for name, x in result.items()}
 
     results = []
     for number in tqdm.trange(len(y), desc="observations", leave=False):
         noise_key, key = jax.random.split(jax.random.fold_in(jax.random.key(SEED.value), number))
         results.append(ways(run.path.draw(noise_key, (DRAWS.value, *run.shape)), jnp.asarray(y[number]), key))
-    order = [name for name in ("guided", "tilted", "edited") if name in results[0]]  # jit sorts names
+    order = [name for name in ("guided", "tilted", "edited", "inpainted") if name in results[0]]  # jit sorts names
     return {name: np.stack([np.asarray(result[name]) for result in results]) for name in order}
 
 
-def row(name, samples, A, y, x0):
+def reader(source, data_dir, label):
+    """`draws [rows, draws, ...] -> share that a classifier reads as the classes [rows]`; None where there is no classifier."""
+    network = evals.features.extractor(source, data_dir)
+    if label is None or network is None or network.logits is None:
+        return None
+    return lambda x: evals.agreement(network, x.reshape(-1, *x.shape[2:]), np.repeat(label, x.shape[1]))
+
+
+def row(name, samples, A, y, x0, agreement):
     """One row of the table."""
     seen = np.stack([np.asarray(A(jnp.asarray(one))) for one in samples])
     shown = np.abs(y) > 0 if MEASURE.value == "mask" else np.ones_like(y, bool)
     misfit = np.sqrt(np.mean(((seen - y[:, None]) ** 2)[np.broadcast_to(shown[:, None], seen.shape)])) / SIGMA.value
-    return {
+    about = {
         "way": name,
         "misfit": float(misfit),
         "error of one draw": float(np.sqrt(np.mean((samples - x0[:, None]) ** 2))),
         "error of the mean": float(np.sqrt(np.mean((samples.mean(1) - x0) ** 2))),
         "spread": float(samples.std(axis=1).mean()),
     }
+    return about | ({"agreement": agreement(samples)} if agreement else {})
 
 
 def draw(path, draws, x0, y, title):

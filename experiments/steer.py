@@ -2,7 +2,8 @@
 
 Draws samples of p(x0) e^r(x0) in several ways (flowjax.steering) and prints a table: mean reward, calls of the map a sample,
 effective share of weighted samples, and the distance to held-out rows that are weighed by e^r, the total variation of the
-shares of eight clusters for points, and the error of the mean for images. Writes steering.csv, steering.md, steering.png and steering.npz into the workdir.
+shares of eight clusters for points, and the error of the mean for images; the last row, of training rows weighed by e^r, has what
+numbers of rows allow. With --repeats the table has means and deviations over so many seeds of the noise. Writes steering.csv, steering.md, steering.png and steering.npz into the workdir.
 
 Rewards: axis:number=0,scale=1 (a coordinate of points), brightness:scale=20 (the mean pixel of images), or MODULE.FUNCTION of a module in
 --modules, a function x0 [B, ...] -> [B] of data.
@@ -32,11 +33,16 @@ NUM = flags.DEFINE_integer("num", 2048, "samples", lower_bound=2, upper_bound=2*
 STEPS = flags.DEFINE_integer("steps", 3, "intervals of the ways that walk", lower_bound=1, upper_bound=1000)
 NOISE = flags.DEFINE_float("noise", 0.3, "strength of the Langevin steps of tilted", lower_bound=0)
 COUNT = flags.DEFINE_integer("count", 4, "candidates of best_of and search", lower_bound=1, upper_bound=1024)
+REPEATS = flags.DEFINE_integer("repeats", 1, "how often, with seeds SEED, SEED + 1, ...", lower_bound=1, upper_bound=1000)
 SEED = flags.DEFINE_integer("seed", 0, "seed of all noise", lower_bound=0, upper_bound=2**32 - 1)
 command_line.define_modules()
 flags.mark_flags_as_required(["workdir", "reward"])
 
+ROWS = 16_384  # most held-out rows, and training rows
 CLUSTERS = 8  # of the data, over whose shares the total variation is taken
+
+
+GOAL = "of weighted data"
 
 
 class Way(NamedTuple):
@@ -55,12 +61,19 @@ def main():
     command_line.check_normal_noise(run, "steering is")
     run.conditioning(GUIDANCE.value)
     reward, labels = checked_reward(REWARD.value, run.shape), run.labels(NUM.value, classes)
-    ways = steered(run, reward, labels)
-    source = run.source("test")
-    real = data.arrays(source, limit=10_000)["x"]
-    rows = [row(name, way, reward, real) for name, way in ways.items()]
+    source, learned = run.source("test"), data.arrays(run.source("train"), limit=ROWS)["x"]
+    real = data.arrays(source, limit=ROWS)["x"]
+    beside = {"training rows": Way(learned, np.asarray(reward(jnp.asarray(learned))), 0)}
+    steer = steerer(run, reward, labels)
+    repeats = [steer(SEED.value + number) for number in range(REPEATS.value)]
+    ways = repeats[0]
+    rows = [together([row(name, one[name], reward, real) for one in repeats]) for name in ways]
+    rows += [row(name, way, reward, real) for name, way in beside.items()]
     out = pathlib.Path(WORKDIR.value) / "steering"
-    about = f"{run.settings.method.name} on {source.name}, {run.step} steps of training, reward {REWARD.value}, {NUM.value} samples."
+    about = (
+        f"{run.settings.method.name} on {source.name}, {run.step} steps of training, reward {REWARD.value}, {NUM.value} samples"
+    )
+    about += f", {REPEATS.value} seeds: mean ± deviation." if REPEATS.value > 1 else "."
     print(tables.write(out, rows, about))
     draw(out.with_name("steering.png"), ways, reward, real, about)
     with folders.replacing(out.with_name("steering.npz")) as part, open(part, "wb") as file:
@@ -83,37 +96,44 @@ def checked_reward(spec, shape):
     return reward
 
 
-def steered(run, reward, labels):
-    """{name: Way} of samples without steering and by each way, from the same noise."""
-    undo, times = run.settings.data.scaling.undo, samplers.grid(STEPS.value)
+def steerer(run, reward, labels):
+    """`seed -> {name: Way}`: samples without steering and by each way, from the same noise."""
+    undo, times, one = run.settings.data.scaling.undo, samplers.grid(STEPS.value), samplers.grid(1)
     of_seen = lambda x: reward(undo(x))  # of data as the network sees them
-    key, count = jax.random.key(SEED.value), COUNT.value
-    eps = run.path.draw(key, (NUM.value, *run.shape))
-    keys = jax.random.split(key, 3)
-    V, one = run.V(labels, GUIDANCE.value), samplers.grid(1)
-    many_labels, many = np.repeat(labels, count), run.path.draw(keys[0], (NUM.value * count, *run.shape))
-    plain = lambda eps: samplers.flow_map(V, eps, one)
-    tilted = lambda eps: steering.tilted(V, eps, times, keys[1], of_seen, noise=NOISE.value)
-    weighted = lambda eps: steering.tilted(V, eps, one, keys[1], of_seen, threshold=0)
-    best = lambda many: steering.best_of(samplers.flow_map(run.V(many_labels, GUIDANCE.value), many, one), of_seen, count)
-    guided = lambda eps: steering.guided(V, eps, times, of_seen)
-    search = lambda eps: steering.search(V, eps, times, keys[2], of_seen, count=count)
-    n = STEPS.value
+    n, count, noise = STEPS.value, COUNT.value, NOISE.value
+    V, V_many = (run.V(of_rows, GUIDANCE.value) for of_rows in (labels, np.repeat(labels, count)))
+    # name -> (of noise and a key, rows of noise a sample, calls a sample)
     ways = {
-        "plain": (plain, eps, 1),
-        "weighted": (weighted, eps, 2),
-        "tilted": (tilted, eps, 2 * n + 2 * (n - 1) * (NOISE.value > 0)),
-        "guided": (guided, eps, 2 * n),
-        "best_of": (best, many, count),
-        "search": (search, eps, n * (count + 1)),
+        "plain": (lambda eps, key: samplers.flow_map(V, eps, one), 1, 1),
+        "weighted": (lambda eps, key: steering.tilted(V, eps, one, key, of_seen, threshold=0), 1, 2),
+        "tilted": (
+            lambda eps, key: steering.tilted(V, eps, times, key, of_seen, noise=noise),
+            1,
+            2 * n + 2 * (n - 1) * (noise > 0),
+        ),
+        "guided": (lambda eps, key: steering.guided(V, eps, times, of_seen), 1, 2 * n),
+        "best_of": (lambda eps, key: steering.best_of(samplers.flow_map(V_many, eps, one), of_seen, count), count, count),
+        "search": (lambda eps, key: steering.search(V, eps, times, key, of_seen, count=count), 1, n * (count + 1)),
     }
+    compiled = {name: jax.jit(way) for name, (way, _, _) in ways.items()}
 
-    def way(function, noise, calls):
-        result = jax.jit(function)(noise)
-        x, log_w = result if isinstance(result, tuple) else (result, jnp.zeros(len(result)))
-        return Way(undo(np.asarray(x)), np.asarray(log_w), calls)
+    def steer(seed):
+        found, (noise_key, key) = {}, jax.random.split(jax.random.key(seed))
+        for name, (_, rows, calls) in ways.items():
+            result = compiled[name](run.path.draw(noise_key, (NUM.value * rows, *run.shape)), key)
+            x, log_w = result if isinstance(result, tuple) else (result, jnp.zeros(len(result)))
+            found[name] = Way(undo(np.asarray(x)), np.asarray(log_w), calls)
+        return found
 
-    return {name: way(*entry) for name, entry in ways.items()}
+    return steer
+
+
+def together(rows):
+    """One row of several: pairs (mean, deviation) of what depends on the noise."""
+    if len(rows) == 1:
+        return rows[0]
+    numbers = {name: np.array([one[name] for one in rows]) for name in rows[0] if name not in ("way", "calls a sample", GOAL)}
+    return rows[0] | {name: (float(many.mean()), float(many.std(ddof=1))) for name, many in numbers.items()}
 
 
 def weights(log_w):
@@ -128,7 +148,7 @@ def row(name, way, reward, real):
         "way": name,
         "calls a sample": way.calls,
         "mean reward": float(w @ np.asarray(reward(jnp.asarray(way.x)))),
-        "of weighted data": float(goal @ np.asarray(reward(jnp.asarray(real)))),
+        GOAL: float(goal @ np.asarray(reward(jnp.asarray(real)))),
         "effective share": float(steering.effective_share(jnp.asarray(way.log_w))),
     }
     if real.ndim == 2:

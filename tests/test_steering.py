@@ -136,9 +136,29 @@ def test_editing_keeps_what_is_known():
     assert np.std(ends[:, 1]) > 0.1
 
 
+def test_inpainting_by_draws_keeps_the_posterior():
+    """The first coordinate is seen with noise; the draws are those of the exact posterior of a noisy state."""
+    sigma, y = 0.5, 1.2
+
+    def draw(x_c, c, eps):
+        precision = jnp.asarray(np.linalg.inv(COVARIANCE)) + ((1 - c) / c) ** 2 * jnp.eye(2)
+        covariance = jnp.linalg.inv(precision)
+        natural = jnp.asarray(np.linalg.solve(COVARIANCE, MEAN))[None] + (1 - c) / c**2 * x_c
+        return natural @ covariance + eps @ jnp.linalg.cholesky(covariance).T
+
+    lowest = sigma / (1 + sigma)
+    levels = np.concatenate([np.linspace(1.0, lowest, 5), np.full(25, lowest)])
+    seen = jnp.tile(jnp.array([[y, 7.0]]), (20_000, 1))  # of what is hidden nothing is read
+    x = inverse.inpainted(draw, seen, jnp.array([1, 0]), sigma, levels, jax.random.key(0))
+    gain = COVARIANCE[:, 0] / (COVARIANCE[0, 0] + sigma**2)
+    np.testing.assert_allclose(x.mean(axis=0), MEAN + gain * (y - MEAN[0]), atol=0.02)
+    np.testing.assert_allclose(np.cov(x.T), COVARIANCE - np.outer(gain, COVARIANCE[0]), atol=0.02)
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
+        (lambda: inverse.inpainted(None, jnp.zeros((1, 2)), jnp.ones(2), 0.0, jnp.ones(1), jax.random.key(0)), "above 0"),
         (lambda: steering.tilted(flow().V, noise(4), samplers.grid(2), jax.random.key(0), reward, noise=-1.0), "-1.0"),
         (lambda: steering.best_of(noise(5), reward, 2), "5 rows"),
         (lambda: steering.search(flow().V, noise(4), samplers.grid(2), jax.random.key(0), reward, spread=2.0), "2.0"),

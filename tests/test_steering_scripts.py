@@ -31,7 +31,7 @@ def test_steer_writes_a_row_and_a_panel_for_each_way(data, request):
     reward = "axis:number=1,scale=0.5" if data == "points" else "brightness:scale=5"
     printed = run("steer", folder, f"--reward={reward}", "--num=64", "--steps=2", "--count=3")
     rows = {row["way"]: row for row in table(folder / "steering.csv")}
-    assert list(rows) == ["plain", "weighted", "tilted", "guided", "best_of", "search"]
+    assert list(rows) == ["plain", "weighted", "tilted", "guided", "best_of", "search", "training rows"]
     assert float(rows["best_of"]["mean reward"]) > float(rows["plain"]["mean reward"])
     assert float(rows["weighted"]["mean reward"]) > float(rows["plain"]["mean reward"])
     with np.load(folder / "steering.npz") as file:
@@ -46,8 +46,10 @@ def test_steer_writes_a_row_and_a_panel_for_each_way(data, request):
 def test_invert_compares_the_draws_with_what_was_measured(data, measure, request):
     folder = request.getfixturevalue("flow_run" if data == "points" else "digits_run")
     run("invert", folder, f"--measure={measure}", "--num=3", "--draws=8", "--steps=3", "--sigma=0.3")
-    ways = ["nearest", "guided", "tilted", *(["edited"] if measure == "mask" else [])]
-    assert [row["way"] for row in table(folder / "inverse.csv")] == ways
+    ways = ["nearest", "neighbours", "guided", "tilted", *(["edited"] if measure == "mask" else [])]
+    rows = table(folder / "inverse.csv")
+    assert [row["way"] for row in rows] == ways and float(rows[0]["spread"]) < 1e-6 < float(rows[1]["spread"])
+    assert ("agreement" in rows[0]) == (data == "digits") and 0 <= float(rows[0].get("agreement", 0)) <= 1
     with np.load(folder / "inverse.npz") as file:
         assert file["guided"].shape == (3, 8, *file["x0"].shape[1:])
         if measure == "mask":  # what is known was put in
