@@ -104,6 +104,11 @@ def distributional_table():
     return tables.markdown(rows)
 
 
+def pair_name(pair):
+    """Where a loss is in flowjax.losses: those of categories are in a module of their own."""
+    return ("discrete." if pair.__module__ == "flowjax.losses.discrete" else "") + pair.__name__
+
+
 def method_table():
     """The table of all methods that learn along the paths, those for categories among them, as Markdown."""
     counts, rows = counted(), []
@@ -116,7 +121,7 @@ def method_table():
         rows.append(
             {
                 "method": f"`{name}`",
-                "pair in `flowjax.losses`": ", ".join(f"`{pair.__name__}`" for pair in info.pairs),
+                "pair in `flowjax.losses`": ", ".join(f"`{pair_name(pair)}`" for pair in info.pairs),
                 "rule": info.rule,
                 "setting": info.setting,
                 "derivative and stop-gradient": info.derivative,
