@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -57,6 +58,7 @@ def masks(tokens):
         ("tpu", 37, True, ("tangent", "gradient_of_jvp", "jvp_of_gradient")),
         ("nvidia", 37, True, ("meanflow_like", "gradient_of_jvp")),
         pytest.param("tpu", 48, False, tuple(OPERATIONS), marks=pytest.mark.slow),  # divides the tile
+        pytest.param("tpu", 37, False, tuple(OPERATIONS), marks=pytest.mark.slow),  # does not
         pytest.param("nvidia", 48, False, tuple(OPERATIONS), marks=pytest.mark.slow),
     ],
 )
@@ -82,6 +84,14 @@ def only_times_move(f):
     return lambda p, t: jax.grad(loss)(p, 0.7)
 
 
+def masks_of_their_own(f):
+    """Every copy of a vmap has its masks, and every row of it another one."""
+    copies, rows = jnp.arange(2)[:, None, None], jnp.arange(8)[None, :, None]
+    of_one = lambda mask, p, t: plain.gradient_of_jvp(functools.partial(f, mask=mask))(p, t)
+    mask = lambda keys: jnp.arange(keys)[None, None] % 5 != (copies + rows) % 5
+    return lambda p, t: jax.vmap(of_one, (0, None, None))(mask(p[1].shape[1]), p, t)
+
+
 def extra_transforms():
     """Besides those of test_attention: second and third derivatives, and what decides which kernel runs."""
     scanned = lambda f: lambda q, k, v: jax.lax.scan(jax.checkpoint(lambda h, _: (f(h, k, v), None)), q, length=2)[0]
@@ -97,6 +107,7 @@ def extra_transforms():
         "all_at_once": all_at_once,
         "only_values_move": lambda f: lambda p, t: jax.jvp(lambda v: f(*p[:2], v), p[2:], t[2:])[1],
         "only_times_move": only_times_move,
+        "vmap_of_masks": masks_of_their_own,
     }
 
 
@@ -143,6 +154,48 @@ def test_bfloat16_is_no_worse_than_plain(tokens, x64):
     assert all(z.dtype == jnp.bfloat16 for z in jax.tree.leaves(ours))
     assert max(error(ours)) <= max(error(others))
     np.testing.assert_array_less(error(ours), 1.1 * np.asarray(error(others)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokens", [48, 37])  # divides the tile; does not
+@pytest.mark.parametrize("name", OPERATIONS | TRANSFORMS)
+def test_everything_in_bfloat16_is_as_exact_as_plain(name, tokens, x64):
+    """Up to what a CPU alone does: it multiplies the cotangents of plain attention's scores without rounding them to bfloat16."""
+    ours, others = bfloat16_errors((OPERATIONS | TRANSFORMS)[name], tokens, fused, plain.PLAIN)
+    assert ours <= 1.15 * others
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokens", [48, 37])
+def test_the_gradient_in_bfloat16_is_no_worse_than_that_of_plain_matmuls_of_bfloat16(tokens, x64):
+    """As TPUs and GPUs multiply, which round what enters a matmul."""
+
+    @jax.custom_vjp
+    def rounds_its_cotangent(z):
+        return z
+
+    rounds_its_cotangent.defvjp(lambda z: (z, None), lambda _, c: (c.astype(jnp.bfloat16).astype(c.dtype),))
+
+    def rounded(q, k, v):
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[3] ** -0.5
+        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(rounds_its_cotangent(scores)).astype(q.dtype), v)
+
+    ours, others = bfloat16_errors(plain.gradient, tokens, fused, rounded)
+    assert ours <= others
+
+
+def bfloat16_errors(operation, tokens, *attentions):
+    """The `worst` error of an operation of each attention, in bfloat16, against float64."""
+    primals, tangents = plain.arguments(tokens, batch=8, dtype=jnp.bfloat16)
+    wide = lambda args: tuple(z.astype(jnp.float64) for z in args)
+    exact = quick_jit(operation(plain.CHUNKED))(wide(primals), wide(tangents))
+    return [worst(quick_jit(operation(f))(primals, tangents), exact) for f in attentions]
+
+
+def worst(found, exact):
+    """The largest relative error of any array, in the Euclidean norm; absolute where the array is zero."""
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True)
+    return max(np.linalg.norm(z.astype(jnp.float64) - e) / (np.linalg.norm(e) or 1.0) for z, e in pairs)
 
 
 # Matmuls a tile
@@ -292,12 +345,32 @@ def test_auto_takes_chunked_where_no_kernel_runs(settings, expected, monkeypatch
 
 
 def test_the_table_of_auto_is_that_of_the_committed_numbers():
-    rows = json.loads((pathlib.Path("docs") / "attention_kernels.json").read_text())["rows"]
-    assert attention._table() == attention_results.choice(rows)
+    assert attention._table() == attention_results.choice(committed("attention_kernels"))
     for platform, entry in attention._table().items():
         assert entry["choice"][-1][0] is None
         for limit, name in entry["choice"]:
             assert attention.chosen(limit or 1 << 15, head_dim=64, platform=platform)[0] == name
+
+
+def committed(table):
+    """Rows of a table of the documentation."""
+    return json.loads((pathlib.Path("docs") / f"{table}.json").read_text())["rows"]
+
+
+def test_the_kernels_were_compiled_for_every_chip_length_and_size_of_heads():
+    rows = [r for r in committed("attention_kernels") if r["attention"] == "pallas" and r["how"] == attention_results.COMPILED]
+    done = {(r["device"], r["arrays"], r["tokens"], r["operation"]) for r in rows if not isinstance(r["temp MiB"], str)}
+    arrays = [f"1 x 4 heads of {size}, bfloat16" for size in (64, 128)]
+    operations = ("forward", "jvp", "gradient", "gradient of the jvp")
+    assert done >= set(itertools.product(("v5e", "v5p", "v6e"), arrays, (256, 1_024, 4_096, 16_384), operations))
+
+
+def test_the_committed_memory_is_linear_in_tokens_and_a_thirtieth_of_plain():
+    rows = [r for r in committed("attention_kernels") if r["arrays"] == "4 x 16 heads of 64, bfloat16"]
+    temp = {(r["operation"], r["attention"], r["tokens"]): r["temp MiB"] for r in rows}
+    for operation in ("forward", "jvp", "gradient", "gradient of the jvp"):
+        assert temp[operation, "pallas", 8_192] < 2.1 * temp[operation, "pallas", 4_096]
+        assert 30 * temp[operation, "pallas", 4_096] < temp[operation, "xla", 4_096]
 
 
 @pytest.mark.parametrize(

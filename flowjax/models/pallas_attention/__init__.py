@@ -28,7 +28,7 @@ def attention(q, k, v, mask=None, *, tile=None, kernels=""):
     q, k, v = (z.transpose(0, 2, 1, 3).reshape(B * heads, z.shape[1], head_dim) for z in (q, k, v))
     arrays = [tiling.padded(q, rows), tiling.padded(k, columns), tiling.padded(v, columns)]
     if mask is not None:
-        bias = jnp.where(mask, 0.0, tiling.MASKED)[:, None]
+        bias = jnp.where(mask, 0.0, tiling.MASKED).astype(jnp.float32)[:, None]  # also where 64 bits are the default
         arrays.append(jnp.pad(bias, ((0, 0), (0, 0), (0, -bias.shape[2] % columns))))
     o, _ = primitives.forward.bind(*arrays, keys=k.shape[1], tile=(rows, columns), kernels=kernels)
     return o[:, :N].reshape(B, heads, N, head_dim).transpose(0, 2, 1, 3)

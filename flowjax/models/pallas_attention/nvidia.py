@@ -11,6 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
@@ -208,7 +209,7 @@ class _Call:
         specs = {"q": self._spec(0, (self.width,)), "k": self._spec(1, (self.width,)), "s": self._spec(0, ())}
         dtypes = [jnp.float32 if letter == "s" or i < sums else self.like.dtype for i, letter in enumerate(outputs)]
         shared = self.n // self.bias[0].shape[0] if self.bias else 1
-        mask = pl.BlockSpec((None, self.tokens[1]), lambda i, a: (jax.lax.div(i, shared), 0))
+        mask = pl.BlockSpec((None, self.tokens[1]), lambda i, a: (jax.lax.div(i, np.int32(shared)), 0))
         inputs = inputs + [(b, mask) for b in self.bias]
         zeros = [(jnp.zeros(shapes[letter], jnp.float32), specs[letter]) for letter in outputs[:sums]]
         side = int(self.of_keys)

@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -207,7 +208,7 @@ class _Call:
         self.queries = block((self.rows, self.head_dim), lambda i, a, b: (i, a, 0))
         self.keys = block((self.columns, self.head_dim), lambda i, a, b: (i, b, 0))
         self.row = block((1, self.rows), lambda i, a, b: (i, 0, a))
-        self.mask = block((1, self.columns), lambda i, a, b: (jax.lax.div(i, shared), 0, b))
+        self.mask = block((1, self.columns), lambda i, a, b: (jax.lax.div(i, np.int32(shared)), 0, b))
         # Of what is summed over the keys, a block leaves the chip during the last sweep only.
         final = self.tiles[1] - 1
         self.summed_queries = block((self.rows, self.head_dim), lambda i, a, b: (i, jnp.where(b == final, a, 0), 0))
