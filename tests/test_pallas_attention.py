@@ -373,6 +373,16 @@ def test_the_committed_memory_is_linear_in_tokens_and_a_thirtieth_of_plain():
         assert 30 * temp[operation, "pallas", 4_096] < temp[operation, "xla", 4_096]
 
 
+def test_the_committed_step_of_a_large_transformer_fits_where_that_of_plain_attention_does_not():
+    used = {
+        (r["network"], r["attention"], r["batch"], r["device"]): r["GiB a device"]
+        for r in committed("attention_step")
+        if r["method"] == "meanflow" and r["tokens"] == 4_096
+    }
+    assert used["DiT-L/2", "pallas", 96, "8 x v5e"] < 15.75 and used["DiT-L/2", "xla", 96, "8 x v5e"] == "out of memory"
+    assert {device for _, attention, _, device in used if attention == "pallas"} == {"8 x v5e", "8 x v5p", "8 x v6e"}
+
+
 @pytest.mark.parametrize(
     ("temp", "expected"),
     [
