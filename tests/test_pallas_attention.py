@@ -1,5 +1,6 @@
 """Fused kernels, interpreted: against plain attention under every transform, their matmuls, what compiles for TPUs and GPUs."""
 
+import contextlib
 import functools
 import importlib.util
 import itertools
@@ -247,7 +248,10 @@ def test_kernels_lower_for_accelerators(platform, name, head_dim, dtype):
     """Without the compilers: layouts and instructions are found by JAX, registers and memory by a compiler, for TPUs below."""
     like = (jax.ShapeDtypeStruct((2, 300, 2, head_dim), dtype),) * 3
     f = plain.gradient_of_jvp(lambda q, k, v: pallas_attention.attention(q, k, v, masks(300)))
-    text = jax.jit(f).trace(like, like).lower(lowering_platforms=(platform,)).as_text()
+    gpu = jax.sharding.AbstractDevice(device_kind="NVIDIA H100", num_cores=None, platform="gpu")  # jax 0.11 asks which one
+    mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=gpu)
+    with jax.sharding.use_abstract_mesh(mesh) if platform == "cuda" else contextlib.nullcontext():
+        text = jax.jit(f).trace(like, like).lower(lowering_platforms=(platform,)).as_text()
     assert len(re.findall(rf"custom_call @\S*{name}", text)) == 2
 
 

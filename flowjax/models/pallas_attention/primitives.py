@@ -21,7 +21,7 @@ jax.interpreters.partial_eval hold these rules; without them (FUSED is False) th
 A program for several devices runs the kernels inside of shard_map. Where the compiler partitions the program itself, which it
 cannot do to a kernel, every primitive is plain JAX.
 
-Only names of jax.extend and jax.interpreters are used. Tried with jax 0.10.2 and 0.12.0.1.
+Only names of jax.extend and jax.interpreters are used. Tried with jax 0.10.2, 0.11.2 and 0.12.0.1.
 """
 
 import functools
