@@ -418,7 +418,7 @@ def test_a_run_trains_and_samples_tokens_from_noise_about_random_categories(tmp_
     np.savez(tmp_path / "rows.npz", tokens=np.random.default_rng(0).integers(0, 5, (200, 6)))
     config.update({"steps": 4, "eval_every": 4, "eval_steps": (2,), "log_every": 4})
     config.data.update({"name": "tokens", "dir": str(tmp_path / "rows.npz")})
-    config.model.columns = 3
+    config.model.update({"columns": 3, "patch": 1})
     training.train(config, tmp_path / "run", devices=ONE)
     trained = training.load(tmp_path / "run")
     x = trained.sample(12, 2)
