@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from flowjax import models, typing
+from configs import common, flow_matching
+from flowjax import models, training, typing
 from flowjax.models import attention
 from flowjax.profiling import flops
+from flowjax.training import compilation
 
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 CHUNKED = functools.partial(attention.attention, implementation="chunked", chunk=8)
@@ -260,6 +262,20 @@ def test_the_log_of_a_run_names_the_attention_that_auto_took():
         jax.eval_shape(functools.partial(attention.attention, implementation=implementation), z, z, z)
     (line,) = attention.TAKEN
     assert line == "{} ({})".format(*attention.chosen(300, 16))
+
+
+@pytest.mark.slow
+def test_a_training_prints_that_no_kernel_runs_and_what_auto_took(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(attention, "_table", lambda: {"cpu": {"basis": "a test", "choice": [[None, "pallas"]]}})
+    monkeypatch.setattr(attention.pallas_attention, "refusal", lambda *_: "a reason")
+    config = flow_matching.get_config("digits")
+    config.update({"steps": 1, "eval_every": 0, "batch_size": 8})
+    config.optim.warmup_steps = 0
+    config.model = common.network("dit", width=16, depth=1, heads=2, patch=4)
+    training.train(config, tmp_path / "run")
+    line = "attention: chunked (cpu, 4 keys; no fused kernel: a reason)"
+    assert line in capsys.readouterr().out.splitlines()
+    assert line in compilation.report(training.setup(config)).splitlines()  # of --dry_run
 
 
 def test_the_page_shows_the_line_of_the_log_on_a_tpu():
