@@ -2,8 +2,8 @@
 
     python -m experiments.train --config=configs/method.py:psd,checkerboard --workdir=runs/psd
 
-NAME is a row of `python -m experiments.landscape --table`, a method that matches distributions (dmd2, sid, ...), or meta_flow_map or f2d2
-(posteriors and likelihoods, by the rule --config.method.rule), PRESET is checkerboard, digits, guided or test. The constants and
+NAME is a row of `python -m experiments.landscape --table`, a method that matches distributions (dmd2, sid, ...), or one of
+posteriors, rewards and likelihoods (meta_flow_map, f2d2, ..., docs/methods/posterior.md), PRESET is checkerboard, digits, guided or test. The constants and
 the parameterisation are the published ones (flowjax.methods), with these exceptions, which are ours:
 
 * On points (checkerboard, test) times are uniform and powers are 0.5, because the published values are for images. Errors are not
@@ -46,6 +46,7 @@ POINTS = {
     "scm": {"times": UNIFORM},
     **dict.fromkeys(("sid", "sim"), {"times": INSIDE, "fake_times": INSIDE}),
     "shortcut": {"ema": 0.95, "diagonal": "3/4"},
+    "strong_flow_map": {"times": ("gap_uniform", ("uniform", 0.01, 1.0))},  # one step is sampled, too
     "split_meanflow": {"times": TRIANGLE, "anchor_times": UNIFORM},
 }
 # Where small data differ from published constants: a jump from noise begins at s = 1.
@@ -66,6 +67,8 @@ def get_config(choice="meanflow,checkerboard"):
     if name in HEADLINE:
         return importlib.import_module(f"configs.{name}").get_config(preset)
     config, info = common.base(preset, method=name), known[name]
+    if info.jumps == "transitions":
+        config.model = transitions(preset)
     config.model.parameterisation = info.parameterisation
     config.model.inputs = info.inputs
     config.sampler = info.few_steps or info.sampler
@@ -87,6 +90,15 @@ def get_config(choice="meanflow,checkerboard"):
     if name in ADVERSARIAL:  # as GANs are trained: the mean of gradients would lag behind the other player
         config.optim.kwargs.update({"b1": 0.0, "b2": 0.9})
     config.optim.clip_norm = 1.0
+    if "inner" in config.method:
+        config.sampler = f"{info.sampler}:inner={config.method.inner}"
     if "warmup_steps" in config.method:  # published: 10,000 of several hundred thousand
         config.method.warmup_steps = config.get_ref("steps") // 10
     return config
+
+
+def transitions(preset):
+    """A network with a backbone and a head, for points or digits."""
+    if preset in common.IMAGES:
+        return common.network("transition_dit", width=64, depth=3, heads=2, patch=2, unroll=3)
+    return common.network("transition_mlp", width=32 if preset == "test" else 256, depth=3, harmonics=1)

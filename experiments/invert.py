@@ -1,14 +1,18 @@
 """Inverse problems by a trained run: python -m experiments.invert --workdir=runs/demo --measure=mask
 
 Measures held-out rows, y = A x0 + sigma n, and draws samples of what fits, in several ways (flowjax.steering, flowjax.inverse): the
-jumps bent by the gradient of the likelihood (guided), weighted particles (tilted), for masks zero-shot editing (edited) and, of a run
-with a stochastic map, posterior draws in turn with noise on what is hidden (inpainted); beside them, the training row that fits y best
-(nearest), and as many of the best as there are draws (neighbours). Prints a table and writes inverse.csv, inverse.md, inverse.png and
-inverse.npz into the workdir. Misfit is that of y in units of its noise, 1 for the truth; spread is the deviation of the draws of one y;
-agreement, of images that a classifier knows, is the share of draws that it reads as the class of the truth.
+jumps bent by the gradient of the likelihood (guided), weighted particles (tilted), posterior draws of a stochastic map (value), the
+noise adapter of a run of variational_flow_map (adapted), for masks zero-shot editing (edited) and, of a run with a stochastic map,
+posterior draws in turn with noise on what is hidden (inpainted); beside them, the training row that fits y best (nearest), and as many
+of the best as there are draws (neighbours). Prints a table and writes inverse.csv, inverse.md, inverse.png and inverse.npz into the
+workdir. Misfit is that of y in units of its noise, 1 for the truth; spread is the deviation of the draws of one y; agreement, of images
+that a classifier knows, is the share of draws that it reads as the class of the truth.
 
 Measurements: mask (the lower half of an image is hidden, the second half of other rows), downsample:factor=2, blur:deviation=1,
-project:count=1 (random directions).
+project:count=1 (random directions, always the same).
+
+--interpolate shows what lies between pairs of held-out rows instead, and --edit=3 the rows as the class 3: both carry rows to their noise
+and back by Heun steps, and write interpolation or editing .png and .npz.
 """
 
 import pathlib
@@ -20,7 +24,7 @@ import tqdm
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import conditioning, data, evals, folders, inverse, options, plots, samplers, steering, typing
+from flowjax import conditioning, data, evals, folders, inverse, methods, plots, samplers, steering, typing
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 MEASURE = flags.DEFINE_string("measure", "mask", "mask, downsample:factor=2, blur:deviation=1 or project:count=1")
@@ -33,11 +37,13 @@ NUM = flags.DEFINE_integer("num", 8, "held-out rows that are measured", lower_bo
 DRAWS = flags.DEFINE_integer("draws", 64, "samples for each", lower_bound=2, upper_bound=2**20)
 STEPS = flags.DEFINE_integer("steps", 16, "intervals; of inpainted, posterior draws", lower_bound=1, upper_bound=1000)
 NOISE = flags.DEFINE_float("noise", 0.3, "strength of the Langevin steps of tilted", lower_bound=0)
+COUNT = flags.DEFINE_integer("count", 32, "posterior draws of value, a row and step", lower_bound=2, upper_bound=4096)
 SEED = flags.DEFINE_integer("seed", 0, "seed of all noise", lower_bound=0, upper_bound=2**32 - 1)
+INTERPOLATE = flags.DEFINE_bool("interpolate", False, "show what lies between pairs of held-out rows")
+EDIT = flags.DEFINE_integer("edit", None, "a class: show held-out rows as this class", lower_bound=0)
 command_line.define_modules()
 flags.mark_flag_as_required("workdir")
 
-MEASUREMENTS = {"mask": {}, "downsample": {"factor": 2.0}, "blur": {"deviation": 1.0}, "project": {"count": 1.0}}
 SHOWN = 6  # draws of each way in the picture
 
 
@@ -46,13 +52,17 @@ def main():
 
     run = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
     command_line.check_normal_noise(run, "inverse problems are")
-    A, known = measurement(MEASURE.value, run.shape)
+    if INTERPOLATE.value or EDIT.value is not None:
+        return by_inversion(run)
+    A = inverse.measurement_from_name(MEASURE.value, run.shape)
+    known = jnp.asarray(inverse.known_half(run.shape)) if MEASURE.value == "mask" else None
+    adapter = noise_adapter(run)
     source = run.source("test")
     real, near = data.arrays(source, limit=NUM.value), data.arrays(run.source("train"), limit=20_000)["x"]
     x0 = real["x"]
     clean = np.asarray(A(jnp.asarray(x0)))
     y = clean + SIGMA.value * np.random.default_rng(SEED.value).standard_normal(clean.shape).astype(np.float32)
-    draws = by_nearest(A, y, near) | by_run(run, A, known, y)
+    draws = by_nearest(A, y, near) | by_run(run, A, known, y, adapter)
     agreement = reader(source, run.settings.data.dir, real.get("label"))
     rows = [row(name, samples, A, y, x0, agreement) for name, samples in draws.items()]
     out = pathlib.Path(WORKDIR.value) / "inverse"
@@ -67,34 +77,6 @@ def main():
     print(f"{out}.csv\n{out}.md\n{out}.png\n{out}.npz: x0, y, and the draws of each way")
 
 
-def measurement(spec, shape):
-    """(A, known): the measurement, and which elements of a row a mask shows, None for others."""
-    name, given = options.parse("measurement", spec, MEASUREMENTS)
-    given = {option: given.get(option, default) for option, default in MEASUREMENTS[name].items()}
-    least = {"factor": 1, "count": 1, "deviation": 0.1}
-    for option, value in given.items():
-        if not least[option] <= value <= 1024:
-            raise typing.InputError(f"--measure={spec}: {option} is {value:g}; expected a number from {least[option]} to 1024.")
-    if name in ("downsample", "blur") and len(shape) != 3:
-        raise typing.InputError(
-            f"--measure={spec} is for images, and rows have shape {shape}; expected mask or project:count=1."
-        )
-    if name == "mask":
-        known = np.zeros(shape, np.float32)
-        known[: shape[0] // 2] = 1
-        return inverse.mask(jnp.asarray(known)), known
-    if name == "downsample":
-        if any(side % int(given["factor"]) for side in shape[:2]):
-            raise typing.InputError(
-                f"--measure={spec}: images have {shape[0]} x {shape[1]} pixels; expected a factor that divides both."
-            )
-        return inverse.downsampled(int(given["factor"])), None
-    if name == "blur":
-        return inverse.blurred(given["deviation"]), None
-    directions = np.random.default_rng(SEED.value).standard_normal((int(given["count"]), *shape)).astype(np.float32)
-    return inverse.projected(jnp.asarray(directions / np.sqrt(np.prod(shape)))), None
-
-
 def by_nearest(A, y, rows):
     """{way: training rows whose measurement is nearest to each y, [rows of y, draws, ...]}: the nearest alone, and as many as draws."""
     seen = np.asarray(A(jnp.asarray(rows))).reshape(len(rows), -1)
@@ -103,11 +85,28 @@ def by_nearest(A, y, rows):
     return {name: np.stack([rows[np.resize(kept[:count], DRAWS.value)] for kept in order]) for name, count in few.items()}
 
 
-def by_run(run, A, known, y):
+def noise_adapter(run):
+    """The noise adapter of a run of variational_flow_map, None of others; raises InputError if it learned another measurement."""
+    from flowjax import training
+
+    if run.settings.method.name != "variational_flow_map":
+        return None
+    learned, scaling = run.settings.method.constants["measure"], run.settings.data.scaling
+    if inverse.check_measurement(learned) != inverse.check_measurement(MEASURE.value) or scaling != data.Scaling():
+        raise typing.InputError(
+            f"--measure={MEASURE.value}: the noise adapter of the run learned {learned}, of data that are not scaled; expected"
+            f" --measure={learned}."
+        )
+    network = training.load(WORKDIR.value, network="noise_adapter", step=CHECKPOINT.value).V(-1)
+    return lambda seen: network(seen, 1.0, 0.0)
+
+
+def by_run(run, A, known, y, adapter):
     """{way: draws [rows of y, draws, ...]} of the run, one y after the other."""
     scaling, V, times = run.settings.data.scaling, run.V(-1), samplers.grid(STEPS.value)
-    stochastic = known is not None and set(conditioning.OBSERVATION) <= set(run.settings.model.inputs)
-    stochastic &= len(set(scaling.deviation)) == 1  # one level of noise for all channels
+    posterior_draw = run.draw(-1) if set(conditioning.OBSERVATION) <= set(run.settings.model.inputs) else None
+    # Inpainting has one level of noise for all channels.
+    paints = known is not None and posterior_draw is not None and len(set(scaling.deviation)) == 1
     sigma = SIGMA.value / scaling.deviation[0]
     levels = np.linspace(1.0, sigma / (1 + sigma), STEPS.value - STEPS.value // 2)
     levels = np.concatenate([levels, np.full(STEPS.value // 2, levels[-1])])
@@ -116,23 +115,29 @@ def by_run(run, A, known, y):
     def ways(eps, y, key):
         likelihood = inverse.log_likelihood(A, y[None], SIGMA.value)
         reward = lambda x: likelihood(scaling.undo(x))
-        tilt_key, pick_key, edit_key, paint_key = jax.random.split(key, 4)
+        tilt_key, pick_key, edit_key, paint_key, value_key = jax.random.split(key, 5)
         x, log_w = steering.tilted(V, eps, times, tilt_key, reward, noise=NOISE.value)
         kept = steering.resampled(log_w, pick_key)
         result = {"guided": steering.guided(V, eps, times, reward, scale=inverse.widened(SIGMA.value)), "tilted": x[kept]}
+        if posterior_draw is not None:
+            result["value"] = inverse.by_value(V, posterior_draw, reward, eps, times, value_key, count=COUNT.value)
+        if adapter is not None:
+            many = jnp.broadcast_to(y[None], (len(eps), *y.shape))
+            result["adapted"] = inverse.by_noise(V, adapter, A, many, eps, samplers.grid(1))
         if known is not None:
             replace = lambda x: jnp.where(known, scaling.apply(y), x)
             result["edited"] = inverse.edited(V, eps, times, edit_key, replace)
-        if stochastic:
+        if paints:
             seen = jnp.broadcast_to(scaling.apply(y), eps.shape)
-            result["inpainted"] = inverse.inpainted(run.draw(-1), seen, known, sigma, levels, paint_key)
+            result["inpainted"] = inverse.inpainted(posterior_draw, seen, known, sigma, levels, paint_key)
         return {name: scaling.undo(x) for name, x in result.items()}
 
     results = []
     for number in tqdm.trange(len(y), desc="observations", leave=False):
         noise_key, key = jax.random.split(jax.random.fold_in(jax.random.key(SEED.value), number))
         results.append(ways(run.path.draw(noise_key, (DRAWS.value, *run.shape)), jnp.asarray(y[number]), key))
-    order = [name for name in ("guided", "tilted", "edited", "inpainted") if name in results[0]]  # jit sorts names
+    order = ("guided", "tilted", "value", "adapted", "edited", "inpainted")  # jit sorts names
+    order = [name for name in order if name in results[0]]
     return {name: np.stack([np.asarray(result[name]) for result in results]) for name in order}
 
 
@@ -142,6 +147,35 @@ def reader(source, data_dir, label):
     if label is None or network is None or network.logits is None:
         return None
     return lambda x: evals.agreement(network, x.reshape(-1, *x.shape[2:]), np.repeat(label, x.shape[1]))
+
+
+def by_inversion(run):
+    """Interpolation of held-out rows, or their editing, both by inversion: a picture and the arrays."""
+    if not methods.info(run.settings.method.name).learns_velocity:
+        raise typing.InputError(
+            f"--interpolate and --edit follow a velocity to the noise, and {run.settings.method.name} learns none; expected meanflow, lsd, ..."
+        )
+    scaling, times = run.settings.data.scaling, samplers.grid(STEPS.value)
+    real = data.arrays(run.source("test"), limit=2 * NUM.value)
+    x, labels = jnp.asarray(scaling.apply(real["x"])), run.labels(len(real["x"]), real.get("label"))
+    half = len(x) // 2
+    if INTERPOLATE.value:
+        name, shares = "interpolation", jnp.linspace(0, 1, SHOWN + 3)
+        made = jax.jit(lambda a, b: inverse.interpolated(run.V(-1), a, b, shares, times))(x[:half], x[half : 2 * half])
+        shown = {"from left to right": scaling.undo(np.asarray(made)).swapaxes(0, 1)}
+    else:
+        name, goal = "editing", run.labels(half, EDIT.value)
+        edit = jax.jit(lambda x: inverse.edited_by_inversion(run.V(labels[:half]), run.V(goal), x, times))
+        shown = {"before": real["x"][:half, None], f"as class {EDIT.value}": scaling.undo(np.asarray(edit(x[:half])))[:, None]}
+    out = pathlib.Path(WORKDIR.value) / f"{name}.npz"
+    with folders.replacing(out) as part, open(part, "wb") as file:
+        np.savez(file, **{key.replace(" ", "_"): rows for key, rows in shown.items()})
+    title = f"{name} by inversion, {run.settings.method.name}, {run.step} steps of training"
+    if x.ndim == 2:
+        plots.point_grid(out.with_suffix(".png"), {key: rows.reshape(-1, 2) for key, rows in shown.items()}, title=title)
+    else:
+        plots.image_grid(out.with_suffix(".png"), shown, title=title)
+    print(f"{out}\n{out.with_suffix('.png')}")
 
 
 def row(name, samples, A, y, x0, agreement):

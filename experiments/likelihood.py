@@ -3,13 +3,14 @@
 Solves the flow of the run's velocity V(x, t, t) from the data to the noise with the divergence beside it, and prints a table of
 log p in nats a row, and bits per dimension where the data is on a grid (images: with uniform noise of one cell). Writes it as
 likelihood.csv and likelihood.md into the workdir. Where the density of the data is known, its true mean stands beside. --samples also
-measures the map itself: samples in --steps jumps with the exact density of that sampler, for rows of at most 256 numbers.
+measures the map itself: samples in --jumps jumps with the exact density of that sampler, for rows of at most 256 numbers.
 """
 
 import functools
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 from absl import flags
@@ -114,7 +115,7 @@ def of_samples(run, source, jumps):
         for at in tqdm.trange(0, len(eps), BATCH, desc=f"samples in {jumps}", leave=False)
     ]
     x, log_q = (np.concatenate(part) for part in zip(*parts))
-    return row(f"samples in {jumps}, under their sampler", log_q, run, source, run.settings.data.scaling.undo(x))
+    return row(f"samples in {jumps}, under their sampler", log_q, run, source, run.settings.data.scaling.undo(x), weighed=True)
 
 
 def width(source):
@@ -122,8 +123,11 @@ def width(source):
     return 2 / (source.levels - 1)
 
 
-def row(name, log_p, run, source, x):
-    """One row: log p of data (not of data as the network sees them), its true value where it is known, and bits per dimension."""
+def row(name, log_p, run, source, x, weighed=False):
+    """One row: log p of data (not of data as the network sees them), its true value where it is known, and bits per dimension.
+
+    `weighed`: rows are samples of what log_p is the density of, and the effective share of their weights is told where it is known.
+    """
     dimensions = int(np.prod(run.shape))
     deviation = np.broadcast_to(np.asarray(run.settings.data.scaling.deviation), run.shape[-1:])
     log_p = np.asarray(log_p, np.float64) - dimensions * np.log(deviation).mean()
@@ -132,6 +136,8 @@ def row(name, log_p, run, source, x):
     if source.name in points.LOG_DENSITIES:
         true = points.LOG_DENSITIES[source.name](x)
         about |= {"true log p": float(true[np.isfinite(true)].mean()), "share where it is -inf": float(np.isinf(true).mean())}
+        share = float(density.importance_weights(jnp.asarray(true), jnp.asarray(log_p))[1]) if weighed else ""
+        about["effective share of weighted samples"] = share
     if source.levels:
         about["bits per dimension"] = mean_and_error(np.asarray(density.bits_per_dimension(log_p, dimensions, width(source))))
     return about

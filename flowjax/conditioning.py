@@ -67,8 +67,15 @@ INPUTS: dict[str, Input] = {
     # A noisy observation of the data, (1 - c) x0 + c n, and its level c; at c = 1 it says nothing, and x_c is 0.
     "x_c": Input("data"),
     "c": Input("times", null=1.0),
+    "c_to": Input("times", null=0.0),  # the level to which a transition leads from there; 0: to the data
+    # The noise along a jump of a noisy process, as Legendre coefficients, each like x; zeros: none. See flowjax.brownian.
+    "w_0": Input("data"),
+    "w_1": Input("data"),
+    "w_2": Input("data"),
 }
+TRANSITION = ("x_c", "c", "c_to")  # of a map to any lower level
 OBSERVATION = ("x_c", "c")  # of a stochastic map, see flowjax.posterior
+PATH = ("w_0", "w_1", "w_2")  # of a strong stochastic map, see flowjax.losses.strong
 GUIDANCE = ("guidance", "interval")  # how a row is guided; a network has them by config.guidance
 
 
@@ -144,6 +151,11 @@ def dropped(cond: Mapping[str, Array], rows: Array) -> dict[str, Array]:
 def without(cond: Mapping[str, Array] | None, names: tuple[str, ...]) -> dict[str, Array]:
     """The condition without some inputs, for a network that does not take them."""
     return {name: given for name, given in (cond or {}).items() if name not in names}
+
+
+def of_path(w: Array) -> dict[str, Array]:
+    """The inputs that tell a network the noise of a path, from its coefficients [3, B, ...]."""
+    return dict(zip(PATH, w))
 
 
 def of_batch(batch: Mapping[str, Array]) -> dict[str, Array]:

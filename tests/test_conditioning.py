@@ -34,10 +34,13 @@ def test_absent_inputs_have_their_null_values(added):
             "text": 0,
             "x_c": 0,
             "c": 1.0,
+            "c_to": 0.0,
+            **dict.fromkeys(conditioning.PATH, 0),
         },
     )
     assert set(nulls) == set(conditioning.INPUTS)
     shapes = {"interval": (3, 2), "augmentation": (3, 9), "image": x.shape, "x_c": x.shape, "text": (3, 5)}
+    shapes |= dict.fromkeys(conditioning.PATH, x.shape)
     for name, null in nulls.items():
         result = conditioning.value(name, None, x)
         assert result.shape == shapes.get(name, (3,)) and jnp.issubdtype(result.dtype, jnp.floating) == (name != "label")

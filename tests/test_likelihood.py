@@ -98,7 +98,24 @@ def test_the_recipe_vanishes_on_the_exact_maps(rule, estimate):
         assert float(jnp.abs(errors).max()) < 1e-4, name
 
 
+def test_falcon_vanishes_on_the_exact_map_and_weighs_the_round_trip_by_ten():
+    normal, method = exact.gaussian(0.5, 4.0), methods.make("falcon")
+    nets = typing.Nets(V=lambda x, s, t: normal.V(x, s, t))
+    drawn = method.draw(jax.random.key(0), {"x": rows(32)[0]}, 0)
+    point = drawn["eulerian"]
+    marginal = {**drawn, "eulerian": point._replace(v=normal.v(point.x, point.s))}
+    raw = methods.raw_errors(method, nets, marginal)
+    assert set(raw) == {"anchor", "eulerian", "round_trip"}
+    for name in ("eulerian", "round_trip"):
+        assert float(jnp.abs(raw[name]).max()) < 1e-6, name
+    wrong = typing.Nets(V=lambda x, s, t: 0.5 * x)
+    errors, _ = method.loss(wrong, {"round_trip": drawn["round_trip"]})
+    np.testing.assert_allclose(errors, 10 * methods.raw_errors(method, wrong, drawn)["round_trip"], rtol=1e-5)
+
+
 def test_bad_constants_are_refused():
+    with pytest.raises(typing.InputError, match="at least 0"):
+        methods.make("falcon", round_trip=-1.0)
     for constants, said in (
         ({"rule": "x"}, "'x'"),
         ({"estimate": "hutch"}, "'hutch'"),

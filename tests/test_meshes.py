@@ -126,13 +126,14 @@ def test_slices_are_an_eighth():
 
 NETWORKS = {
     "mlp": {}, "dit": {"size": "B"}, "mit": {"size": "B"}, "decoupled_dit": {"size": "B"}, "semi_lipschitz_dit": {"size": "B"}, "unet": {}, "sequence_dit": {"size": "B"},
+    "transition_mlp": {}, "transition_dit": {"width": 768, "depth": 10, "head_depth": 2, "heads": 12},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_network_is_sliced(name):
-    shape = {"mlp": (2,), "sequence_dit": (64, 32)}.get(name, (32, 32, 4))
-    net = models.make(name, num_classes=0 if name == "mlp" else 1000, **NETWORKS[name])
+    shape = {"mlp": (2,), "transition_mlp": (2,), "sequence_dit": (64, 32)}.get(name, (32, 32, 4))
+    net = models.make(name, num_classes=0 if name.endswith("mlp") else 1000, **NETWORKS[name])
     cond = {"guidance": np.ones(1, np.float32), "interval": np.array([[0.0, 1.0]], np.float32)}
     params = jax.eval_shape(lambda: net.init(jax.random.key(0), np.zeros((1, *shape), np.float32), 1.0, 0.0, cond)["params"])
     placed = sharding.placed(params, models.SHARDING[name], sharding.make_mesh({"data": 1, "fsdp": 8}))

@@ -410,7 +410,7 @@ def test_evaluations_are_those_of_a_run():
         for steps in (1, 4) if entry.evaluations else ():
             calls, times = [], np.asarray(samplers.grid(steps))
 
-            def V(x, s, t, calls=calls):
+            def V(x, s, t, inputs=None, calls=calls):
                 jax.debug.callback(lambda: calls.append(1))
                 return -x
 

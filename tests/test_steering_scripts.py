@@ -59,6 +59,16 @@ def test_invert_compares_the_draws_with_what_was_measured(data, measure, request
 
 
 @pytest.mark.slow
+def test_invert_interpolates_and_edits(digits_run):
+    run("invert", digits_run, "--interpolate", "--num=3", "--steps=4")
+    with np.load(digits_run / "interpolation.npz") as file:
+        assert file["from_left_to_right"].shape == (3, 9, 8, 8, 1)
+    run("invert", digits_run, "--edit=3", "--num=3", "--steps=4")
+    with np.load(digits_run / "editing.npz") as file:
+        assert file["as_class_3"].shape == file["before"].shape == (3, 1, 8, 8, 1)
+
+
+@pytest.mark.slow
 def test_likelihood_of_points_and_images(flow_run, digits_run):
     run("likelihood", flow_run, "--num=64", "--samples=32", "--steps=8")
     rows = table(flow_run / "likelihood.csv")

@@ -1,7 +1,13 @@
 """The tables of the landscape: every method, what it is and what it costs. The documentation and `experiments.landscape --table` show them."""
 
 from flowjax import checks, conditioning, losses
-from flowjax.losses import discrete as discrete_losses, likelihood as likelihood_losses, rewards as reward_losses
+from flowjax.losses import (
+    discrete as discrete_losses,
+    likelihood as likelihood_losses,
+    rewards as reward_losses,
+    strong as strong_losses,
+    variational as variational_losses,
+)
 from flowjax.methods import (
     compositional,
     consistency,
@@ -15,6 +21,9 @@ from flowjax.methods import (
     posterior,
     rewards,
     riemannian,
+    strong,
+    transitions,
+    variational,
 )
 from flowjax.methods.method_info import JUMPS, MethodInfo, needs, outline, takes_total_steps
 
@@ -265,9 +274,39 @@ EXTENDED: dict[str, MethodInfo] = {
         derivative="d_s V, all of the target in sg", derived_fpe=4, rho=1, inputs=conditioning.OBSERVATION,
         paper="Meta Flow Maps", arxiv="2601.14430",
     ),
+    "diamond_map": MethodInfo(
+        posterior.diamond_map, pairs=(losses.lagrangian_self_distillation,), rule="lagrangian", setting="S",
+        derivative="d_t V, gradient through it; target in sg", derived_fpe=10, rho=3, inputs=conditioning.TRANSITION,
+        paper="Diamond Maps", arxiv="2602.05993",
+    ),
+    "transition_matching": MethodInfo(
+        posterior.transition_matching, pairs=(losses.meanflow,), rule="eulerian", setting="M",
+        derivative="d_s V by finite differences, all of the target in sg", parameterisation="denoised_field", jumps="transitions",
+        derived_fpe=5, inputs=conditioning.OBSERVATION, paper="Transition Matching Distillation", arxiv="2601.09881",
+    ),
+    "transition_dmd2": MethodInfo(
+        transitions.transition_dmd2, pairs=(losses.distributional.dmd,), rule="distributional", setting="D",
+        derivative="none; the push in sg", parameterisation="denoised_field", jumps="transitions", inputs=conditioning.OBSERVATION,
+        paper="Transition Matching Distillation", arxiv="2601.09881",
+    ),
+    "strong_flow_map": MethodInfo(
+        strong.strong_flow_map, pairs=(strong_losses.strong_anchor, strong_losses.strong_composition), rule="compositional", setting="S",
+        derivative="none; two jumps in sg", jumps="noisy", derived_fpe=8, every_row={"diagonal": "both"}, inputs=conditioning.PATH,
+        paper="Strong Stochastic Flow Maps", arxiv="2606.01086",
+    ),
+    "variational_flow_map": MethodInfo(
+        variational.variational_flow_map, pairs=(variational_losses.variational_flow_map,), rule="eulerian", setting="M",
+        derivative="d_s V, all of the target in sg; the adapter's gradient through the map", rho=1, paper="Variational Flow Maps",
+        arxiv="2603.07276",
+    ),
     "f2d2": MethodInfo(
         likelihood.f2d2, pairs=(likelihood_losses.divergence_lagrangian,), rule="lagrangian", setting="D",
         derivative="d_t V and d_t of the divergence, the latter in sg", rho=3, paper="F2D2", arxiv="2512.02636",
+    ),
+    "falcon": MethodInfo(
+        likelihood.falcon, pairs=(losses.meanflow, likelihood_losses.round_trip), rule="eulerian", setting="M",
+        derivative="d_s V, all of the target in sg; gradient through both jumps of the round trip", derived_fpe=13, rho=1,
+        guided_rule=True, paper="FALCON", arxiv="2512.09914",
     ),
     "reward_tuning": MethodInfo(
         rewards.reward_tuning, pairs=(reward_losses.reward_tuning,), rule="diagonal", setting="D", derivative="that of the reward",

@@ -8,6 +8,7 @@ import jax
 from flowjax import checks, density, distances, losses
 from flowjax.losses import likelihood
 from flowjax.methods import draws, pairs, recipe
+from flowjax.paths import Path
 from flowjax.times import TimeSampler
 from flowjax.typing import Array, InputError, Jvp, Method, Nets, Network, Pair, Point, Term
 
@@ -68,6 +69,43 @@ def f2d2(
         terms.append(term(f"divergence_{name}", carried, weight=divergence_weight, trains=("divergence",), extra=probes))
     needs = {"teacher": {}, "divergence": Network(call="scalar_map")}
     return recipe.method(terms, points=draws.on_path("linear"), label_drop=label_drop, needs=needs)
+
+
+def falcon(
+    *,
+    times: TimeSampler = ("sorted_pair", ("uniform",)),
+    anchor_times: TimeSampler = ("uniform",),
+    average: float = 1.0,
+    round_trip: float = 10.0,
+    path: str | Path = "linear",
+    label_drop: float = 0.1,
+    jvp: str | Jvp = "exact",
+) -> Method:
+    """FALCON: flow matching, MeanFlow's pair and the round trip on every row, mean squared errors.
+
+    Jumps that lead back are one to one, so that samples in a few of them have a density, by determinants
+    (flowjax.density.sample_with_density), and weights for an unnormalised target.
+
+    Args:
+      times: uniform, ours.
+      anchor_times: uniform, ours.
+      average: weight of MeanFlow's pair; not verified, ours.
+      round_trip: weight of the round trip, 10 as published.
+
+    Raises:
+      InputError: for weights below 0.
+
+    Reference: Rehman et al. 2025, FALCON (arXiv 2512.09914), from a summary.
+    """
+    if not (average >= 0 and round_trip >= 0):
+        raise InputError(f"falcon: average and round_trip are {average} and {round_trip}; expected weights of at least 0.")
+    pair_times = draws.pair_times(times)
+    terms = [
+        Term("anchor", pairs.anchor, distances.l2, times=draws.diagonal_times(anchor_times)),
+        Term("eulerian", pairs.pair(losses.meanflow, jvp=jvp), distances.l2, average, times=pair_times),
+        Term("round_trip", pairs.pair(likelihood.round_trip), distances.l2, round_trip, times=pair_times),
+    ]
+    return recipe.method(terms, points=draws.on_path(path), label_drop=label_drop)
 
 
 def _jvp(rule: str, jvp: str | Jvp) -> dict[str, str | Jvp]:

@@ -17,7 +17,17 @@ JUMPS = {
     "grid": "jumps between neighbours of a grid",
     "levels": "jumps to data from the levels of a grid",
     "laws": "jumps of all lengths that are right in distribution, and no velocity",
+    "noisy": "jumps along the paths of a noisy process, which are told their noise",
+    "transitions": "random transitions from all noise levels to all lower ones, by a map of their velocity",
     "none": "no jumps",
+}
+# The sampler of each, where it is not "flow_map".
+_SAMPLERS = {
+    "to data": "consistency",
+    "levels": "consistency",
+    "noisy": "strong",
+    "transitions": "transition",
+    "none": "euler",
 }
 
 
@@ -36,7 +46,7 @@ class MethodInfo(NamedTuple):
       derivative: which derivative is taken, and what is under the stop-gradient.
       parameterisation: what the paper's network predicts, a key of flowjax.flowmap.PARAMETERISATIONS.
       jumps: which jumps it learns, a key of JUMPS: "any", "to data" (t = 0), "from noise" (s = 1), "grid" (neighbours of one grid),
-        or "none" (the diagonal alone).
+        or "none" (the diagonal alone), ...
       source_fpe: the cost as the literature estimates it; None where it does not.
       derived_fpe: the cost from the graph, when the jvp's primal output is reused.
       rho: how often attention's share rho = N / (6 d + N) of the forward pass (N tokens, width d) comes on top.
@@ -116,7 +126,7 @@ class MethodInfo(NamedTuple):
     @property
     def sampler(self) -> str:
         """Name of the sampler that makes the jumps that were learned, a key of flowjax.samplers.SAMPLERS."""
-        return {"to data": "consistency", "levels": "consistency", "none": "euler"}.get(self.jumps, "flow_map")
+        return _SAMPLERS.get(self.jumps, "flow_map")
 
     def eval_steps(self, constants: Mapping[str, Any]) -> tuple[int, ...] | None:
         """The only numbers of sampling steps whose jumps a method with these constants learns; None: any number."""

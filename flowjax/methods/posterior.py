@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from flowjax import checks, conditioning, posterior, times
 from flowjax.methods import compositional, eulerian, lagrangian, pairs, recipe
-from flowjax.typing import Array, InputError, Method, Nets, Point
+from flowjax.times import TimeSampler
+from flowjax.typing import Array, InputError, Jvp, Method, Nets, Point
 
 # Rules that learn all jumps, by the names of their methods.
 RULES: dict[str, Callable[..., Method]] = {
@@ -55,14 +56,11 @@ def meta_flow_map(
 
     Reference: Potaptchik et al. 2026, Meta Flow Maps (arXiv 2601.14430), and its code; posterior Diamond Maps (arXiv 2602.05993).
     """
-    checks.member("rule of a stochastic map", rule, RULES)
     if not (0 <= ordinary <= 1 and power > 0):
         raise InputError(
             f"meta_flow_map: ordinary and power are {ordinary} and {power}; expected a share and a number above 0."
         )
-    ruled = RULES[rule]
-    length = {"total_steps": total_steps} if "total_steps" in inspect.signature(ruled).parameters else {}
-    method = ruled(label_drop=label_drop, **length)
+    method = by_rule(rule, label_drop=label_drop, total_steps=total_steps)
 
     def draw(key: Array, batch: Mapping[str, Array], step: Any) -> dict[str, Point]:
         method_key, *keys = jax.random.split(key, 1 + len(method.terms))
@@ -71,6 +69,129 @@ def meta_flow_map(
         return {name: observe(term_key, drawn[name]) for name, term_key in zip(drawn, keys)}
 
     terms = tuple(recipe.with_nets(term, _of_posterior) for term in method.terms)
+    return method._replace(draw=draw, loss=functools.partial(recipe.loss, terms, method.needs), terms=terms)
+
+
+def by_rule(rule: str, **constants: Any) -> Method:
+    """The Method of a rule of RULES with those of the constants that it takes; raises InputError for an unknown rule."""
+    checks.member("rule of a stochastic map", rule, RULES)
+    known = inspect.signature(RULES[rule]).parameters
+    return RULES[rule](**{name: value for name, value in constants.items() if name in known})
+
+
+def diamond_map(
+    *,
+    rule: str = "lsd",
+    level: TimeSampler = ("uniform", 0.01, 0.99),
+    ordinary: float = 0.1,
+    label_drop: float = 0.1,
+    total_steps: int | None = None,
+) -> Method:
+    """Diamond Maps: a rule for maps to samples of any lower noise level t of an observation x_c, told c and t.
+
+        c of `level`, 1 with probability `ordinary`;   t = c U, and 0 with probability `ordinary`;   flowjax.posterior.to_level
+
+    Args:
+      rule: as of `meta_flow_map`. LSD with 3/4 of the rows on the diagonal as published, which stops the map and the target besides.
+      level: uniform within 0.01 and 0.99 as published for the inner times; ours for c.
+      ordinary: ours.
+      label_drop: ours.
+
+    Raises:
+      InputError: for an unknown rule, or constants outside their ranges.
+
+    Reference: Holderrieth et al. 2026, Diamond Maps (arXiv 2602.05993), and its code.
+    """
+    if not 0 <= ordinary <= 1:
+        raise InputError(f"diamond_map: ordinary is {ordinary}; expected a share.")
+    levels = times.sampler_from_name(level, draws=1)
+
+    def observe(key: Array, x0: Array) -> dict[str, Array]:
+        keys = jax.random.split(key, 4)
+        rows, some = x0.shape[:1], [jax.random.bernoulli(each, ordinary, x0.shape[:1]) for each in keys[:2]]
+        c = jnp.where(some[0], 1.0, levels(keys[2], rows[0]))
+        return {"c": c, "c_to": jnp.where(some[1], 0.0, c * jax.random.uniform(keys[3], rows))}
+
+    ruled = by_rule(rule, label_drop=label_drop, total_steps=total_steps)
+    return stochastic(ruled, observe, _to_level, ordinary=True)
+
+
+def transition_matching(
+    *,
+    rule: str = "meanflow",
+    level: TimeSampler = ("uniform",),
+    label_drop: float = 0.1,
+    jvp: str | Jvp = "central",
+    total_steps: int | None = None,
+) -> Method:
+    """Transition Matching Distillation, the first stage (TM-MeanFlow): a map to the velocities eps - x0 that fit an observation x_c.
+
+    Its network has a backbone that sees x_c and a head, config.model.name="transition_mlp" or "transition_dit". The head predicts the
+    velocity itself (the parameterisation "denoised_field" of the inner path), as the teacher does.
+
+    Args:
+      rule: as of `meta_flow_map`; MeanFlow as published. With a teacher its velocity is that of the inner path in closed form; published
+        is the conditional one, of data that the teacher made.
+      level: of the observation; not verified, ours.
+      label_drop: ours.
+      jvp: finite differences as published; their scheme is ours.
+
+    Raises:
+      InputError: for an unknown rule.
+
+    Reference: Nie et al. 2026, Transition Matching Distillation (arXiv 2601.09881), from summaries; there is no public code.
+    """
+    levels = times.sampler_from_name(level, draws=1)
+    observe = lambda key, x0: {"c": jnp.maximum(levels(key, x0.shape[0]), 1e-3)}
+    ruled = by_rule(rule, label_drop=label_drop, jvp=jvp, total_steps=total_steps)
+    return stochastic(ruled, observe, lambda cond, x: posterior.to_velocity(times.expand(cond["c"], x)))
+
+
+def _to_level(cond: Mapping[str, Array], x: Array) -> posterior.Inner:
+    return posterior.to_level(times.expand(cond["c"], x), times.expand(cond["c_to"], x))
+
+
+Observe = Callable[
+    [Array, Array], dict[str, Array]
+]  # (key, x0) -> {"c": [B], ...}: the level of each row's observation, and other inputs
+
+
+def stochastic(
+    method: Method,
+    observe: Observe,
+    inner: Callable[[Mapping[str, Array], Array], posterior.Inner],
+    *,
+    ordinary: bool = False,
+) -> Method:
+    """A rule for the ordinary map as one for a stochastic map: data and noise are those of the inner path of each row.
+
+    Args:
+      method: of the rule.
+      observe: draws the levels of the observations, and further inputs of the network.
+      inner: `(cond, rows) -> flowjax.posterior.Inner`.
+      ordinary: whether x_c is 0 at c = 1, where it says nothing, as it is for a network that is told nothing.
+    """
+
+    def draw(key: Array, batch: Mapping[str, Array], step: Any) -> dict[str, Point]:
+        method_key, level_key, noise_key, eps_key = jax.random.split(key, 4)
+        x0 = batch["x"]
+        told = observe(level_key, x0)
+        x_c = posterior.observed(x0, times.expand(told["c"], x0), noise_key).astype(x0.dtype)
+        if ordinary:
+            x_c = jnp.where(times.expand(told["c"] < 1, x0), x_c, 0.0).astype(x0.dtype)
+        eps = jax.random.normal(eps_key, x0.shape, x0.dtype)
+        end = inner(told, x0).end(x0, x_c, eps).astype(x0.dtype)
+        return method.draw(method_key, {**batch, **told, "x": end, "eps": eps, "x_c": x_c}, step)
+
+    def of_inner(nets: Nets, point: Point) -> Nets:
+        if nets.teacher is None:
+            return nets
+        plain = conditioning.without(point.cond, (*conditioning.OBSERVATION, "c_to"))
+        ordinary, path = pairs.bind(nets.teacher, point._replace(cond=plain)), inner(point.cond, point.x)
+        x_c, c = point.cond["x_c"], times.expand(point.cond["c"], point.x)
+        return nets.replace(teacher=lambda x, t: path.velocity(ordinary, x, t, x_c, c))
+
+    terms = tuple(recipe.with_nets(term, of_inner) for term in method.terms)
     return method._replace(draw=draw, loss=functools.partial(recipe.loss, terms, method.needs), terms=terms)
 
 

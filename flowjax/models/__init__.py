@@ -13,9 +13,11 @@ from flowjax.models.dit import DIT_SIZES, DiT
 from flowjax.models.log_variance import LinearLogVariance, LogVariance
 from flowjax.models.mit import MIT_SIZES, MiT
 from flowjax.models.mlp import MLP
+from flowjax.models.noise_adapter import NoiseAdapter
 from flowjax.models.parameterised import Parameterised, heads, two_headed
 from flowjax.models.semi_lipschitz_dit import SEMI_LIPSCHITZ_SIZES, SemiLipschitzDiT
 from flowjax.models.sequence_dit import SequenceDiT
+from flowjax.models.transition import TransitionDiT, TransitionMLP, bound
 from flowjax.models.unet import UNet
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "MLP",
     "MODELS",
     "MiT",
+    "NoiseAdapter",
     "Parameterised",
     "SEMI_LIPSCHITZ_SIZES",
     "SEQUENCES",
@@ -37,7 +40,10 @@ __all__ = [
     "SIZES",
     "SemiLipschitzDiT",
     "SequenceDiT",
+    "TransitionDiT",
+    "TransitionMLP",
     "UNet",
+    "bound",
     "defaults",
     "features",
     "from_zero",
@@ -56,6 +62,8 @@ MODELS = {
     "semi_lipschitz_dit": SemiLipschitzDiT,
     "unet": UNet,
     "sequence_dit": SequenceDiT,
+    "transition_mlp": TransitionMLP,
+    "transition_dit": TransitionDiT,
 }
 SEQUENCES = ("sequence_dit",)  # networks for rows [L, K] of one-hot tokens, and for no others
 SIZES = {
@@ -76,6 +84,8 @@ SHARDING = {
     "semi_lipschitz_dit": _DIT,
     "unet": ((r"last/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
     "sequence_dit": ((r"logits_out/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
+    "transition_mlp": ((r"head/Dense_[1-9]\d*/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
+    "transition_dit": _DIT,
 }
 
 
@@ -123,7 +133,7 @@ def sized(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def in_float32(net: nn.Module) -> nn.Module:
     """The same network, computing in float32."""
-    return net.clone(net=in_float32(net.net)) if isinstance(net, Parameterised) else net.clone(dtype="float32")
+    return net.clone(net=in_float32(net.net)) if isinstance(net, (Parameterised, NoiseAdapter)) else net.clone(dtype="float32")
 
 
 def from_zero(name: str, entry: str) -> bool:

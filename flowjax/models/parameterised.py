@@ -28,6 +28,16 @@ class Parameterised(nn.Module):
         """What the raw network predicts, arguments as of `__call__`."""
         return self.net(x, s, t, cond)
 
+    def features(self, y: Array, cond=None) -> Array:
+        """What the backbone of a raw network of transitions makes of its observation, see flowjax.models.transition."""
+        return self.net.features(y, cond)
+
+    def answer(self, y: Array, s: Time, t: Time, cond, features: Array) -> Array:
+        """V by its head, from these features."""
+        return flowmap.PARAMETERISATIONS[self.parameterisation](lambda *inputs: self.net.answer(*inputs, features))(
+            y, s, t, cond
+        )
+
     def named_heads(self, x: Array, s: Time, t: Time, cond=None) -> dict[str, Array]:
         """{name: array} of all heads of the raw network from one pass, each by the same parameterisation.
 

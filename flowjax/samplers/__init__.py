@@ -7,7 +7,7 @@ noise carry data to the noise that it comes from, which is called inversion.
 from flowjax.samplers.deterministic import adaptive, euler, flow_map, heun, midpoint, trajectory
 from flowjax.samplers.grids import bent, fold, from_noise_to_data, grid, karras, shifted
 from flowjax.samplers.named import GRIDS, SAMPLERS, Sampler, check_sampler, grid_from_name, sampler_from_name
-from flowjax.samplers.stochastic import consistency, gamma, restart, restarts
+from flowjax.samplers.stochastic import consistency, drawn_velocity, gamma, restart, restarts, strong, transition
 
 __all__ = [
     "GRIDS",
@@ -17,6 +17,7 @@ __all__ = [
     "check_sampler",
     "bent",
     "consistency",
+    "drawn_velocity",
     "euler",
     "flow_map",
     "fold",
@@ -31,5 +32,7 @@ __all__ = [
     "restarts",
     "sampler_from_name",
     "shifted",
+    "strong",
     "trajectory",
+    "transition",
 ]

@@ -19,7 +19,8 @@ class Sampler(NamedTuple):
     """A sampler by name, for an average velocity.
 
     Attributes:
-      run: `(V, x, times, keys, **options)`; the solvers follow the diagonal of V, the instantaneous velocity V(x, t, t).
+      run: `(V, x, times, keys, **options)`; the solvers follow the diagonal of V, the instantaneous velocity V(x, t, t). "strong" and
+        "transition" call `V(x, s, t, inputs)` with further inputs of the network.
       noisy: whether it draws new noise at each step, so that it cannot be inverted.
       evaluations: `(times, **options) -> int`, how often it evaluates V; None: it depends on the data.
     """
@@ -69,6 +70,10 @@ SAMPLERS = {
     "consistency": Sampler(stochastic.consistency, noisy=True),
     "gamma": Sampler(stochastic.gamma, noisy=True, evaluations=lambda times, **options: len(times) - 1),
     "restart": Sampler(_restart, noisy=True, evaluations=_falls),
+    "strong": Sampler(stochastic.strong, noisy=True, evaluations=lambda times, **options: len(times) - 1),
+    "transition": Sampler(
+        stochastic.transition, noisy=True, evaluations=lambda times, *, inner=1: int(inner) * (len(times) - 1)
+    ),
     "euler": Sampler(_solver(deterministic.euler)),
     "heun": Sampler(_solver(deterministic.heun), evaluations=lambda times: 2 * (len(times) - 1)),
     "midpoint": Sampler(_solver(deterministic.midpoint), evaluations=lambda times: 2 * (len(times) - 1)),
@@ -128,7 +133,7 @@ def check_sampler(spec: str, steps: int, grid: str = "uniform", path: str | path
     if isinstance(steps, (int, np.integer)) and steps > MOST_STEPS:
         raise typing.InputError(f"steps is {steps:,}; expected at most {MOST_STEPS:,}.")
     chosen, times = sampler_from_name(spec, path), grid_from_name(grid)(steps)
-    stand_in = lambda x, s, t: jnp.zeros_like(x)
+    stand_in = lambda x, s, t, inputs=None: jnp.zeros_like(x)
     point = jnp.ones((1, paths.path_from_name(path).space.size))
     jax.eval_shape(lambda x, seed: chosen.run(stand_in, x, times, jax.random.split(jax.random.key(seed), 1)), point, 0)
 

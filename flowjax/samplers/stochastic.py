@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from flowjax import flowmap, paths, spaces, typing
+from flowjax import brownian, conditioning, flowmap, paths, spaces, typing
 from flowjax.samplers import grids
 from flowjax.typing import Array, AverageVelocity
 
+Informed = Callable[..., Array]  # V(x, s, t, inputs) with further inputs of the network by name, {"x_c": ..., "c": ...}
 MOST_REPEATS = 1_000  # of a restart: each is as long a program
 
 
@@ -157,3 +158,73 @@ def _quieter(path: paths.Path, t: Array, share: float) -> Array:
     if share == 1:  # no new noise, and not a rounding error less
         return t
     return jax.lax.fori_loop(0, 40, halve, (jnp.zeros_like(t), t))[0]
+
+
+def strong(V: Informed, x: Array, times: Array, keys: Array, *, noise: float = 1.0) -> Array:
+    """Jumps of a strong stochastic map, each told the noise that is drawn for it.
+
+        x <- x + (t - s) V(x, s, t, w) + w_0,   w the coefficients of new noise between s and t, flowjax.brownian
+
+    Arguments as in `consistency`, and
+
+      V: mean drift, `V(x, s, t, inputs)`; `inputs` are those of flowjax.conditioning.PATH.
+      times: [n + 1] times in [0, 1], falling.
+      noise: strength of the process of which V was trained; 0 is `flow_map`.
+
+    Raises:
+      InputError: if `times` is not a grid, or noise is below 0.
+
+    Reference: McCallum et al. 2026, Strong Stochastic Flow Maps (arXiv 2606.01086).
+    """
+    if not noise >= 0:
+        raise typing.InputError(f"strong: noise is {noise}; expected a number of at least 0, e.g. strong:noise=1.")
+
+    def step(x: Array, number: Array, s: Array, t: Array) -> Array:
+        normal = jax.vmap(
+            lambda key: jax.random.normal(jax.random.fold_in(key, number), (brownian.COUNT, *x.shape[1:]), x.dtype)
+        )
+        w = brownian.scaled(normal(keys).swapaxes(0, 1), jnp.sqrt(jnp.maximum(brownian.clock(s, t, noise), 0.0)))
+        return (x + (t - s) * V(x, s, t, conditioning.of_path(w)) + w[0]).astype(x.dtype)
+
+    return grids.fold(step, x, times)
+
+
+def transition(V: Informed, x: Array, times: Array, keys: Array, *, inner: int = 1) -> Array:
+    """Random transitions to lower noise levels: a velocity is drawn by an inner map from new noise, and followed.
+
+        y <- G(y, 1, 0 | x, s) from y ~ N(0, I) in `inner` jumps of the inner map G,   x <- x + (t - s) y
+
+    Arguments as in `consistency`, and
+
+      V: average velocity of the inner map, `V(y, s, t, inputs)`; `inputs` are those of flowjax.conditioning.OBSERVATION.
+      times: [n + 1] times in [0, 1], falling.
+      inner: jumps of the inner map in each interval.
+
+    Raises:
+      InputError: if `times` is not a grid, or inner is no whole number of at least 1.
+
+    Reference: Nie et al. 2026, Transition Matching Distillation (arXiv 2601.09881).
+    """
+    if inner < 1 or inner != int(inner):
+        raise typing.InputError(
+            f"transition: inner is {inner}; expected a whole number of at least 1, e.g. transition:inner=2."
+        )
+
+    def step(x: Array, number: Array, s: Array, t: Array) -> Array:
+        y = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), x.shape[1:], x.dtype))(keys)
+        return flowmap.move(x, s, t, drawn_velocity(V, x, s, y, int(inner)))
+
+    return grids.fold(step, x, times)
+
+
+def drawn_velocity(V: Informed, x: Array, s: Array, y: Array, inner: int = 1) -> Array:
+    """A velocity eps - x0 that fits x at time s, by jumps of the inner map from noise y, see `transition`.
+
+    If V has an attribute `held`, `held(y, inputs) -> V(y, s, t)`, what all jumps share is computed there once.
+    """
+    inputs = {"x_c": x, "c": jnp.broadcast_to(jnp.reshape(s, (-1,)), x.shape[:1])}
+    held = getattr(V, "held", None)
+    G = (lambda y, s, t: V(y, s, t, inputs)) if held is None else held(y, inputs)
+    for number in range(inner):
+        y = flowmap.jump(G, y, 1 - number / inner, 1 - (number + 1) / inner)
+    return y

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import adapters, checks, conditioning, data, flowmap, methods, paths, typing
+from flowjax import adapters, checks, conditioning, data, flowmap, methods, paths, posterior, typing
 from flowjax.training import checkpoint, config_checks, networks, parts, ranges, room, sampling, settings, workdir as folders
 
 
@@ -108,21 +108,51 @@ class Trained(NamedTuple):
           run = training.load("runs/meta_flow_map")
           x0 = run.draw(labels=3)(x_c, 0.6, eps)     # x_c = 0.4 data + 0.6 noise
         """
-        missing = [name for name in conditioning.OBSERVATION if name not in self.settings.model.inputs]
+        told, of_velocity = self._told(labels, guidance, conditioning.OBSERVATION), self._draws_velocities
+
+        def draw(x_c, c, eps):
+            end = told(eps, x_c=x_c, c=c)
+            return flowmap.move(x_c, jnp.asarray(c), 0.0, end) if of_velocity else end
+
+        return draw
+
+    def transition(self, labels=None, guidance=None):
+        """One-step samples at lower noise levels, `transition(x_c, c, t, eps) -> x_t`, see flowjax.posterior.descent.
+
+        Args:
+          labels, guidance: as of `V`.
+
+        Raises:
+          InputError: for a run of another method than diamond_map or transition_matching, and as `V`.
+        """
+        if self._draws_velocities:
+            told = self._told(labels, guidance, conditioning.OBSERVATION)
+            return lambda x_c, c, t, eps: flowmap.move(x_c, jnp.asarray(c), t, told(eps, x_c=x_c, c=c))
+        told = self._told(labels, guidance, conditioning.TRANSITION)
+        return lambda x_c, c, t, eps: posterior.carried(c, t) * x_c + told(eps, x_c=x_c, c=c, c_to=t)
+
+    @property
+    def _draws_velocities(self):
+        """Whether the stochastic map of the run leads to velocities of its observation."""
+        return methods.info(self.settings.method.name).jumps == "transitions"
+
+    def _told(self, labels, guidance, inputs):
+        """One jump from noise, `(eps, x_c=..., c=...)`, of a network with these inputs, of which numbers may be one for all rows."""
+        missing = [name for name in inputs if name not in self.settings.model.inputs]
         if missing:
             raise typing.InputError(
                 f"{self.settings.method.name} has no stochastic map: its network lacks the inputs {' and '.join(missing)}; expected a run of"
-                " meta_flow_map."
+                f" {'meta_flow_map' if inputs == conditioning.OBSERVATION else 'diamond_map'}."
             )
         values, labels = self.conditioning(guidance), -1 if labels is None else labels
 
-        def draw(x_c, c, eps):
-            rows = jnp.broadcast_to(jnp.asarray(labels, jnp.int32), eps.shape[:1])
-            levels = jnp.broadcast_to(jnp.reshape(jnp.asarray(c, jnp.float32), (-1,)), eps.shape[:1])
-            cond = {**conditioning.rows(rows, values), "x_c": x_c, "c": levels}
+        def jump(eps, x_c, **levels):
+            each = lambda value: jnp.broadcast_to(jnp.reshape(jnp.asarray(value, jnp.float32), (-1,)), eps.shape[:1])
+            told = {"x_c": x_c, **{name: each(value) for name, value in levels.items()}}
+            cond = {**conditioning.rows(each(labels).astype(jnp.int32), values), **told}
             return flowmap.jump(lambda x, s, t: self.net.apply({"params": self.params}, x, s, t, cond), eps, 1.0, 0.0)
 
-        return draw
+        return jump
 
     def sample(
         self, n, steps=1, labels=None, *, sampler="", grid="", seed=0, guidance=None, interval=(), inputs=None, **options

@@ -110,6 +110,8 @@ def module_of(name, network, net, shape):
             " 'LogVariance', a linen module, or a function (net, shape) -> linen module."
         )
     known = getattr(net, "net", net)  # of a parameterised network, the one in it
+    if "net" in module.__dataclass_fields__:
+        return module(known)
     return module(num_classes=known.num_classes) if "num_classes" in module.__dataclass_fields__ else module()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
-from flowjax import conditioning as conditionings, data, paths, samplers, typing
+from flowjax import conditioning as conditionings, data, models, paths, samplers, typing
 from flowjax.training import sharding
 
 CHUNK = 512  # rows that go through the network together
@@ -63,7 +63,7 @@ def make_sampler(
     def chunk(params, key, index, labels, times, x):
         keys = row_keys(key, index)
         cond = conditionings.rows(labels, conditioning or {})
-        V = lambda x, s, t: net.apply({"params": params}, x, s, t, cond)
+        V = models.bound(net, params, cond)
         return chosen.run(V, noise(path, keys, shape) if x is None else x, np.array(times), keys)
 
     def sample(params, seed, labels, steps, progress=False, *, first=0, x=None, inverted=False):

@@ -1,0 +1,69 @@
+"""Brownian paths as a network is told of them: Legendre coefficients of the noise between two times.
+
+The noise of the process of flowjax.losses.strong between s and t is a Brownian motion N in the clock noise (s^2 - t^2). Its
+coefficients over that span, u from 0 to 1 along the clock, are
+
+    w_n = integral of P_n(2 u - 1) dN(u),     n = 0, 1, 2,
+
+independent normals of variance noise (s^2 - t^2) / (2 n + 1); w_0 is the increment. With more of them the polynomial of degree n + 1
+that they determine nears the path.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from flowjax import checks
+from flowjax.typing import Array, Time
+
+COUNT = 3  # coefficients, as in the published code for images (space-time-time Levy area)
+
+
+def clock(s: Time, t: Time, noise: float) -> Time:
+    """Variance of the noise between s and t <= s: noise (s^2 - t^2)."""
+    return noise * (s**2 - t**2)
+
+
+def coefficients(key: Array, x: Array, s: Time, t: Time, noise: float) -> Array:
+    """Coefficients of the noise of rows like x between s and t, [3, B, ...]."""
+    spread = jnp.sqrt(jnp.maximum(clock(s, t, noise), 0.0))
+    normal = jax.random.normal(key, (COUNT, *x.shape), x.dtype)
+    return scaled(normal, spread)
+
+
+def scaled(normal: Array, spread: Time) -> Array:
+    """Coefficients from normal numbers [3, B, ...] of variance 1, and the deviation of the increment, a number or [B, 1, ...]."""
+    over = jnp.sqrt(2.0 * jnp.arange(COUNT) + 1).reshape(-1, *[1] * (normal.ndim - 1))
+    spread = jnp.asarray(spread)
+    return (normal * (spread[None] if spread.ndim else spread) / over).astype(normal.dtype)
+
+
+def joined(left: Array, right: Array, share: Time) -> Array:
+    """Coefficients of a span from those of its two parts.
+
+    Args:
+      left: of the part that comes first, [3, B, ...].
+      right: of the other.
+      share: of the first part in the clock, a scalar or with the axes of a row, in (0, 1).
+
+    Returns:
+      [3, B, ...].
+
+    Raises:
+      InputError: if the shapes differ.
+
+    Example:
+      >>> one = jnp.array([[1.0], [0.0], [0.0]])  # a straight line, and twice as long a one
+      >>> joined(one, 2 * one, 1 / 3).round(6).ravel().tolist()
+      [3.0, 0.0, 0.0]
+
+    Reference: Chen's relation for two parts; the published code of Strong Stochastic Flow Maps (arXiv 2606.01086) has equal ones.
+    """
+    right = checks.like("joined", left, right, name="right")
+    a, b = share, 1 - share
+    first = left[0] + right[0]
+    second = a * left[1] - b * left[0] + b * right[1] + a * right[0]
+    third = (
+        a**2 * left[2] - 3 * a * b * left[1] + b * (1 - 2 * a) * left[0]
+        + b**2 * right[2] + 3 * a * b * right[1] + a * (2 * a - 1) * right[0]
+    )  # fmt: skip
+    return jnp.stack([first, second, third]).astype(left.dtype)
