@@ -1,6 +1,8 @@
 """Fixtures of several test files."""
 
+import jax
 import pytest
+from support import OPTIMISED
 
 from configs import flow_matching
 
@@ -17,6 +19,13 @@ def digits_run(tmp_path_factory, saved_run):
     config = flow_matching.get_config("digits")
     config.model.update({"width": 16, "depth": 1, "heads": 2})
     return saved_run(config, tmp_path_factory.mktemp("digits") / "run")
+
+
+@pytest.fixture
+def optimised(monkeypatch):
+    """The step of a training is compiled with optimisation: for tests that train for thousands of steps."""
+    compile_step = jax.stages.Lowered.compile
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda lowered: compile_step(lowered, OPTIMISED))
 
 
 @pytest.fixture

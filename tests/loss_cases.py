@@ -122,7 +122,7 @@ class Case(NamedTuple):
       call: names of the positional arguments, in order.
       read: `(V, W, d, i) -> (prediction, target)`, with the partial derivatives d of V.
       tangent: `(phi, d, i) -> tangent of the prediction` in theta, with the partial derivatives d of phi; that of the target is 0.
-        None: nothing is stopped in the prediction, so its tangent is the derivative of `read` for weights of W that do not move.
+        None: it is the derivative of `read`, which stops what the method stops, for weights of W that do not move.
       free: with a tangent of None, whether the target is not stopped either.
       side: which of two pairs.
       keywords: `(V, i) -> keyword arguments`; those of `pair` replace them.
@@ -217,6 +217,13 @@ def read_round_trip(V, W, d, i):
     return (V(y, i.t, i.s) + (i.s - i.t) * partials(V, back)("t"), i.v), (jump(V, y, i.t, i.s), i.x)
 
 
+def read_lagrangian_meanflow(V, W, d, i):
+    """Its derivative in the end is stopped, and so is where the first jump lands."""
+    y = jax.lax.stop_gradient(jump(V, i.x, i.s, i.t))
+    back = partials(V, i._replace(x=y, s=i.t, t=i.s))
+    return V(y, i.t, i.s) + (i.s - i.t) * jax.lax.stop_gradient(back("t")), i.v
+
+
 def read_progressive_distillation(V, W, d, i):
     m = (i.s + i.t) / 2
     half = lambda x, s, t: x + (t - s) * W(x, s, s)
@@ -304,6 +311,7 @@ CASES |= {
         "lagrangian_self_distillation", "split_meanflow",
     )
 } | {
+    "riemannian_lagrangian_meanflow": Case("V x s t v", read_lagrangian_meanflow, None),
     "riemannian_progressive_self_distillation": CASES["progressive_flow_map_matching"]._replace(
         call="V x s t a",
         read=lambda V, W, d, i: (jump(V, i.x, i.s, i.t), jump(V, jump(V, i.x, i.s, middle(i)), middle(i), i.t)),

@@ -154,6 +154,7 @@ def _noted(**where):
     return source._replace(rows=rows)
 
 
+@pytest.mark.slow
 def test_a_run_with_added_inputs_trains_samples_and_continues_one_without(added, monkeypatch, saved_run, tmp_path):
     monkeypatch.setitem(data.DATASETS, "noted", _noted)
     plain = saved_run(small("flow_matching"), tmp_path / "plain")

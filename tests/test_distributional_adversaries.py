@@ -304,7 +304,7 @@ def after(config, devices, steps=2):
     return jax.device_get((state, metrics))
 
 
-@pytest.mark.parametrize("at", ["", "Dense_3/kernel"])
+@pytest.mark.parametrize("at", [pytest.param("", marks=pytest.mark.slow), "Dense_3/kernel"])
 def test_the_gradient_of_the_adversary_is_balanced(at):
     """As long as half of the method's own, in all weights or in those of one layer; written out by two gradients."""
     config = adversarial(at=at)

@@ -263,6 +263,7 @@ def test_transport_between_rows_of_one_label_alone():
     np.testing.assert_allclose(plan.sum(0), 1 / 4, rtol=1e-9)
 
 
+@pytest.mark.slow
 @x64
 def test_pushes_move_samples_and_no_gradient_reaches_the_force():
     x, x0, second = sets((8, 2), (8, 2), (8, 2))
@@ -303,6 +304,7 @@ def test_the_frechet_distance_is_that_of_scipy_and_in_one_dimension_the_closed_f
     )
 
 
+@pytest.mark.slow
 @x64
 def test_the_gradient_of_a_shift_and_that_of_few_samples():
     """Moved together, samples feel twice the difference of the means, by the share of the batch in its population."""

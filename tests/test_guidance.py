@@ -40,6 +40,7 @@ def test_the_target_of_two_gaussian_classes_is_their_guided_velocity(x64):
         np.testing.assert_allclose(by_teacher, expected, atol=1e-9, err_msg=kind)
 
 
+@pytest.mark.slow
 def test_published_forms_and_scales(x64):
     """The formulas as the papers write them, for any network, right or not."""
     point, net, _ = points("meanflow")

@@ -38,7 +38,7 @@ def draw(x_c, c, eps):
     return (mean + eps / jnp.sqrt(precision)[None]) @ basis.T
 
 
-@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("gradient", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_guidance_by_value_samples_the_posterior(gradient):
     run = jax.jit(
         lambda x: inverse.by_value(
@@ -57,6 +57,7 @@ def affine(step):
     return np.asarray(step(jnp.eye(2))).T - b[:, None], b
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_bias_of_guidance_by_one_end_is_the_predicted_one():
     """Its intervals are affine maps for normal data, so that the law of its samples is known: a normal, and not the posterior."""

@@ -37,6 +37,7 @@ def rows(count=7):
     return x, jnp.full((count, 1), 0.9), jnp.full((count, 1), 0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_every_rule_vanishes_on_the_exact_mean_divergence():
     x, s, t = rows()
@@ -126,7 +127,7 @@ def test_bad_constants_are_refused():
 
 
 @pytest.mark.slow
-def test_log_p_of_a_mixture_in_one_step(tmp_path, monkeypatch):
+def test_log_p_of_a_mixture_in_one_step(tmp_path, monkeypatch, optimised):
     """Samples in one jump, and the density that the divergence network gives them, within 0.02 nats of the true one."""
 
     def mixture(*, split="train", data_dir=None):

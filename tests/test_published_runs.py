@@ -252,6 +252,7 @@ def checked(file, choice, devices):
     config_checks.check(chosen, runs.Sketch(chosen, devices))
 
 
+@pytest.mark.slow
 def test_every_run_fits_one_device_and_64():
     for file, choice in RUNS:
         checked(file, choice, 1)

@@ -322,6 +322,7 @@ def config_of(name, chosen, **changes):
     return config
 
 
+@pytest.mark.slow
 def test_jumps_of_a_trained_map_land_on_the_sphere(tmp_path):
     config = config_of("rmf", "sphere", steps=2, batch_size=32)
     config.model.width = 16

@@ -281,6 +281,7 @@ def test_parts_of_a_batch_hold_whole_groups():
 # The whole way
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     whole = jax.device_get(loop.train(small(), tmp_path, devices=ONE))
     shutil.rmtree(tmp_path / "checkpoints" / "10")

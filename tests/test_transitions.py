@@ -149,6 +149,7 @@ def test_what_the_recipes_draw():
         np.testing.assert_allclose(np.asarray(point.x0)[plain], 3.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_head_uses_the_features_of_its_backbone():
     """Of points and of images; and the compiled program of several jumps evaluates the backbone once."""
     key, cond = jax.random.key(0), {"c": jnp.full(4, 0.5), "label": jnp.arange(4)}

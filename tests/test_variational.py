@@ -73,6 +73,7 @@ def test_where_gradients_are():
     np.testing.assert_array_equal(tangents.target, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["meanflow", "psd"])
 def test_without_adapted_rows_the_rule_is_the_ordinary_one(rule):
     """And with them a share of the rows is moved to the adapter's noise; the raw errors of the others stay."""
@@ -133,7 +134,7 @@ def test_an_adapter_begins_with_normal_noise_and_is_loaded_beside_its_map(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_map_and_its_adapter_learn_a_posterior_that_is_no_normal(tmp_path, monkeypatch):
+def test_a_map_and_its_adapter_learn_a_posterior_that_is_no_normal(tmp_path, monkeypatch, optimised):
     """Data on two lines of equal weight: for a first coordinate of 0 the second is near 1 or -1, which a normal of the noise alone
     reaches because the map learns along."""
 
