@@ -145,7 +145,7 @@ def test_a_map_and_its_adapter_learn_a_posterior_that_is_no_normal(tmp_path, mon
         return data.Source("lines", len(x), (2,), 0, lambda ids: {"x": x[ids]})
 
     monkeypatch.setitem(data.DATASETS, "lines", lines)
-    config = small("variational_flow_map", steps=1500, batch_size=256, save_every=1500, log_every=500)
+    config = small("variational_flow_map", steps=900, batch_size=256, save_every=900, log_every=300)
     config.data.name, config.eval_samples = "lines", 64
     config.model.update({"width": 64, "depth": 3})
     config.optim.learning_rate = 2e-3
