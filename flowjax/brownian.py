@@ -1,4 +1,4 @@
-"""Brownian paths as a network is told of them: Legendre coefficients of the noise between two times.
+"""Brownian paths as inputs of a network: Legendre coefficients of the noise between two times.
 
 The noise of the process of flowjax.losses.strong between s and t is a Brownian motion N in the clock noise (s^2 - t^2). Its
 coefficients over that span, u from 0 to 1 along the clock, are
@@ -25,15 +25,13 @@ def clock(s: Time, t: Time, noise: float) -> Time:
 
 def coefficients(key: Array, x: Array, s: Time, t: Time, noise: float) -> Array:
     """Coefficients of the noise of rows like x between s and t, [3, B, ...]."""
-    spread = jnp.sqrt(jnp.maximum(clock(s, t, noise), 0.0))
-    normal = jax.random.normal(key, (COUNT, *x.shape), x.dtype)
-    return scaled(normal, spread)
+    return scaled(jax.random.normal(key, (COUNT, *x.shape), x.dtype), s, t, noise)
 
 
-def scaled(normal: Array, spread: Time) -> Array:
-    """Coefficients from normal numbers [3, B, ...] of variance 1, and the deviation of the increment, a number or [B, 1, ...]."""
+def scaled(normal: Array, s: Time, t: Time, noise: float) -> Array:
+    """Coefficients of the noise between s and t from normal numbers [3, B, ...] of variance 1."""
     over = jnp.sqrt(2.0 * jnp.arange(COUNT) + 1).reshape(-1, *[1] * (normal.ndim - 1))
-    spread = jnp.asarray(spread)
+    spread = jnp.sqrt(jnp.maximum(jnp.asarray(clock(s, t, noise)), 0.0))
     return (normal * (spread[None] if spread.ndim else spread) / over).astype(normal.dtype)
 
 

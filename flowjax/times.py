@@ -40,6 +40,18 @@ def expand(t: ArrayLike, x: ArrayLike) -> Array:
     return t.reshape(t.shape + (1,) * (jnp.ndim(x) - 1))
 
 
+def flatten(t: ArrayLike, x: ArrayLike) -> Array:
+    """Times [B] of the rows of x, never narrower than float32, from a scalar or [B, 1, ..., 1].
+
+    Example:
+      >>> flatten(0.5, jnp.zeros((3, 2))).tolist()
+      [0.5, 0.5, 0.5]
+    """
+    t = jnp.asarray(t)
+    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+    return jnp.broadcast_to(t.reshape(-1), jnp.shape(x)[:1])
+
+
 def uniform(low: float = 0.0, high: float = 1.0) -> Times:
     """Times uniform on [low, high]."""
     return lambda key, n: jax.random.uniform(key, (n,), jnp.float32, low, high)

@@ -1,4 +1,4 @@
-"""Strong Stochastic Flow Maps: jumps along the paths of a noisy process, told the noise of the path.
+"""Strong Stochastic Flow Maps: jumps along the paths of a noisy process, whose noise is an input.
 
 The process runs from noise, time 1, to data, time 0, by
 
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import jax
 
-from flowjax import brownian, checks
+from flowjax import brownian, checks, flowmap
 from flowjax.typing import Array, Pair, Time
 
 sg = jax.lax.stop_gradient
@@ -28,12 +28,6 @@ def drift(v: Array, x: Array, s: Time, noise: float) -> Array:
       [[4.0, 4.0]]
     """
     return (1 + noise * (1 - s)) * v + noise * x
-
-
-def strong_jump(V: Drift, x: Array, s: Time, t: Time, w: Array) -> Array:
-    """F(x, s, t | w) = x + (t - s) V(x, s, t, w) + w_0."""
-    s, t = checks.times("strong_jump", x, s=s, t=t)
-    return (x + (t - s) * V(x, s, t, w) + w[0]).astype(x.dtype)
 
 
 def strong_anchor(V: Drift, x: Array, s: Time, t: Time, v: Array, w: Array, *, noise: float = 1.0) -> Pair:
@@ -59,7 +53,7 @@ def strong_anchor(V: Drift, x: Array, s: Time, t: Time, v: Array, w: Array, *, n
 
 
 def strong_composition(V: Drift, V_target: Drift, x: Array, s: Time, t: Time, a: Time, left: Array, right: Array) -> Pair:
-    """Two jumps along a path are one, which is told the noise of both.
+    """Two jumps along a path are one, with the noise of both.
 
         V(x, s, t, w)  vs  sg[a V_target(x, s, m, left) + (1 - a) V_target(F_target(x, s, m, left), m, t, right)],     m = s + a (t - s)
 
@@ -82,5 +76,5 @@ def strong_composition(V: Drift, V_target: Drift, x: Array, s: Time, t: Time, a:
     m = s + a * (t - s)
     w = brownian.joined(left, right, (s**2 - m**2) / (s**2 - t**2))
     first = V_target(x, s, m, left)
-    x_m = (x + (m - s) * first + left[0]).astype(x.dtype)
+    x_m = (flowmap.move(x, s, m, first) + left[0]).astype(x.dtype)
     return Pair(V(x, s, t, w), sg(a * first + (1 - a) * V_target(x_m, m, t, right)))

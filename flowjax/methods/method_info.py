@@ -17,7 +17,7 @@ JUMPS = {
     "grid": "jumps between neighbours of a grid",
     "levels": "jumps to data from the levels of a grid",
     "laws": "jumps of all lengths that are right in distribution, and no velocity",
-    "noisy": "jumps along the paths of a noisy process, which are told their noise",
+    "noisy": "jumps along the paths of a noisy process, whose noise is an input",
     "transitions": "random transitions from all noise levels to all lower ones, by a map of their velocity",
     "none": "no jumps",
 }
@@ -45,8 +45,7 @@ class MethodInfo(NamedTuple):
         its samples with the data.
       derivative: which derivative is taken, and what is under the stop-gradient.
       parameterisation: what the paper's network predicts, a key of flowjax.flowmap.PARAMETERISATIONS.
-      jumps: which jumps it learns, a key of JUMPS: "any", "to data" (t = 0), "from noise" (s = 1), "grid" (neighbours of one grid),
-        or "none" (the diagonal alone), ...
+      jumps: which jumps it learns, a key of JUMPS.
       source_fpe: the cost as the literature estimates it; None where it does not.
       derived_fpe: the cost from the graph, when the jvp's primal output is reused.
       rho: how often attention's share rho = N / (6 d + N) of the forward pass (N tokens, width d) comes on top.

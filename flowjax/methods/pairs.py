@@ -130,6 +130,16 @@ def bind(net: Any, point: Point) -> Any:
     return bound
 
 
+def with_inputs(net: Callable, point: Point) -> Callable[..., Array]:
+    """A network on the conditioning of the point and further inputs by name: V(x, s, t, inputs), v(x, t, inputs)."""
+
+    def called(*arguments: Any) -> Array:
+        *rest, inputs = arguments
+        return net(*rest, {**(point.cond or {}), **inputs})
+
+    return called
+
+
 def _takes(net: Callable, count: int) -> bool:
     """Whether a callable takes so many arguments by position."""
     try:

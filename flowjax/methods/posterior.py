@@ -87,7 +87,7 @@ def diamond_map(
     label_drop: float = 0.1,
     total_steps: int | None = None,
 ) -> Method:
-    """Diamond Maps: a rule for maps to samples of any lower noise level t of an observation x_c, told c and t.
+    """Diamond Maps: a rule for maps to samples of any lower noise level t of an observation x_c; c and t are inputs.
 
         c of `level`, 1 with probability `ordinary`;   t = c U, and 0 with probability `ordinary`;   flowjax.posterior.to_level
 
@@ -151,9 +151,8 @@ def _to_level(cond: Mapping[str, Array], x: Array) -> posterior.Inner:
     return posterior.to_level(times.expand(cond["c"], x), times.expand(cond["c_to"], x))
 
 
-Observe = Callable[
-    [Array, Array], dict[str, Array]
-]  # (key, x0) -> {"c": [B], ...}: the level of each row's observation, and other inputs
+# (key, x0) -> {"c": [B], ...}: the level of each row's observation, and other inputs
+Observe = Callable[[Array, Array], dict[str, Array]]
 
 
 def stochastic(
@@ -169,27 +168,27 @@ def stochastic(
       method: of the rule.
       observe: draws the levels of the observations, and further inputs of the network.
       inner: `(cond, rows) -> flowjax.posterior.Inner`.
-      ordinary: whether x_c is 0 at c = 1, where it says nothing, as it is for a network that is told nothing.
+      ordinary: whether x_c is 0 at c = 1, where it says nothing, as it is for a network without these inputs.
     """
 
     def draw(key: Array, batch: Mapping[str, Array], step: Any) -> dict[str, Point]:
         method_key, level_key, noise_key, eps_key = jax.random.split(key, 4)
         x0 = batch["x"]
-        told = observe(level_key, x0)
-        x_c = posterior.observed(x0, times.expand(told["c"], x0), noise_key).astype(x0.dtype)
+        levels = observe(level_key, x0)
+        x_c = posterior.observed(x0, times.expand(levels["c"], x0), noise_key).astype(x0.dtype)
         if ordinary:
-            x_c = jnp.where(times.expand(told["c"] < 1, x0), x_c, 0.0).astype(x0.dtype)
+            x_c = jnp.where(times.expand(levels["c"] < 1, x0), x_c, 0.0).astype(x0.dtype)
         eps = jax.random.normal(eps_key, x0.shape, x0.dtype)
-        end = inner(told, x0).end(x0, x_c, eps).astype(x0.dtype)
-        return method.draw(method_key, {**batch, **told, "x": end, "eps": eps, "x_c": x_c}, step)
+        end = inner(levels, x0).end(x0, x_c, eps).astype(x0.dtype)
+        return method.draw(method_key, {**batch, **levels, "x": end, "eps": eps, "x_c": x_c}, step)
 
     def of_inner(nets: Nets, point: Point) -> Nets:
         if nets.teacher is None:
             return nets
-        plain = conditioning.without(point.cond, (*conditioning.OBSERVATION, "c_to"))
-        ordinary, path = pairs.bind(nets.teacher, point._replace(cond=plain)), inner(point.cond, point.x)
+        plain = conditioning.without(point.cond, conditioning.TRANSITION)
+        v, path = pairs.bind(nets.teacher, point._replace(cond=plain)), inner(point.cond, point.x)
         x_c, c = point.cond["x_c"], times.expand(point.cond["c"], point.x)
-        return nets.replace(teacher=lambda x, t: path.velocity(ordinary, x, t, x_c, c))
+        return nets.replace(teacher=lambda x, t: path.velocity(v, x, t, x_c, c))
 
     terms = tuple(recipe.with_nets(term, of_inner) for term in method.terms)
     return method._replace(draw=draw, loss=functools.partial(recipe.loss, terms, method.needs), terms=terms)

@@ -9,7 +9,7 @@ from flowjax import brownian, conditioning
 from flowjax.losses import strong
 from flowjax.methods import draws, pairs, recipe
 from flowjax.times import TimeSampler
-from flowjax.typing import Array, InputError, Method, Nets, Pair, Point, Term, Time
+from flowjax.typing import Array, InputError, Method, Nets, Pair, Point, Term
 
 
 def strong_flow_map(
@@ -69,28 +69,24 @@ def _normals(key: Array, rows: draws.Rows, step: Array) -> dict[str, Array]:
     return {"left": drawn(left), "right": drawn(right)}
 
 
-def _told(net: Any, point: Point) -> strong.Drift:
+def _drift(net: Any, point: Point) -> strong.Drift:
     """A network as V(x, s, t, w), on the conditioning of the point."""
-
-    def V(x: Array, s: Time, t: Time, w: Array) -> Array:
-        return net(x, s, t, {**(point.cond or {}), **conditioning.of_path(w)})
-
-    return V
+    V = pairs.with_inputs(net, point)
+    return lambda x, s, t, w: V(x, s, t, conditioning.of_path(w))
 
 
 def _span(point: Point, name: str, s: Array, t: Array, noise: float) -> Array:
     """Coefficients of the noise of the point between two times, from its normal numbers."""
-    spread = brownian.clock(s, t, noise) ** 0.5
-    return brownian.scaled(point.extra[name].swapaxes(0, 1), spread)
+    return brownian.scaled(point.extra[name].swapaxes(0, 1), s, t, noise)
 
 
 def _anchor(noise: float, nets: Nets, point: Point) -> Pair:
     w, v = _span(point, "left", point.s, point.t, noise), pairs.velocity(nets, point).v
-    return strong.strong_anchor(_told(nets.V, point), point.x, point.s, point.t, v, w, noise=noise)
+    return strong.strong_anchor(_drift(nets.V, point), point.x, point.s, point.t, v, w, noise=noise)
 
 
 def _composition(noise: float, nets: Nets, point: Point) -> Pair:
     m = pairs.middle(point)
     left, right = _span(point, "left", point.s, m, noise), _span(point, "right", m, point.t, noise)
-    V, V_target = _told(nets.V, point), _told(nets.ema, point)
+    V, V_target = _drift(nets.V, point), _drift(nets.ema, point)
     return strong.strong_composition(V, V_target, point.x, point.s, point.t, point.a, left, right)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from flowjax import samplers, times
-from flowjax.methods import draws, recipe
+from flowjax.methods import draws, pairs, recipe
 from flowjax.methods.distributional import scores, students
 from flowjax.times import TimeSampler
 from flowjax.typing import Array, InputError, Method, Nets, Network, Point, Term, Time
@@ -26,7 +26,8 @@ def transition_dmd2(
     """Transition Matching Distillation, the second stage: DMD2 on x0 = x_c - c y, y drawn by the inner map in `inner` jumps.
 
     Starts from a run of the first: --config.start=runs/transition_matching. The gradient passes through every jump of the head and
-    through the backbone. Between several transitions samples are noised anew in training, as in DMD2. The fake is another network of the same kind, asked for the velocity of what it sees as its observation.
+    through the backbone. Between several transitions samples are noised anew in training, as in DMD2. The fake is another network of
+    the same kind, whose velocity is that of its observation.
 
     Args:
       inner: jumps of the inner map for one velocity; 2 is not verified.
@@ -60,9 +61,9 @@ def _with_noise(term: Term, steps: int) -> Term:
     """`term` whose points bring the noise of each transition's velocity, [rows, steps, ...]."""
 
     def extra(key: Array, rows: draws.Rows, step: Array) -> dict[str, Array]:
-        own_key, noise_key = jax.random.split(key)
+        term_key, noise_key = jax.random.split(key)
         x = rows["x0"]
-        known = {} if term.extra is None else term.extra(own_key, rows, step)
+        known = {} if term.extra is None else term.extra(term_key, rows, step)
         return known | {"inner": jax.random.normal(noise_key, (x.shape[0], steps, *x.shape[1:]), x.dtype)}
 
     return term._replace(extra=extra)
@@ -75,13 +76,12 @@ def _unrolled(inner: int, steps: int, nets: Nets, point: Point) -> Nets:
     """
 
     def V(x: Array, s: Time, t: Time) -> Array:
-        level = jnp.broadcast_to(jnp.reshape(jnp.asarray(s, jnp.float32), (-1,)), x.shape[:1])
+        level = times.flatten(s, x)
         number = jnp.clip(jnp.round((1 - level) * steps).astype(int), 0, steps - 1)
-        told = lambda y, s, t, inputs: nets.V(y, s, t, {**(point.cond or {}), **inputs})
-        return samplers.drawn_velocity(told, x, times.expand(level, x), point.extra["inner"][jnp.arange(len(x)), number], inner)
+        y = point.extra["inner"][jnp.arange(len(x)), number]
+        return samplers.drawn_velocity(pairs.with_inputs(nets.V, point), x, times.expand(level, x), y, inner)
 
     def fake(x: Array, t: Time) -> Array:
-        level = jnp.broadcast_to(jnp.reshape(jnp.asarray(t, jnp.float32), (-1,)), x.shape[:1])
-        return nets.fake(x, t, {**(point.cond or {}), "x_c": x, "c": level})
+        return pairs.with_inputs(nets.fake, point)(x, t, {"x_c": x, "c": times.flatten(t, x)})
 
     return nets.replace(V=V, fake=fake)

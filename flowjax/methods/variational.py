@@ -79,25 +79,26 @@ def _measured(measure: str, sigma: float, adapted: float, key: Array, rows: draw
     return {"y": y, "noise": jax.random.normal(noise_key, x0.shape, x0.dtype), "adapted": chosen}
 
 
-def _asked(nets: Nets, point: Point, measure: str) -> tuple[variational.Adapter, Array]:
-    """The noise adapter, and what it sees of the point's measurement."""
+def _of_measurement(nets: Nets, point: Point, measure: str) -> tuple[inverse.Measurement, variational.Adapter, Array]:
+    """The measurement of the point, the noise adapter, and what it sees."""
     network = pairs.bind(nets.noise_adapter, point)
     A = inverse.measurement_from_name(measure, point.x0.shape[1:])
-    return lambda seen: network(seen, 1.0, 0.0), inverse.seen(A, point.extra["y"], point.x0)
+    return A, lambda seen: network(seen, 1.0, 0.0), inverse.seen(A, point.extra["y"], point.x0)
 
 
 def _of_adapter(measure: str, sigma: float, nets: Nets, point: Point) -> Array:
     """The errors of the adapter; the term trains nothing else, so that V has stopped weights."""
-    adapter, seen = _asked(nets, point, measure)
-    A, V = inverse.measurement_from_name(measure, point.x0.shape[1:]), pairs.bind(nets.V, point)
-    return variational.variational_flow_map(V, adapter, A, point.extra["y"], seen, point.extra["noise"], sigma=sigma)
+    A, adapter, seen = _of_measurement(nets, point, measure)
+    return variational.variational_flow_map(
+        pairs.bind(nets.V, point), adapter, A, point.extra["y"], seen, point.extra["noise"], sigma=sigma
+    )
 
 
 def _on_adapted(measure: str, pair: pairs.Supplied) -> pairs.Supplied:
     """`pair` at points between the data and the adapter's noise, in the rows that were chosen."""
 
     def on_adapted(nets: Nets, point: Point) -> Any:
-        adapter, seen = _asked(nets, point, measure)
+        _, adapter, seen = _of_measurement(nets, point, measure)
         moved = variational.adapted_point(adapter, point.x0, seen, point.extra["noise"], point.s)
         chosen = times.expand(point.extra["adapted"], point.x)
         x, v, eps = (jnp.where(chosen, new, old) for new, old in zip(moved, (point.x, point.v, point.eps)))

@@ -7,15 +7,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import conditioning, typing
-from flowjax.typing import Array, Time
+from flowjax import conditioning, times, typing
+from flowjax.typing import Array
 
-
-def flatten_times(t: Time, x: Array) -> Array:
-    """Times [B] of the rows of x, never narrower than float32, from a scalar or [B, 1, ..., 1]."""
-    t = jnp.asarray(t)
-    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
-    return jnp.broadcast_to(t.reshape(-1), (x.shape[0],))
+flatten_times = times.flatten
 
 
 def inputs(

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from flowjax import brownian, conditioning, flowmap, paths, spaces, typing
 from flowjax.samplers import grids
+from flowjax.times import flatten
 from flowjax.typing import Array, AverageVelocity
 
 Informed = Callable[..., Array]  # V(x, s, t, inputs) with further inputs of the network by name, {"x_c": ..., "c": ...}
@@ -161,7 +162,7 @@ def _quieter(path: paths.Path, t: Array, share: float) -> Array:
 
 
 def strong(V: Informed, x: Array, times: Array, keys: Array, *, noise: float = 1.0) -> Array:
-    """Jumps of a strong stochastic map, each told the noise that is drawn for it.
+    """Jumps of a strong stochastic map, each with the noise that is drawn for it as inputs of V.
 
         x <- x + (t - s) V(x, s, t, w) + w_0,   w the coefficients of new noise between s and t, flowjax.brownian
 
@@ -183,8 +184,8 @@ def strong(V: Informed, x: Array, times: Array, keys: Array, *, noise: float = 1
         normal = jax.vmap(
             lambda key: jax.random.normal(jax.random.fold_in(key, number), (brownian.COUNT, *x.shape[1:]), x.dtype)
         )
-        w = brownian.scaled(normal(keys).swapaxes(0, 1), jnp.sqrt(jnp.maximum(brownian.clock(s, t, noise), 0.0)))
-        return (x + (t - s) * V(x, s, t, conditioning.of_path(w)) + w[0]).astype(x.dtype)
+        w = brownian.scaled(normal(keys).swapaxes(0, 1), s, t, noise)
+        return (flowmap.move(x, s, t, V(x, s, t, conditioning.of_path(w))) + w[0]).astype(x.dtype)
 
     return grids.fold(step, x, times)
 
@@ -210,11 +211,8 @@ def transition(V: Informed, x: Array, times: Array, keys: Array, *, inner: int =
             f"transition: inner is {inner}; expected a whole number of at least 1, e.g. transition:inner=2."
         )
 
-    def step(x: Array, number: Array, s: Array, t: Array) -> Array:
-        y = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), x.shape[1:], x.dtype))(keys)
-        return flowmap.move(x, s, t, drawn_velocity(V, x, s, y, int(inner)))
-
-    return grids.fold(step, x, times)
+    step = lambda x, s, t, noise: flowmap.move(x, s, t, drawn_velocity(V, x, s, noise(), int(inner)))
+    return grids.walk(step, x, times, keys)
 
 
 def drawn_velocity(V: Informed, x: Array, s: Array, y: Array, inner: int = 1) -> Array:
@@ -222,7 +220,7 @@ def drawn_velocity(V: Informed, x: Array, s: Array, y: Array, inner: int = 1) ->
 
     If V has an attribute `held`, `held(y, inputs) -> V(y, s, t)`, what all jumps share is computed there once.
     """
-    inputs = {"x_c": x, "c": jnp.broadcast_to(jnp.reshape(s, (-1,)), x.shape[:1])}
+    inputs = {"x_c": x, "c": flatten(s, x)}
     held = getattr(V, "held", None)
     G = (lambda y, s, t: V(y, s, t, inputs)) if held is None else held(y, inputs)
     for number in range(inner):
