@@ -32,14 +32,25 @@ class MLP(nn.Module):
         """x [B, D], times scalar or [B, 1] in [0, 1], cond a dict of [B, ...] arrays or None -> V [B, D] in the dtype of x."""
         s, t = embeddings.flatten_times(s, x), embeddings.flatten_times(t, x)
         h = jnp.concatenate([x.astype(self.dtype), self._features(s), self._features(s - t)], axis=-1)
-        h = nn.Dense(self.width, dtype=self.dtype)(h)
+        h = self._conditioned(nn.Dense(self.width, dtype=self.dtype)(h), x, cond)
+        return self._answer(self._hidden(h), x)
+
+    def _conditioned(self, h: Array, x: Array, cond) -> Array:
+        """The first hidden layer with label and further inputs added."""
         h = embeddings.beside(h, self.inputs, cond, x, self._from_zero)
         if self.num_classes:
             label = embeddings.LabelEmbedding(self.num_classes, self.width, dtype=self.dtype)
             h = h + label(conditioning.value("label", cond, x))
-        h = sum(embeddings.inputs(self.inputs, cond, x, self._embed, self._from_zero), h)
+        return sum(embeddings.inputs(self.inputs, cond, x, self._embed, self._from_zero), h)
+
+    def _hidden(self, h: Array) -> Array:
+        """The hidden layers after the first."""
         for _ in range(self.depth - 1):
             h = nn.Dense(self.width, dtype=self.dtype)(nn.gelu(h))
+        return h
+
+    def _answer(self, h: Array, x: Array) -> Array:
+        """The last layer, zero at first; like x."""
         return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype)(nn.gelu(h)).astype(x.dtype)
 
     def _features(self, time: Array) -> Array:

@@ -43,13 +43,7 @@ class _PointsBackbone(mlp.MLP):
     @nn.compact
     def __call__(self, x: Array, c: Array, cond) -> Array:
         h = nn.Dense(self.width, dtype=self.dtype)(jnp.concatenate([x.astype(self.dtype), self._features(c)], axis=-1))
-        if self.num_classes:
-            label = embeddings.LabelEmbedding(self.num_classes, self.width, dtype=self.dtype)
-            h = h + label(conditioning.value("label", cond, x))
-        h = sum(embeddings.inputs(self.inputs, cond, x, self._embed, self._from_zero), h)
-        for _ in range(self.depth - 1):
-            h = nn.Dense(self.width, dtype=self.dtype)(nn.gelu(h))
-        return h
+        return self._hidden(self._conditioned(h, x, cond))
 
 
 class _PointsHead(mlp.MLP):
@@ -59,9 +53,7 @@ class _PointsHead(mlp.MLP):
         times = jnp.concatenate([self._features(s), self._features(s - t)], axis=-1)
         h = nn.Dense(self.width, dtype=self.dtype)(jnp.concatenate([y.astype(self.dtype), times], axis=-1))
         h = h + (1 + self._from_zero("gate")(times)) * nn.Dense(self.width, dtype=self.dtype, name="fusion")(nn.gelu(features))
-        for _ in range(self.depth - 1):
-            h = nn.Dense(self.width, dtype=self.dtype)(nn.gelu(h))
-        return nn.Dense(y.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype)(nn.gelu(h)).astype(y.dtype)
+        return self._answer(self._hidden(h), y)
 
 
 class TransitionMLP(_Transition):
@@ -95,8 +87,8 @@ class TransitionMLP(_Transition):
 class _ImageBackbone(dit.DiT):
     @nn.compact
     def __call__(self, x: Array, c: Array, cond) -> Array:
-        told = self._embed("level")(embeddings.flatten_times(c, x))
-        return self._blocks(self.depth, "blocks")(self._tokens(x, cond), sum(self._embed_cond(x, cond), told))[0]
+        level = self._embed("level")(embeddings.flatten_times(c, x))
+        return self._blocks(self.depth, "blocks")(self._tokens(x, cond), sum(self._embed_cond(x, cond), level))[0]
 
 
 class _ImageHead(dit.DiT):
@@ -151,9 +143,9 @@ def bound(net: nn.Module, params, cond) -> Callable[..., Array]:
         return net.apply({"params": params}, x, s, t, {**cond, **(inputs or {})})
 
     def held(y: Array, inputs) -> Callable[..., Array]:
-        told = {**cond, **inputs}
-        features = net.apply({"params": params}, y, told, method="features")
-        return lambda y, s, t: net.apply({"params": params}, y, s, t, told, features, method="answer")
+        given = {**cond, **inputs}
+        features = net.apply({"params": params}, y, given, method="features")
+        return lambda y, s, t: net.apply({"params": params}, y, s, t, given, features, method="answer")
 
     if isinstance(getattr(net, "net", net), _Transition):
         V.held = held  # type: ignore[attr-defined]
