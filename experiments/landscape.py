@@ -32,7 +32,7 @@ from absl import flags
 
 from configs import common, method as configs_of
 from experiments import command_line, tables
-from flowjax import checks, data, evals, folders, methods, opening, ownership, plots, typing
+from flowjax import checks, data, evals, folders, losses, methods, opening, ownership, plots, typing
 from flowjax.data import points
 from flowjax.profiling import flops
 
@@ -105,8 +105,9 @@ def distributional_table():
 
 
 def pair_name(pair):
-    """Where a loss is in flowjax.losses: those of categories are in a module of their own."""
-    return ("discrete." if pair.__module__ == "flowjax.losses.discrete" else "") + pair.__name__
+    """Where a loss is in flowjax.losses, of what is not offered there with its module: `discrete.csd`."""
+    module = "" if pair.__name__ in losses.__all__ else pair.__module__.removeprefix("flowjax.losses.") + "."
+    return module + pair.__name__
 
 
 def method_table():

@@ -126,7 +126,7 @@ def width(source):
 def row(name, log_p, run, source, x, weighed=False):
     """One row: log p of data (not of data as the network sees them), its true value where it is known, and bits per dimension.
 
-    `weighed`: rows are samples of what log_p is the density of, and the effective share of their weights is told where it is known.
+    `weighed`: rows are samples of what log_p is the density of, and the row has the effective share of their weights where it is known.
     """
     dimensions = int(np.prod(run.shape))
     deviation = np.broadcast_to(np.asarray(run.settings.data.scaling.deviation), run.shape[-1:])

@@ -5,6 +5,8 @@ trains on. With --onto=runs/other the factors are added, times --weight, to the 
 LCM-LoRA turns any fine-tuned network into one that samples in few steps (arXiv 2311.05556). Prints how many numbers the factors have.
 """
 
+import functools
+
 import ml_collections
 from absl import flags
 
@@ -32,15 +34,13 @@ def main():
     from flowjax.training import checkpoint, settings, state, workdir
 
     folders.check_free(OUTPUT.value, "run yet", "--output")
-    other = training.load(ONTO.value, flag="--onto") if ONTO.value else None
-    apart = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value, factors=True)
-    whole = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
-    scale = apart.settings.adapter.scale
-    if other is None:
-        other, merged = whole, adapters.merged(whole.params, apart.params, (WEIGHT.value - 1) * scale)
-    else:
-        check_alike(whole, other)
-        merged = adapters.merged(other.params, apart.params, WEIGHT.value * scale)
+    load = functools.partial(training.load, WORKDIR.value, EMA.value, step=CHECKPOINT.value)
+    if ONTO.value:
+        other, apart, weight = training.load(ONTO.value, flag="--onto"), load(factors=True), WEIGHT.value
+        check_alike(apart, other)
+    else:  # weights with which the factors are merged already
+        apart, other, weight = load(factors=True), load(), WEIGHT.value - 1
+    merged = adapters.merged(other.params, apart.params, weight * apart.settings.adapter.scale)
 
     content = settings.completed(workdir.load_config(WORKDIR.value).to_dict())
     content |= {"adapter": settings.Adapter()._asdict(), "start": "", "ema": (), "best": ""}

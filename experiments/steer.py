@@ -2,8 +2,9 @@
 
 Draws samples of p(x0) e^r(x0) in several ways (flowjax.steering) and prints a table: mean reward, calls of the map a sample,
 effective share of weighted samples, and the distance to held-out rows that are weighed by e^r, the total variation of the
-shares of eight clusters for points, and the error of the mean for images; the last row, of training rows weighed by e^r, has what
-numbers of rows allow. With --repeats the table has means and deviations over so many seeds of the noise. Writes steering.csv, steering.md, steering.png and steering.npz into the workdir.
+shares of eight clusters for points, and the error of the mean for images. The last row is of training rows that are weighed by e^r: the
+distances that so many rows have from the held-out ones. With --repeats the table has means and deviations over so many seeds of the
+noise. Writes steering.csv, steering.md, steering.png and steering.npz into the workdir.
 
 Rewards: axis:number=0,scale=1 (a coordinate of points), brightness:scale=20 (the mean pixel of images), or MODULE.FUNCTION of a module in
 --modules, a function x0 [B, ...] -> [B] of data.
@@ -40,8 +41,6 @@ flags.mark_flags_as_required(["workdir", "reward"])
 
 ROWS = 16_384  # most held-out rows, and training rows
 CLUSTERS = 8  # of the data, over whose shares the total variation is taken
-
-
 GOAL = "of weighted data"
 
 
@@ -63,12 +62,11 @@ def main():
     reward, labels = checked_reward(REWARD.value, run.shape), run.labels(NUM.value, classes)
     source, learned = run.source("test"), data.arrays(run.source("train"), limit=ROWS)["x"]
     real = data.arrays(source, limit=ROWS)["x"]
-    beside = {"training rows": Way(learned, np.asarray(reward(jnp.asarray(learned))), 0)}
     steer = steerer(run, reward, labels)
     repeats = [steer(SEED.value + number) for number in range(REPEATS.value)]
     ways = repeats[0]
     rows = [together([row(name, one[name], reward, real) for one in repeats]) for name in ways]
-    rows += [row(name, way, reward, real) for name, way in beside.items()]
+    rows.append(row("training rows", Way(learned, np.asarray(reward(jnp.asarray(learned))), 0), reward, real))
     out = pathlib.Path(WORKDIR.value) / "steering"
     about = (
         f"{run.settings.method.name} on {source.name}, {run.step} steps of training, reward {REWARD.value}, {NUM.value} samples"
@@ -88,7 +86,8 @@ def checked_reward(spec, shape):
         result = jax.eval_shape(reward, jax.ShapeDtypeStruct((3, *shape), jnp.float32))
     except Exception as error:
         raise typing.InputError(
-            f"--reward={spec} cannot be called on rows of shape {shape}: {str(error).splitlines()[0]:.200}; expected a function of x0 [B, ...]."
+            f"--reward={spec} cannot be called on rows of shape {shape}: {str(error).splitlines()[0]:.200}; expected a function of"
+            " x0 [B, ...]."
         ) from error
     if getattr(result, "shape", None) != (3,):
         shown = getattr(result, "shape", type(result).__name__)
@@ -118,12 +117,12 @@ def steerer(run, reward, labels):
     compiled = {name: jax.jit(way) for name, (way, _, _) in ways.items()}
 
     def steer(seed):
-        found, (noise_key, key) = {}, jax.random.split(jax.random.key(seed))
+        samples, (noise_key, key) = {}, jax.random.split(jax.random.key(seed))
         for name, (_, rows, calls) in ways.items():
             result = compiled[name](run.path.draw(noise_key, (NUM.value * rows, *run.shape)), key)
             x, log_w = result if isinstance(result, tuple) else (result, jnp.zeros(len(result)))
-            found[name] = Way(undo(np.asarray(x)), np.asarray(log_w), calls)
-        return found
+            samples[name] = Way(undo(np.asarray(x)), np.asarray(log_w), calls)
+        return samples
 
     return steer
 

@@ -46,15 +46,15 @@ def init(key: jax.Array, base: Tree, rank: int, at: str = KERNELS, whole: Callab
     """
     if not isinstance(rank, int) or rank < 1:
         raise typing.InputError(f"adapter: the rank is {rank!r}; expected a whole number of at least 1, such as 8.")
-    expression, factors, found = pattern("at", at), {}, False
+    expression, factors, any_factored = pattern("at", at), {}, False
     for number, (path, leaf) in enumerate(leaves(base)):
         factored = leaf.ndim > 1 and expression.search(path)
-        found |= bool(factored)
+        any_factored |= bool(factored)
         if whole(path):
             _put(factors, path, {"delta": jnp.zeros_like(leaf)})
         elif factored:
             _put(factors, path, _factors(jax.random.fold_in(key, number), leaf, rank))
-    if not found:
+    if not any_factored:
         kernels = [path for path, leaf in leaves(base) if leaf.ndim > 1]
         raise typing.InputError(
             f"adapter: no kernel has a path with {at!r}; the network has {', '.join(kernels[:6])}"
@@ -124,8 +124,8 @@ def _merged(base, factors, scale, path):
     if not isinstance(factors, dict) or (unknown := [name for name in factors if name not in base]):
         name = f"{path}/{unknown[0]}" if isinstance(factors, dict) else path
         raise typing.InputError(
-            f"the adapter is of another network: it has factors for {name.strip('/')}, which these weights lack; expected an adapter of a run with"
-            " the same config.model."
+            f"the adapter is of another network: it has factors for {name.strip('/')}, which these weights lack; expected an adapter"
+            " of a run with the same config.model."
         )
     return {
         name: _merged(sub, factors[name], scale, f"{path}/{name}".strip("/")) if name in factors else sub

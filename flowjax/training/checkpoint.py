@@ -1,8 +1,8 @@
 """Checkpoints: a thin layer over orbax, the only module that knows it.
 
 A checkpoint holds the State in separate items, so that sampling reads one tree of weights and nothing else: "params.NETWORK" and
-"averages.NAME" for each tree of weights, "base" (frozen weights, if there are any), "opt_state", "rest" (steps, target, ...), and "meta" with a fingerprint of every item and the
-measure. Orbax writes aside and renames, so a killed save leaves nothing that looks finished; the fingerprints find what was damaged
+"averages.NAME" for each tree of weights, "base" (frozen weights, if there are any), "opt_state", "rest" (steps, target, ...), and
+"meta" with a fingerprint of every item and the measure. Orbax writes aside and renames, so a killed save leaves nothing that looks finished; the fingerprints find what was damaged
 later. All processes of a run make the same calls in the same order.
 """
 

@@ -131,8 +131,8 @@ def _unused(section, given, switch, known):
     """Raises InputError unless the fields of a section that is switched off have their defaults."""
     for name in [name for name, default in given._field_defaults.items() if getattr(given, name) != default]:
         raise typing.InputError(
-            f"config.{section}.{name} is {getattr(given, name)!r}, and config.{section}.{switch} is {getattr(given, switch)!r}; expected a {switch}:"
-            f" --config.{section}.{switch}={' or '.join(known)}."
+            f"config.{section}.{name} is {getattr(given, name)!r}, and config.{section}.{switch} is {getattr(given, switch)!r};"
+            f" expected a {switch}: --config.{section}.{switch}={' or '.join(known)}."
         )
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import adapters, checks, conditioning, data, flowmap, methods, paths, posterior, typing
+from flowjax import adapters, checks, conditioning, data, flowmap, methods, paths, posterior, times, typing
 from flowjax.training import checkpoint, config_checks, networks, parts, ranges, room, sampling, settings, workdir as folders
 
 
@@ -108,13 +108,11 @@ class Trained(NamedTuple):
           run = training.load("runs/meta_flow_map")
           x0 = run.draw(labels=3)(x_c, 0.6, eps)     # x_c = 0.4 data + 0.6 noise
         """
-        told, of_velocity = self._told(labels, guidance, conditioning.OBSERVATION), self._draws_velocities
-
-        def draw(x_c, c, eps):
-            end = told(eps, x_c=x_c, c=c)
-            return flowmap.move(x_c, jnp.asarray(c), 0.0, end) if of_velocity else end
-
-        return draw
+        if self._draws_velocities:
+            transition = self.transition(labels, guidance)
+            return lambda x_c, c, eps: transition(x_c, c, 0.0, eps)
+        jump = self._jump_given(labels, guidance, conditioning.OBSERVATION)
+        return lambda x_c, c, eps: jump(eps, x_c=x_c, c=c)
 
     def transition(self, labels=None, guidance=None):
         """One-step samples at lower noise levels, `transition(x_c, c, t, eps) -> x_t`, see flowjax.posterior.descent.
@@ -126,18 +124,18 @@ class Trained(NamedTuple):
           InputError: for a run of another method than diamond_map or transition_matching, and as `V`.
         """
         if self._draws_velocities:
-            told = self._told(labels, guidance, conditioning.OBSERVATION)
-            return lambda x_c, c, t, eps: flowmap.move(x_c, jnp.asarray(c), t, told(eps, x_c=x_c, c=c))
-        told = self._told(labels, guidance, conditioning.TRANSITION)
-        return lambda x_c, c, t, eps: posterior.carried(c, t) * x_c + told(eps, x_c=x_c, c=c, c_to=t)
+            jump = self._jump_given(labels, guidance, conditioning.OBSERVATION)
+            return lambda x_c, c, t, eps: flowmap.move(x_c, jnp.asarray(c), t, jump(eps, x_c=x_c, c=c))
+        jump = self._jump_given(labels, guidance, conditioning.TRANSITION)
+        return lambda x_c, c, t, eps: posterior.carried(c, t) * x_c + jump(eps, x_c=x_c, c=c, c_to=t)
 
     @property
     def _draws_velocities(self):
         """Whether the stochastic map of the run leads to velocities of its observation."""
         return methods.info(self.settings.method.name).jumps == "transitions"
 
-    def _told(self, labels, guidance, inputs):
-        """One jump from noise, `(eps, x_c=..., c=...)`, of a network with these inputs, of which numbers may be one for all rows."""
+    def _jump_given(self, labels, guidance, inputs):
+        """One jump from noise, `(eps, x_c=..., c=...)`, of a network with these inputs; a level may be one number for all rows."""
         missing = [name for name in inputs if name not in self.settings.model.inputs]
         if missing:
             raise typing.InputError(
@@ -147,9 +145,9 @@ class Trained(NamedTuple):
         values, labels = self.conditioning(guidance), -1 if labels is None else labels
 
         def jump(eps, x_c, **levels):
-            each = lambda value: jnp.broadcast_to(jnp.reshape(jnp.asarray(value, jnp.float32), (-1,)), eps.shape[:1])
-            told = {"x_c": x_c, **{name: each(value) for name, value in levels.items()}}
-            cond = {**conditioning.rows(each(labels).astype(jnp.int32), values), **told}
+            rows = jnp.broadcast_to(jnp.asarray(labels, jnp.int32), eps.shape[:1])
+            given = {"x_c": x_c, **{name: times.flatten(level, eps) for name, level in levels.items()}}
+            cond = {**conditioning.rows(rows, values), **given}
             return flowmap.jump(lambda x, s, t: self.net.apply({"params": self.params}, x, s, t, cond), eps, 1.0, 0.0)
 
         return jump
@@ -212,8 +210,8 @@ def load(workdir, average="", flag="--workdir", seed=0, step="", network="V", fa
         flowjax.adapters.merged; False: both merged.
 
     Raises:
-      InputError: if there is no such network, if factors are wanted of a run that has none, the folder holds no run, no readable checkpoint, no such checkpoint or no such average, or if it is a run of
-        modules that were not imported.
+      InputError: if there is no such network, if factors are wanted of a run that has none, the folder holds no run, no readable
+        checkpoint, no such checkpoint or no such average, or if it is a run of modules that were not imported.
     """
     chosen = settings.read(folders.load_config(workdir, flag))
     ranges.check("modules", chosen.modules)
@@ -222,11 +220,12 @@ def load(workdir, average="", flag="--workdir", seed=0, step="", network="V", fa
     shape, num_classes = folders.load_data_facts(workdir)
     net = parts.network(chosen.model, chosen.guidance, num_classes)
     item = _item(average or chosen.evaluation.average, chosen.evaluation.averages)
+    along = {}
     if network != "V":
         along = methods.outline(chosen.method.name, **chosen.method.constants).networks
         checks.member("network of the run", network, ["V", *along])
         net, item = networks.module_of(network, along[network], net, shape), f"params.{network}"
-    beside = ["base"] if chosen.adapter.rank and _like_V(chosen.method, network) else []
+    beside = ["base"] if chosen.adapter.rank and networks.like_V(along, network) else []
     if not 0 <= seed < chosen.seeds:
         raise typing.InputError(f"the run has {chosen.seeds} seed(s), counted from 0; there is no {seed}.")
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
@@ -247,11 +246,6 @@ def load(workdir, average="", flag="--workdir", seed=0, step="", network="V", fa
             f"{flag}={workdir}: the weights of checkpoint {number}, its config.json and its data.json do not fit together; restore what was changed."
         )
     return Trained(chosen, shape, num_classes, net, trees[0] if factors else params, number)
-
-
-def _like_V(section, network):
-    """Whether a network of a method has the module of V."""
-    return network == "V" or not methods.outline(section.name, **section.constants).networks[network].module
 
 
 @functools.lru_cache(maxsize=64)

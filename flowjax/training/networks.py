@@ -52,7 +52,7 @@ class Networks(NamedTuple):
 
     def like_V(self, name):
         """Whether a trained network has the module of V."""
-        return name not in self.declared or not self.declared[name].module
+        return like_V(self.declared, name)
 
     def merged(self, name, weights, base):
         """The weights with which a trained network is called: with a `base`, those of networks like V are its factors."""
@@ -62,6 +62,11 @@ class Networks(NamedTuple):
     def fixed(self):
         """Weights that are not trained: an argument of the step, never donated."""
         return self.teacher.weights
+
+
+def like_V(declared, name):
+    """Whether a network has the module of V: V itself, and those that a method declares without another."""
+    return name not in declared or not declared[name].module
 
 
 def make(method, net, shape, teacher=None, scale=1.0):

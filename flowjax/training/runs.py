@@ -269,7 +269,7 @@ def _made(chosen, facts):
     attention.TAKEN.clear()
     if facts.traces_step:
         with mistakes(chosen):
-            traced = _traced(step_on(mesh), cycle, like, batch_like, modules.fixed)
+            traced = _traced(step_on(mesh), mesh, cycle, like, batch_like, modules.fixed)
             jax.eval_shape(checkpoint.fingerprint, like)
     binned = step.make_binned(method, modules, draw_key, seeds)
     return Run(
@@ -291,12 +291,11 @@ def _made(chosen, facts):
     )
 
 
-def _traced(step, cycle, like, batch_like, fixed):
+def _traced(step, mesh, cycle, like, batch_like, fixed):
     """{phase: the step traced}: checked before anything is written and compiled later, so that no step is traced twice.
 
     The first argument, the state, is donated.
     """
-    mesh = jax.tree.leaves(batch_like)[0].sharding.mesh
     out = (sharding.places(like), sharding.whole(mesh))
     jitted = jax.jit(step, static_argnames="phase", donate_argnums=0, out_shardings=out)
     return {phase: jitted.trace(like, batch_like, fixed, phase=phase) for phase in cycle.distinct()}
