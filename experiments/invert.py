@@ -40,7 +40,7 @@ NOISE = flags.DEFINE_float("noise", 0.3, "strength of the Langevin steps of tilt
 COUNT = flags.DEFINE_integer("count", 32, "posterior draws of value, a row and step", lower_bound=2, upper_bound=4096)
 SEED = flags.DEFINE_integer("seed", 0, "seed of all noise", lower_bound=0, upper_bound=2**32 - 1)
 INTERPOLATE = flags.DEFINE_bool("interpolate", False, "show what lies between pairs of held-out rows")
-EDIT = flags.DEFINE_integer("edit", None, "a class: show held-out rows as this class", lower_bound=0)
+EDIT = flags.DEFINE_integer("edit", None, "a class: show held-out rows as this class", lower_bound=0, upper_bound=2**31 - 1)
 command_line.define_modules()
 flags.mark_flag_as_required("workdir")
 
@@ -155,6 +155,7 @@ def by_inversion(run):
         raise typing.InputError(
             f"--interpolate and --edit follow a velocity to the noise, and {run.settings.method.name} learns none; expected meanflow, lsd, ..."
         )
+    goal = None if EDIT.value is None else run.labels(NUM.value, EDIT.value)  # refuses what is no class
     scaling, times = run.settings.data.scaling, samplers.grid(STEPS.value)
     real = data.arrays(run.source("test"), limit=2 * NUM.value)
     x, labels = jnp.asarray(scaling.apply(real["x"])), run.labels(len(real["x"]), real.get("label"))
@@ -164,8 +165,8 @@ def by_inversion(run):
         made = jax.jit(lambda a, b: inverse.interpolated(run.V(-1), a, b, shares, times))(x[:half], x[half : 2 * half])
         shown = {"from left to right": scaling.undo(np.asarray(made)).swapaxes(0, 1)}
     else:
-        name, goal = "editing", run.labels(half, EDIT.value)
-        edit = jax.jit(lambda x: inverse.edited_by_inversion(run.V(labels[:half]), run.V(goal), x, times))
+        name = "editing"
+        edit = jax.jit(lambda x: inverse.edited_by_inversion(run.V(labels[:half]), run.V(goal[:half]), x, times))
         shown = {"before": real["x"][:half, None], f"as class {EDIT.value}": scaling.undo(np.asarray(edit(x[:half])))[:, None]}
     out = pathlib.Path(WORKDIR.value) / f"{name}.npz"
     with folders.replacing(out) as part, open(part, "wb") as file:
