@@ -236,7 +236,6 @@ def test_the_config_is_in_the_workdir(trained):
         ("pid", {"teacher": "exact"}, {"velocity.png"}),  # jumps from noise alone
         ("pd", {"teacher": "exact"}, {"velocity.png"}),  # neighbours of one grid
         ("meanflow", {"sampler": "gamma:gamma=0.5"}, set()),
-        ("meanflow", {"sampler": "restart"}, set()),
         ("meanflow", {"seeds": 2}, set()),
     ],
 )

@@ -42,11 +42,11 @@ def test_every_method_learns_which_tokens_go_together(name, taught, tmp_path):
     """Of rows a a b b, in one step. By chance one of sixteen rows would be such a row.
 
     The cross-entropy alone takes sixteen steps, and CSD four: the gradient of its rule has the factor t, so that the last jump to the
-    data is learned least.
+    data is learned least. PSD trains for twice as long: after 600 steps it had 0.24 and 0.38 (seeds 0 and 1), after 1,200 0.89 and 0.91.
     """
     folder = taught
     if name != "categorical":
-        config = pairs_config(name, tmp_path, 600)
+        config = pairs_config(name, tmp_path, 1200 if name == "dfm_psd" else 600)
         config.teacher = str(taught) if name == "flm" else ""
         folder = tmp_path / "run"
         training.train(config, folder, devices=ONE)

@@ -9,7 +9,7 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-import scipy.special
+import scipy
 
 from flowjax import options, typing
 

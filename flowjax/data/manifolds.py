@@ -1,7 +1,7 @@
 """Points on other spaces than R^n from laws that are stated here: see flowjax.spaces."""
 
 import numpy as np
-from scipy.spatial import transform
+import scipy
 
 from flowjax.data import pipeline, points
 
@@ -40,8 +40,8 @@ def orientations(rng: np.random.Generator, n: int) -> np.ndarray:
 
     R = Z(90 k degrees) exp(w), k one of 0..3, Z about the vertical axis, w normal with deviations 0.1, 0.1 (leaning) and 0.25 (turning).
     """
-    facing = transform.Rotation.from_rotvec(rng.integers(0, 4, (n, 1)) * np.array([0, 0, np.pi / 2]))
-    leaning = transform.Rotation.from_rotvec(rng.standard_normal((n, 3)) * (0.1, 0.1, 0.25))
+    facing = scipy.spatial.transform.Rotation.from_rotvec(rng.integers(0, 4, (n, 1)) * np.array([0, 0, np.pi / 2]))
+    leaning = scipy.spatial.transform.Rotation.from_rotvec(rng.standard_normal((n, 3)) * (0.1, 0.1, 0.25))
     return (facing * leaning).as_matrix().reshape(n, 9).astype(np.float32)
 
 

@@ -5,7 +5,7 @@ images: epochs, permutations, restarts.
 """
 
 import numpy as np
-from scipy import special
+import scipy
 
 from flowjax import exact, typing
 from flowjax.data import pipeline
@@ -71,7 +71,7 @@ LOG_DENSITIES = {
     "checkerboard": lambda x: np.where(
         (np.abs(x) <= 2).all(-1) & (np.floor(x).sum(-1) % 2 == 0), -np.log(len(_SQUARES)), -np.inf
     ),
-    "eight_gaussians": lambda x: special.logsumexp(
+    "eight_gaussians": lambda x: scipy.special.logsumexp(
         -np.sum((x[:, None] - _MEANS) ** 2, -1) / (2 * 0.1**2), axis=1
     ) - np.log(8 * 2 * np.pi * 0.1**2),
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """Minibatch optimal transport: which noise belongs to which row of a small group (arXiv 2302.00482, 2304.14772)."""
 
 import numpy as np
-from scipy import optimize
+import scipy
 
 GROUP = 256  # the assignment takes milliseconds; its time grows with the cube
 
@@ -44,5 +44,5 @@ def assigned(x: np.ndarray, eps: np.ndarray, label: np.ndarray | None = None) ->
         rows = np.arange(len(x)) if one is None else np.flatnonzero(label == one)
         a, b = x[rows].reshape(len(rows), -1), eps[rows].reshape(len(rows), -1)
         # |a - b|^2 less the terms that are the same for every assignment.
-        ordered[rows] = eps[rows][optimize.linear_sum_assignment(-(a @ b.T))[1]]
+        ordered[rows] = eps[rows][scipy.optimize.linear_sum_assignment(-(a @ b.T))[1]]
     return ordered

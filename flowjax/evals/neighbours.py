@@ -1,7 +1,7 @@
 """Measures by nearest neighbours: precision, recall, density and coverage of samples, and whether they are copies."""
 
 import numpy as np
-from scipy import spatial
+import scipy
 
 from flowjax import typing
 from flowjax.evals import transport
@@ -157,7 +157,7 @@ def _radii(support: np.ndarray, k: int) -> np.ndarray:
         return radii
     # The point itself is the 0-th of its row, so that index k is the k-th other point.
     if support.shape[1] <= _TREE:
-        radii[whole] = spatial.cKDTree(support).query(support, k=[k + 1])[0][:, 0]
+        radii[whole] = scipy.spatial.cKDTree(support).query(support, k=[k + 1])[0][:, 0]
     else:
         # The copy lets the block go, of which a column is a view.
         blocks = transport.distance_blocks(support, support)
@@ -172,7 +172,7 @@ def _nearest(points: np.ndarray, support: np.ndarray) -> np.ndarray:
     if not len(points) or not len(support):
         return lengths
     if points.shape[1] <= _TREE:
-        lengths[whole] = spatial.cKDTree(support).query(points)[0]
+        lengths[whole] = scipy.spatial.cKDTree(support).query(points)[0]
     else:
         lengths[whole] = np.sqrt(((points - support[_nearest_row(points, support)]) ** 2).sum(axis=1))
     return lengths

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from scipy.spatial import distance
+import scipy
 
 from flowjax import typing
 
@@ -71,7 +71,7 @@ def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """All squared distances [n, m], to a relative 1e-8 or better if `centred`; coincident rows are at 0 exactly."""
     if x.shape[1] < _WIDE:
-        return distance.cdist(x, y, "sqeuclidean")
+        return scipy.spatial.distance.cdist(x, y, "sqeuclidean")
     with np.errstate(invalid="ignore", over="ignore"):
         norms_x, norms_y = (np.einsum("ij,ij->i", z, z) for z in (x, y))
         squares = (-2 * x) @ y.T
@@ -81,7 +81,7 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         # np.nonzero is far faster along one axis than along two.
         i, j = np.divmod(np.flatnonzero(squares < (_NEAR * (norms_x + largest))[:, None]), len(y))
     if len(i) * x.shape[1] > _BLOCK:
-        return distance.cdist(x, y, "sqeuclidean")
+        return scipy.spatial.distance.cdist(x, y, "sqeuclidean")
     squares[i, j] = ((x[i] - y[j]) ** 2).sum(axis=1)
     return squares
 

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from flowjax.models.pallas_attention import primitives, tiling
+from flowjax.models.pallas_attention import tiling
 
 MASKED = tiling.MASKED
 LARGEST_HEAD = 256
@@ -23,6 +23,8 @@ def attention(q, k, v, mask=None, *, tile=None, kernels=""):
     Returns:
       [B, N, heads, head_dim], the dtype of q.
     """
+    from flowjax.models.pallas_attention import primitives  # Pallas takes half a second to import
+
     B, N, heads, head_dim = q.shape
     rows, columns = tile or (tiling.tile(N), tiling.tile(k.shape[1]))
     q, k, v = (z.transpose(0, 2, 1, 3).reshape(B * heads, z.shape[1], head_dim) for z in (q, k, v))
