@@ -147,6 +147,7 @@ def trained(tmp_path_factory):
     flags = ["--config=configs/flow_matching.py:digits", "--config.steps=4", "--config.save_every=2", "--config.eval_every=4"]
     output, code = finish("train", *flags, "--config.batch_size=16", "--config.optim.warmup_steps=1", f"--workdir={folder}")
     assert code == 0, output
+    assert json.loads((folder / "config.json").read_text())["method"]["name"] == "flow_matching"
     return folder
 
 
@@ -222,10 +223,6 @@ def test_inspection_draws_everything_and_a_page_that_shows_it(run, request):
         assert set(rows) == {"lagrangian", "eulerian", "compositional", "true error"}
         for rule, row in rows.items():  # the page says what the table says
             assert f"{rule} {float(row['trained']):.2g}" in page and float(row["exact flow"]) < float(row["trained"])
-
-
-def test_the_config_is_in_the_workdir(trained):
-    assert json.loads((trained / "config.json").read_text())["method"]["name"] == "flow_matching"
 
 
 @pytest.mark.slow

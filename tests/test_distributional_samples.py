@@ -394,7 +394,7 @@ def test_only_the_chosen_noise_has_a_gradient():
 # Recipes
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n if n in ("imm", "drifting") else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 def test_rows_of_other_labels_and_other_groups_do_not_meet(name):
     method = methods.make(name, label_drop=0.0, **SMALL.get(name, {}))
     x = rows(8)["x"]

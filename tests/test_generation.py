@@ -46,6 +46,7 @@ def test_what_is_there_is_kept_and_what_is_missing_is_drawn_again(flow_run, tmp_
     assert drawn == ["shard_00001.npz"] and contents(tmp_path / "out") == whole
 
 
+@pytest.mark.slow
 def test_labels_go_on_from_shard_to_shard(digits_run, tmp_path):
     generation.write(digits_run, tmp_path / "out", num=50, shard=16, labels=(3, 1, 4))
     images, labels = generation.read(tmp_path / "out")

@@ -75,7 +75,8 @@ def test_published_forms_and_scales(x64):
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=pytest.mark.slow) if k in ("meanflow", "imf") else k for k in guidance.TARGETS]
+    "kind",
+    [pytest.param(k, marks=pytest.mark.slow) if k in ("meanflow", "imf", "guidance_free") else k for k in guidance.TARGETS],
 )
 def test_the_network_is_evaluated_once_and_no_more_than_the_formula_needs(kind):
     point, net, _ = points(kind)
@@ -149,7 +150,7 @@ def made(name):
 
 
 # One of each form; the others are slow tests.
-FORMS = ("meanflow", "imf", "tvm", "soflow", "cd", "boot", "fmm", "dmf")
+FORMS = ("meanflow", "tvm", "soflow", "boot", "dmf")
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ def undisturbed(tmp_path_factory):
     return folder, outputs
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(undisturbed, tmp_path):
     folder, outputs = undisturbed
     one = jax.device_get(loop.train(config(), tmp_path / "one", devices=jax.devices()[:8]))

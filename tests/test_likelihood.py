@@ -81,7 +81,7 @@ def test_where_gradients_are():
 
 
 @pytest.mark.parametrize("rule", ["lagrangian", "eulerian", "compositional"])
-@pytest.mark.parametrize("estimate", ["exact", "rademacher"])
+@pytest.mark.parametrize("estimate", ["exact", pytest.param("rademacher", marks=pytest.mark.slow)])
 def test_the_recipe_vanishes_on_the_exact_maps(rule, estimate):
     normal, method = exact.gaussian(0.5, 4.0), methods.make("f2d2", rule=rule, estimate=estimate)
 

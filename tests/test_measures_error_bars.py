@@ -33,6 +33,9 @@ COVERED = 0.90
 ERROR_RATE = 1e-3
 
 
+QUICK = ("sliced_wasserstein", "frechet", "recall", "nearest_distance", "copying")
+
+
 def simulated(measure, draw, draws, resamples=32, seed=0):
     """Values and bars of so many independent draws, and the values of many more."""
     rng = np.random.default_rng(seed)
@@ -47,7 +50,7 @@ def gaussians(shift, scale):
     return lambda rng: (scale * rng.normal(size=(ROWS, 2)) + shift, rng.normal(size=(ROWS, 2)))
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "sinkhorn" else n for n in MEASURES])
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MEASURES])
 @pytest.mark.parametrize("case", ["different", pytest.param("equal", marks=pytest.mark.slow)])
 def test_two_bars_cover_the_expectation(name, case):
     draws, resamples = (30, 16) if name == "sinkhorn" else (100, 32)

@@ -51,7 +51,7 @@ def map_teacher(tmp_path_factory):
     return str(folder)
 
 
-@pytest.mark.parametrize("name", ["cd", "lmd", "pfmm"])
+@pytest.mark.parametrize("name", ["pfmm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cd", "lmd"))])
 def test_a_run_teaches(name, teacher, map_teacher):
     teacher = map_teacher if name == "pfmm" else teacher
     run = runs.setup(small(name, teacher=teacher), devices=ONE)

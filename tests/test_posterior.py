@@ -142,7 +142,9 @@ def test_the_recipe_draws_observations_of_its_own_data():
         assert abs(np.corrcoef(noise, np.asarray(point.eps)[seen, 0])[0, 1]) < 0.1
 
 
-@pytest.mark.parametrize("rule", posterior_recipes.RULES)
+@pytest.mark.parametrize(
+    "rule", [r if r in ("imf", "lsd", "psd") else pytest.param(r, marks=pytest.mark.slow) for r in posterior_recipes.RULES]
+)
 def test_rules_with_a_teacher_vanish_on_the_exact_stochastic_map(rule):
     """Its values under each rule: a teacher's velocity is that of the posterior, and no term is left over."""
     method = methods.make("meta_flow_map", rule=rule, total_steps=100)

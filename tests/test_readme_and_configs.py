@@ -158,9 +158,9 @@ def test_the_caption_of_guidance_on_digits_has_the_measured_numbers():
         assert number(ordered[-1], "recall") < 0.6 * number(ordered[0], "recall")
 
 
-FAST = (*method.HEADLINE, "lsd", "cd", "pfmm", "rectified_meanflow")  # the others in the slow tests
+FAST = (*method.HEADLINE, "cd", "pfmm")  # of two presets; the others in the slow tests
 PRESETS = [
-    (name, preset) if name in FAST else pytest.param(name, preset, marks=pytest.mark.slow)
+    (name, preset) if name in FAST and preset in ("test", "digits") else pytest.param(name, preset, marks=pytest.mark.slow)
     for name in methods.METHODS
     for preset in common.PRESETS
     if name in method.HEADLINE or preset == "test"
