@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from flowjax.data import augmentation, cities, image_files, manifolds, points, stored, tokens
+from flowjax.data import augmentation, cities, earth, image_files, manifolds, points, stored, tokens
 from flowjax.data.couplings import couple
 from flowjax.data.pipeline import Source, arrays, batches, check
 from flowjax.data.scaling import Scaling
@@ -57,6 +57,7 @@ DATASETS: dict[str, Callable[..., Source]] = {
     **{f"{name}_trajectories": functools.partial(_exact_trajectories, name, 17) for name in points.VELOCITIES},
     **{name: functools.partial(manifolds.source, name) for name in manifolds.LAWS},
     "cities": cities.source,
+    **{f"earth{pixels}": functools.partial(earth.source, pixels) for pixels in earth.SIDES},
     **{name: functools.partial(stored.source, name) for name in stored.STORED},
     "digits": _digits,
     "digits_tokens": tokens.digits,
