@@ -61,6 +61,13 @@ def test_langevin_steps_keep_the_tilted_density_that_jumps_do_not_move():
     assert share(2.0) > 1.3 * share(0.0)
 
 
+def test_a_steep_reward_throws_no_row_away():
+    """Rows near 0, where the reward jumps, have gradients of a thousand; the data have a deviation of 1."""
+    steep = lambda x0: 2 * jnp.tanh(1000 * x0[:, 0])
+    x = steering.tilted(flow().V, noise(4000), samplers.grid(3), jax.random.key(1), steep, noise=0.3)[0]
+    assert jnp.abs(x).max() < 9
+
+
 def test_systematic_resampling_copies_in_proportion():
     log_w = jax.random.normal(jax.random.key(0), (500,)) + 5
     counts = np.bincount(steering.resampled(log_w, jax.random.key(1)), minlength=500)
