@@ -359,3 +359,33 @@ def test_the_script_writes_a_part_once(torch, tmp_path):
     ):
         refused = convert(*flags)
         assert refused.returncode == 2 and said in refused.stderr
+
+
+def test_folders_of_flax_and_orbax_are_read_at_their_newest_checkpoint(tmp_path):
+    import orbax.checkpoint as ocp
+
+    tree = {"params": {"Dense_0": {"kernel": X, "bias": X[0].astype(jnp.bfloat16)}}, "step": np.int32(7)}
+    older = {"params": {"Dense_0": {"kernel": X + 1, "bias": X[0].astype(jnp.bfloat16)}}, "step": np.int32(3)}
+    with ocp.PyTreeCheckpointer() as newer:
+        newer.save(tmp_path / "manager" / "12" / "default", tree)
+        newer.save(tmp_path / "manager" / "3" / "default", older)
+        newer.save(tmp_path / "orbax", tree)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as apart:
+        apart.save(tmp_path / "flax_orbax" / "checkpoint_20", tree)
+    (tmp_path / "flax").mkdir()
+    (tmp_path / "flax" / "checkpoint_9").write_bytes(flax.serialization.to_bytes(older))
+    (tmp_path / "flax" / "checkpoint_10").write_bytes(flax.serialization.to_bytes(tree))
+    for name in ("orbax", "manager", "flax_orbax", "flax"):
+        arrays = foreign.read(tmp_path / name)
+        assert set(arrays) == {"params/Dense_0/kernel", "params/Dense_0/bias", "step"}, name
+        np.testing.assert_array_equal(arrays["params/Dense_0/kernel"], X)
+        assert arrays["params/Dense_0/bias"].dtype == jnp.bfloat16 and arrays["step"] == 7
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(typing.InputError, match="empty is damaged or something else .it is a folder without a checkpoint"):
+        foreign.read(tmp_path / "empty")
+    for file in (tmp_path / "orbax").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(typing.InputError, match="orbax is damaged or something else") as caught:
+        foreign.read(tmp_path / "orbax")
+    assert "\n" not in str(caught.value)

@@ -302,10 +302,10 @@ def test_files_that_cannot_be_read(tmp_path):
     np.savez(tmp_path / "pickled.npz", a=np.array([{}], dtype=object))
     (tmp_path / "broken.safetensors").write_bytes(b"123")
     for name, message in [
-        ("w.pt", "expected a file named .npz or .safetensors"),
+        ("w.pt", "does not exist; expected weights as .npz, .safetensors, a file of torch.save"),
         ("none.npz", "does not exist"),
         ("pickled.npz", "pickled.npz is damaged or something else .it holds Python objects"),
-        ("broken.safetensors", "broken.safetensors is damaged or something else .it ends within its header"),
+        ("broken.safetensors", "broken.safetensors is damaged or something else .it begins with"),
     ]:
         with pytest.raises(typing.InputError, match=message):
             published.read(tmp_path / name)

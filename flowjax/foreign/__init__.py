@@ -1,7 +1,7 @@
 """Weights in files of other libraries: `read` gives {name: array}, and `write` keeps them as .safetensors.
 
-What is read: .npz; .safetensors; what torch.save writes, in both of its formats; pickles of numpy arrays; the msgpack of Flax. The format
-is found in the content of a file, not in its name. Neither torch nor TensorFlow is needed, and nothing in a file is executed:
+What is read: .npz; .safetensors; what torch.save writes, in both of its formats; pickles of numpy arrays; the msgpack of Flax; folders of
+checkpoints of Flax and Orbax. The format is found in the content of a file, not in its name. Neither torch nor TensorFlow is needed, and nothing in a file is executed:
 flowjax.foreign.pickles.
 """
 
@@ -17,14 +17,14 @@ import numpy as np
 from flowjax import folders, opening, typing
 from flowjax.foreign import packed, tensors, trees
 
-EXPECTED = "weights as .npz, .safetensors, a file of torch.save, a pickle of numpy arrays, or the msgpack of Flax"
+EXPECTED = "weights as .npz, .safetensors, a file of torch.save, a pickle of numpy arrays, the msgpack of Flax, or a folder of Flax or Orbax"
 
 
 def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of a file.
 
     Args:
-      path: the file.
+      path: the file, or the folder of checkpoints, of which the newest is read.
 
     Returns:
       {name: array}, read only. Names of nested dicts and lists are joined by "/", "ema/blocks.0.attn.qkv.weight"; the names of a torch
@@ -37,9 +37,12 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     """
     with opening.reading(path, EXPECTED):
         if pathlib.Path(path).is_dir():
-            raise ValueError("it is a folder")
-        with open(path, "rb") as file:
-            arrays = _by_content(path, file)
+            from flowjax.foreign import checkpoint_folders  # tensorstore takes a second to import
+
+            arrays = checkpoint_folders.read(pathlib.Path(path))
+        else:
+            with open(path, "rb") as file:
+                arrays = _by_content(path, file)
         if not arrays:
             raise ValueError("it holds no array")
         return arrays

@@ -1,18 +1,17 @@
-"""Published weights as weights of our networks: `read` a file, then `meanflow_dit` or `mit`."""
+"""Published weights as weights of our networks: `weights` of a file and a kind, a key of `KINDS`."""
 
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from flowjax import opening, typing
+from flowjax import checks, foreign, opening, typing
+from flowjax.models import decoupled_dit, published_torch
 
 _LABELS = "y_embedder/embedding_table/_flax_embedding/embedding"
 _PIXEL_LABELS = "y_embedder/embedding_table/embedding"  # of the pixel MeanFlow, with a leading axis of 1
-EXPECTED = (
-    "a file of named arrays of numbers, .npz or .safetensors, with names joined by '/', as published or written by np.savez"
-)
+EXPECTED = f"{foreign.EXPECTED}, with the names of its authors"
 
 
 def meanflow_dit(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,11 +94,72 @@ def mit(tree: Mapping[str, Any]) -> dict[str, Any]:
     return _renamed("mit", leaves, names)
 
 
-def read(path: str | pathlib.Path) -> dict[str, Any]:
+class Kind(NamedTuple):
+    """Weights that were published.
+
+    Attributes:
+      network: key of flowjax.models.MODELS.
+      weights: (nested dicts of arrays with the published names, fields of the network) -> its tree.
+    """
+
+    network: str
+    weights: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+
+
+KINDS: dict[str, Kind] = {
+    "meanflow": Kind("dit", lambda tree, fields: meanflow_dit(tree)),
+    "imf": Kind("mit", lambda tree, fields: mit(tree)),
+    "pmf": Kind("mit", lambda tree, fields: mit(tree)),
+    "soflow": Kind("dit", lambda tree, fields: published_torch.soflow(tree)),
+    "sit": Kind("dit", lambda tree, fields: published_torch.sit(tree)),
+    "repa": Kind("dit", lambda tree, fields: published_torch.sit(tree, data_at_one=False)),
+    "dmf": Kind("decoupled_dit", lambda tree, fields: published_torch.dmf(tree, fields["source_depth"])),
+    "tvm": Kind("semi_lipschitz_dit", lambda tree, fields: published_torch.tvm(tree)),
+}
+# Why others are not there.
+ABSENT = {
+    "facm": "a LightningDiT, which is not here",
+    "drifting": "a LightningDiT that is told no time, which is not here",
+    "alphaflow": "a DiT that embeds the target time itself, where the DiT here embeds the difference of both times",
+}
+
+
+def weights(kind: str, path: str | pathlib.Path, network: str, fields: Mapping[str, Any], part: str = "") -> dict[str, Any]:
+    """Weights of a file as those of a network of ours.
+
+    Args:
+      kind: key of KINDS.
+      path: the file, see flowjax.foreign.
+      network: the network that they are for, key of flowjax.models.MODELS.
+      fields: its fields.
+      part: what lies below this name alone, such as "ema".
+
+    Returns:
+      The tree of the network; a plain DiT's also serves a decoupled_dit.
+
+    Raises:
+      InputError: there is no such kind or file, its network is another one, or its names do not fit. Shapes are compared by the caller.
+    """
+    if kind in ABSENT:
+        raise typing.InputError(
+            f"the network of {kind!r} is {ABSENT[kind]}; published weights of these can be read: {', '.join(KINDS)}."
+        )
+    checks.member("kind of published weights", kind, KINDS)
+    decoupled = (KINDS[kind].network, network) == ("dit", "decoupled_dit")
+    if network != KINDS[kind].network and not decoupled:
+        raise typing.InputError(f"weights of {kind!r} are of the network {KINDS[kind].network!r}, and this one is {network!r}.")
+    tree = read(path, part)
+    with opening.reading(path, f"the published weights of {kind}"):
+        params = KINDS[kind].weights(tree, fields)
+        return decoupled_dit.from_plain(params, fields["source_depth"]) if decoupled else params
+
+
+def read(path: str | pathlib.Path, part: str = "") -> dict[str, Any]:
     """A file of named arrays as nested dicts.
 
     Args:
-      path: an .npz file, read without pickles, or a .safetensors file; names joined by "/".
+      path: any file that flowjax.foreign reads; names joined by "/" are nested, those of torch's modules, joined by ".", are not.
+      part: what lies below this name alone, such as "ema" or "ema_params/net".
 
     Returns:
       Nested dicts of numpy arrays.
@@ -107,11 +167,7 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
     Raises:
       InputError: if there is no such file, or it holds something else.
     """
-    path = pathlib.Path(path)
-    readers = {".npz": opening.npz, ".safetensors": opening.safetensors}
-    if path.suffix not in readers:
-        raise typing.InputError(f"{path}: expected a file named .npz or .safetensors, with names joined by '/'.")
-    arrays = readers[path.suffix](path, EXPECTED)
+    arrays = foreign.below(foreign.read(path), part)
     with opening.reading(path, EXPECTED):
         for name, array in arrays.items():
             if not np.isfinite(np.asarray(array, np.float32)).all():

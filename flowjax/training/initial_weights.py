@@ -1,30 +1,55 @@
 """Weights that a run starts from: another run's, or a published file's, as those of the network that config.model makes.
 
-Whether they fit is judged by flowjax.training.config_checks, but for the shapes, which flowjax.training.state compares.
+A file is given as KIND:FILE, KIND:FILE,part=NAME, or, of the kinds whose names are those of Flax, by its path alone. Whether weights fit is
+judged by flowjax.training.config_checks, but for the shapes, which flowjax.training.state compares.
 """
 
-from flowjax import models, opening
+from typing import NamedTuple
+
+from flowjax import models
 from flowjax.models import decoupled_dit, published
 
-# Networks that published weights are of: `(tree, fields of config.model) -> params`.
-FILES = {
-    "dit": lambda tree, fields: published.meanflow_dit(tree),
-    "mit": lambda tree, fields: published.mit(tree),
-    "decoupled_dit": lambda tree, fields: decoupled_dit.from_plain(published.meanflow_dit(tree), fields["source_depth"]),
-}
+# The kind of a file without one, by the network.
+FILES = {"dit": "meanflow", "mit": "imf", "decoupled_dit": "meanflow"}
+ENDINGS = (".npz", ".safetensors")
 VELOCITY_HEAD = ("velocity", "velocity_norm", "velocity_out")  # of a mit
+
+
+class Published(NamedTuple):
+    """A file of published weights: its kind, "" for that of the network; its path; the part of it that is meant, "" for all."""
+
+    kind: str
+    path: str
+    part: str
+
+
+def parsed(start):
+    """The Published that config.start names; None for a run."""
+    kind, colon, rest = start.partition(":")
+    if colon and (kind in published.KINDS or kind in published.ABSENT):
+        path, comma, part = rest.rpartition(",part=")
+        return Published(kind, path, part) if comma else Published(kind, rest, "")
+    return Published("", start, "") if start.endswith(ENDINGS) else None
 
 
 def is_published(start):
     """Whether config.start names a file of published weights rather than a run."""
-    return start.endswith((".npz", ".safetensors"))
+    return parsed(start) is not None
+
+
+def networks(kind):
+    """The networks that the weights of a kind, "" for a file without one, can be for."""
+    if kind:
+        plain = published.KINDS[kind].network if kind in published.KINDS else ""
+        return [plain, "decoupled_dit"] if plain == "dit" else [plain]
+    return list(FILES)
 
 
 def weights(start, run, model, heads):
     """The weights of V that config.start names, or None for fresh ones.
 
     Args:
-      start: "" for fresh weights, a file of published weights (.npz, .safetensors), or else a run.
+      start: "" for fresh weights, a file of published weights, or else a run.
       run: the Trained of that run.
       model: flowjax.training.settings.Model of the network that starts from them.
       heads: the linen method that gives all its trained heads; None leaves a velocity head out.
@@ -34,11 +59,9 @@ def weights(start, run, model, heads):
     """
     if not start:
         return None
-    fields = models.sized(model.name, model.fields)
-    if is_published(start):
-        tree = published.read(start)
-        with opening.reading(start, f"the published weights of a {model.name}"):
-            params = FILES[model.name](tree, fields)
+    fields, file = models.sized(model.name, model.fields), parsed(start)
+    if file is not None:
+        params = published.weights(file.kind or FILES[model.name], file.path, model.name, fields, file.part)
     elif (model.name, run.settings.model.name) == ("decoupled_dit", "dit"):
         params = decoupled_dit.from_plain(run.params, fields["source_depth"])
     else:

@@ -5,6 +5,7 @@ Checks as those of flowjax.training.config_checks, in whose list they are.
 
 from flowjax import data, guidance as guidances, methods, models, typing
 from flowjax.data import points
+from flowjax.models import published
 from flowjax.training import initial_weights, parts, teachers
 
 
@@ -104,9 +105,13 @@ def start(settings, facts):
     if not wanted:
         return
     if initial_weights.is_published(wanted):
-        if model.name not in initial_weights.FILES or model.parameterisation != "velocity":
+        kind = initial_weights.parsed(wanted).kind
+        if kind in published.ABSENT:
+            raise typing.InputError(f"config.start is {wanted!r}: the network of {kind!r} is {published.ABSENT[kind]}.")
+        able = initial_weights.networks(kind)
+        if model.name not in able or model.parameterisation != "velocity":
             raise typing.InputError(
-                f"config.start is {wanted!r}, and published weights are of the networks {', '.join(initial_weights.FILES)} with"
+                f"config.start is {wanted!r}, and {f'weights of {kind}' if kind else 'published weights'} are of the networks {', '.join(able)} with"
                 f" parameterisation 'velocity'; config.model is {model.name!r} with {model.parameterisation!r}."
             )
         return

@@ -1,0 +1,152 @@
+"""Published weights of torch: our networks against forward passes in numpy that consume trees with the authors' names."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from flowjax import models, typing
+from flowjax.models import embeddings, published, published_torch
+
+WIDTH, HEADS, DEPTH, PATCH, CLASSES, SIDE, CHANNELS = 16, 2, 3, 2, 3, 4, 2
+EMBEDDERS = {
+    "soflow": ("t_embedder", "s_embedder"),
+    "sit": ("t_embedder",),
+    "repa": ("t_embedder",),
+    "dmf": ("t_embedder",),
+    "tvm": ("t_embedder", "s_embedder", "guidance_embedder"),
+}
+PREFIX = {"soflow": "network.", "tvm": "model."}
+
+
+def state(kind, outputs=1):
+    """Random arrays with the names and shapes of the authors' modules."""
+    rng = np.random.default_rng(0)
+    shapes = {
+        "x_embedder.proj": (WIDTH, CHANNELS, PATCH, PATCH),
+        "final_layer.linear": (outputs * PATCH**2 * CHANNELS, WIDTH),
+        "final_layer.adaLN_modulation.1": (2 * WIDTH, WIDTH),
+    }
+    for name in EMBEDDERS[kind]:
+        shapes |= {f"{name}.mlp.0": (WIDTH, 256), f"{name}.mlp.2": (WIDTH, WIDTH)}
+    for i in range(DEPTH):
+        layers = {"adaLN_modulation.1": 6, "attn.qkv": 3, "attn.proj": 1, "mlp.fc1": 4}
+        shapes |= {f"blocks.{i}.{name}": (n * WIDTH, WIDTH) for name, n in layers.items()} | {
+            f"blocks.{i}.mlp.fc2": (WIDTH, 4 * WIDTH)
+        }
+    arrays = {f"{name}.weight": rng.normal(0, 0.3, shape) for name, shape in shapes.items()}
+    arrays |= {f"{name}.bias": rng.normal(0, 0.3, shape[:1]) for name, shape in shapes.items()}
+    arrays["y_embedder.embedding_table.weight"] = rng.normal(0, 0.3, (CLASSES + 1, WIDTH))
+    arrays["pos_embed"] = embeddings.grid_positions(SIDE // PATCH, SIDE // PATCH, WIDTH)[None]
+    if kind == "tvm":
+        arrays |= {f"blocks.{i}.attn.{z}_norm.weight": rng.normal(1, 0.3, WIDTH // HEADS) for i in range(DEPTH) for z in "qk"}
+    return {PREFIX.get(kind, "") + name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def forward(kind, arrays, x, times, label):
+    """The authors' network of images [B, C, H, W]; times: of each embedder, [B]; of a decoupled network (source, target)."""
+    w = {name.removeprefix(PREFIX.get(kind, "")): array.astype(np.float64) for name, array in arrays.items()}
+    linear = lambda h, name: h @ w[f"{name}.weight"].reshape(len(w[f"{name}.weight"]), -1).T + w[f"{name}.bias"]
+    silu = lambda h: h / (1 + np.exp(-h))
+    gelu = lambda h: h / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
+    rms = lambda h: h / np.sqrt((h**2).mean(-1, keepdims=True) + 1e-6)
+    norm = rms if kind == "tvm" else lambda h: (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-6)
+    normed = rms if kind == "tvm" else lambda part: part
+
+    def embedded(name, time):
+        angles = time[:, None] * np.exp(-np.log(10_000) * np.arange(128) / 128)
+        return linear(silu(linear(np.concatenate([np.cos(angles), np.sin(angles)], -1), f"{name}.mlp.0")), f"{name}.mlp.2")
+
+    def modulation(c, name, parts):
+        return [normed(part)[:, None] for part in np.split(linear(silu(c), f"{name}.adaLN_modulation.1"), parts, -1)]
+
+    def attended(h, name):
+        q, k, v = linear(h, f"{name}.qkv").reshape(*h.shape[:2], 3, HEADS, -1).transpose(2, 0, 3, 1, 4)
+        if kind == "tvm":
+            q, k = rms(q) * w[f"{name}.q_norm.weight"], rms(k) * w[f"{name}.k_norm.weight"]
+        scores = np.exp(q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]))
+        h = (scores / scores.sum(-1, keepdims=True)) @ v
+        return linear(h.transpose(0, 2, 1, 3).reshape(len(h), -1, WIDTH), f"{name}.proj")
+
+    classes = w["y_embedder.embedding_table.weight"][label]
+    if kind == "dmf":
+        conditions = [classes + embedded("t_embedder", time) for time in times]
+    else:
+        conditions = [sum((embedded(name, time) for name, time in zip(EMBEDDERS[kind], times)), classes)] * 2
+    side = SIDE // PATCH
+    patches = x.reshape(len(x), CHANNELS, side, PATCH, side, PATCH).transpose(0, 2, 4, 1, 3, 5).reshape(len(x), side**2, -1)
+    h = linear(patches, "x_embedder.proj") + w["pos_embed"]
+    for i in range(DEPTH):
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation(conditions[i >= 2], f"blocks.{i}", 6)
+        h = h + gate_a * attended(norm(h) * (1 + scale_a) + shift_a, f"blocks.{i}.attn")
+        h = h + gate_m * linear(gelu(linear(norm(h) * (1 + scale_m) + shift_m, f"blocks.{i}.mlp.fc1")), f"blocks.{i}.mlp.fc2")
+    shift, scale = modulation(conditions[1], "final_layer", 2)
+    out = linear(norm(h) * (1 + scale) + shift, "final_layer.linear")
+    return np.einsum("nhwpqc->nchpwq", out.reshape(len(x), side, side, PATCH, PATCH, -1)).reshape(len(x), -1, SIDE, SIDE)
+
+
+@functools.cache
+def network(kind):
+    more = {"inputs": ("guidance",)} if kind == "semi_lipschitz_dit" else {"source_depth": 2} if kind == "decoupled_dit" else {}
+    net = models.make(kind, num_classes=CLASSES, width=WIDTH, depth=DEPTH, heads=HEADS, patch=PATCH, **more)
+    return jax.jit(lambda params, x, s, t, cond: net.apply({"params": params}, x, s, t, cond))
+
+
+@pytest.mark.parametrize("kind", EMBEDDERS)
+def test_the_network_is_that_of_the_authors(kind):
+    arrays, rng = state(kind, outputs=1 + (kind == "sit")), np.random.default_rng(1)
+    x = rng.normal(size=(2, CHANNELS, SIDE, SIDE)).astype(np.float32)
+    s, t, scale, label = np.array([0.9, 0.4]), np.array([0.2, 0.1]), np.array([2.0, 1.5]), np.array([1, CLASSES])
+    wanted = {
+        "soflow": lambda: forward(kind, arrays, x, (s, s - t), label),
+        "sit": lambda: -forward(kind, arrays, x, (1 - s,), label)[:, :CHANNELS],
+        "repa": lambda: forward(kind, arrays, x, (s,), label),
+        "dmf": lambda: forward(kind, arrays, x, (s, t), label),
+        "tvm": lambda: forward(kind, arrays, x, (s, s - t, 1 / scale), label) * scale[:, None, None, None],
+    }[kind]()
+    name = published.KINDS[kind].network
+    params = published.KINDS[kind].weights(arrays, {"source_depth": 2})
+    cond = {"label": np.where(label == CLASSES, -1, label), **({"guidance": scale} if kind == "tvm" else {})}
+    column = lambda time: time.astype(np.float32)[:, None, None, None]
+    got = network(name)(params, x.transpose(0, 2, 3, 1), column(s), column(t), cond)
+    np.testing.assert_allclose(np.asarray(got).transpose(0, 3, 1, 2), wanted, rtol=2e-4, atol=2e-4)
+
+
+def test_names_and_shapes_that_do_not_fit_are_one_sentence():
+    good = state("soflow")
+    changes = {
+        "soflow: of the published arrays the file lacks 1 .blocks.1.attn.qkv.weight": {
+            "network.blocks.1.attn.qkv.weight": None
+        },
+        "has unexpected 1 .r_embedder": {"network.r_embedder": np.zeros(2)},
+        "has two shapes of 'mlp.fc1.weight'": {"network.blocks.0.mlp.fc1.weight": np.zeros((8, WIDTH))},
+        "final_layer.linear.weight has the shape .7, 16.; expected .8, 16., or twice": {
+            "network.final_layer.linear.weight": np.zeros((7, WIDTH))
+        },
+        "pos_embed are not the fixed": {"network.pos_embed": good["network.pos_embed"] + 1},
+        "pos_embed has the shape": {"network.pos_embed": np.zeros((4, WIDTH))},
+    }
+    for message, change in changes.items():
+        arrays = {name: array for name, array in {**good, **change}.items() if array is not None}
+        with pytest.raises(typing.InputError, match=message) as caught:
+            published_torch.soflow(arrays)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(typing.InputError, match="has no blocks.0; .* such as ema"):
+        published_torch.tvm({"ema": np.zeros(2)})
+    with pytest.raises(typing.InputError, match="3 blocks, and source_depth is 3"):
+        published_torch.dmf(state("dmf"), 3)
+    published_torch.dmf({**state("dmf"), "logvar_linear.weight": np.zeros((1, 256))}, 2)
+
+
+def test_kinds_without_a_network_here_say_why():
+    with pytest.raises(
+        typing.InputError, match="network of 'facm' is a LightningDiT, which is not here; .* can be read: meanflow, "
+    ):
+        published.weights("facm", "x.pt", "dit", {})
+    with pytest.raises(
+        typing.InputError, match="weights of 'tvm' are of the network 'semi_lipschitz_dit', and this one is 'dit'"
+    ):
+        published.weights("tvm", "x.pkl", "dit", {})
+    with pytest.raises(typing.InputError, match="unknown kind of published weights 'soflo'; did you mean soflow"):
+        published.weights("soflo", "x.pt", "dit", {})
