@@ -15,7 +15,7 @@ from flowjax.evals.classifier import Classifier, agreement
 from flowjax.evals.entropic import sinkhorn
 from flowjax.evals.features import DECODERS, EXTRACTORS
 from flowjax.evals.frechet import frechet
-from flowjax.evals.inception_score import inception_score
+from flowjax.evals.inception_scores import inception_score
 from flowjax.evals.judge import Judge, judge
 from flowjax.evals.kernels import geodesic_mmd, median_distance, mmd
 from flowjax.evals.likelihood import likelihood_bound

@@ -30,10 +30,12 @@ class Classifier(NamedTuple):
       features: images [n, H, W, C] in [-1, 1] -> features [n, D]; of a classifier the inputs of its last linear layer.
       logits: images [n, H, W, C] in [-1, 1] -> logits [n, classes]; None of a network that does not know the classes of the
         data.
+      params: its weights, {name: array}; None if they are not kept.
     """
 
     features: Callable[[Any], typing.Array]
     logits: Callable[[Any], typing.Array] | None = None
+    params: Params | None = None
 
 
 def fit(
@@ -105,7 +107,7 @@ def from_params(params: Params) -> Classifier:
     """Binds weights from `fit`."""
     # The weights are arguments of the jitted functions: as constants, XLA would fold them anew for every batch size.
     features, logits = jax.jit(_features), jax.jit(_logits)
-    return Classifier(lambda x: features(params, x), lambda x: logits(params, x))
+    return Classifier(lambda x: features(params, x), lambda x: logits(params, x), params)
 
 
 def agreement(classifier: Classifier, images: np.ndarray, labels: np.ndarray) -> float:
