@@ -27,6 +27,7 @@ GOOD = {
     "demo": {"workdir": "NEW", "preset": "test"},
     "evaluate": {"workdir": "RUN"},
     "explorer": {"folder": "NEW"},
+    "fid": {"workdir": "RUN", "output": "NEW", "protocol": "pixels", "write_reference": "true"},
     "generate": {"workdir": "RUN", "output": "NEW"},
     "guidance": {"workdir": "NEW"},
     "inspect": {"workdir": "RUN"},
@@ -58,6 +59,10 @@ MORE = {
         "guidance_interval": ("0.1", "0.1,0.9", "nan,1"), "workdir": FOLDERS, "checkpoint": ("99",),
     },
     "evaluate": {"steps": ("0",), "sampler": SAMPLERS, "grid": GRIDS, "guidance": ("2",), "samples": FOLDERS, "workdir": FOLDERS},
+    "fid": {
+        "labels": ("10",), "sampler": SAMPLERS, "grid": GRIDS, "guidance": ("2",), "output": FOLDERS, "protocol": ("adm", "fid"),
+        "workdir": FOLDERS,
+    },
     "generate": {"labels": ("10",), "sampler": SAMPLERS, "grid": GRIDS, "guidance": ("2",), "output": FOLDERS},
     "inspect": {"steps": ("0",), "workdir": FOLDERS},
     "reflow": {"points": ("7",), "output": FOLDERS},
@@ -78,6 +83,7 @@ BENCHMARKS = [script for script in SCRIPTS if script.startswith("benchmark")]
 MEANINGFUL = {
     "demo": {"workdir": ANY_NAME},
     "explorer": {"folder": ANY_NAME},
+    "fid": {"output": ANY_NAME, "process": ("-1",)},
     "generate": {"output": ANY_NAME, "process": ("-1",)},  # -1: none is given
     "guidance": {"workdir": ANY_NAME},
     "landscape": {"workdir": ANY_NAME},

@@ -111,8 +111,9 @@ def load(name: str, *, split: str = "train", data_dir: str = "") -> Source:
 
 
 def of_section(section: Any, split: str = "train") -> Source:
-    """One split of the dataset of config.data: its fields `name`, `dir`, and `labels`, without which the rows have none."""
+    """One split of the dataset of config.data: its fields `name`, `dir`, `features`, and `labels`, without which the rows have none."""
     source = load(section.name, split=split, data_dir=section.dir)
+    source = source._replace(features=section.features or source.features)
     return source if section.labels else unlabelled(source)
 
 

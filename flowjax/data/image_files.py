@@ -11,7 +11,7 @@ arrays without a split, the rows 9, 19, 29, ... are held out: every tenth, in th
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tqdm
@@ -76,6 +76,16 @@ def folder(where: str, *, split: str = "train", data_dir: str | None = None) -> 
     return pipeline.Source(name, len(files), shape, len(classes), rows, levels=256)
 
 
+def every(where: str) -> tuple[list[pathlib.Path], Callable[[pathlib.Path], np.ndarray]]:
+    """(all images of a folder in the order of their paths, how one is read), whatever their split; `where` and errors as of `folder`."""
+    path, size = _sized(where)
+    with opening.reading(path, "a folder of PNG or JPEG files"):
+        files = [path.joinpath(*parts) for parts in paths_below(path)]
+        if not files:
+            raise ValueError(f"there is no image, {', '.join(ENDINGS)}, in it")
+    return files, functools.partial(_checked, functools.partial(_read, size=size), _read(files[0], size).shape, files[0])
+
+
 def arrays(where: str, *, split: str = "train", data_dir: str | None = None) -> pipeline.Source:
     """Images of an .npz file: "x" [n, H, W, C], or "train" and "test"; with "label", or "train_label" and "test_label", [n].
 
@@ -127,8 +137,8 @@ def _listed(path: pathlib.Path, split: str) -> tuple[list[pathlib.Path], list[st
         if not path.is_dir():
             raise NotADirectoryError(0, "it is no folder") if path.exists() else FileNotFoundError
         own = all((path / name).is_dir() for name in SPLITS)
-        found = _images(path / split if own else path)
-        classes = sorted({parts[0] for parts in (_images(path / "train") if own else found) if len(parts) > 1})
+        found = paths_below(path / split if own else path)
+        classes = sorted({parts[0] for parts in (paths_below(path / "train") if own else found) if len(parts) > 1})
         if not found:
             raise ValueError(f"there is no image, {', '.join(ENDINGS)}, in {path / split if own else path}")
         if classes and (loose := [parts[0] for parts in found if len(parts) == 1]):
@@ -144,7 +154,7 @@ def _listed(path: pathlib.Path, split: str) -> tuple[list[pathlib.Path], list[st
     return [root.joinpath(*parts) for parts in found], classes, labels
 
 
-def _images(root: pathlib.Path) -> list[tuple[str, ...]]:
+def paths_below(root: pathlib.Path) -> list[tuple[str, ...]]:
     """Paths of the images below a folder, as parts, in order."""
     found = []
     for place, folders, names in os.walk(root, onerror=_raised):

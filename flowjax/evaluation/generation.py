@@ -142,7 +142,7 @@ def read(folder: str | os.PathLike, limit: int | None = None) -> tuple[np.ndarra
             f"--samples={path} lacks {missing}; the command that began it continues:"
             f" python -m experiments.generate --workdir={facts['run']} --output={path}."
         )
-    parts = [_shard(file(number), facts, number) for number in numbers]
+    parts = [shard(path, facts, number) for number in numbers]
     x, label = (np.concatenate([part[name] for part in parts])[:wanted] for name in ("x", "label"))
     return (x / np.float32(127.5) - 1 if x.dtype == np.uint8 else x), label
 
@@ -159,8 +159,9 @@ def about(folder: str | os.PathLike) -> dict[str, Any]:
     return folders.read_about(path, "the description of samples of experiments.generate; write them again", _FIELDS)
 
 
-def _shard(file: pathlib.Path, facts: dict[str, Any], number: int) -> dict[str, np.ndarray]:
-    """The arrays of one shard, as large as the description of the folder says."""
+def shard(path: str | os.PathLike, facts: dict[str, Any], number: int) -> dict[str, np.ndarray]:
+    """The arrays of one shard of a folder, as large as its description says, see `about`."""
+    file = pathlib.Path(path) / f"shard_{number:05d}.npz"
     expected = "samples of experiments.generate; delete it, and the command that wrote it writes it again"
     arrays = opening.npz(file, expected, ("x", "label"))
     rows = min(facts["shard"], facts["count"] - number * facts["shard"])

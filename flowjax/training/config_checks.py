@@ -205,6 +205,18 @@ def batches(settings, facts):
     data.check(facts.source, batch_size=settings.batch_size, seed=settings.seed, flip=flip, processes=processes)
 
 
+def features(settings, facts):
+    """config.data.features is "" or names a network, with the file of its weights, and the rows are images."""
+    wanted = settings.data.features
+    if wanted:
+        evals.features.check(wanted)
+        if len(facts.source.shape) != 3:
+            raise typing.InputError(
+                f"config.data.features is {wanted!r:.200}, and rows of {settings.data.name} have the shape {facts.source.shape}; expected"
+                " images, or --config.data.features=."
+            )
+
+
 def best(settings, facts):
     """config.best is "" or a number that an evaluation during training measures on such data."""
     wanted, evaluated = settings.evaluation.best, settings.evaluation
@@ -337,6 +349,7 @@ CHECKS = (
     evaluation_guidance,
     labels,
     batches,
+    features,
     best,
     categories,
     space,

@@ -12,7 +12,8 @@ from flowjax import adapters, checks, data, models, typing
 
 class Data(NamedTuple):
     """config.data: the dataset, where it is kept ("": the default of TFDS), whether images are flipped, the coupling with noise, and
-    what the network sees of a row: the augmentation ("": none), the mean and deviation of the scaling, and whether it sees labels.
+    what the network sees of a row: the augmentation ("": none), the mean and deviation of the scaling, and whether it sees labels;
+    the features in which samples are measured ("": those of the dataset).
     """
 
     name: str
@@ -23,6 +24,7 @@ class Data(NamedTuple):
     mean: float | tuple[float, ...] = 0.0
     deviation: float | tuple[float, ...] = 1.0
     labels: bool = True
+    features: str = ""
 
     @property
     def scaling(self):
