@@ -4,7 +4,9 @@ Any field can be overridden: --config.optim.learning_rate=3e-4, --config.mesh.fs
 continues a training that was stopped or killed, on any number of devices and hosts. Writes config.json, metrics.jsonl,
 TensorBoard events, samples/*.png and checkpoints/ into the workdir. --dry_run reads no data: it prints parameters, memory and
 FLOPs of a step and the device-hours of the training, then compiles the step, prints its memory and collectives, and exits;
---dry_run --devices=64 does the first for 64 devices that need not exist, and compiles nothing. --profile=100:110 writes a trace of these steps into WORKDIR/profile. Several processes: docs/pods.md.
+--dry_run --devices=64 does the first for 64 devices that need not exist, and compiles nothing; --dry_run --topology=v5e:16x16
+compiles for TPUs that need not exist. --profile=100:110 writes a trace of these steps into WORKDIR/profile. Several processes:
+docs/pods.md.
 """
 
 import re
@@ -24,8 +26,16 @@ DRY_RUN = flags.DEFINE_bool(
 DEVICES = flags.DEFINE_integer(
     "devices", 0, "with --dry_run: trace for so many devices, which need not exist, and compile nothing", 0, 2**20
 )
-CHIP = flags.DEFINE_string("chip", "", "with --dry_run: for device-hours, such as 'TPU v5p' or 'NVIDIA H200'; default: TPU v5p")
+TOPOLOGY = flags.DEFINE_string(
+    "topology", "", "with --dry_run: compile for these TPUs, which need not exist: v5e:16x16, v5p:4x4x8"
+)
+CHIP = flags.DEFINE_string(
+    "chip",
+    "",
+    "with --dry_run: for device-hours, such as 'TPU v5p' or 'NVIDIA H200'; default: that of --topology, else TPU v5p",
+)
 UTILISATION = flags.DEFINE_float("utilisation", 0.4, "with --dry_run: share of the chip's peak, for device-hours", 0.0, 1.0)
+PROGRAMS = flags.DEFINE_string("programs", "", "folder of compiled programs, or none; default: WORKDIR/programs")
 PROFILE = flags.DEFINE_string("profile", "", "START:STOP, the steps of which a trace is written")
 PROCESSES = command_line.define_processes()
 flags.mark_flags_as_required(["config"])
@@ -33,29 +43,44 @@ flags.mark_flags_as_required(["config"])
 
 def main():
     command_line.join(PROCESSES)
-    import jax
-
     from flowjax import training, typing
-    from flowjax.training import estimates, hosts
+    from flowjax.training import hosts
 
     if DRY_RUN.value:
-        chosen = {"chip": CHIP.value or estimates.CHIP, "utilisation": UTILISATION.value}
-        devices = DEVICES.value or len(jax.devices())
-        hosts.print_once(estimates.report(training.sketch(CONFIG.value, devices), **chosen))
-        if not DEVICES.value:
-            hosts.print_once("\n" + training.report(training.setup(CONFIG.value, read_data=False)))
+        dry_run()
         return
-    for flag in (DEVICES, CHIP, UTILISATION):
+    for flag in (DEVICES, TOPOLOGY, CHIP, UTILISATION):
         if flag.value != flag.default:
             raise typing.InputError(
                 f"--{flag.name} is for --dry_run; a training runs on the devices that there are: leave the flag out."
             )
     if not WORKDIR.value:
         raise typing.InputError("--workdir is missing; give the folder of the run, which need not exist: --workdir=runs/NAME.")
-    state = training.train(CONFIG.value, WORKDIR.value, profile=profiled())
+    programs = None if PROGRAMS.value == "none" else PROGRAMS.value
+    state = training.train(CONFIG.value, WORKDIR.value, profile=profiled(), programs=programs)
     done = int(state.step)
     goes_on = "" if done == CONFIG.value.steps else " The same command goes on from there."
     hosts.print_once(f"{done} of {CONFIG.value.steps} steps done; everything is in {WORKDIR.value}.{goes_on}")
+
+
+def dry_run():
+    """Prints what a training needs."""
+    import jax
+
+    from flowjax import training, typing
+    from flowjax.profiling import ahead_of_time
+    from flowjax.training import estimates, hosts, log
+
+    if TOPOLOGY.value and DEVICES.value:
+        raise typing.InputError(
+            f"--topology={TOPOLOGY.value} --devices={DEVICES.value}: expected one of them; a topology says how many devices there are."
+        )
+    devices = ahead_of_time.devices(TOPOLOGY.value) if TOPOLOGY.value else jax.devices()
+    chip = CHIP.value or TOPOLOGY.value and log.chip(devices[0]) or estimates.CHIP
+    sketch = training.sketch(CONFIG.value, DEVICES.value or len(devices))
+    hosts.print_once(estimates.report(sketch, chip=chip, utilisation=UTILISATION.value))
+    if not DEVICES.value:
+        hosts.print_once("\n" + training.report(training.setup(CONFIG.value, devices, read_data=False)))
 
 
 def profiled():

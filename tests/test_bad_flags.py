@@ -92,7 +92,7 @@ MEANINGFUL = {
     "reflow": {"output": ANY_NAME},
     "results": {"page": ANY_NAME},
     "sample": {"out": ANY_NAME},
-    "train": {"workdir": ANY_NAME, "process": ("-1",)},
+    "train": {"workdir": ANY_NAME, "programs": ANY_NAME, "process": ("-1",)},
 } | {script: {"output": ANY_NAME} for script in BENCHMARKS}
 
 

@@ -5,15 +5,18 @@ import functools
 import signal
 
 import chex
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import with_sgd
 
-from configs import meanflow, method as method_config
+from configs import meanflow, method as method_config, network as network_config
 from flowjax import models, typing
+from flowjax.models import dit
 from flowjax.profiling import collectives
-from flowjax.training import compilation, loop, runs, sharding
+from flowjax.training import compilation, loop, room, runs, sharding
 
 MESHES = [(8, 1), (1, 8), (2, 4), (4, 2)]
 
@@ -109,6 +112,112 @@ def test_options_of_the_step_on_a_mesh(changes):
     chex.assert_trees_all_close(*states, atol=4e-5 if "optim.name" in changes else 1e-6, rtol=0)
 
 
+# Weights that blocks gather
+
+
+def images(choice, **changes):
+    """A method on guided digits with a small network of blocks."""
+    config = with_sgd(network_config.get_config(choice), 0.02)
+    config.update({"eval_every": 0, "batch_size": 64, "ema": (0.9,)})
+    config.model.update({"width": 16, "heads": 2, "patch": 4, "unroll": 1})
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def moved(config, mesh, steps=2):
+    """The state after some steps from weights that are not zero anywhere, and the metrics."""
+    config.mesh = {"data": mesh[0], "fsdp": mesh[1]}
+    run = runs.setup(config, devices=jax.devices()[: np.prod(mesh)])
+    (step,), rng, start = compilation.compiled(run).values(), np.random.default_rng(0), jax.device_get(run.init())
+    noisy = jax.tree.map(lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape, np.float32), start.params)
+    state = jax.device_put(start._replace(params=noisy), sharding.places(run.like))
+    x = rng.standard_normal((64, 8, 8, 1)).astype(np.float32)
+    batch = sharding.global_batch(run.mesh, {"x": x, "label": np.arange(64, dtype=np.int32) % 10})
+    for _ in range(steps):
+        state, metrics = jax.block_until_ready(step(state, batch, run.fixed))
+    return jax.device_get((state, metrics))
+
+
+def test_a_slice_in_the_place_of_a_weight():
+    """A scan over blocks: the gradient of a loss with a tangent, with and without remat, and what is sent."""
+    mesh, x = sharding.make_mesh({"data": 1, "fsdp": 2}, jax.devices()[:2]), np.linspace(-1, 1, 32, dtype=np.float32)
+
+    def loss(net, params):
+        primal, tangent = jax.jvp(lambda x: net.apply({"params": params}, x), (x.reshape(4, 8),), (jnp.ones((4, 8)),))
+        return jnp.mean((primal - tangent) ** 2)
+
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, h):
+            return h + dit.keep_matmuls(lambda self, h: nn.gelu(nn.Dense(8, name="dense")(h)))(self, h), None
+
+    class Net(nn.Module):
+        remat: str
+
+        @nn.compact
+        def __call__(self, h):
+            return dit.stack(Block, 3, remat=self.remat, unroll=1)(name="blocks")(h)[0]
+
+    for remat in ("", "nothing_saveable"):
+        net = Net(remat)
+        weights = jax.jit(net.init)(jax.random.key(0), x.reshape(4, 8))["params"]
+        partition = sharding.specs(weights, models.SHARDING["dit"], mesh)
+        assert partition["blocks"]["dense"] == {
+            "bias": sharding.WHOLE,
+            "kernel": jax.sharding.PartitionSpec(None, "fsdp", None),
+        }
+
+        def gradient(weights, partition=partition, net=net):
+            summed = jax.grad(lambda weights: loss(net, weights))(sharding.gathered(weights, partition))
+            return sharding.mean(summed, {}, partition, mesh)[0]
+
+        program = jax.jit(jax.shard_map(gradient, mesh=mesh, in_specs=(partition,), out_specs=partition, check_vma=False))
+        compiled = program.lower(weights).compile()
+        chex.assert_trees_all_close(compiled(weights), jax.grad(loss, 1)(net, weights), atol=1e-6)
+        sent = {"all-gather": (6, 6 * 256), "reduce-scatter": (3, 3 * 256), "all-reduce": (1, 96)}  # twice a block and once
+        assert collectives.totals(compiled.as_text()) == sent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("choice", "changes"),
+    [
+        ("flow_matching,dit", {"model.depth": 2, "accumulate": 2}),
+        ("flow_matching,mit", {"model.depth": 3, "model.head_depth": 1, "model.remat": "nothing_saveable"}),
+    ],
+)
+def test_blocks_that_gather_their_weights_learn_what_whole_ones_do(choice, changes):
+    one, eight = (moved(images(choice, **changes), mesh) for mesh in ((1, 1), (2, 4)))
+    chex.assert_trees_all_close(one[0], eight[0], atol=2e-6, rtol=0)
+    chex.assert_trees_all_close(one[1], eight[1], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_weights_of_a_teacher_are_sliced_too(digits_run):
+    config = images("cd,dit", teacher=str(digits_run), **{"model.depth": 1, "guidance.kind": "", "guidance.scale": (1.0, 1.0)})
+    one, eight = (moved(config, mesh) for mesh in ((1, 1), (2, 4)))
+    chex.assert_trees_all_close(one[0], eight[0], atol=2e-6, rtol=0)
+    chex.assert_trees_all_close(one[1], eight[1], rtol=1e-4)
+    assert sharding.whole_share(runs.sketch(config, 8).fixed) < 0.1
+
+
+def test_a_mesh_that_slices_too_little_is_refused():
+    config = config_of("meanflow", (1, 7), batch_size=56)
+    with pytest.raises(
+        typing.InputError, match=r"config.mesh.fsdp is 7, and \d+% of the weights' bytes.*--config.mesh.fsdp=1\."
+    ):
+        runs.setup(config, devices=jax.devices()[:7])
+
+
+def test_a_state_that_does_not_fit_is_refused_with_a_mesh_that_fits(monkeypatch):
+    run = runs.setup(config_of("meanflow", (8, 1)), devices=jax.devices()[:8])
+    monkeypatch.setattr(room, "device_bytes", lambda device: sharding.device_bytes(run.like) - 1)
+    with pytest.raises(
+        typing.InputError, match=r"use more devices \(config.mesh\); --config.mesh.data=-1 --config.mesh.fsdp=2\."
+    ):
+        room.check_state(run)
+
+
 # Slices and what is said
 
 
@@ -173,15 +282,24 @@ def test_a_batch_must_divide_into_the_parts_of_all_devices():
 
 
 def spoken(config):
-    """{kind: bytes} of a step, and the bytes of the leaves of the parameters that are sliced, and of the others."""
+    """{kind: bytes} of a step, and what follows from the slices of each weight and of its gradient; bytes of weights in blocks."""
     run = runs.setup(config, devices=jax.devices()[: np.prod(list(config.mesh.values()))])
-    found = collections.Counter()
     (program,) = compilation.compiled(run).values()
-    for collective in collectives.listed(program.as_text()):
-        found[collective.kind] += collective.bytes
-    sliced = lambda leaf: leaf.sharding.shard_shape(leaf.shape) != leaf.shape
-    size = lambda cut: sum(leaf.size * 4 for leaf in jax.tree.leaves(run.like.params) if sliced(leaf) == cut)
-    return found, size(True), size(False)
+    found = {kind: size for kind, (times, size) in collectives.totals(program.as_text()).items()}
+    sent, blocks, (data, fsdp) = collections.Counter(), 0, config.mesh.values()
+    gradients = run.like.opt_state["V"][1][0].mu
+    for (path, leaf), gradient in zip(jax.tree_util.tree_leaves_with_path(run.like.params["V"]), jax.tree.leaves(gradients)):
+        size, sliced = 4 * leaf.size, not leaf.sharding.is_fully_replicated
+        slices = leaf.size // np.prod(gradient.sharding.shard_shape(leaf.shape))
+        updated = slices > (fsdp if sliced else 1)  # along "data"
+        if sliced:
+            sent["weights"] += size
+            blocks += size * bool(models.slices.IN_BLOCKS.search(jax.tree_util.keystr(path, simple=True, separator="/")))
+        if updated:
+            sent["updates"] += size // (fsdp if sliced else 1)
+        if not (sliced or fsdp == 1) or not (updated or data == 1):
+            sent["whole"] += size // slices
+    return found, sent, blocks
 
 
 SCALARS = 1_000  # bytes: the metrics, the norm of each leaf
@@ -191,6 +309,7 @@ def digits(mesh):
     """A DiT with labels, some of them dropped, and scales of guidance: nothing of that leaves its device."""
     config = meanflow.get_config("guided")
     config.update({"batch_size": 64, "mesh": {"data": mesh[0], "fsdp": mesh[1]}})
+    config.model.unroll = 1
     return config
 
 
@@ -198,13 +317,13 @@ def digits(mesh):
 @pytest.mark.parametrize("mesh", [(8, 1), (1, 8), (2, 4)])
 def test_a_step_says_what_the_docs_say(name, mesh):
     """The table of docs/pods.md. XLA may say equal gradients once, so that the bytes are a little less."""
-    found, sliced, whole = spoken(config_of(name, mesh) if name != "digits" else digits(mesh))
-    data, fsdp = mesh
+    found, sent, blocks = spoken(config_of(name, mesh) if name != "digits" else digits(mesh))
+    print(name, mesh, found, sent, blocks)
     weights = 2 if name == "tvm" else 1  # its target network is gathered too
     expected = {
-        "all-gather": weights * sliced,
-        "reduce-scatter": sliced,
-        "all-reduce": whole + SCALARS + (sliced // fsdp if data > 1 else 0),
+        "all-gather": weights * sent["weights"] + 5 * blocks + sent["updates"],
+        "reduce-scatter": sent["weights"] + blocks + sent["updates"],  # each of two terms goes through blocks
+        "all-reduce": sent["whole"] + SCALARS,
     }
     assert set(found) == {kind for kind, size in expected.items() if size}
     for kind, size in expected.items():
@@ -235,6 +354,10 @@ def test_collectives_in_their_forms():
         ("all-reduce", 32, 2), ("all-gather", 64, 4), ("reduce-scatter", 64, 8), ("all-gather", 64, 8), ("collective-permute", 16, 8),
         ("all-to-all", 4, 2), ("collective-broadcast", 6, 2),
     ]  # fmt: skip
+    in_parts = """  %a = bf16[8] all-gather(%x), replica_groups={{0,1}}, frontend_attributes={chain_id="3"}
+  %b = bf16[8] all-gather(%y), replica_groups={{0,1}}, frontend_attributes={chain_id="3"}
+  %c = bf16[8] all-gather(%x), replica_groups={{0,1}}, frontend_attributes={chain_id="4"}"""
+    assert [collective.bytes for collective in collectives.listed(in_parts)] == [16, 16]  # as TPUs run them beside other work
     with pytest.raises(ValueError, match="dtype 'token'"):
         collectives.listed("%a = token[4] all-gather(%x), replica_groups={{0,1}}")
 

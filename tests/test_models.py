@@ -106,6 +106,14 @@ def test_remat_and_unroll_change_nothing(policy):
         gradient(net.clone(remat="everything"))
 
 
+def test_what_is_recomputed_depends_on_the_platform(monkeypatch):
+    assert dit.rematerialised(dit.Block, "auto") is dit.Block and models.defaults("dit")["remat"] == "auto"
+    monkeypatch.setattr(dit.attention, "device_platform", lambda: "tpu")
+    assert dit.rematerialised(dit.Block, "auto") is not dit.Block
+    net = models.make("mit", parameterisation="denoised_field")
+    assert models.without_remat(net).net.remat == "" and models.without_remat(models.make("mlp")) == models.make("mlp")
+
+
 def test_between_matmuls_a_block_recomputes(monkeypatch):
     """Half the memory of a gradient for the same matmuls."""
     net = models.make("dit", width=64, depth=3, heads=4, patch=1)

@@ -72,6 +72,7 @@ def test_the_training_commands_of_the_texts_set_the_fields_that_they_name(comman
     flags.DEFINE_bool("dry_run", False, "", flag_values=values)
     flags.DEFINE_integer("devices", 0, "", flag_values=values)
     flags.DEFINE_string("profile", None, "", flag_values=values)
+    flags.DEFINE_string("topology", None, "", flag_values=values)
     values(["train", *words])
     file, preset = re.fullmatch(r"--config=configs/(\w+).py:(\S+)", words[0]).groups()
     flat = lambda config: folders._flat(json.loads(config.to_json()))

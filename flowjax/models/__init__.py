@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 
 from flowjax import checks, conditioning, flowmap
+from flowjax.models import slices
 from flowjax.models.decoupled_dit import DECOUPLED_DIT_SIZES, DecoupledDiT
 from flowjax.models.discriminator import Discriminator, features
 from flowjax.models.dit import DIT_SIZES, DiT
@@ -51,7 +52,9 @@ __all__ = [
     "in_float32",
     "make",
     "sized",
+    "slices",
     "two_headed",
+    "without_remat",
 ]
 
 MODELS = {
@@ -73,20 +76,9 @@ SIZES = {
     "semi_lipschitz_dit": SEMI_LIPSCHITZ_SIZES,
     "sequence_dit": DIT_SIZES,
 }
-_DIT = ((r"patch_out/kernel$", ("fsdp", None)), (".*", ("fsdp",)))
-# Which dimensions of a weight are sliced along "fsdp", see flowjax.training.sharding.specs: (regular expression on its path, axes of
-# its last dimensions), the first match wins. Last layers have few columns, so they are sliced along their rows.
-SHARDING = {
-    "mlp": ((r"Dense_[1-9]\d*/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
-    "dit": _DIT,
-    "mit": ((r"(mlp_gate|mlp_in|average_out|velocity_out)/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
-    "decoupled_dit": _DIT,
-    "semi_lipschitz_dit": _DIT,
-    "unet": ((r"last/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
-    "sequence_dit": ((r"logits_out/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
-    "transition_mlp": ((r"head/Dense_[1-9]\d*/kernel$", ("fsdp", None)), (".*", ("fsdp",))),
-    "transition_dit": _DIT,
-}
+# Which dimensions of a weight are sliced along "fsdp", see flowjax.training.sharding.specs: pairs (regular expression on its path,
+# axes of its last dimensions); a network without an entry has slices.RULES.
+SHARDING = dict.fromkeys(MODELS, slices.RULES)
 
 
 def make(
@@ -134,6 +126,13 @@ def sized(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 def in_float32(net: nn.Module) -> nn.Module:
     """The same network, computing in float32."""
     return net.clone(net=in_float32(net.net)) if isinstance(net, (Parameterised, NoiseAdapter)) else net.clone(dtype="float32")
+
+
+def without_remat(net: nn.Module) -> nn.Module:
+    """The same network, recomputing nothing in the backward pass of its blocks; another kind of module as it is."""
+    if isinstance(net, (Parameterised, NoiseAdapter)):
+        return net.clone(net=without_remat(net.net))
+    return net.clone(remat="") if "remat" in net.__dataclass_fields__ else net
 
 
 def from_zero(name: str, entry: str) -> bool:

@@ -85,7 +85,7 @@ def chosen(keys, head_dim, dtype=jnp.float32, *, queries=None, platform=None):
       >>> chosen(1_024, 64, platform="cpu")[0]
       'chunked'
     """
-    platform = platform or _platform()
+    platform = platform or device_platform()
     entry = _table().get(platform, {"basis": "not in the table", "choice": [[None, "chunked"]]})
     implementation = next(name for up_to, name in entry["choice"] if up_to is None or keys <= up_to)
     reason = f"{platform}, {keys:,} keys: {entry['basis']}"
@@ -98,7 +98,7 @@ def _table():
     return json.loads(CHOICE.read_text())
 
 
-def _platform():
+def device_platform():
     """A program may be compiled for devices that this machine does not have; then a mesh knows them."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     return getattr(device, "platform", None) or jax.default_backend()

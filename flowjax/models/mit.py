@@ -90,7 +90,7 @@ class MiT(nn.Module):
       positions: "sequence" (rotary positions in the whole sequence) or "grid" (rotary rows and columns of the patches alone, a
         learned embedding of all positions, and above width 1024 the MLP's hidden width rounded up to a multiple of 8).
       remat: what a block stores for the backward pass, which computes the rest again: "nothing_saveable" (one more forward pass), or
-        another of dit.REMAT; "": its matmuls and what the attention stores.
+        another of dit.REMAT; "": its matmuls and what the attention stores; "auto": the first on TPUs, else the last.
       unroll: blocks unrolled in one iteration of the scan over blocks.
       dtype: "float32" or "bfloat16", of the computation; parameters are float32.
       attention: "auto", "chunked", "xla" or "pallas", see flowjax.models.attention.
@@ -108,7 +108,7 @@ class MiT(nn.Module):
     inputs: tuple[str, ...] = ()
     bottleneck: int = 0
     positions: str = "sequence"
-    remat: str = ""
+    remat: str = "auto"
     unroll: int = 1
     dtype: str = "float32"
     attention: str = "auto"

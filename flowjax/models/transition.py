@@ -122,7 +122,7 @@ class TransitionDiT(_Transition):
     mlp_ratio: float = 4.0
     time_scale: float = 1.0
     inputs: tuple[str, ...] = ()
-    remat: str = ""
+    remat: str = "auto"
     unroll: int = 1
     dtype: str = "float32"
     attention: str = "auto"

@@ -3,12 +3,15 @@
 import importlib.metadata
 import importlib.util
 import os
+import re
 
 import jax
 from jax.experimental import layout, topologies
 
 from flowjax import typing
+from flowjax.profiling import hlo
 
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 TOPOLOGIES = {"v5e": "v5e:2x4", "v5p": "v5p:2x2x2", "v6e": "v6e:2x4"}  # eight devices each
 
 
@@ -22,23 +25,40 @@ def version():
     return "" if missing() else f", libtpu {importlib.metadata.version('libtpu')}"
 
 
-def devices(chip):
-    """Eight TPUs that do not exist, to compile for.
+def devices(topology):
+    """TPUs that do not exist, to compile for.
 
     Args:
-      chip: "v5e", "v5p" or "v6e".
+      topology: "v5e", "v5p" or "v6e" for eight of them, or a chip and how it is laid out: "v5e:16x16", "v5p:4x4x8".
 
     Raises:
-      InputError: for another chip, or without the compiler.
+      InputError: for a topology that the compiler does not know, or without the compiler.
     """
-    if chip not in TOPOLOGIES:
-        raise typing.InputError(f"unknown chip {chip!r}; expected one of {', '.join(TOPOLOGIES)}.")
+    if topology not in TOPOLOGIES and not re.fullmatch(r"[a-z0-9]+(:\d{1,3}x\d{1,3}(x\d{1,3})?)", topology):
+        raise typing.InputError(
+            f"unknown topology {topology!r}; expected one of {', '.join(TOPOLOGIES)}, or a chip and how it is laid out, such as v5e:16x16"
+            " or v5p:4x4x8."
+        )
     if missing():
-        raise typing.InputError(f"compiling for {chip}: what is missing is {missing()}.")
+        raise typing.InputError(f"compiling for {topology}: what is missing is {missing()}.")
     # Without these the library queries a metadata server for a TPU, and only one process at a time may load it.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    return list(topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[chip]).devices)
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES.get(topology, topology)).devices)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        why = str(error).splitlines()[0][:200]
+        raise typing.InputError(f"the compiler of TPUs does not know the topology {topology!r}: {why.rstrip('.')}.") from error
+
+
+def cycles(text):
+    """The compiler's own estimate of the cycles of a program for a TPU, by which to compare two programs; it is no time.
+
+    Args:
+      text: of the program, `compiled.as_text()`.
+    """
+    estimated = lambda line: int(found[1]) if (found := _CYCLES.search(line)) else 0
+    return hlo.Program(text).total(lambda line, computation: estimated(line))
 
 
 def compiled(function, device, *like):

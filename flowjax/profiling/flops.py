@@ -11,10 +11,9 @@ import jax
 from jax.interpreters import partial_eval
 
 from flowjax import typing
+from flowjax.profiling import hlo
 
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = \(?(\w+)\[([\d,]*)\]\S* ([\w\-]+)\(")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
 def matmul(function, *args, **kwargs):
@@ -55,33 +54,17 @@ def host():
         ) from error
 
 
-def count(hlo):
+def count(text):
     """Matmul FLOPs of a program from its optimised HLO text, loops multiplied by their trip counts."""
-    bodies, entry = _computations(hlo)
-    totals = {}
-
-    def total(name):
-        if name not in totals:
-            totals[name] = sum(_flops(line, shapes) + _called(line, total) for line, shapes in bodies[name])
-        return totals[name]
-
-    return total(entry)
+    program = hlo.Program(text)
+    shapes = {name: dict(map(_shape, filter(_INSTRUCTION.match, lines))) for name, lines in program.computations.items()}
+    return program.total(lambda line, name: _flops(line, shapes[name]))
 
 
-def _computations(hlo):
-    """{name: [(line, shapes of the computation's instructions)]} and the name of the entry."""
-    bodies, entry, lines, shapes = {}, None, None, None
-    for line in hlo.splitlines():
-        header = _COMPUTATION.match(line)
-        if header and not line.startswith(" "):
-            lines, shapes = bodies.setdefault(header[1], []), {}
-            entry = header[1] if line.startswith("ENTRY") else entry
-        elif lines is not None and (instruction := _INSTRUCTION.match(line)):
-            shapes[instruction[1]] = [int(d) for d in instruction[3].split(",") if d]
-            lines.append((line, shapes))
-        elif lines is not None and (" while(" in line or " conditional(" in line):
-            lines.append((line, shapes))
-    return bodies, entry
+def _shape(line):
+    """(name, shape) of what an instruction gives."""
+    instruction = _INSTRUCTION.match(line)
+    return instruction[1], [int(d) for d in instruction[3].split(",") if d]
 
 
 def _flops(line, shapes):
@@ -94,22 +77,6 @@ def _flops(line, shapes):
     dims = [int(d) for d in left[1].split(",") if d] if left[1] is not None else shapes[left[2]]
     contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line)[1]
     return 2 * math.prod(shapes[instruction[1]]) * math.prod(dims[int(d)] for d in contracted.split(",") if d)
-
-
-def _called(line, total):
-    """FLOPs of the computations that an instruction runs."""
-    if " while(" in line:
-        trips = _TRIPS.search(line)
-        body = re.search(r"body=%?([\w.\-]+)", line)[1]
-        flops = total(body)
-        if flops and not trips:
-            raise ValueError(f"a loop with matmuls and an unknown trip count: {line.strip()[:200]}")
-        return flops * int(trips[1]) if flops else 0
-    called = re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", line)
-    branches = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", line)
-    for several in re.findall(r"branch_computations=\{([^}]*)\}", line):
-        branches += [name.strip().lstrip("%") for name in several.split(",")]
-    return sum(total(name) for name in called) + max((total(name) for name in branches), default=0)
 
 
 def traced(function, *args):

@@ -1,13 +1,12 @@
 """The step as a compiled program: made by shapes alone, and what can be read from it before anything runs."""
 
-import collections
 import functools
 import math
 
 import jax
 
 from flowjax import typing
-from flowjax.profiling import collectives, flops
+from flowjax.profiling import ahead_of_time, collectives, flops
 from flowjax.training import hosts, log, sharding
 
 
@@ -32,13 +31,15 @@ def device_bytes(programs):
 def step_flops(run):
     """Matmul FLOPs of a step of the global batch on one device, counted in programs for a CPU; the mean over the cycle.
 
+    Those of the model: what `remat` recomputes in the backward pass is left out.
+
     Raises:
       InputError: if this process has no CPU device.
       ValueError: for a program that cannot be read.
     """
     host = flops.host()
     with jax.default_device(host):
-        alone = run.step_on(sharding.make_mesh(devices=[host]))
+        alone = run.step_on(sharding.make_mesh(devices=[host]), remat=False)
         args = tuple(map(unplaced, (run.like, run.batch_like, run.fixed)))
         counts = {phase: flops.matmul(functools.partial(alone, phase=phase), *args) for phase in run.cycle.distinct()}
     return run.cycle.mean(counts)
@@ -62,22 +63,20 @@ def unplaced(tree):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
-def mesh_line(mesh):
-    """The mesh in words."""
-    sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    return (
-        f"mesh: {sizes}; {mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s) of {jax.process_count()} process(es)"
-    )
-
-
-def attention_lines(run):
-    """Which attention the steps of a Run take where the config leaves it open ("auto"), and why."""
-    return [f"attention: {taken}" for taken in run.attention]
+def described(run):
+    """Lines on the mesh of a Run, on what of the weights it does not slice, and on the attention where the config leaves it open."""
+    sizes = ", ".join(f"{name} {size}" for name, size in run.mesh.shape.items())
+    kind = run.mesh.devices.flat[0].device_kind
+    lines = [f"mesh: {sizes}; {run.mesh.devices.size} {kind} device(s) of {jax.process_count()} process(es)"]
+    if run.mesh.shape["fsdp"] > 1:
+        share = sharding.whole_share((run.like.params, run.like.base))
+        lines.append(f"weights: {share:.2%} of the bytes are not sliced, every device holds them whole")
+    return [*lines, *(f"attention: {taken}" for taken in run.attention)]
 
 
 def report(run):
     """What `--dry_run` prints: every leaf of the state with its slices, bytes of a device, and the collectives."""
-    lines = [mesh_line(run.mesh), ""]
+    lines = [*described(run), ""]
     leaves = jax.tree_util.tree_flatten_with_path(run.like.params)[0]
     rows = [("parameter", "shape", "of a device", "bytes of a device")]
     for path, leaf in leaves:
@@ -93,13 +92,15 @@ def report(run):
             held, all_of_it = sharding.device_bytes(tree), _bytes(tree)
             lines.append(f"{name}: {held:,} of {all_of_it:,} bytes on each device")
     programs = compiled(run)
-    lines += attention_lines(run)
     lines.append(f"the whole step: {device_bytes(programs):,} bytes of each device, rows of the batch and activations included")
     for phase, program in programs.items():
-        lines.append("")
+        lines += ["", f"temporaries: {program.memory_analysis().temp_size_in_bytes:,} bytes of each device"]
         if len(programs) > 1:
             lines.append(f"{run.cycle.distinct()[phase]} of {len(run.cycle.phases)} steps train {phase.described()}:")
         lines += _communication(program)
+        if run.mesh.devices.flat[0].platform == "tpu":
+            cycles = ahead_of_time.cycles(program.as_text())
+            lines.append(f"estimated by the compiler: {cycles:,} cycles, by which to compare two programs; it is no time")
     return "\n".join(lines + _cost(run, programs))
 
 
@@ -125,12 +126,10 @@ def _cost(run, programs):
 
 def _communication(program):
     """Lines on the collectives of a program, by kind."""
-    by_kind = collections.defaultdict(list)
-    for collective in collectives.listed(program.as_text()):
-        by_kind[collective.kind].append(collective.bytes)
-    if not by_kind:
+    found = collectives.totals(program.as_text())
+    if not found:
         return ["communication of a step: none"]
-    lines = [f"{kind}: {len(sizes)} instruction(s), {sum(sizes):,} bytes" for kind, sizes in by_kind.items()]
+    lines = [f"{kind}: {times:,} in a step, {size:,} bytes" for kind, (times, size) in found.items()]
     return ["communication of a step, as compiled here:", *lines]
 
 

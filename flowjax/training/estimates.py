@@ -20,8 +20,8 @@ class Estimate(NamedTuple):
     Attributes:
       parameters: of the network that is sampled; a head that only training needs is left out.
       trained: of all networks that are trained, with all their heads.
-      flops: of matmuls and convolutions in a step of the whole batch, traced: rematerialised ones count again. The mean over the
-        steps of a cycle.
+      flops: of matmuls and convolutions in a step of the whole batch, traced, without what `remat` recomputes. The mean over the steps
+        of a cycle.
       state: {part of the state: bytes of each device}.
     """
 
@@ -37,7 +37,7 @@ def of_run(run):
     Raises:
       InputError: if the step cannot be traced, or not be counted from its trace, see flowjax.profiling.flops.traced.
     """
-    row, step = jnp.zeros((1, *run.source.shape)), run.step
+    row, step = jnp.zeros((1, *run.source.shape)), run.step_on(run.mesh, remat=False)
     with runs.mistakes(run.settings):
         sampled = jax.eval_shape(lambda key: run.net.init(key, row, 1.0, 0.0, {}), jax.random.key(0))
         counts = {

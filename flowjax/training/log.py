@@ -1,6 +1,8 @@
 """What a training measures and logs: metrics, where the time goes, use of the device, steps that were not finite, late compilations."""
 
 import contextlib
+import os
+import pathlib
 import time
 
 import jax
@@ -24,6 +26,9 @@ PEAK_TFLOPS = {
     "NVIDIA H200": 989.0,
     "NVIDIA B200": 2250.0,
 }
+
+
+_IMPORTED = time.perf_counter()
 
 
 class NonFiniteError(RuntimeError):
@@ -112,10 +117,24 @@ class RecompilationError(RuntimeError):
     """A program was compiled in the middle of training."""
 
 
+def chip(device):
+    """The key of PEAK_TFLOPS that a device is; None if there is none."""
+    return max((name for name in PEAK_TFLOPS if device.device_kind.startswith(name)), key=len, default=None)
+
+
 def peak_flops(device):
     """FLOPs a second of dense bfloat16 matmuls of a device; None if PEAK_TFLOPS lacks it."""
-    known = [name for name in PEAK_TFLOPS if device.device_kind.startswith(name)]
-    return 1e12 * PEAK_TFLOPS[max(known, key=len)] if known else None
+    known = chip(device)
+    return 1e12 * PEAK_TFLOPS[known] if known else None
+
+
+def since_start():
+    """Seconds since this process was started; where the system does not tell, since this module was imported."""
+    try:
+        ticks = int(pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError):
+        return time.perf_counter() - _IMPORTED
 
 
 def memory_gib():

@@ -14,6 +14,7 @@ from flowjax.training import (
     compilation,
     hosts,
     log,
+    program_cache,
     progress,
     room,
     runs,
@@ -25,7 +26,7 @@ STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 WARM_UP = 2  # steps after which nothing may be compiled within a step
 
 
-def train(config, workdir, devices=None, profile=()):
+def train(config, workdir, devices=None, profile=(), programs=""):
     """Trains the run of a config in `workdir`, from where a former call was stopped or killed.
 
     Args:
@@ -33,6 +34,7 @@ def train(config, workdir, devices=None, profile=()):
       workdir: a folder that is empty, does not exist, or holds a run with the same config. All processes must see it.
       devices: of the mesh; None: all of all processes.
       profile: (start, stop), steps between which a trace is written into workdir/profile; (): none.
+      programs: folder of compiled programs, which the next call need not compile; "": workdir/programs; None: none.
 
     Returns:
       The last State. It is saved; after a signal it is the state at which training stopped.
@@ -64,8 +66,9 @@ def train(config, workdir, devices=None, profile=()):
                         raise KeyboardInterrupt
                     return state
                 tracing = _Tracing(pathlib.Path(workdir) / "profile", profile)
+                cache = pathlib.Path(workdir) / "programs" if programs == "" else programs
                 with folders.metrics(workdir, start) as metrics, tracing:
-                    state = _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop)
+                    state = _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop, cache)
                 checkpoints.wait()
                 if checkpoints.unsaved is not None:
                     raise checkpoint.SaveError(
@@ -86,20 +89,20 @@ def _check_skipped(state, allowed):
         )
 
 
-def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
+def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop, cache):
     settings, compilations = run.settings, log.Compilations()
     written, evaluated = settings.bookkeeping, settings.evaluation
-    hosts.print_once(compilation.mesh_line(run.mesh))
-    with compilations:
-        programs = compilation.compiled(run)
-    for line in compilation.attention_lines(run):
+    for line in compilation.described(run):
         hosts.print_once(line)
-    once = {"compile_s": compilations.seconds, "program_gib": compilation.device_bytes(programs) / 2**30}
+    with compilations, program_cache.kept(cache):
+        programs = compilation.compiled(run)
+        once = {"compile_s": compilations.seconds, "program_gib": compilation.device_bytes(programs) / 2**30}
+        flops = compilation.utilisation_flops(run)
     # Programs that queue up on several CPU devices deadlock in the all-reduce.
     block = run.mesh.devices.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
     batches, agreed = _batches(run, start), hosts.Agreement(run.mesh, block)
     evaluate = progress.evaluator(run, pathlib.Path(workdir)) if evaluated.every else None
-    logger = log.Log(run, metrics, checkpoints, start, flops=compilation.utilisation_flops(run), once=once)
+    logger = log.Log(run, metrics, checkpoints, start, flops=flops, once=once)
 
     shown = {"total": settings.steps, "initial": start, "desc": settings.method.name, "unit": "step", "smoothing": 0.05}
     with compilations, tqdm.tqdm(**shown, disable=not hosts.is_main()) as bar:
@@ -118,6 +121,8 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
                     stopping = agreed(bool(stop))
             logger.add(step + 1, values)
             bar.update()
+            if step == start:
+                _say_first(values, once["compile_s"])
             last = step + 1 == settings.steps
             evaluates = evaluate and (last or (step + 1) % evaluated.every == 0)
             saves = stopping or last or (step + 1) % written.save_every == 0 or (evaluates and evaluated.best)
@@ -140,6 +145,14 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop):
                 )
                 break
     return state
+
+
+def _say_first(values, compile_s):
+    """Prints when the first step is done."""
+    jax.block_until_ready(values)
+    hosts.print_once(
+        f"first step done {log.since_start():.1f} s after the start of this process; the step was compiled, or read, in {compile_s:.1f} s"
+    )
 
 
 def _batches(run, start):

@@ -87,6 +87,11 @@ def make(method, net, shape, teacher=None, scale=1.0):
     return Networks(modules, method.networks, teacher or teachers.Teacher(), heads(method, net), logits, scale)
 
 
+def without_remat(networks):
+    """The same Networks, whose blocks recompute nothing in the backward pass."""
+    return networks._replace(trained={name: models.without_remat(module) for name, module in networks.trained.items()})
+
+
 def predicts_logits(net):
     """Whether a network makes V from logits of categories."""
     return getattr(net, "parameterisation", "") == "categorical"

@@ -6,7 +6,7 @@ import pathlib
 
 import jax
 
-from flowjax import typing
+from flowjax import models, typing
 from flowjax.training import sharding
 
 
@@ -45,14 +45,30 @@ def check_state(run):
     model = run.settings.model
     shown = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items() if size > 2**20)
     what = f"config.model {model.name}: what one device holds of the state ({shown})"
-    check_device(what, sum(parts.values()), run.mesh.devices.flat[0])
+    device = run.mesh.devices.flat[0]
+    there = device_bytes(device)
+    meshes = _smaller(run) if there is not None and sum(parts.values()) > there else {}
+    fitting = next((f"; --config.mesh.data=-1 --config.mesh.fsdp={fsdp}" for fsdp, size in meshes.items() if size < there), "")
+    _check(what, sum(parts.values()), there, f"a device ({device.device_kind})", fitting)
 
 
-def _check(what, needed, there, where):
+def _smaller(run):
+    """{fsdp: bytes of the state on each device} of the meshes of the same devices that slice the weights more."""
+    rules, seeds, found = models.SHARDING.get(run.settings.model.name, models.slices.RULES), run.settings.seeds, {}
+    for fsdp in range(run.mesh.shape["fsdp"] + 1, run.mesh.size + 1):
+        if run.mesh.size % fsdp == 0:
+            mesh = sharding.abstract_mesh({"data": -1, "fsdp": fsdp}, run.mesh.size)
+            state = sharding.placed(run.like, rules, mesh, int(seeds > 1))
+            if sharding.whole_share(state.params) <= sharding.MOST_WHOLE:
+                found[fsdp] = sharding.device_bytes(state)
+    return found
+
+
+def _check(what, needed, there, where, fitting=""):
     if there is not None and needed > there:
         raise typing.InputError(
             f"{what} takes {_gib(needed)} GiB, and {where} has {_gib(there)}; make the batch, the network or the numbers of samples and"
-            " seeds smaller, or use more devices (config.mesh)."
+            f" seeds smaller, or use more devices (config.mesh){fitting}."
         )
 
 

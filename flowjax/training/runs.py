@@ -41,7 +41,8 @@ class Run(NamedTuple):
       init: `() -> State`, jitted, placed on the mesh.
       like: the state as ShapeDtypeStructs with shardings, for restoring and compiling.
       batch_like: a global batch likewise.
-      step_on: mesh -> the pure training step, `(state, batch, fixed)`; of all seeds together if there are several.
+      step_on: mesh -> the pure training step, `(state, batch, fixed)`; of all seeds together if there are several. With
+        `remat=False` blocks recompute nothing, as the FLOPs of a model are counted.
       traced: {phase: the step on the mesh, traced and ready to be lowered}, for each distinct phase of the cycle; {} of a sketch.
       attention: which attention the traced steps take where the config leaves it open ("auto"), and why.
       binned: raw errors by time bin of the first seed, jitted, see flowjax.training.step.make_binned.
@@ -143,13 +144,13 @@ class Facts:
             return self.teacher
         return None if not folder or initial_weights.is_published(folder) else loading.load(folder, flag="--config.start")
 
-    def on_mesh(self, weights):
-        """Weights of a teacher, whole on every device; by way of the host: they were read onto one device of this process."""
-        return jax.device_put(jax.device_get(weights), sharding.whole(self.mesh))
+    def on_mesh(self, weights, rules):
+        """Weights of a teacher, in slices; by way of the host: they were read onto one device of this process."""
+        return jax.device_put(jax.device_get(weights), sharding.places(sharding.placed(weights, rules, self.mesh)))
 
 
 class Unread(Facts):
-    """The same without data."""
+    """The same without data, and without weights on the mesh, whose devices may be compiled for without being there."""
 
     @functools.cached_property
     def sources(self):
@@ -157,6 +158,10 @@ class Unread(Facts):
         section = self._settings.data
         source = data.declared(section.name)
         return data.prepared(source if section.labels else data.unlabelled(source), **section.preparation), None
+
+    def on_mesh(self, weights, rules):
+        """Shapes of weights, in slices."""
+        return sharding.placed(weights, rules, self.mesh)
 
 
 class Sketch(Unread):
@@ -188,10 +193,6 @@ class Sketch(Unread):
     def weak(self):
         """In the place of config.guidance.weak."""
         return self._like_the_student() if self._settings.guidance.weak else None
-
-    def on_mesh(self, weights):
-        """Shapes of weights, whole on every device."""
-        return sharding.placed(weights, (), self.mesh)
 
     @functools.cached_property
     def mesh(self):
@@ -235,7 +236,7 @@ def _made(chosen, facts):
     """The Run of settings."""
     config_checks.check(chosen, facts)
     method, mesh, source, seeds = facts.method, facts.mesh, facts.source, chosen.seeds
-    (key, draw_key), rules = parts.keys(chosen.seed, seeds), models.SHARDING[chosen.model.name]
+    (key, draw_key), rules = parts.keys(chosen.seed, seeds), models.SHARDING.get(chosen.model.name, models.slices.RULES)
 
     taught = bool(run_checks.teacher_needs(method))
     teacher = teachers.make(facts.teacher, facts.weak, chosen.guidance, chosen.data.name) if taught else None
@@ -257,14 +258,16 @@ def _made(chosen, facts):
     )
     if seeds > 1:
         init = jax.vmap(init, in_axes=(0, None), out_axes=state.SEEDS)
-    step_on = lambda mesh: step.make_step(
-        method, modules, optimizers, mesh, draw_key, rules=rules, accumulate=chosen.accumulate
-    )
+
+    def step_on(mesh, remat=True):
+        counted = modules if remat else networks.without_remat(modules)
+        return step.make_step(method, counted, optimizers, mesh, draw_key, rules=rules, accumulate=chosen.accumulate)
 
     with mistakes(chosen):
         like = sharding.placed(jax.eval_shape(init, key, start), rules, mesh, int(seeds > 1))
+    sharding.check_sliced((like.params, like.base), rules, mesh, int(seeds > 1))
     batch_like = _batch_like(source, mesh, chosen.batch_size, seeds)
-    modules = modules._replace(teacher=modules.teacher._replace(weights=facts.on_mesh(modules.fixed)))
+    modules = modules._replace(teacher=modules.teacher._replace(weights=facts.on_mesh(modules.fixed, rules)))
     traced = {}
     attention.TAKEN.clear()
     if facts.traces_step:

@@ -4,6 +4,7 @@ Two axes. Along "data" weights are repeated, along "fsdp" every device holds a s
 state. The rows of a batch are divided over both. One device is the mesh of ones.
 """
 
+import collections
 import functools
 import math
 import re
@@ -13,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from flowjax import methods, typing
+from flowjax import methods, models, typing
 
 AXES = ("data", "fsdp")
+MOST_WHOLE = 0.1  # of the weights' bytes, on a mesh that slices them
 ROWS, WHOLE = PartitionSpec(AXES), PartitionSpec()
 
 
@@ -71,9 +73,9 @@ def specs(tree, rules, mesh, leading=0):
 
     Args:
       tree: arrays or ShapeDtypeStructs.
-      rules: pairs (regular expression, axes); the first whose expression occurs in the path of a leaf, "V/blocks/qkv/kernel",
-        counts. Axes are those of the last dimensions, so that one rule fits a layer and a stack of layers. A dimension that its
-        axis does not divide stays whole, as does a leaf that has fewer dimensions than its rule.
+      rules: pairs (regular expression, axes); the first counts whose expression occurs in the path of a leaf, "V/blocks/qkv/kernel",
+        and whose axes divide their dimensions; without one the leaf stays whole. Axes are those of the last dimensions, so that one
+        rule fits a layer and a stack of layers; () keeps a leaf whole.
       mesh: the mesh.
       leading: number of first dimensions that no rule counts, 1 for several seeds.
 
@@ -82,18 +84,51 @@ def specs(tree, rules, mesh, leading=0):
     """
 
     def of(path, leaf):
-        shape = leaf.shape[min(leading, len(leaf.shape)) :]
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        whole = name.startswith("memory/")  # what a method remembers is whole on every device
-        axes = () if whole else next((axes for pattern, axes in rules if re.search(pattern, name)), ())
-        if len(axes) > len(shape):
+        shape, name = leaf.shape[min(leading, len(leaf.shape)) :], _name(path)
+        if name.startswith("memory/"):  # what a method remembers is whole on every device
             return WHOLE
-        axes = (None,) * (len(shape) - len(axes)) + tuple(axes)
-        divides = lambda axis, size: axis and mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0
-        kept = [axis if divides(axis, size) else None for axis, size in zip(axes, shape)]
-        return PartitionSpec(*[None] * leading, *kept) if any(kept) else WHOLE
+        fitting = (_spec(axes, shape, mesh) for pattern, axes in rules if re.search(pattern, name))
+        spec = next((spec for spec in fitting if spec is not None), WHOLE)
+        if name.startswith(("opt_state/", "averages/")):
+            spec = _over_data(spec, shape, mesh)
+        return PartitionSpec(*[None] * leading, *spec) if any(spec) else WHOLE
 
     return jax.tree_util.tree_map_with_path(of, tree)
+
+
+def _spec(axes, shape, mesh):
+    """A rule's PartitionSpec, or None if its axes do not divide their dimensions."""
+    if len(axes) > len(shape):
+        return None
+    axes = (None,) * (len(shape) - len(axes)) + tuple(axes)
+    if any(size % mesh.shape[axis] for axis, size in zip(axes, shape) if axis):
+        return None
+    return PartitionSpec(*(axis if axis and mesh.shape[axis] > 1 else None for axis in axes))
+
+
+def updated(tree, partition, mesh):
+    """The specs of gradients, and of what the optimizers and averages hold, from those of the weights: in slices along "data", too.
+
+    So no device updates what another one does.
+    """
+    return jax.tree.map(lambda leaf, spec: _over_data(spec, leaf.shape, mesh), tree, partition)
+
+
+def _over_data(spec, shape, mesh):
+    """The spec with rows, columns or another dimension in slices along "data" as well; the same where it divides none."""
+    size, last = mesh.shape["data"], len(shape) - 1
+    axes = [*spec, *[None] * (len(shape) - len(spec))]
+    for dimension in sorted(range(len(shape)), key=lambda dimension: (dimension != last - 1, -dimension)):
+        there = shape[dimension] // (mesh.shape["fsdp"] if axes[dimension] else 1)
+        if size > 1 and there and there % size == 0:
+            axes[dimension] = ("fsdp", "data") if axes[dimension] else "data"
+            return PartitionSpec(*axes)
+    return spec
+
+
+def _dimension(spec, axis):
+    """The dimension that is sliced along an axis, or None."""
+    return next((number for number, axes in enumerate(spec) if axes == axis or isinstance(axes, tuple) and axis in axes), None)
 
 
 def placed(tree, rules, mesh, leading=0):
@@ -107,37 +142,54 @@ def places(tree):
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 
-def gathered(tree, partition):
-    """Inside of shard_map: whole leaves from the slices of each device, by one all-gather along "fsdp" for sliced leaves."""
+def gathered(tree, partition, by_block=True):
+    """Inside of shard_map: whole leaves from the slices of each device, by one all-gather along "fsdp" for sliced leaves.
 
-    def gather(leaf, spec):
-        return jax.lax.all_gather(leaf, "fsdp", axis=tuple(spec).index("fsdp"), tiled=True) if "fsdp" in spec else leaf
+    With `by_block` the weights of blocks stay flowjax.models.slices.Slice, and the blocks gather them.
+    """
 
-    return jax.tree.map(gather, tree, partition)
+    def gather(path, leaf, spec):
+        if (dimension := _dimension(spec, "fsdp")) is None:
+            return leaf
+        sliced = models.slices.Slice(leaf, dimension - leaf.ndim)
+        return sliced if by_block and models.slices.IN_BLOCKS.search(_name(path)) else sliced.unbox()
+
+    return jax.tree_util.tree_map_with_path(gather, tree, partition)
+
+
+def _name(path):
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def mean(gradient, metrics, partition, mesh):
-    """Inside of shard_map: means over all devices of whole gradients, in slices, and of metrics.
+    """Inside of shard_map: means over all devices of gradients with respect to what `gathered` gives, in slices, and of metrics.
 
-    A reduce-scatter along "fsdp" for the leaves that are sliced, then one all-reduce along "data" for them, and one along both
-    axes for everything else.
+    A reduce-scatter for each axis along which a leaf is sliced (those of blocks have been through that along "fsdp" in the backward
+    pass), and one all-reduce along the axes that are left.
+
+    Args:
+      gradient: tree of gradients.
+      metrics: tree of numbers.
+      partition: specs of the gradients, see `updated`.
+      mesh: the mesh.
 
     Returns:
       (gradient, metrics).
     """
-    leaves, tree = jax.tree.flatten(gradient)
-    partition = tree.flatten_up_to(partition)
-    slices, rest = {}, {}
-    for number, (leaf, spec) in enumerate(zip(leaves, partition)):
-        if "fsdp" in spec:
-            dimension = tuple(spec).index("fsdp")
-            slices[number] = jax.lax.psum_scatter(leaf, "fsdp", scatter_dimension=dimension, tiled=True) / mesh.shape["fsdp"]
-        else:
-            rest[number] = leaf
-    if mesh.shape["data"] > 1:
-        slices = jax.lax.pmean(slices, "data")
-    rest, metrics = jax.lax.pmean((rest, metrics), AXES)
-    means = slices | rest
+    leaves, tree = jax.tree.flatten(gradient, is_leaf=lambda leaf: isinstance(leaf, models.slices.Slice))
+    left = collections.defaultdict(dict, {AXES: {-1: metrics}})  # {axes: what is still to be averaged along them}
+    for number, (leaf, spec) in enumerate(zip(leaves, tree.flatten_up_to(partition))):
+        dimensions = {axis: _dimension(spec, axis) for axis in ("fsdp", "data")}
+        reduced = isinstance(leaf, models.slices.Slice)
+        leaf = leaf.values / mesh.shape["fsdp"] if reduced else leaf
+        for axis, dimension in dimensions.items():
+            if dimension is not None and not (reduced and axis == "fsdp"):
+                leaf = jax.lax.psum_scatter(leaf, axis, scatter_dimension=dimension, tiled=True) / mesh.shape[axis]
+        left[tuple(axis for axis in AXES if dimensions[axis] is None and mesh.shape[axis] > 1)][number] = leaf
+    means = {}
+    for axes, some in left.items():
+        means |= jax.lax.pmean(some, axes) if axes else some
+    metrics = means.pop(-1)
     return tree.unflatten([means[number] for number in range(len(leaves))]), metrics
 
 
@@ -153,6 +205,45 @@ def check_batch(mesh, batch_size, method, accumulate=1):
             + f" need a positive multiple of {devices * multiple}:"
             f" --config.batch_size={max(1, round(batch_size / (devices * multiple))) * devices * multiple}."
         )
+
+
+def in_slices(weights, rules, mesh):
+    """Weights under jit as their optimizers update them, each device its slices; on a mesh without "data" as they are."""
+    if mesh.shape["data"] == 1:
+        return weights
+    partition = updated(weights, specs(weights, rules, mesh), mesh)
+    return jax.tree.map(
+        lambda leaf, spec: jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec)), weights, partition
+    )
+
+
+def whole_share(tree):
+    """Share of the bytes of ShapeDtypeStructs with shardings that are in leaves which every device holds whole."""
+    sizes = {True: 0, False: 0}
+    for leaf in jax.tree.leaves(tree):
+        sizes[leaf.sharding.is_fully_replicated] += math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize
+    return sizes[True] / max(sum(sizes.values()), 1)
+
+
+def check_sliced(weights, rules, mesh, leading=0):
+    """Raises InputError if the axis "fsdp" does not divide weights with more than a tenth of the bytes.
+
+    Args:
+      weights: arrays or ShapeDtypeStructs.
+      rules, mesh, leading: as of `specs`.
+    """
+
+    def share(fsdp):
+        return whole_share(placed(weights, rules, abstract_mesh({"data": -1, "fsdp": fsdp}, mesh.size), leading))
+
+    fsdp = mesh.shape["fsdp"]
+    if fsdp == 1 or share(fsdp) <= MOST_WHOLE:
+        return
+    fitting = next((size for size in range(fsdp - 1, 1, -1) if mesh.size % size == 0 and share(size) <= MOST_WHOLE), 1)
+    raise typing.InputError(
+        f"config.mesh.fsdp is {fsdp}, and {share(fsdp):.0%} of the weights' bytes have dimensions that it does not divide, so that"
+        f" every device would hold them whole; expected at most {MOST_WHOLE:.0%}: --config.mesh.data=-1 --config.mesh.fsdp={fitting}."
+    )
 
 
 def global_batch(mesh, local, seeds=1):

@@ -51,7 +51,7 @@ def make_step(method, modules, optimizers, mesh, key, *, rules=(), accumulate=1)
         drawn = jax.lax.with_sharding_constraint(drawn, sharding.rows(mesh))
         gradient, metrics = differentiated(phase.networks, state, fixed, drawn)
         found = metrics.pop("memory", None)
-        new = _updated(optimizers, gradient, state)
+        new = _updated(optimizers, gradient, state, functools.partial(sharding.in_slices, rules=rules, mesh=mesh))
         if found is not None:
             new = new._replace(memory=method.remember(state.memory, found))
         if "V" in phase.networks:
@@ -88,9 +88,10 @@ def _only(cycle):
 def _differentiated(method, modules, mesh, rules, accumulate):
     """`(names, state, fixed, drawn) -> (gradient, metrics)`: means over the batch, the gradient of the networks `names`.
 
-    Loss and gradient run on a shard of the rows each, with whole weights, between one all-gather and the means of
-    flowjax.training.sharding. Both axes are manual: left to the compiler, "fsdp" gathers activations, as docs/pods.md shows.
-    `check_vma=False`, because with it on, gradients of replicated parameters arrive already summed.
+    Loss and gradient run on a shard of the rows each, between an all-gather of the weights and the means of
+    flowjax.training.sharding; weights of blocks are gathered by the blocks, unless they must be merged with factors. Both axes are
+    manual: left to the compiler, "fsdp" gathers activations, as docs/pods.md shows. `check_vma=False`, because with it on,
+    gradients of replicated parameters arrive already summed.
     """
     mean = _mean_of_batch if accumulate == 1 else functools.partial(_no_mean_of_batch, accumulate)
     groups = {term.name: term.group for term in method.terms}
@@ -100,33 +101,34 @@ def _differentiated(method, modules, mesh, rules, accumulate):
         errors, raw = method.loss(nets, drawn)
         return jnp.mean(errors), raw
 
-    def shard(partition, moving, resting, target, base, fixed, drawn, memory):
+    def shard(partition, updated, moving, resting, target, base, fixed, drawn, memory):
         """Gradients of the balanced terms and of the others apart; their backward passes meet nowhere, so that this costs no more."""
-        moving, *weights = sharding.gathered((moving, resting, target, base), partition)
-        differentiate = lambda drawn: jax.value_and_grad(loss, has_aux=True)(moving, *weights, fixed, drawn, memory)
+        moving, *weights = sharding.gathered((moving, resting, target, base, fixed), partition, by_block=base is None)
+        differentiate = lambda drawn: jax.value_and_grad(loss, has_aux=True)(moving, *weights, drawn, memory)
         parts = _balanced_apart(method, drawn)
         scores, gradients = zip(*(_mean_over_parts(differentiate, part, accumulate, groups) for part in parts))
         values, raws = zip(*scores)
         raw = functools.reduce(operator.or_, raws)
         metrics = {"loss": sum(values), **{f"raw/{term}": error for term, error in raw.items() if term != "memory"}}
         metrics |= {"memory": raw["memory"]} if "memory" in raw else {}
-        return sharding.mean(gradients, metrics, (partition[0],) * len(gradients), mesh)
+        return sharding.mean(gradients, metrics, (updated,) * len(gradients), mesh)
 
     def differentiated(names, state, fixed, drawn):
         if not names:
             return {}, {}
         moving = {name: state.params[name] for name in names}
         resting = {name: weights for name, weights in state.params.items() if name not in names}
-        weights = (moving, resting, state.target, state.base)
+        weights = (moving, resting, state.target, state.base, fixed)
         partition = sharding.specs(weights, rules, mesh)
+        updated = sharding.updated(moving, partition[0], mesh)
         shards = jax.shard_map(
-            functools.partial(shard, partition),
+            functools.partial(shard, partition, updated),
             mesh=mesh,
-            in_specs=(*partition, sharding.WHOLE, sharding.ROWS, sharding.WHOLE),
-            out_specs=((partition[0],) * len(_balanced_apart(method, drawn)), sharding.WHOLE),
+            in_specs=(*partition, sharding.ROWS, sharding.WHOLE),
+            out_specs=((updated,) * len(_balanced_apart(method, drawn)), sharding.WHOLE),
             check_vma=False,
         )
-        gradients, metrics = shards(*weights, fixed, drawn, state.memory)
+        gradients, metrics = shards(*weights, drawn, state.memory)
         if len(gradients) == 1:
             return gradients[0], metrics
         gradient, weight = _balanced(method.balance, *gradients)
@@ -190,12 +192,13 @@ def _mean_over_parts(function, drawn, parts, groups):
     return jax.tree.map(lambda leaf: leaf / parts, total)
 
 
-def _updated(optimizers, gradient, state):
-    """The state after one update of each network that has a gradient."""
+def _updated(optimizers, gradient, state, in_slices):
+    """The state after one update of each network that has a gradient; each device updates its slices."""
     params, opt_state = dict(state.params), dict(state.opt_state)
     for name in gradient:
-        updates, opt_state[name] = optimizers[name].transform.update(gradient[name], state.opt_state[name], state.params[name])
-        params[name] = optax.apply_updates(state.params[name], updates)
+        weights = in_slices({name: state.params[name]})[name]
+        updates, opt_state[name] = optimizers[name].transform.update(gradient[name], state.opt_state[name], weights)
+        params[name] = optax.apply_updates(weights, updates)
     return state._replace(params=params, opt_state=opt_state)
 
 
