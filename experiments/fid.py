@@ -17,6 +17,9 @@ from experiments import command_line, tables
 from flowjax import typing
 
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of a run whose samples are scored")
+AUTOENCODER = flags.DEFINE_string("autoencoder", "", "of a run on latents: file of its published weights")
+SIZES = flags.DEFINE_string("sizes", "", "of the autoencoder: sd, sdxl, sd3, flux or va_vae")
+NORMALISATION = flags.DEFINE_string("normalisation", "", "edm2 for an autoencoder that makes images in [0, 1]; default: raw")
 SAMPLES = flags.DEFINE_string("samples", "", "folder or .npz file of images that are scored; FOLDER,size=N crops them")
 DATA = flags.DEFINE_string("data", "", "data set whose rows are scored, or become the reference: folder:PATH,size=256")
 SPLIT = flags.DEFINE_string("split", "", "of --data: train or test; default: train")
@@ -53,7 +56,7 @@ INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP
 PROCESSES = command_line.define_processes()
 command_line.define_modules()
 flags.mark_flag_as_required("output")
-OF_A_RUN = (STEPS, LABELS, SEED, EMA, CHECKPOINT, SAMPLER, GRID, GUIDANCE, INTERVAL)
+OF_A_RUN = (AUTOENCODER, STEPS, LABELS, SEED, EMA, CHECKPOINT, SAMPLER, GRID, GUIDANCE, INTERVAL)
 
 
 def main():
@@ -93,6 +96,7 @@ def check_flags():
         what = " and ".join(f"--{flag.name}={flag.value:.200}" for flag in given) or "no images"
         raise typing.InputError(f"got {what}; expected one of --workdir=RUN, --samples=PATH and --data=NAME.")
     idle = [] if DATA.value else [(flag, "--data=NAME") for flag in (SPLIT, DATA_DIR)]
+    idle += [] if AUTOENCODER.value else [(flag, "--autoencoder=FILE") for flag in (SIZES, NORMALISATION)]
     idle += [] if WORKDIR.value else [(flag, "--workdir=RUN") for flag in OF_A_RUN]
     if WRITE_REFERENCE.value:
         idle += [(flag, "--nowrite_reference") for flag in (REFERENCE, REFERENCE_IMAGES, MEASURES, IS_SEED)]
@@ -103,13 +107,16 @@ def check_flags():
 
 
 def chosen_images():
-    from flowjax.evaluation import image_streams
+    from flowjax.evaluation import decoded, image_streams
 
     if SAMPLES.value:
         return image_streams.of_files(SAMPLES.value).first(NUM.value)
     if DATA.value:
         return image_streams.of_dataset(DATA.value, SPLIT.value or "train", DATA_DIR.value).first(NUM.value)
     named = LABELS.value == ["balanced"] or LABELS.value == ["random"]
+    decoder = None
+    if AUTOENCODER.value:
+        decoder = decoded.read(AUTOENCODER.value, SIZES.value, normalisation=NORMALISATION.value or "raw")
     return image_streams.of_run(
         WORKDIR.value,
         num=NUM.value or 50_000,
@@ -123,6 +130,7 @@ def chosen_images():
         grid=GRID.value,
         guidance=GUIDANCE.value,
         interval=command_line.numbers("guidance_interval", INTERVAL.value, count=2),
+        decoder=decoder,
     )
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 
 from configs import method
 from flowjax import data, evals, foreign, training, typing
+from flowjax.autoencoders import kl, kl_names
 from flowjax.evals import features, inception_scores, moments, networks, protocols
-from flowjax.evaluation import generation, image_scores, image_streams
+from flowjax.evaluation import decoded, generation, image_scores, image_streams
 from flowjax.training import progress, settings
 from tests import network_fixtures
 
@@ -245,6 +246,26 @@ def test_samples_of_a_run_are_those_that_are_written(digits_run, tmp_path):
     assert np.abs(here.astype(int) - read.read(0, 20)).max() <= 1  # batches of other sizes round differently
     labels = [image_streams.of_run(digits_run, num=20, batch=8, labels=chosen).about["labels"] for chosen in ("random", (3, 4))]
     assert labels == ["random", [3, 4]]
+
+
+@pytest.mark.slow
+def test_samples_of_latents_are_decoded(digits_run, tmp_path, monkeypatch):
+    sizes = kl.KLSizes(widths=(4, 8), blocks=1, latent=1, groups=2)
+    monkeypatch.setitem(kl.SIZES, "tiny", sizes)
+    rng, arrays = np.random.default_rng(0), {}
+    for name, (_, shape) in kl_names.expected(sizes).items():
+        array = 0.3 * rng.standard_normal(shape)
+        arrays[name] = np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T).astype(np.float32)
+    foreign.write(tmp_path / "vae.safetensors", arrays)
+    decoder = decoded.read(str(tmp_path / "vae.safetensors"), "tiny")
+    found = image_streams.of_run(digits_run, num=6, batch=4, decoder=decoder)
+    assert found.shape == (16, 16, 3) and found.about["autoencoder"]["sizes"] == "tiny"
+    z = training.load(digits_run).sample(6, 1)
+    expected = features.rounded(np.asarray(jax.jit(kl.make(sizes).decode)(kl_names.weights(arrays, sizes), z)))
+    here = np.concatenate([found.read(0, 4), found.read(4, 6)])
+    assert np.abs(here.astype(int) - expected).max() <= 1 and here.std() > 1
+    with pytest.raises(typing.InputError, match=r"samples have shape \(8, 8, 4\), and this autoencoder decodes \[h, w, 1\]"):
+        decoder.shape((8, 8, 4))
 
 
 @pytest.mark.slow

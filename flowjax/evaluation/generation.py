@@ -70,7 +70,7 @@ def write(
     samplers.check_sampler(sampler, steps, grid, run.settings.method.path)
     classes = sampling.classes_to_sample(run.num_classes, labels, run.settings.data.name)
     facts = {
-        "count": num, "shape": list(run.shape), "shard": shard, "dtype": dtype, "run": str(workdir), **_facts(run),
+        "count": num, "shape": list(run.shape), "shard": shard, "dtype": dtype, "run": str(workdir), **facts_of(run),
         "average": average or run.settings.evaluation.average, "sampler": sampler,
         "grid": grid, "steps": steps, "guidance": None, "interval": [], "labels": classes.tolist(), "seed": seed,
     }  # fmt: skip
@@ -94,7 +94,7 @@ def _check_dtype(dtype: str, run: loading.Trained) -> None:
         )
 
 
-def _facts(run: loading.Trained) -> dict[str, Any]:
+def facts_of(run: loading.Trained) -> dict[str, Any]:
     """The run and its weights, for about.json."""
     return {
         "run_step": run.step, "method": run.settings.method.name, "data": run.settings.data.name,

@@ -15,8 +15,8 @@ import numpy as np
 
 from flowjax import data, evals, folders, opening, samplers, typing
 from flowjax.data import image_files, stored
-from flowjax.evaluation import generation
-from flowjax.training import checkpoint as checkpoints, loading, sampling, sharding
+from flowjax.evaluation import decoded, generation
+from flowjax.training import loading, sampling, sharding
 
 LABELS = ("balanced", "random")
 _NPZ = 'an .npz file with images [n, H, W, C] as "arr_0" or "x", uint8, or floating in [-1, 1]'
@@ -51,7 +51,7 @@ class Images(NamedTuple):
 def of_run(
     workdir: str | os.PathLike, *, num: int, batch: int, steps: int = 1, seed: int = 0, labels: str | Sequence[int] = "balanced",
     average: str = "", checkpoint: str = "", sampler: str = "", grid: str = "", guidance: float | None = None,
-    interval: tuple[float, ...] = (),
+    interval: tuple[float, ...] = (), decoder: decoded.Decoder | None = None,
 ) -> Images:  # fmt: skip
     """Samples of a run, drawn when they are read; sample i depends on `seed`, its label and i alone.
 
@@ -61,6 +61,7 @@ def of_run(
       batch: most of them that are read at once.
       labels: "balanced": all classes in turn; "random": drawn evenly by `seed`; or classes in turn.
       steps, seed, average, checkpoint, sampler, grid, guidance, interval: as of flowjax.evaluation.generation.write.
+      decoder: of a run on latents; None: of what the data set names, if anything.
 
     Raises:
       InputError: for numbers that do not fit, or a run that cannot be read, or that makes no images.
@@ -70,40 +71,32 @@ def of_run(
     samplers.check_sampler(sampler, steps, grid, run.settings.method.path)
     classes = sampling.classes_to_sample(run.num_classes, () if labels in LABELS else labels, run.settings.data.name)
     conditioning = run.conditioning(guidance, interval)
-    decode = _decoder(run.settings.data.name, run.settings.data.dir)
+    decode = _as_it_is if decoder else _decoder(run.settings.data.name, run.settings.data.dir)
     drawn = np.resize(classes, num)
     if labels == "random" and run.num_classes:
         drawn = np.random.default_rng([seed, 1]).integers(run.num_classes, size=num)
-    mesh = sharding.make_mesh(devices=jax.local_devices())
-    sample = sampling.make_sampler(
-        run.net,
-        run.shape,
-        sampler,
-        conditioning,
-        grid=grid,
-        path=run.settings.method.path,
-        scaling=run.settings.data.scaling,
-        mesh=mesh,
-    )
+    mesh, path, scaling = sharding.make_mesh(devices=jax.local_devices()), run.settings.method.path, run.settings.data.scaling
+    sample = sampling.make_sampler(run.net, run.shape, sampler, conditioning, grid=grid, path=path, scaling=scaling, mesh=mesh)
     params = jax.device_get(run.params)
 
     def read(start, stop):
         padded = np.resize(drawn[start:stop], batch).astype(np.int32)  # one size, one program
-        return pixels(decode(sample(params, seed, padded, steps, first=start)[: stop - start]), start)
+        x = sample(params, seed, padded, steps, first=start)[: stop - start]
+        if decoder is None:
+            return pixels(decode(x), start)
+        check_finite(x, start)
+        return decoder.images(x)
 
     about = {
-        "source": "run", "run": str(workdir), "run_step": run.step, "method": run.settings.method.name, "data": run.settings.data.name,
-        "weights_of_run": int(jax.jit(checkpoints.fingerprint)(run.params)), "average": average or run.settings.evaluation.average,
+        "source": "run", "run": str(workdir), **generation.facts_of(run), "average": average or run.settings.evaluation.average,
         "steps": steps, "sampler": sampler, "grid": grid, "seed": seed,
         "labels": labels if labels in LABELS else [int(label) for label in classes],
-        "guidance": None, "interval": [],
+        "guidance": None, "interval": [], "autoencoder": decoder.about if decoder else None,
         **{name: list(value) if isinstance(value, tuple) else value for name, value in conditioning.items()},
     }  # fmt: skip
-    shape = (
-        _image_shape(run.shape, run.settings.data.name)
-        if decode is _as_it_is
-        else decode(np.zeros((1, *run.shape), np.float32)).shape[1:]
-    )
+    shape = decoder.shape(run.shape) if decoder else run.shape
+    if decode is not _as_it_is:
+        shape = decode(np.zeros((1, *run.shape), np.float32)).shape[1:]
     return Images(num, _image_shape(shape, run.settings.data.name), read, about)
 
 
@@ -143,17 +136,18 @@ def of_dataset(name: str, split: str = "train", data_dir: str = "") -> Images:
 
 
 def pixels(images: np.ndarray, first: int = 0) -> np.ndarray:
-    """Images in [-1, 1] as whole pixels; `first` is the number of the first, for the error.
+    """Images in [-1, 1] as whole pixels; `first` and the error are as of `check_finite`."""
+    check_finite(images, first)
+    return evals.features.rounded(images)
 
-    Raises:
-      InputError: one of them holds a number that is not finite.
-    """
+
+def check_finite(images: np.ndarray, first: int) -> None:
+    """Raises InputError if a sample holds a number that is not finite; `first` is the number of the first sample."""
     bad = ~np.isfinite(images).all(axis=tuple(range(1, images.ndim)))
     if bad.any():
         raise typing.InputError(
             f"sample {first + int(np.argmax(bad))} holds numbers that are not finite, so that there is no score; the network has diverged."
         )
-    return evals.features.rounded(images)
 
 
 def _as_it_is(rows: np.ndarray) -> np.ndarray:
@@ -169,8 +163,8 @@ def _decoder(name: str, data_dir: str) -> Callable[[np.ndarray], np.ndarray]:
 def _image_shape(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     if len(shape) != 3 or shape[-1] not in (1, 3):
         raise typing.InputError(
-            f"rows of {name} have shape {tuple(shape)}, and scores of images take [H, W, 3] or [H, W, 1]; of latents, the data set"
-            " names what decodes them."
+            f"rows of {name} have shape {tuple(shape)}, and scores of images take [H, W, 3] or [H, W, 1]; of latents, give their"
+            " autoencoder: --autoencoder=FILE --sizes=sd."
         )
     return tuple(shape)
 
