@@ -44,7 +44,7 @@ EDIT = flags.DEFINE_integer("edit", None, "a class: show held-out rows as this c
 command_line.define_modules()
 flags.mark_flag_as_required("workdir")
 
-SHOWN = 6  # draws of each way in the picture
+SHOWN, MOST = 6, 8  # draws of each way in the picture, and observations
 
 
 def main():
@@ -108,8 +108,7 @@ def by_run(run, A, known, y, adapter):
     # Inpainting has one level of noise for all channels.
     paints = known is not None and posterior_draw is not None and len(set(scaling.deviation)) == 1
     sigma = SIGMA.value / scaling.deviation[0]
-    levels = np.linspace(1.0, sigma / (1 + sigma), STEPS.value - STEPS.value // 2)
-    levels = np.concatenate([levels, np.full(STEPS.value // 2, levels[-1])])
+    levels = np.geomspace(1.0, sigma / (1 + sigma), STEPS.value)  # on the digits better than equal steps, or rounds at the end
 
     @jax.jit
     def ways(eps, y, key):
@@ -195,15 +194,15 @@ def row(name, samples, A, y, x0, agreement):
 
 
 def draw(path, draws, x0, y, title):
-    """A picture: truth, what was measured, and draws of each way, one row an observation (images), or points."""
+    """A picture: truth, what was measured, and draws of each way, one row an observation (the first ones, of images), or points."""
     if x0.ndim == 2:
         return plots.point_grid(
             path, {"truth": x0, **{name: x.reshape(-1, *x.shape[2:]) for name, x in draws.items()}}, title=title
         )
-    shown = {"truth": x0[:, None]}
+    shown = {"truth": x0[:MOST, None]}
     if y.shape == x0.shape:
-        shown["measured"] = y[:, None]
-    plots.image_grid(path, shown | {name: x[:, :SHOWN] for name, x in draws.items()}, title=title)
+        shown["measured"] = y[:MOST, None]
+    plots.image_grid(path, shown | {name: x[:MOST, :SHOWN] for name, x in draws.items()}, title=title)
 
 
 if __name__ == "__main__":
