@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from flowjax import foreign, typing
+from flowjax import evals, foreign, typing
 from flowjax.evals import networks, protocols
 from flowjax.evals.networks import dinov2, inception, resizes, vgg
 from tests import network_fixtures, support
@@ -109,6 +109,11 @@ def test_the_resize_of_tensorflow_is_its_formula_bit_for_bit():
         lowered.compile(support.OPTIMISED)(x), expected
     )  # which fuses products with sums where it can
     np.testing.assert_array_equal(resizes.tensorflow1(x, 32), x)
+
+
+def test_the_frechet_distance_is_that_of_pytorch_fid():
+    x, y = network_fixtures.random_features(0), network_fixtures.random_features(1, 0.5)
+    assert evals.frechet(x, y) == pytest.approx(float(THEIRS["pytorch_fid"]), rel=1e-9)
 
 
 def test_weights_of_another_network_are_one_sentence(tmp_path):

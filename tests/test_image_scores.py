@@ -116,6 +116,21 @@ def test_a_killed_command_goes_on(tmp_path, small_parts):
         image_scores.score(images(X[:30]), PIXELS, tmp_path / "killed", reference=reference(), batch=8)
 
 
+def test_processes_share_the_images(tmp_path, monkeypatch, small_parts):
+    alone = image_scores.score(images(), PIXELS, tmp_path / "alone", reference=reference(), batch=8)[0]
+    monkeypatch.setattr(image_scores.hosts, "barrier", lambda _: None)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+
+    def of_process(index):
+        monkeypatch.setattr(jax, "process_index", lambda: index)
+        return image_scores.score(images(), PIXELS, tmp_path / "shared", reference=reference(), batch=8)[0]
+
+    with pytest.raises(typing.InputError, match="holds sums of 32 images, and there are 50; all processes must see one folder"):
+        of_process(0)  # parts 0 and 2, of 16 images each
+    assert of_process(1).value == pytest.approx(alone.value, rel=1e-6)
+    assert of_process(0) == of_process(1)
+
+
 def test_a_reference_is_written_and_fits_its_own_protocol_alone(tmp_path):
     path = image_scores.write_reference(images(Y), PIXELS, tmp_path / "reference", batch=16)
     read = protocols.read(path, "pixels")

@@ -236,7 +236,13 @@ def _tallied(
     hosts.barrier("all images are seen")
     whole = [_read(state(process)) for process in range(processes) if state(process).exists()]
     merged = lambda parts: _total([one for one in parts if one is not None])
-    return Tally(0, *(merged(parts) for parts in list(zip(*whole))[1:]))
+    tally = Tally(0, *(merged(parts) for parts in list(zip(*whole))[1:]))
+    if tally.pool is None or tally.pool.count != images.count:
+        raise typing.InputError(
+            f"--output={folder} holds sums of {tally.pool.count if tally.pool else 0:,} images, and there are {images.count:,}; all processes"
+            " must see one folder."
+        )
+    return tally
 
 
 def _summing(chosen: features.Extractor, wanted: dict[str, bool]) -> Callable[..., tuple[list[Any], np.ndarray]]:
