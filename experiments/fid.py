@@ -21,7 +21,7 @@ AUTOENCODER = flags.DEFINE_string("autoencoder", "", "of a run on latents: file 
 SIZES = flags.DEFINE_string("sizes", "", "of the autoencoder: sd, sdxl, sd3, flux or va_vae")
 NORMALISATION = flags.DEFINE_string("normalisation", "", "edm2 for an autoencoder that makes images in [0, 1]; default: raw")
 SAMPLES = flags.DEFINE_string("samples", "", "folder or .npz file of images that are scored; FOLDER,size=N crops them")
-DATA = flags.DEFINE_string("data", "", "data set whose rows are scored, or become the reference: folder:PATH,size=256")
+DATA = flags.DEFINE_string("data", "", "data set of which a split is scored, or becomes the reference: earth32")
 SPLIT = flags.DEFINE_string("split", "", "of --data: train or test; default: train")
 DATA_DIR = flags.DEFINE_string("data_dir", "", "folder of --data, where it has one")
 PROTOCOL = flags.DEFINE_string("protocol", "adm", "adm, he, pytorch_fid, edm2_dino, vgg16, pixels or digits_classifier")
