@@ -2,8 +2,8 @@
 
 Runs the text of each notebook, notebooks/NUMBER_NAME.py, in a new kernel (of all notebooks, or of those in --only). Writes the
 .ipynb beside the text, with outputs and the seconds of the run, and docs/notebook_NAME.png, the picture of the cell tagged
-"picture". A notebook that fails is not written. All eight take about fifteen minutes on two CPU cores; the fifth needs the run of
-`make demo` for this, the eighth the package english-words.
+"picture". A notebook that fails is not written. All ten take about eighteen minutes on two CPU cores; the fifth needs the run of
+`make demo` for this, the ninth the run that its first cell names, the eighth the package english-words.
 """
 
 import base64
@@ -25,7 +25,7 @@ from flowjax import checks, typing
 ONLY = flags.DEFINE_list("only", [], "names of the notebooks to run; default: all")
 ENCRYPTED = config.Config({"KernelManager": {"transport_encryption": "auto"}})  # without it the kernel warns
 ROOT = pathlib.Path(__file__).parents[1]
-TEXTS = sorted((ROOT / "notebooks").glob("[0-9]*_*.py"))
+TEXTS = sorted((ROOT / "notebooks").glob("[0-9]*_*.py"), key=lambda text: int(text.stem.partition("_")[0]))
 NAMES = {text.stem.partition("_")[2]: text for text in TEXTS}
 
 
