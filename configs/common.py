@@ -75,11 +75,12 @@ def _data(config):
     # noise; "ot": minibatch optimal transport; otherwise a folder of experiments.reflow. augment "": none; "edm:probability=0.12" and
     # further options: flowjax.data.augmentation, whose labels are the input "augmentation" of the network. The network sees
     # (x - mean) / deviation, each a number or one a channel; samples are brought back: 1 / 0.18215 is Stable Diffusion's factor. labels
-    # False: the network is unconditional. features: in which samples are measured, "" for those of the dataset; a protocol of
-    # flowjax.evals.protocols with the file of its network: "adm:pt_inception.pth".
+    # False: the network is unconditional. normalisation: in the place of mean and deviation, a name of
+    # flowjax.autoencoders.NORMALISATIONS, such as "sd". features: in which samples are measured, "" for those of the dataset; a protocol
+    # of flowjax.evals.protocols with the file of its network: "adm:pt_inception.pth".
     config.data = {
         "name": "checkerboard", "dir": "", "flip": False, "coupling": "", "augment": "", "mean": 0.0, "deviation": 1.0,
-        "labels": True, "features": "",
+        "labels": True, "normalisation": "", "features": "",
     }  # fmt: skip
 
 

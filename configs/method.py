@@ -3,7 +3,7 @@
     python -m experiments.train --config=configs/method.py:psd,checkerboard --workdir=runs/psd
 
 NAME is a row of `python -m experiments.landscape --table`, a method that matches distributions (dmd2, sid, ...), or one of
-posteriors, rewards and likelihoods (meta_flow_map, f2d2, ..., docs/methods/posterior.md), PRESET is checkerboard, digits, guided or test. The constants and
+posteriors, rewards and likelihoods (meta_flow_map, f2d2, ..., docs/methods/posterior.md), PRESET is checkerboard, digits, guided, earth or test. The constants and
 the parameterisation are the published ones (flowjax.methods), with these exceptions, which are ours:
 
 * On points (checkerboard, test) times are uniform and powers are 0.5, because the published values are for images. Errors are not
@@ -100,5 +100,6 @@ def get_config(choice="meanflow,checkerboard"):
 def transitions(preset):
     """A network with a backbone and a head, for points or digits."""
     if preset in common.IMAGES:
-        return common.network("transition_dit", width=64, depth=3, heads=2, patch=2, unroll=3)
+        patch = 4 if preset == "earth" else 2
+        return common.network("transition_dit", width=64, depth=3, heads=2, patch=patch, unroll=3)
     return common.network("transition_mlp", width=32 if preset == "test" else 256, depth=3, harmonics=1)

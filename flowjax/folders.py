@@ -158,3 +158,8 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     with replacing(path) as part:
         part.write_text(text, newline="")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")

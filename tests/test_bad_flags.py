@@ -10,10 +10,12 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from configs import flow_matching
+from flowjax.autoencoders import files as files_of_autoencoders, kl
 from tests import bad_flags
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -24,12 +26,18 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if pa
 GOOD = {
     "compare_checkouts": {"base": str(ROOT)},
     "convert": {"input": "RUN/../weights.npz", "output": "NEW.safetensors"},
+    "decode_latents": {"samples": "RUN", "autoencoder": "RUN/../autoencoder", "output": "NEW"},
     "demo": {"workdir": "NEW", "preset": "test"},
     "evaluate": {"workdir": "RUN"},
     "explorer": {"folder": "NEW"},
     "fid": {"workdir": "RUN", "output": "NEW", "protocol": "pixels", "write_reference": "true"},
     "generate": {"workdir": "RUN", "output": "NEW"},
     "guidance": {"workdir": "NEW"},
+    "import_weights": {
+        "config": str(ROOT / "configs/meanflow.py:test"),
+        "weights": "soflow:RUN/../weights.npz",
+        "workdir": "NEW",
+    },
     "inspect": {"workdir": "RUN"},
     "invert": {"workdir": "RUN"},
     "landscape": {"workdir": "NEW", "data": "test"},
@@ -38,11 +46,13 @@ GOOD = {
     "merge": {"workdir": "RUN", "output": "NEW"},
     "mutants": {},
     "notebooks": {},
+    "prepare_latents": {"source": "folder:RUN", "autoencoder": "RUN/../autoencoder", "output": "NEW"},
     "reflow": {"workdir": "RUN", "output": "NEW"},
     "results": {"page": "NEW"},
     "sample": {"workdir": "RUN", "out": "NEW/sample"},
     "steer": {"workdir": "RUN", "reward": "brightness"},
     "train": {"workdir": "NEW", "config": str(ROOT / "configs/meanflow.py:test")},
+    "train_autoencoder": {"workdir": "NEW", "data": "checkerboard"},
     "two_rings": {},
 }
 SAMPLERS = ("gamma:gamma=2", "gamma:gamma=nan", "restart:repeats=0", "euler:x=1")
@@ -81,18 +91,22 @@ MORE = {
 ANY_NAME = (NOWHERE, "-1", "nan")  # of a folder or file that is made
 BENCHMARKS = [script for script in SCRIPTS if script.startswith("benchmark")]
 MEANINGFUL = {
+    "decode_latents": {"output": ANY_NAME, "process": ("-1",)},
     "demo": {"workdir": ANY_NAME},
     "explorer": {"folder": ANY_NAME},
     "fid": {"output": ANY_NAME, "process": ("-1",)},
     "generate": {"output": ANY_NAME, "process": ("-1",)},  # -1: none is given
     "guidance": {"workdir": ANY_NAME},
+    "import_weights": {"workdir": ANY_NAME},
     "landscape": {"workdir": ANY_NAME},
     "merge": {"output": ANY_NAME},
     "mutants": {"report": ANY_NAME},
+    "prepare_latents": {"output": ANY_NAME, "process": ("-1",)},
     "reflow": {"output": ANY_NAME},
     "results": {"page": ANY_NAME},
     "sample": {"out": ANY_NAME},
     "train": {"workdir": ANY_NAME, "programs": ANY_NAME, "process": ("-1",)},
+    "train_autoencoder": {"workdir": ANY_NAME, "data_dir": (NOWHERE, LONG, "-1", "nan", "/dev/null/x")},
 } | {script: {"output": ANY_NAME} for script in BENCHMARKS}
 
 
@@ -114,6 +128,8 @@ def results(saved_run, tmp_path_factory):
     config.model.update({"width": 16, "depth": 1, "heads": 2})
     run = saved_run(config, folder / "run")
     np.savez(folder / "weights.npz", a=np.zeros(2))
+    sizes = kl.KLSizes(widths=(2,), blocks=1, latent=1, groups=1)
+    files_of_autoencoders.write(folder / "autoencoder", kl.make(sizes).init(jax.random.key(0)), sizes)
     before, out = files(folder), tmp_path_factory.mktemp("results")
     done = subprocess.run(
         [sys.executable, bad_flags.__file__, out],

@@ -14,8 +14,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn import datasets as sklearn_datasets
 
+from configs import cifar10
 from flowjax import data, evals, typing
 from flowjax.data import digits, points, tfds_images, trajectories
+from flowjax.training import settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COUNT = data.Source("count", 10, (1,), 0, lambda ids: {"x": ids[:, None].astype(np.float32)})
@@ -234,6 +236,16 @@ class PngSquares(tfds.core.GeneratorBasedBuilder):
             Image.fromarray(np.full((4, 4, 3), 50 * i, np.uint8)).save(file, "png")
             file.seek(0)
             yield i, {"image": file}
+
+
+def test_presets_of_cifar10_read_it_through_tfds():
+    with tfds.testing.mock_data(num_examples=20, policy=tfds.testing.MockPolicy.USE_CODE):
+        for choice, inputs in (("meanflow", {"x", "augmentation"}), ("sct", {"x"})):
+            section = settings.read(cifar10.get_config(choice)).data
+            source = data.prepared(data.of_section(section), **section.preparation)
+            batch = next(data.batches(source, batch_size=4, seed=0, flip=section.flip))
+            assert set(batch) == inputs and batch["x"].shape == (4, 32, 32, 3)
+            assert (source.levels, source.num_classes, data.declared("cifar10").shape) == (256, 0, source.shape)
 
 
 def test_png_images_are_decoded(tmp_path):

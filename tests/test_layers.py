@@ -21,6 +21,7 @@ LAYERS = [
     {"evals"},
     {"training"},
     {"evaluation"},
+    {"preparation"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 SOURCES = sorted((ROOT / "flowjax").rglob("*.py"))
@@ -68,7 +69,16 @@ def test_the_library_needs_neither_tensorflow_nor_torch():
 
 
 # Functions that may take the whole config, and those that may take all Settings: what loads and what checks the parts of a run.
-CONFIG = {"settings.read", "workdir.check", "workdir.check_shared", "workdir.claim", "loop.train", "runs.setup", "runs.sketch"}
+CONFIG = {
+    "settings.read",
+    "workdir.check",
+    "workdir.check_shared",
+    "workdir.claim",
+    "loop.train",
+    "runs.setup",
+    "runs.sketch",
+    "published_runs.write",
+}
 SETTINGS = {"runs.__init__"}
 
 

@@ -6,8 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from flowjax import models, typing
+from configs import soflow
+from flowjax import models, training, typing
 from flowjax.models import embeddings, published, published_torch
+from flowjax.training import published_runs, runs
 
 WIDTH, HEADS, DEPTH, PATCH, CLASSES, SIDE, CHANNELS = 16, 2, 3, 2, 3, 4, 2
 EMBEDDERS = {
@@ -150,3 +152,40 @@ def test_kinds_without_a_network_here_say_why():
         published.weights("tvm", "x.pkl", "dit", {})
     with pytest.raises(typing.InputError, match="unknown kind of published weights 'soflo'; did you mean soflow"):
         published.weights("soflo", "x.pt", "dit", {})
+
+
+@pytest.mark.slow
+def test_published_weights_become_a_run(tmp_path):
+    """A file of torch's names below "ema_model", as a run that is sampled; what does not fit is refused before anything is written."""
+    arrays = state("soflow")
+    np.savez(tmp_path / "w.npz", **{f"ema_model/{name}": array for name, array in arrays.items()}, **{"model/x": np.zeros(2)})
+    np.savez(tmp_path / "images.npz", x=np.zeros((20, SIDE, SIDE, CHANNELS), np.float32), label=np.arange(20) % CLASSES)
+    config = soflow.get_config("digits")
+    config.data.name = f"npz:{tmp_path / 'images.npz'}"
+    config.model.update({"width": WIDTH, "depth": DEPTH, "heads": HEADS, "patch": PATCH})
+    weights = f"soflow:{tmp_path / 'w.npz'},part=ema_model"
+    config.model.depth = 2
+    with pytest.raises(
+        typing.InputError,
+        match=r"of another network .*: blocks/attention_out/bias and \d+ more is \(3, 16\) there and \(2, 16\)",
+    ):
+        published_runs.write(config, weights, tmp_path / "run")
+    config.model.depth = DEPTH
+    for wrong, message in {
+        "runs/x": "expected KIND:FILE",
+        weights.replace("soflow:", "tvm:"): "weights of 'tvm' are of the network 'semi_lipschitz_dit'",
+    }.items():
+        with pytest.raises(typing.InputError, match=message):
+            published_runs.write(config, wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert published_runs.write(config, weights, tmp_path / "run") > 10_000
+    run = training.load(tmp_path / "run")
+    x = np.random.default_rng(0).normal(size=(1, SIDE, SIDE, CHANNELS)).astype(np.float32)
+    wanted = forward("soflow", arrays, x.transpose(0, 3, 1, 2), (np.array([0.9]), np.array([0.6])), np.array([2])).transpose(
+        0, 2, 3, 1
+    )
+    np.testing.assert_allclose(run.V(2)(x, 0.9, 0.3), wanted, rtol=2e-4, atol=2e-4)
+    assert run.sample(3, 1).shape == (3, SIDE, SIDE, CHANNELS)
+    config.start = weights
+    started = runs.setup(config, devices=jax.devices()[:1]).init().params["V"]
+    np.testing.assert_array_equal(started["blocks"]["qkv"]["kernel"], run.params["blocks"]["qkv"]["kernel"])

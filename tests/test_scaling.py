@@ -67,7 +67,8 @@ def test_samples_and_measures_are_in_the_range_of_the_data(trained):
 def test_other_runs_saw_the_data_alike(trained):
     config = small("lsd", start=str(trained), model=scaled().model.to_dict())
     with pytest.raises(
-        typing.InputError, match=r"saw data with the mean \(0.5, -0.2\) and the deviation .*config.data has 0.0 and 1.0"
+        typing.InputError,
+        match=r"saw data with the mean \(0.5, -0.2\) and the deviation .*config.data has \(0.0,\) and \(1.0,\)",
     ):
         runs.setup(config)
     config = scaled("freeflow", teacher="exact")

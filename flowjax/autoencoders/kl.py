@@ -4,6 +4,7 @@ Read from diffusers' autoencoder_kl.py and vae.py and CompVis' model.py for fact
 the mean: the difference of two means of squares is off by 0.1 where the mean is 300 deviations, as it is inside this network.
 """
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -47,6 +48,7 @@ SIZES = {
 }
 
 
+@functools.lru_cache(maxsize=16)
 def make(sizes: KLSizes, name: str = "kl") -> Autoencoder:
     """The autoencoder of these sizes; its weights: flowjax.autoencoders.kl_names.
 
@@ -72,7 +74,8 @@ def make(sizes: KLSizes, name: str = "kl") -> Autoencoder:
             raise typing.InputError(f"{name} decodes latents [B, h, w, {sizes.latent}], not {z.shape}.")
         return module.apply({"params": params}, z, method=KL.decode)
 
-    return Autoencoder(name, factor, sizes.latent, encode, decode, lambda key: module.init(key, image)["params"])
+    init = jax.jit(lambda key: module.init(key, image)["params"])
+    return Autoencoder(name, factor, sizes.latent, encode, decode, init)
 
 
 class KL(nn.Module):

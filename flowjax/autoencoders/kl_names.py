@@ -56,6 +56,18 @@ def weights(arrays: Mapping[str, np.ndarray], sizes: KLSizes) -> dict[str, Any]:
     return tree
 
 
+def published(params: Mapping[str, Any], sizes: KLSizes) -> dict[str, np.ndarray]:
+    """Our weights with the names and shapes of diffusers: the opposite of `weights`."""
+    arrays = {}
+    for name, (path, _) in expected(sizes).items():
+        node: Any = params
+        for part in path:
+            node = node[part]
+        array = np.asarray(node, np.float32)
+        arrays[name] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+    return arrays
+
+
 def expected(sizes: KLSizes) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
     """{diffusers' name: (path in our tree, shape in it)} of all arrays."""
     found: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {}

@@ -1,8 +1,8 @@
 """Data: sources of rows, and one seeded stream of batches over any of them.
 
 A source is a name, a number of rows and a function from row ids to rows. `DATASETS` names the sources that work without a
-network, those of ImageNet from arrays in the folder config.data.dir; `folder:PATH` and `npz:PATH` are images of your own (`FILES`);
-every other name is taken for a TFDS image dataset. TFDS and grain are imported when they are first needed.
+network, those of ImageNet from arrays in the folder config.data.dir; `folder:PATH` and `npz:PATH` are images of your own, and
+`latents:PATH` what experiments.prepare_latents made of them (`FILES`); every other name is taken for a TFDS image dataset. TFDS and grain are imported when they are first needed.
 
 Example:
   >>> from flowjax import data
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from flowjax.data import augmentation, cities, earth, image_files, manifolds, points, stored, tokens
+from flowjax.data import augmentation, cities, earth, image_files, latents, manifolds, points, stored, tokens
 from flowjax.data.couplings import couple
 from flowjax.data.pipeline import Source, arrays, batches, check
 from flowjax.data.scaling import Scaling
@@ -65,7 +65,7 @@ DATASETS: dict[str, Callable[..., Source]] = {
     "tokens": tokens.arrays,
 }
 # What stands before the colon of a name -> (what stands behind it, split, data_dir) -> rows.
-FILES: dict[str, Callable[..., Source]] = {"folder": image_files.folder, "npz": image_files.arrays}
+FILES: dict[str, Callable[..., Source]] = {"folder": image_files.folder, "npz": image_files.arrays, "latents": latents.source}
 
 
 def prepared(source: Source, *, mean=0.0, deviation=1.0, augment: str = "", coupling: str = "") -> Source:
@@ -88,7 +88,7 @@ def load(name: str, *, split: str = "train", data_dir: str = "") -> Source:
     """The rows of one split of a dataset.
 
     Args:
-      name: a key of `DATASETS`; `folder:PATH` or `npz:PATH`, images of your own; or any TFDS image dataset as `name` or `name/config`
+      name: a key of `DATASETS`; `folder:PATH`, `npz:PATH` or `latents:PATH`, rows of your own; or any TFDS image dataset as `name` or `name/config`
         (`cifar10`, `mnist`).
       split: `"train"` or `"test"`; TFDS datasets and `digits` also take `"train+test"` and slices like `"train[:10%]"`.
       data_dir: where TFDS keeps its datasets; "": its default, which honours TFDS_DATA_DIR. The folder of the arrays of ImageNet.
@@ -127,7 +127,13 @@ SEEN: dict[str, Callable[[np.ndarray], Any]] = {"digits_tokens": tokens.digit_im
 
 
 def seen(name: str, rows: np.ndarray) -> Any:
-    """Rows or samples of a dataset to look at: images [n, H, W, C] as they are, tokens [n, L, K] as SEEN has it, strings or images."""
+    """Rows or samples of a dataset to look at: images [n, H, W, C] as they are, tokens [n, L, K] as SEEN has it, strings or images.
+
+    Of latents, whose C is neither 1 nor 3, the first three channels, or the first, squeezed into [-1, 1].
+    """
+    if rows.ndim == 4 and rows.shape[-1] not in (1, 3):
+        kept = rows[..., : 3 if rows.shape[-1] > 3 else 1]
+        return np.tanh(kept / max(float(np.std(kept)), 1e-6))
     return SEEN.get(name, tokens.lines)(rows) if rows.ndim == 3 else rows
 
 

@@ -42,6 +42,7 @@ class Source(NamedTuple):
       mirrored: as `rows`, of the mirrored images, where these are no mirrored rows; None: mirrored rows will do.
       moments: whether rows are drawn anew from their mean and deviation each time they are read (latents).
       levels: of a channel of images, evenly from 0 to 255; 0 for rows that are on no grid.
+      normalisation: (its name, the scaling) of latents that were prepared for one; batches with another are refused.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Source(NamedTuple):
     mirrored: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
     moments: bool = False
     levels: int = 0
+    normalisation: tuple[str, Scaling] | None = None
 
 
 def every_tenth(count: int, split: str) -> np.ndarray:
@@ -247,6 +249,14 @@ def check(
 
 def _check_scaling(source: Source) -> None:
     """Raises InputError if the scaling does not fit the rows."""
+    if source.normalisation is not None and not source.scaling.close(source.normalisation[1], source.shape[-1]):
+        name, wanted = source.normalisation
+        typed = f"--config.data.mean={wanted.mean} --config.data.deviation={wanted.deviation}".replace(", ", ",")
+        raise typing.InputError(
+            f"{source.name:.200} was prepared for the normalisation {name!r}, and config.data has the mean {source.scaling.mean} and the"
+            f" deviation {source.scaling.deviation}; expected "
+            + (f"{typed}." if name == "measured" else f"--config.data.normalisation={name}.")
+        )
     if source.scaling == Scaling():
         return
     channels = (1, source.shape[-1])

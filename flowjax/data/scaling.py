@@ -27,6 +27,13 @@ class Scaling(NamedTuple):
         """What the network makes, [..., C], as data, float32."""
         return x if self == Scaling() else x * np.asarray(self.deviation, np.float32) + np.asarray(self.mean, np.float32)
 
+    def close(self, other: "Scaling", channels: int) -> bool:
+        """Whether two scalings of so many channels are the same to five digits, as numbers are typed."""
+        if {len(numbers) for numbers in (*self, *other)} - {1, channels}:
+            return False
+        wide = lambda numbers: np.broadcast_to(np.asarray(numbers), channels)
+        return all(np.allclose(wide(mine), wide(theirs), rtol=1e-5, atol=1e-6) for mine, theirs in zip(self, other))
+
     @classmethod
     def of(cls, mean: float | Sequence[float], deviation: float | Sequence[float]) -> "Scaling":
         """The Scaling of config.data.mean and config.data.deviation, a number or one a channel.

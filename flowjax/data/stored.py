@@ -89,7 +89,7 @@ def source(name: str, *, split: str = "train", data_dir: str | None = None) -> p
             f"{name} ({about.made_of}) is read from arrays in a folder, and {where}; give the folder that holds them:"
             f" --config.data.dir=FOLDER (its files: flowjax/data/stored.py)."
         )
-    images, labels = _Shards(name, files), _Shards(name, [_beside(name, file, about.contents, "label") for file in files])
+    images, labels = Shards(name, files), Shards(name, [_beside(name, file, about.contents, "label") for file in files])
     mirrored = sorted(folder.glob(f"{split}_mirrored_{about.contents}_*.npy"))
     expected = about.shape if about.contents == "image" else (*about.shape[:-1], 2 * about.shape[-1])
     fits = images.dtype == np.uint8 if about.contents == "image" else np.issubdtype(images.dtype, np.floating)
@@ -101,7 +101,7 @@ def source(name: str, *, split: str = "train", data_dir: str | None = None) -> p
             f" {expected}, {'uint8' if about.contents == 'image' else 'floating'},"
             " with one whole number as label each, as many in a file as rows in the one beside."
         )
-    reflected = _Shards(name, mirrored) if mirrored else None
+    reflected = Shards(name, mirrored) if mirrored else None
     if reflected and (reflected.size, reflected.shape, reflected.dtype) != (images.size, images.shape, images.dtype):
         raise typing.InputError(
             f"{mirrored[0]} and its neighbours hold {reflected.size} rows of shape {reflected.shape} and dtype {reflected.dtype}, and the"
@@ -112,18 +112,19 @@ def source(name: str, *, split: str = "train", data_dir: str | None = None) -> p
         images.size,
         about.shape,
         about.num_classes,
-        functools.partial(_rows, about.contents, images, labels),
-        mirrored=functools.partial(_rows, about.contents, reflected, labels) if reflected else None,
+        functools.partial(rows, about.contents, images, labels),
+        mirrored=functools.partial(rows, about.contents, reflected, labels) if reflected else None,
         moments=about.contents == "moments",
     )
 
 
-def _rows(contents, images, labels, ids):
-    x, label = images(ids), labels(ids).astype(np.int32)
+def rows(contents, images, labels, ids):
+    """Rows of Shards: uint8 images, or means and deviations of latents; with their labels, None for none."""
+    x, label = images(ids), {} if labels is None else {"label": labels(ids).astype(np.int32)}
     if contents == "image":
-        return {"x": x, "label": label}
+        return {"x": x, **label}
     mean, deviation = np.split(x.astype(np.float32), 2, axis=-1)
-    return {"x": mean, "deviation": deviation, "label": label}
+    return {"x": mean, "deviation": deviation, **label}
 
 
 def _beside(name, file, contents, other):
@@ -133,7 +134,7 @@ def _beside(name, file, contents, other):
     return path
 
 
-class _Shards:
+class Shards:
     """Rows of several .npy files, as of one array: called with row ids [n]. `ends` is the number of rows up to the end of each file."""
 
     def __init__(self, name, files):

@@ -51,6 +51,16 @@ def fields(settings, facts):
         )
 
 
+def normalisation(settings, facts):
+    """Latents are normalised by name, or by numbers."""
+    given = settings.data
+    if given.normalisation and data.Scaling.of(given.mean, given.deviation) != data.Scaling():
+        raise typing.InputError(
+            f"config.data.normalisation is {given.normalisation!r}, and config.data has the mean {given.mean} and the deviation"
+            f" {given.deviation} besides; expected one of both: --config.data.mean=0.0 --config.data.deviation=1.0."
+        )
+
+
 def evaluation_averages(settings, facts):
     """The entries of config.ema are averages."""
     for entry in settings.evaluation.averages:
@@ -337,6 +347,7 @@ def _ordered(name, pair, least, most, expected):
 
 CHECKS = (
     fields,
+    normalisation,
     evaluation_averages,
     guidance,
     adversary,

@@ -137,6 +137,7 @@ FIELDS: dict[str, Range] = {
     "data.coupling": TEXT,
     "data.augment": TEXT,
     "data.features": TEXT,
+    "data.normalisation": TEXT,
     "data.mean": either(number(), each(number(), "a number a channel", least=1)),
     "data.deviation": either(number(0, above=True), each(number(0, above=True), "numbers above 0, one a channel", least=1)),
     "guidance.kind": TEXT,

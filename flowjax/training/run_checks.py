@@ -150,9 +150,13 @@ def _same_data(run, section, source, flag, folder):
     theirs = run.settings.data
     if theirs.scaling != section.scaling:
         raise typing.InputError(
-            f"{flag}={folder} saw data with the mean {theirs.mean} and the deviation {theirs.deviation}, and config.data has"
-            f" {section.mean} and {section.deviation}; expected the same: --config.data.mean={theirs.mean}"
-            f" --config.data.deviation={theirs.deviation}."
+            f"{flag}={folder} saw data with the mean {theirs.scaling.mean} and the deviation {theirs.scaling.deviation}, and config.data"
+            f" has {section.scaling.mean} and {section.scaling.deviation}; expected the same: "
+            + (
+                f"--config.data.normalisation={theirs.normalisation}."
+                if theirs.normalisation
+                else f"--config.data.mean={theirs.mean} --config.data.deviation={theirs.deviation}."
+            )
         )
     if run.shape != shape or run.num_classes != num_classes:
         raise typing.InputError(

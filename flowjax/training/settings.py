@@ -7,13 +7,14 @@ The fields keep their names of configs/common.py, where each is explained, but f
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from flowjax import adapters, checks, data, models, typing
+from flowjax import adapters, autoencoders, checks, data, models, typing
 
 
 class Data(NamedTuple):
     """config.data: the dataset, where it is kept ("": the default of TFDS), whether images are flipped, the coupling with noise, and
     what the network sees of a row: the augmentation ("": none), the mean and deviation of the scaling, and whether it sees labels;
-    the features in which samples are measured ("": those of the dataset).
+    the features in which samples are measured ("": those of the dataset); the normalisation of latents by name, in the place of mean
+    and deviation ("": none).
     """
 
     name: str
@@ -25,16 +26,21 @@ class Data(NamedTuple):
     deviation: float | tuple[float, ...] = 1.0
     labels: bool = True
     features: str = ""
+    normalisation: str = ""
 
     @property
     def scaling(self):
         """The flowjax.data.Scaling."""
+        if self.normalisation:
+            checks.member("normalisation", self.normalisation, autoencoders.NORMALISATIONS)
+            named = autoencoders.NORMALISATIONS[self.normalisation]
+            return data.Scaling(named.mean, named.deviation)
         return data.Scaling.of(self.mean, self.deviation)
 
     @property
     def preparation(self):
         """The arguments of flowjax.data.prepared."""
-        return {name: getattr(self, name) for name in ("mean", "deviation", "augment", "coupling")}
+        return {**self.scaling._asdict(), "augment": self.augment, "coupling": self.coupling}
 
 
 class Model(NamedTuple):

@@ -1,0 +1,1 @@
+"""What is prepared before a training: autoencoders, and latents of many images."""
