@@ -17,8 +17,10 @@ from experiments import command_line, tables
 from flowjax import typing
 
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of a run whose samples are scored")
-AUTOENCODER = flags.DEFINE_string("autoencoder", "", "of a run on latents: file of its published weights")
-SIZES = flags.DEFINE_string("sizes", "", "of the autoencoder: sd, sdxl, sd3, flux or va_vae")
+AUTOENCODER = flags.DEFINE_string(
+    "autoencoder", "", "of a run on latents: file of its published weights, or folder of experiments.train_autoencoder"
+)
+SIZES = flags.DEFINE_string("sizes", "", "of published weights of the autoencoder: sd, sdxl, sd3, flux or va_vae")
 NORMALISATION = flags.DEFINE_string("normalisation", "", "edm2 for an autoencoder that makes images in [0, 1]; default: raw")
 SAMPLES = flags.DEFINE_string("samples", "", "folder or .npz file of images that are scored; FOLDER,size=N crops them")
 DATA = flags.DEFINE_string("data", "", "data set of which a split is scored, or becomes the reference: earth32")

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import autoencoders, checks, foreign, typing
-from flowjax.autoencoders import kl, kl_names
-from flowjax.evals import protocols
+from flowjax import autoencoders, checks, typing
+from flowjax.autoencoders import files
 from flowjax.training import sharding
 
 TOGETHER = 16  # latents that a device decodes at once: a level of 256 x 256 pixels takes 34 MB a latent
@@ -43,26 +42,23 @@ class Decoder(NamedTuple):
         return latent[0] * self.factor, latent[1] * self.factor, 3
 
 
-def read(path: str, sizes: str, *, normalisation: str = "raw") -> Decoder:
-    """The decoder of a file of published weights.
+def read(path: str, sizes: str = "", *, normalisation: str = "raw") -> Decoder:
+    """The decoder of a file of published weights, or of a folder of experiments.train_autoencoder.
 
     Args:
-      path: the file, see flowjax.autoencoders.kl_names.
-      sizes: key of flowjax.autoencoders.kl.SIZES.
+      path, sizes: see flowjax.autoencoders.files.read.
       normalisation: key of flowjax.autoencoders.NORMALISATIONS: "edm2" for images in [0, 1]; others do not matter, because samples are raw
         latents.
 
     Raises:
       InputError: there is no such file, or it is of another autoencoder.
     """
-    checks.member("sizes of an autoencoder", sizes, kl.SIZES)
     checks.member("normalisation", normalisation, autoencoders.NORMALISATIONS)
-    chosen = kl.make(kl.SIZES[sizes], sizes)
-    weights = kl_names.weights(foreign.read(path), kl.SIZES[sizes])
-    named = {jax.tree_util.keystr(place): leaf for place, leaf in jax.tree_util.tree_leaves_with_path(weights)}
+    loaded = files.read(path, sizes)
+    chosen = loaded.autoencoder
     shown, size = autoencoders.NORMALISATIONS[normalisation].images_out, TOGETHER * jax.local_device_count()
     mesh = sharding.make_mesh(devices=jax.local_devices())
-    params = jax.device_put(weights, sharding.whole(mesh))
+    params = jax.device_put(loaded.params, sharding.whole(mesh))
 
     @jax.jit
     def decode(params, z):
@@ -74,5 +70,5 @@ def read(path: str, sizes: str, *, normalisation: str = "raw") -> Decoder:
         parts = [np.asarray(decode(params, jax.device_put(padded[i : i + size], sharding.rows(mesh)))) for i in starts]
         return np.concatenate(parts)[: len(z)]
 
-    about = {"sizes": sizes, "weights": protocols.fingerprint_of(named), "zero_to_one": normalisation == "edm2"}
+    about = {"sizes": chosen.name, "weights": loaded.fingerprint, "zero_to_one": normalisation == "edm2"}
     return Decoder(chosen.channels, chosen.factor, images, about)
