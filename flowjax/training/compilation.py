@@ -107,7 +107,7 @@ def report(run):
 def _cost(run, programs):
     """Lines on the cost of the steps in forward passes of V with as many rows; none where the programs cannot be read."""
     x = run.batch_like["x"]
-    if jax.default_backend() != "cpu" or len(x.shape) != 1 + len(run.source.shape):  # of several seeds, not
+    if run.mesh.devices.flat[0].platform != "cpu" or len(x.shape) != 1 + len(run.source.shape):  # of several seeds, not
         return []
     rows = jax.ShapeDtypeStruct((x.shape[0] // run.mesh.devices.size, *x.shape[1:]), x.dtype)
     try:
