@@ -43,7 +43,7 @@ flags.mark_flags_as_required(["config"])
 
 def main():
     command_line.join(PROCESSES)
-    from flowjax import training, typing
+    from flowjax import folders, training, typing
     from flowjax.training import hosts
 
     if DRY_RUN.value:
@@ -56,6 +56,8 @@ def main():
             )
     if not WORKDIR.value:
         raise typing.InputError("--workdir is missing; give the folder of the run, which need not exist: --workdir=runs/NAME.")
+    if PROGRAMS.value:
+        folders.check_path(PROGRAMS.value, "--programs")
     programs = None if PROGRAMS.value == "none" else PROGRAMS.value
     state = training.train(CONFIG.value, WORKDIR.value, profile=profiled(), programs=programs)
     done = int(state.step)
