@@ -26,6 +26,7 @@ GRID_HELP = "uniform, bent:middle=0.55, shifted:shift=3, karras:sigma_min=0.002,
 MOST = 2**31 - 1  # of a number of samples or of steps
 EXIT_PEER_DIED = 3  # exit status of a process that ends because another process of the run died
 PEER_DIED = "gloo|nccl|connection|coordination|heartbeat|peer|unavailable|deadline"  # words in the error that JAX raises then
+EMA_HELP = "name of the averaged weights in config.ema, or none for the raw ones; default: the run's first average"
 CHECKPOINT_HELP = "step of the checkpoint, or best, by the run's config.best; default: the newest"
 
 

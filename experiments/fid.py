@@ -47,9 +47,7 @@ BATCH = flags.DEFINE_integer("batch", 128, "images that go through the network t
 STEPS = flags.DEFINE_integer("steps", 1, "steps of the sampler", lower_bound=1, upper_bound=10_000)
 LABELS = flags.DEFINE_list("labels", ["balanced"], "balanced: all classes in turn; random: drawn; or classes in turn")
 SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper_bound=2**32 - 1)
-EMA = flags.DEFINE_string(
-    "ema", "", "name of the averaged weights in config.ema, or none for the raw ones; default: the run's first average"
-)
+EMA = flags.DEFINE_string("ema", "", command_line.EMA_HELP)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
 SAMPLER = flags.DEFINE_string("sampler", "", command_line.SAMPLER_HELP)
 GRID = flags.DEFINE_string("grid", "", command_line.GRID_HELP)

@@ -17,9 +17,7 @@ from experiments import command_line, tables
 from flowjax import data, flowmap, folders, methods, paths, plots, residuals, samplers, spaces
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
-EMA = flags.DEFINE_string(
-    "ema", "", "name of the averaged weights in config.ema, or none for the raw ones; default: the run's first average"
-)
+EMA = flags.DEFINE_string("ema", "", command_line.EMA_HELP)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
 GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
 INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP)

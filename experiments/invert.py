@@ -29,9 +29,7 @@ from flowjax import conditioning, data, evals, folders, inverse, methods, plots,
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 MEASURE = flags.DEFINE_string("measure", "mask", "mask, downsample:factor=2, blur:deviation=1 or project:count=1")
 SIGMA = flags.DEFINE_float("sigma", 0.1, "deviation of the noise of y, in units of the data", lower_bound=1e-3, upper_bound=1e3)
-EMA = flags.DEFINE_string(
-    "ema", "", "name of the averaged weights in config.ema, or none for the raw ones; default: the run's first average"
-)
+EMA = flags.DEFINE_string("ema", "", command_line.EMA_HELP)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
 NUM = flags.DEFINE_integer("num", 8, "held-out rows that are measured", lower_bound=1, upper_bound=10_000)
 DRAWS = flags.DEFINE_integer("draws", 64, "samples for each", lower_bound=2, upper_bound=2**20)
@@ -72,8 +70,7 @@ def main():
     ) + (f"; agreement of the truth {agreement(x0[:, None]):.3f}." if agreement else ".")
     print(tables.write(out, rows, about))
     draw(out.with_name("inverse.png"), draws, x0, y, about)
-    with folders.replacing(out.with_name("inverse.npz")) as part, open(part, "wb") as file:
-        np.savez(file, x0=x0, y=y, **draws)
+    folders.write_npz(out.with_name("inverse.npz"), x0=x0, y=y, **draws)
     print(f"{out}.csv\n{out}.md\n{out}.png\n{out}.npz: x0, y, and the draws of each way")
 
 
@@ -168,8 +165,7 @@ def by_inversion(run):
         edit = jax.jit(lambda x: inverse.edited_by_inversion(run.V(labels[:half]), run.V(goal[:half]), x, times))
         shown = {"before": real["x"][:half, None], f"as class {EDIT.value}": scaling.undo(np.asarray(edit(x[:half])))[:, None]}
     out = pathlib.Path(WORKDIR.value) / f"{name}.npz"
-    with folders.replacing(out) as part, open(part, "wb") as file:
-        np.savez(file, **{key.replace(" ", "_"): rows for key, rows in shown.items()})
+    folders.write_npz(out, **{key.replace(" ", "_"): rows for key, rows in shown.items()})
     title = f"{name} by inversion, {run.settings.method.name}, {run.step} steps of training"
     if x.ndim == 2:
         plots.point_grid(out.with_suffix(".png"), {key: rows.reshape(-1, 2) for key, rows in shown.items()}, title=title)

@@ -221,9 +221,7 @@ def measured(name, config, path, real):
             if n == 1:
                 worth["second"].append(values[real.second])
                 if seed == 0:
-                    one_step = path / name / "one_step.npz"
-                    with folders.replacing(one_step) as part, open(part, "wb") as file:
-                        np.savez(file, x=samples[:8192], labels=real.labels[:8192])
+                    folders.write_npz(path / name / "one_step.npz", x=samples[:8192], labels=real.labels[:8192])
     worth |= {"FPE": forward_passes(config), "ms": wall_time(path / name)}
     folders.write_text(known, json.dumps(worth) + "\n")
     return worth

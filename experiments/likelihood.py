@@ -20,9 +20,7 @@ from flowjax import data, density, methods, options, samplers, typing
 from flowjax.data import points
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
-EMA = flags.DEFINE_string(
-    "ema", "", "name of the averaged weights in config.ema, or none for the raw ones; default: the run's first average"
-)
+EMA = flags.DEFINE_string("ema", "", command_line.EMA_HELP)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
 GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
 DIVERGENCE = flags.DEFINE_enum("divergence", "exact", list(density.DIVERGENCES), "exact, or an estimate by random probes")

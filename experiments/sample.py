@@ -18,9 +18,7 @@ STEPS = flags.DEFINE_list("steps", [], "numbers of steps; default: those of the 
 LABELS = flags.DEFINE_list("labels", [], "classes of the samples, in turn; default: all classes")
 SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper_bound=2**32 - 1)
 NUM = flags.DEFINE_integer("num", 64, "number of samples", lower_bound=1, upper_bound=command_line.MOST)
-EMA = flags.DEFINE_string(
-    "ema", "", "name of the averaged weights in config.ema, or none for the raw ones; default: the run's first average"
-)
+EMA = flags.DEFINE_string("ema", "", command_line.EMA_HELP)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
 SAMPLER = flags.DEFINE_string("sampler", "", command_line.SAMPLER_HELP)
 GRID = flags.DEFINE_string("grid", "", command_line.GRID_HELP)
@@ -51,8 +49,7 @@ def main():
     out = pathlib.Path(OUT.value or pathlib.Path(WORKDIR.value) / "sample")
     out.parent.mkdir(parents=True, exist_ok=True)
     npz, png = out.with_name(out.name + ".npz"), out.with_name(out.name + ".png")
-    with folders.replacing(npz) as part, open(part, "wb") as file:
-        np.savez(file, labels=labels, seed=SEED.value, **{f"samples_{n}": x for n, x in samples.items()})
+    folders.write_npz(npz, labels=labels, seed=SEED.value, **{f"samples_{n}": x for n, x in samples.items()})
     title = f"{run.settings.method.name}, {run.step} steps of training"
     progress.draw_samples(
         png, samples, labels, run.num_classes, title=title, per_class=16, space=run.path.space.name,
@@ -79,8 +76,7 @@ def invert(run, steps, options):
     out = pathlib.Path(OUT.value or pathlib.Path(WORKDIR.value) / "inversion")
     out.parent.mkdir(parents=True, exist_ok=True)
     npz, png = out.with_name(out.name + ".npz"), out.with_name(out.name + ".png")
-    with folders.replacing(npz) as part, open(part, "wb") as file:
-        np.savez(file, x=rows["x"], noise=noise, back=back, labels=labels)
+    folders.write_npz(npz, x=rows["x"], noise=noise, back=back, labels=labels)
     title = f"{run.settings.method.name}: data, its noise, and back in {steps} steps each way; error {error:.2g}"
     shown = {"data": rows["x"], "noise": noise, "back": back}
     if noise.ndim == 2 and run.path.space.name != "euclidean":

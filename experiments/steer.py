@@ -25,9 +25,7 @@ from flowjax import data, folders, plots, samplers, steering, typing
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 REWARD = flags.DEFINE_string("reward", None, "axis:number=0,scale=1, brightness:scale=20, or MODULE.FUNCTION")
 LABELS = flags.DEFINE_list("labels", [], "classes of the samples, in turn; default: all classes")
-EMA = flags.DEFINE_string(
-    "ema", "", "name of the averaged weights in config.ema, or none for the raw ones; default: the run's first average"
-)
+EMA = flags.DEFINE_string("ema", "", command_line.EMA_HELP)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
 GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
 NUM = flags.DEFINE_integer("num", 2048, "samples", lower_bound=2, upper_bound=2**20)
@@ -74,8 +72,8 @@ def main():
     about += f", {REPEATS.value} seeds: mean ± deviation." if REPEATS.value > 1 else "."
     print(tables.write(out, rows, about))
     draw(out.with_name("steering.png"), ways, reward, real, about)
-    with folders.replacing(out.with_name("steering.npz")) as part, open(part, "wb") as file:
-        np.savez(file, **{f"{name}_{field}": getattr(way, field) for name, way in ways.items() for field in ("x", "log_w")})
+    drawn = {f"{name}_{field}": getattr(way, field) for name, way in ways.items() for field in ("x", "log_w")}
+    folders.write_npz(out.with_name("steering.npz"), **drawn)
     print(f"{out}.csv\n{out}.md\n{out}.png\n{out}.npz")
 
 

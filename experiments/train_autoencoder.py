@@ -38,7 +38,7 @@ def main():
     sizes = kl.KLSizes(widths, BLOCKS.value, LATENT.value, groups=GROUPS.value)
     kl.make(sizes)
     train, test = (data.load(DATA.value, split=split, data_dir=DATA_DIR.value) for split in ("train", "test"))
-    found = autoencoder.train(
+    errors = autoencoder.train(
         train,
         WORKDIR.value,
         sizes,
@@ -51,8 +51,8 @@ def main():
         held_out=test,
     )
     print(
-        f"{WORKDIR.value}: on the test split a mean square error of {found.squares:.5f} of pixels in [-1, 1], and a divergence of"
-        f" {found.divergence:.3f} nats of each number of a latent."
+        f"{WORKDIR.value}: on the test split a mean square error of {errors.squares:.5f} of pixels in [-1, 1], and a divergence of"
+        f" {errors.divergence:.3f} nats of each number of a latent."
     )
 
 

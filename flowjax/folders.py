@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from flowjax import opening, ownership, typing
 
 ABOUT = "about.json"
@@ -163,3 +165,9 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file whole or not at all."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_npz(path: Path, /, **arrays: Any) -> None:
+    """Writes an .npz file whole or not at all."""
+    with replacing(path) as part, open(part, "wb") as file:
+        np.savez(file, **arrays)

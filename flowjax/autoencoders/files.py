@@ -1,4 +1,4 @@
-"""Autoencoders in files: published weights with the sizes that are told, and folders of experiments.train_autoencoder."""
+"""Autoencoders in files: published weights whose sizes the caller names, and folders of experiments.train_autoencoder."""
 
 import hashlib
 import pathlib
@@ -52,7 +52,7 @@ def read(path: str | pathlib.Path, sizes: str = "", *, part: str = "") -> Loaded
         arrays = foreign.read(path / WEIGHTS)
     elif not sizes:
         raise typing.InputError(
-            f"{path} is no folder of an autoencoder; of a file of weights its sizes must be told, one of {', '.join(kl.SIZES)}."
+            f"{path} is no folder of an autoencoder; of a file of weights name its sizes, one of {', '.join(kl.SIZES)}."
         )
     else:
         checks.member("sizes of an autoencoder", sizes, kl.SIZES)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from flowjax import typing
+from flowjax import foreign, typing
 from flowjax.autoencoders.kl import KLSizes
 
 _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -34,13 +34,7 @@ def weights(arrays: Mapping[str, np.ndarray], sizes: KLSizes) -> dict[str, Any]:
     """
     theirs = {_name(name, len(sizes.widths)): _layout(name, array) for name, array in arrays.items() if not _besides(name)}
     ours = expected(sizes)
-    missing, unknown = sorted(set(ours) - set(theirs)), sorted(set(theirs) - set(ours))
-    if missing or unknown:
-        shown = lambda names: f"{len(names)} ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
-        raise typing.InputError(
-            f"weights of a KL autoencoder: {f'missing are {shown(missing)}' if missing else 'none is missing'},"
-            f" {f'not known are {shown(unknown)}' if unknown else 'all are known'}; expected those of {sizes}."
-        )
+    foreign.check_names(theirs, ours, "a KL autoencoder", f"; expected those of {sizes}.")
     tree: dict[str, Any] = {}
     for name, (path, shape) in ours.items():
         array = np.asarray(theirs[name], np.float32)

@@ -137,21 +137,21 @@ def _listed(path: pathlib.Path, split: str) -> tuple[list[pathlib.Path], list[st
         if not path.is_dir():
             raise NotADirectoryError(0, "it is no folder") if path.exists() else FileNotFoundError
         own = all((path / name).is_dir() for name in SPLITS)
-        found = paths_below(path / split if own else path)
-        classes = sorted({parts[0] for parts in (paths_below(path / "train") if own else found) if len(parts) > 1})
-        if not found:
+        images = paths_below(path / split if own else path)
+        classes = sorted({parts[0] for parts in (paths_below(path / "train") if own else images) if len(parts) > 1})
+        if not images:
             raise ValueError(f"there is no image, {', '.join(ENDINGS)}, in {path / split if own else path}")
-        if classes and (loose := [parts[0] for parts in found if len(parts) == 1]):
+        if classes and (loose := [parts[0] for parts in images if len(parts) == 1]):
             raise ValueError(f"{loose[0]} lies beside the folders of the classes")
-        if unknown := sorted({parts[0] for parts in found if len(parts) > 1} - set(classes)):
+        if unknown := sorted({parts[0] for parts in images if len(parts) > 1} - set(classes)):
             raise ValueError(f"{unknown[0]!r} is no folder of {path / 'train'}")
     if not own:
-        ids = _of_split(len(found), split, f"folder:{path}")
-        found = [found[i] for i in ids]
+        ids = _of_split(len(images), split, f"folder:{path}")
+        images = [images[i] for i in ids]
     number = {name: i for i, name in enumerate(classes)}
-    labels = np.array([number[parts[0]] for parts in found], np.int32) if classes else None
+    labels = np.array([number[parts[0]] for parts in images], np.int32) if classes else None
     root = path / split if own else path
-    return [root.joinpath(*parts) for parts in found], classes, labels
+    return [root.joinpath(*parts) for parts in images], classes, labels
 
 
 def paths_below(root: pathlib.Path) -> list[tuple[str, ...]]:

@@ -191,5 +191,4 @@ def _load(path: pathlib.Path, origin: str) -> Params:
 
 def _save(path: pathlib.Path, params: Params, origin: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with folders.replacing(path) as part, open(part, "wb") as file:
-        np.savez(file, origin=np.array(origin), **{name: np.asarray(value) for name, value in params.items()})
+    folders.write_npz(path, origin=np.array(origin), **{name: np.asarray(value) for name, value in params.items()})

@@ -141,8 +141,8 @@ def in_batches(chosen: Extractor, size: int = 64) -> classifier.Classifier:
         pixels = rounded(np.where(finite, images, 0))
         full = np.resize(pixels, (-(-len(pixels) // size) * size, *pixels.shape[1:]))  # one shape, one program
         parts = [np.asarray(apply(params, full[start : start + size])) for start in range(0, len(full), size)]
-        found = np.concatenate(parts)[: len(pixels)]
-        found[~finite.all(axis=(1, 2, 3))] = np.nan
-        return found
+        values = np.concatenate(parts)[: len(pixels)]
+        values[~finite.all(axis=(1, 2, 3))] = np.nan
+        return values
 
     return classifier.Classifier(features)

@@ -56,9 +56,9 @@ def parts(count: int, splits: int = 10, seed: int | None = None) -> np.ndarray:
     part = np.repeat(np.arange(splits), np.diff(edges))
     if seed is None:
         return part
-    found = np.empty(count, part.dtype)
-    found[np.random.RandomState(seed).permutation(count)] = part  # noqa: NPY002, for the published order
-    return found
+    shuffled = np.empty(count, part.dtype)
+    shuffled[np.random.RandomState(seed).permutation(count)] = part  # noqa: NPY002, for the published order
+    return shuffled
 
 
 def totals(logits: np.ndarray, part: np.ndarray, splits: int = 10) -> Totals:
@@ -71,8 +71,8 @@ def totals(logits: np.ndarray, part: np.ndarray, splits: int = 10) -> Totals:
     return Totals(chosen.sum(axis=1), chosen @ p, chosen @ (p * logs).sum(axis=1))
 
 
-def of_totals(found: Totals) -> tuple[float, float]:
+def of_totals(sums: Totals) -> tuple[float, float]:
     """Mean and deviation of the score over the parts, each of which has samples; nan if a logit was not finite."""
-    marginal = np.maximum(found.p / found.count[:, None], np.finfo(np.float64).tiny)
-    scores = np.exp(found.p_log_p / found.count - (marginal * np.log(marginal)).sum(axis=1))
+    marginal = np.maximum(sums.p / sums.count[:, None], np.finfo(np.float64).tiny)
+    scores = np.exp(sums.p_log_p / sums.count - (marginal * np.log(marginal)).sum(axis=1))
     return float(np.mean(scores)), float(np.std(scores))

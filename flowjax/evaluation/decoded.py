@@ -54,9 +54,19 @@ def read(path: str, sizes: str = "", *, normalisation: str = "raw") -> Decoder:
       InputError: there is no such file, or it is of another autoencoder.
     """
     checks.member("normalisation", normalisation, autoencoders.NORMALISATIONS)
-    loaded = files.read(path, sizes)
+    return of(files.read(path, sizes), normalisation=normalisation)
+
+
+def of(loaded: files.Loaded, *, normalisation: str = "raw", batch: int = TOGETHER) -> Decoder:
+    """The decoder of an autoencoder.
+
+    Args:
+      loaded: the autoencoder.
+      normalisation: as of `read`.
+      batch: latents that each device decodes at once.
+    """
     chosen = loaded.autoencoder
-    shown, size = autoencoders.NORMALISATIONS[normalisation].images_out, TOGETHER * jax.local_device_count()
+    shown, size = autoencoders.NORMALISATIONS[normalisation].images_out, batch * jax.local_device_count()
     mesh = sharding.make_mesh(devices=jax.local_devices())
     params = jax.device_put(loaded.params, sharding.whole(mesh))
 

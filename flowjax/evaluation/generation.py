@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import tqdm
 
-from flowjax import folders, opening, ownership, samplers, typing
+from flowjax import evals, folders, opening, samplers, typing
 from flowjax.training import checkpoint as checkpoints, hosts, loading, room, sampling, sharding
 
 DTYPES = ("float32", "uint8")
@@ -76,14 +76,7 @@ def write(
     }  # fmt: skip
     conditioning = run.conditioning(guidance, interval)
     facts |= {name: list(value) if isinstance(value, tuple) else value for name, value in conditioning.items()}
-    claim = {"flag": "--output", "contents": "samples", "free": ("run",)}  # a folder of a run has many names
-    ownership.check_free(folder, "--output")
-    folders.check_claim(folder, facts, **claim)
-    hosts.barrier("all processes have checked the folder of the samples")
-    with ownership.owned(folder, "--output", main=hosts.is_main()):
-        if hosts.is_main():
-            folders.claim(folder, facts, **claim)
-        hosts.barrier("the folder of the samples is claimed")
+    with hosts.claimed(folder, facts, contents="samples", free=("run",)):  # a folder of a run has many names
         return _write_shards(run, pathlib.Path(folder), facts, conditioning)
 
 
@@ -176,7 +169,4 @@ def shard(path: str | os.PathLike, facts: dict[str, Any], number: int) -> dict[s
 
 
 def _save(file: pathlib.Path, x: np.ndarray, label: np.ndarray, dtype: str) -> None:
-    if dtype == "uint8":
-        x = np.clip(np.round((x + 1) * 127.5), 0, 255).astype(np.uint8)
-    with folders.replacing(file) as part, open(part, "wb") as opened:
-        np.savez(opened, x=x, label=label)
+    folders.write_npz(file, x=evals.features.rounded(x) if dtype == "uint8" else x, label=label)

@@ -5,18 +5,16 @@ after every few thousand images in the folder of the scores, so that the same co
 numbers. Process p of P takes the parts p, p + P, ...
 """
 
-import contextlib
-import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import tqdm
 
-from flowjax import checks, folders, opening, ownership, typing
+from flowjax import checks, folders, opening, typing
 from flowjax.evals import features, inception_scores, moments, neighbours, protocols
 from flowjax.evaluation.image_streams import Images
 from flowjax.training import hosts, sharding
@@ -25,7 +23,7 @@ MEASURES = ("fid", "sfid", "is", "precision", "recall")
 NEIGHBOURS = 3  # k of precision and recall, as guided-diffusion's evaluator has it; flowjax.evals' own default is 5
 REFERENCE_IMAGES = 10_000  # that precision and recall take
 PART = 8_192  # images after which the sums are saved
-_STATE = "the sums of experiments.fid; delete the folder, and begin again"
+_CONTENTS, _STATE = "sums of images", "the sums of experiments.fid; delete the folder, and begin again"
 
 
 class Tally(NamedTuple):
@@ -102,7 +100,7 @@ def score(
     keep = bool({"precision", "recall"} & set(measures))
     wanted = {"spatial": "sfid" in measures, "certainty": "is" in measures, "keep": keep}
     facts = _facts(images, chosen, wanted, batch, shuffled)
-    with _claimed(folder, facts):
+    with hosts.claimed(folder, facts, contents=_CONTENTS):
         tally = _tallied(images, chosen, pathlib.Path(folder), wanted, batch, shuffled)
         values = {}
         if "fid" in measures:
@@ -125,11 +123,11 @@ def score(
             )
             values["precision"] = plain("precision", neighbours.precision(real, fake, NEIGHBOURS), *of)
             values["recall"] = plain("recall", neighbours.recall(real, fake, NEIGHBOURS), *of)
-        found = [values[name] for name in measures]
+        scores = [values[name] for name in measures]
         if hosts.is_main():
-            text = json.dumps({"scores": [one._asdict() for one in found], "images": facts}, indent=2)
-            folders.write_text(pathlib.Path(folder) / "scores.json", text + "\n")
-    return found
+            written = {"scores": [one._asdict() for one in scores], "images": facts}
+            folders.write_json(pathlib.Path(folder) / "scores.json", written)
+    return scores
 
 
 def write_reference(
@@ -150,7 +148,7 @@ def write_reference(
     check(images, chosen, (), None, None)
     wanted = {"spatial": _made(chosen, images).spatial is not None, "certainty": False, "keep": False}
     path = pathlib.Path(folder) / "reference.safetensors"
-    with _claimed(folder, _facts(images, chosen, wanted, batch, None)):
+    with hosts.claimed(folder, _facts(images, chosen, wanted, batch, None), contents=_CONTENTS):
         tally = _tallied(images, chosen, pathlib.Path(folder), wanted, batch, None)
         name = name or str(images.about.get("data", images.about.get("path", "")))
         if hosts.is_main():
@@ -184,20 +182,6 @@ def _facts(
     }  # fmt: skip
 
 
-@contextlib.contextmanager
-def _claimed(folder: str | os.PathLike, facts: dict[str, Any]) -> Iterator[None]:
-    """A context that owns the folder of the scores, with its description."""
-    claim = {"flag": "--output", "contents": "sums of images"}
-    ownership.check_free(folder, "--output")
-    folders.check_claim(folder, facts, **claim)
-    hosts.barrier("all processes have checked the folder of the scores")
-    with ownership.owned(folder, "--output", main=hosts.is_main()):
-        if hosts.is_main():
-            folders.claim(folder, facts, **claim)
-        hosts.barrier("the folder of the scores is claimed")
-        yield
-
-
 def _size(batch: int) -> int:
     """Images that go through the network together: a multiple of the devices."""
     devices = jax.local_device_count()
@@ -225,14 +209,14 @@ def _tallied(
             kept = []
             for first in range(start, min(start + part, images.count), size):
                 last = min(first + size, start + part, images.count)
-                found, pool = sums(images.read(first, last), size, split[first:last])
-                tally = Tally(tally.parts, *(_added(old, new) for old, new in zip(tally[1:], found)))
+                new_sums, pool = sums(images.read(first, last), size, split[first:last])
+                tally = Tally(tally.parts, *(_added(old, new) for old, new in zip(tally[1:], new_sums)))
                 kept.append(pool)
                 bar.update(min(processes * (last - first), images.count - bar.n))
             if wanted["keep"]:
-                _write(folder / f"features_{start // part:05d}.npz", {"pool": np.concatenate(kept)})
+                folders.write_npz(folder / f"features_{start // part:05d}.npz", pool=np.concatenate(kept))
             tally = tally._replace(parts=tally.parts + 1)
-            _write(state(index), _arrays(tally))
+            folders.write_npz(state(index), **_arrays(tally))
     hosts.barrier("all images are seen")
     whole = [_read(state(process)) for process in range(processes) if state(process).exists()]
     merged = lambda parts: _total([one for one in parts if one is not None])
@@ -256,10 +240,10 @@ def _summing(chosen: features.Extractor, wanted: dict[str, bool]) -> Callable[..
 
     @jax.jit
     def device_sums(params, x, real):
-        found = chosen.apply(params, x)
-        spatial = centred(found.spatial, real) if wanted["spatial"] else None
-        logits = found.logits if wanted["certainty"] else None
-        return centred(found.pool, real), spatial, logits, found.pool if wanted["keep"] else None
+        made = chosen.apply(params, x)
+        spatial = centred(made.spatial, real) if wanted["spatial"] else None
+        logits = made.logits if wanted["certainty"] else None
+        return centred(made.pool, real), spatial, logits, made.pool if wanted["keep"] else None
 
     params = jax.device_put(chosen.params, whole)
 
@@ -268,7 +252,7 @@ def _summing(chosen: features.Extractor, wanted: dict[str, bool]) -> Callable[..
         real = (np.arange(size) < n).astype(np.float32)
         full = jax.device_put((np.resize(x, (size, *x.shape[1:])), real), rows)
         pool, spatial, logits, kept = jax.device_get(device_sums(params, *full))
-        of = lambda found: None if found is None else moments.of_sums(found[1], found[0])
+        of = lambda made: None if made is None else moments.of_sums(made[1], made[0])
         certainty = None if logits is None else inception_scores.totals(logits[:n], part)
         return [of(pool), of(spatial), certainty], np.zeros((n, 0), np.float32) if kept is None else kept[:n]
 
@@ -287,11 +271,11 @@ def _total(parts: list[Any]) -> Any:
 
 
 def _arrays(tally: Tally) -> dict[str, np.ndarray]:
-    found = {"parts": np.array(tally.parts)}
+    arrays = {"parts": np.array(tally.parts)}
     for name, value in tally._asdict().items():
         if isinstance(value, tuple):
-            found |= {f"{name}.{key}": np.asarray(array) for key, array in value._asdict().items()}
-    return found
+            arrays |= {f"{name}.{key}": np.asarray(array) for key, array in value._asdict().items()}
+    return arrays
 
 
 def _read(file: pathlib.Path) -> Tally:
@@ -308,15 +292,10 @@ def _read(file: pathlib.Path) -> Tally:
         return Tally(int(arrays["parts"]), **values)
 
 
-def _write(file: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    with folders.replacing(file) as part, open(part, "wb") as opened:
-        np.savez(opened, **arrays)
-
-
 def _kept(folder: pathlib.Path, count: int) -> np.ndarray:
     """The pooled features of all images."""
-    found = [opening.npz(file, _STATE, ("pool",))["pool"] for file in sorted(folder.glob("features_*.npz"))]
-    return np.concatenate(found)[:count]
+    parts = [opening.npz(file, _STATE, ("pool",))["pool"] for file in sorted(folder.glob("features_*.npz"))]
+    return np.concatenate(parts)[:count]
 
 
 def _real(images: Images, chosen: features.Extractor, batch: int) -> np.ndarray:

@@ -195,11 +195,11 @@ def _generated(path: pathlib.Path) -> Images:
 
 def _of_array(path: pathlib.Path) -> Images:
     with opening.reading(path, _NPZ):
-        found = opening.npz(path, _NPZ)
-        name = next((name for name in ("arr_0", "x") if name in found), "")
+        arrays = opening.npz(path, _NPZ)
+        name = next((name for name in ("arr_0", "x") if name in arrays), "")
         if not name:
-            raise ValueError(f"it has the arrays {', '.join(found)}"[:160])
-        x = found[name]
+            raise ValueError(f"it has the arrays {', '.join(arrays)}"[:160])
+        x = arrays[name]
         if x.ndim != 4 or not len(x) or x.shape[-1] not in (1, 3) or not (x.dtype == np.uint8 or x.dtype.kind == "f"):
             raise ValueError(f"its {name!r} has shape {x.shape} and type {x.dtype}")
         if x.dtype != np.uint8 and np.abs(x[:64]).max() > 4:

@@ -9,7 +9,7 @@ import json
 import mmap
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -60,6 +60,23 @@ def below(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
         shown = ", ".join(first[:8]) + (", ..." if first[8:] else "")
         raise typing.InputError(f"there is no array below {name!r:.100}; the first parts of the names are {shown:.400}.")
     return chosen
+
+
+def check_names(given: Iterable[str], expected: Iterable[str], what: str, then: str) -> None:
+    """Raises InputError unless the arrays of a file have the names that a network has; the first that differ are named.
+
+    Args:
+      given, expected: the names.
+      what: the network, for the sentence.
+      then: the end of the sentence.
+    """
+    missing, unknown = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
+    if missing or unknown:
+        shown = lambda names: f"{len(names)} ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
+        raise typing.InputError(
+            f"weights of {what}: {f'missing are {shown(missing)}' if missing else 'none is missing'},"
+            f" {f'not known are {shown(unknown)}' if unknown else 'all are known'}{then}"
+        )
 
 
 def write(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -22,16 +22,16 @@ _DEEPEST = 4  # folders above the arrays
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     """{name: array} of the newest checkpoint of a folder, names joined by "/"; raises ValueError, or what tensorstore raises, if there is none."""
-    found = _checkpoint(path.resolve(), _DEEPEST)
-    if found is None:
+    place = _checkpoint(path.resolve(), _DEEPEST)
+    if place is None:
         raise ValueError("it is a folder without a checkpoint of Flax or Orbax")
-    for inside in found.rglob("*") if found.is_dir() else ():
+    for inside in place.rglob("*") if place.is_dir() else ():
         opening.check_kind(inside)
-    if found.is_file():
-        return trees.flat(packed.read(found.read_bytes()))
-    if not (found / _MANIFEST).is_file() and not any(found.glob(f"*/{_ARRAY}")):
-        return trees.flat(packed.read((found / _FILE).read_bytes()))
-    return {name.replace(".", "/"): store.read().result() for name, store in sorted(_stores(found).items())}
+    if place.is_file():
+        return trees.flat(packed.read(place.read_bytes()))
+    if not (place / _MANIFEST).is_file() and not any(place.glob(f"*/{_ARRAY}")):
+        return trees.flat(packed.read((place / _FILE).read_bytes()))
+    return {name.replace(".", "/"): store.read().result() for name, store in sorted(_stores(place).items())}
 
 
 def _checkpoint(path: pathlib.Path, depth: int) -> pathlib.Path | None:
@@ -44,7 +44,7 @@ def _checkpoint(path: pathlib.Path, depth: int) -> pathlib.Path | None:
         return None
     numbered = {int(name[1]): entry for entry in path.iterdir() if (name := re.fullmatch(r"(?:\w+_)?(\d{1,18})", entry.name))}
     below = [numbered[max(numbered)]] if numbered else [path / name for name in _ITEMS if (path / name).is_dir()]
-    return next((found for one in below if (found := _checkpoint(one, depth - 1)) is not None), None)
+    return next((inner for one in below if (inner := _checkpoint(one, depth - 1)) is not None), None)
 
 
 def _stores(folder: pathlib.Path) -> dict[str, Any]:

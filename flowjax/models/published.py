@@ -119,7 +119,7 @@ KINDS: dict[str, Kind] = {
 # Why others are not there.
 ABSENT = {
     "facm": "a LightningDiT, which is not here",
-    "drifting": "a LightningDiT that is told no time, which is not here",
+    "drifting": "a LightningDiT without an input for the time, which is not here",
     "alphaflow": "a DiT that embeds the target time itself, where the DiT here embeds the difference of both times",
 }
 

@@ -94,10 +94,10 @@ def train(
         rows = data.batches(source, batch_size=batch, seed=seed, start=first, flip=True)
         with tqdm.tqdm(range(first, steps), desc="autoencoder", unit="step", initial=first, total=steps) as bar:
             for number in bar:
-                state, found = step(state, jax.device_put(next(rows)["x"], sharding.rows(mesh)))
+                state, terms = step(state, jax.device_put(next(rows)["x"], sharding.rows(mesh)))
                 if (number + 1) % save_every == 0 or number + 1 == steps:
                     _save(path, state)
-                    bar.set_postfix(error=f"{float(found.squares):.4f}", divergence=f"{float(found.divergence):.3f}")
+                    bar.set_postfix(error=f"{float(terms.squares):.4f}", divergence=f"{float(terms.divergence):.3f}")
         files.write(path, state[1], sizes)
     return _measured(autoencoder, state[1], held_out or source)
 
@@ -131,12 +131,12 @@ def _program(autoencoder: Autoencoder, steps: int, learning_rate: float, weight:
         eps = jax.random.normal(jax.random.fold_in(key, number), shape)
 
         def loss(params):
-            found = errors(autoencoder, params, images, eps)
-            return found.squares + weight * found.divergence, found
+            terms = errors(autoencoder, params, images, eps)
+            return terms.squares + weight * terms.divergence, terms
 
-        gradient, found = jax.grad(loss, has_aux=True)(params)
+        gradient, terms = jax.grad(loss, has_aux=True)(params)
         updates, slots = optimizer.update(gradient, slots, params)
-        return (number + 1, optax.apply_updates(params, updates), slots), found
+        return (number + 1, optax.apply_updates(params, updates), slots), terms
 
     return optimizer, step
 
@@ -150,8 +150,8 @@ def _measured(autoencoder: Autoencoder, params: Any, source: data.Source) -> Err
     size = min(32, len(images))
     parts = [images[i : i + size] for i in range(0, len(images) - size + 1, size)]
     shape = (size, images.shape[1] // autoencoder.factor, images.shape[2] // autoencoder.factor, autoencoder.channels)
-    found = [_measure(autoencoder, params, part, np.zeros(shape, np.float32)) for part in parts]
-    return Errors(*(float(np.mean(values)) for values in zip(*found)))
+    terms = [_measure(autoencoder, params, part, np.zeros(shape, np.float32)) for part in parts]
+    return Errors(*(float(np.mean(values)) for values in zip(*terms)))
 
 
 def _save(path: pathlib.Path, state: Any) -> None:

@@ -85,11 +85,11 @@ def _folder(name: str, path: pathlib.Path) -> Images:
     with opening.reading(path, "a folder of PNG or JPEG files, or of one folder a class: --source=folder:PATH"):
         if not path.is_dir():
             raise NotADirectoryError(0, "it is no folder") if path.exists() else FileNotFoundError
-        found = image_files.paths_below(path)
-        sizes = [os.stat(path.joinpath(*parts)).st_size for parts in found]
-        classes, labels = _classes([parts[0] if len(parts) > 1 else "" for parts in found])
-    listing = _listing(["/".join(parts) for parts in found], sizes)
-    files = [str(pathlib.Path(*parts)) for parts in found]
+        paths = image_files.paths_below(path)
+        sizes = [os.stat(path.joinpath(*parts)).st_size for parts in paths]
+        classes, labels = _classes([parts[0] if len(parts) > 1 else "" for parts in paths])
+    listing = _listing(["/".join(parts) for parts in paths], sizes)
+    files = [str(pathlib.Path(*parts)) for parts in paths]
     return Images(name, len(files), classes, labels, listing, lambda i: decoded(str(path / files[i]), path / files[i]))
 
 
@@ -98,20 +98,20 @@ def _tar(name: str, path: pathlib.Path) -> Images:
         if path.is_dir():
             raise ValueError("it is a folder")
         with open(path, "rb") as file:
-            found = sorted(_members(file, 0, os.fstat(file.fileno()).st_size, ()))
-        for above, below in zip(found, found[1:]):
+            members = sorted(_members(file, 0, os.fstat(file.fileno()).st_size, ()))
+        for above, below in zip(members, members[1:]):
             if above[0] == below[0]:
                 raise ValueError(f"two of its images have the name {'/'.join(below[0]):.100}")
-        classes, labels = _classes([parts[-2] if len(parts) > 1 else "" for parts, _, _ in found])
-    names = ["/".join(parts) for parts, _, _ in found]
-    places = np.array([(start, size) for _, start, size in found], np.int64)
+        classes, labels = _classes([parts[-2] if len(parts) > 1 else "" for parts, _, _ in members])
+    names = ["/".join(parts) for parts, _, _ in members]
+    places = np.array([(start, size) for _, start, size in members], np.int64)
     opened = functools.cache(lambda: os.open(path, os.O_RDONLY))
 
     def read(i: int) -> Image.Image:
         start, size = map(int, places[i])
         return decoded(f"{path}: {names[i]}", io.BytesIO(os.pread(opened(), size, start)))
 
-    return Images(name, len(found), classes, labels, _listing(names, [size for _, _, size in found]), read)
+    return Images(name, len(members), classes, labels, _listing(names, [size for _, _, size in members]), read)
 
 
 def _members(file: BinaryIO, start: int, end: int, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int, int]]:

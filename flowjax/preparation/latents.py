@@ -17,7 +17,7 @@ import numpy as np
 import PIL
 import tqdm
 
-from flowjax import autoencoders, checks, folders, ownership, typing
+from flowjax import autoencoders, checks, folders, typing
 from flowjax.autoencoders import files
 from flowjax.data import image_files, latents
 from flowjax.preparation.images import Images
@@ -53,15 +53,8 @@ def write(
     about = manifest(images, loaded, size=size, shard=shard, batch=batch, mirrored=mirrored, normalisation=normalisation)
     checks.member("split", split, latents.SPLITS)
     path = pathlib.Path(folder) / split
-    claim = {"flag": "--output", "contents": "latents", "free": ("source",)}
-    ownership.check_free(path, "--output")
-    folders.check_claim(path, about, **claim)
-    latents.check_alike(about, folder, split)
-    hosts.barrier("all processes have checked the folder of the latents")
-    with ownership.owned(path, "--output", main=hosts.is_main()):
-        if hosts.is_main():
-            folders.claim(path, about, **claim)
-        hosts.barrier("the folder of the latents is claimed")
+    alike = lambda: latents.check_alike(about, folder, split)
+    with hosts.claimed(path, about, contents="latents", free=("source",), check=alike):
         write_shards(images, path, loaded, about, process=jax.process_index(), processes=jax.process_count())
         hosts.barrier("all latents are written")
         if hosts.is_main():
@@ -154,7 +147,7 @@ def _program(encode: Callable, zero_to_one: bool) -> Callable:
 
 def _moments(images: Images, ids: range, encode: Callable, about: dict[str, Any], mirror: bool) -> np.ndarray:
     """The moments of some images, [n, h, w, 2 C]."""
-    found = []
+    parts = []
     for first, pixels in _batches(images, ids, about):
         kept = min(len(pixels), ids.stop - first)
         moments = encode(pixels[:, :, ::-1] if mirror else pixels)[:kept]
@@ -162,8 +155,8 @@ def _moments(images: Images, ids: range, encode: Callable, about: dict[str, Any]
             raise typing.InputError(
                 f"{images.name}: a latent of the images {first} to {first + kept - 1} is no finite number of 16 bits; is the autoencoder whole?"
             )
-        found.append(moments)
-    return np.concatenate(found)
+        parts.append(moments)
+    return np.concatenate(parts)
 
 
 def _batches(images: Images, ids: range, about: dict[str, Any]) -> Iterator[tuple[int, np.ndarray]]:

@@ -60,8 +60,8 @@ def totals(text):
         one = read(line)
         return 0 if one is None else np.outer([kind == one.kind for kind in KINDS], [1, one.bytes])
 
-    found = hlo.Program(text).total(of_line) + np.zeros((len(KINDS), 2), int)
-    return {kind: (int(times), int(size)) for kind, (times, size) in zip(KINDS, found) if times}
+    sums = hlo.Program(text).total(of_line) + np.zeros((len(KINDS), 2), int)
+    return {kind: (int(times), int(size)) for kind, (times, size) in zip(KINDS, sums) if times}
 
 
 def _reader(text):

@@ -126,10 +126,10 @@ def _cost(run, programs):
 
 def _communication(program):
     """Lines on the collectives of a program, by kind."""
-    found = collectives.totals(program.as_text())
-    if not found:
+    totals = collectives.totals(program.as_text())
+    if not totals:
         return ["communication of a step: none"]
-    lines = [f"{kind}: {times:,} in a step, {size:,} bytes" for kind, (times, size) in found.items()]
+    lines = [f"{kind}: {times:,} in a step, {size:,} bytes" for kind, (times, size) in totals.items()]
     return ["communication of a step, as compiled here:", *lines]
 
 

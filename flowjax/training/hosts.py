@@ -17,7 +17,7 @@ import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
-from flowjax import typing
+from flowjax import folders, ownership, typing
 from flowjax.training import sharding
 
 HEARTBEAT = 20  # seconds of silence after which a process counts as dead, which ends the others
@@ -125,6 +125,32 @@ def main_first(name):
     yield
     if is_main():
         barrier(name)
+
+
+@contextlib.contextmanager
+def claimed(folder, about, *, contents, free=(), check=lambda: None):
+    """A context in which all processes write results into one folder, --output, which process 0 claims and owns.
+
+    Args:
+      folder: need not exist.
+      about: what its files depend on, of JSON types.
+      contents: what they are, for the errors.
+      free: names in `about` that may differ from what is there.
+      check: called after the checks of the folder, before anything is written.
+
+    Raises:
+      InputError: the folder has another owner, holds something else, or `check` raises it.
+    """
+    claim = {"flag": "--output", "contents": contents, "free": free}
+    ownership.check_free(folder, "--output")
+    folders.check_claim(folder, about, **claim)
+    check()
+    barrier(f"all processes have checked the folder of the {contents}")
+    with ownership.owned(folder, "--output", main=is_main()):
+        if is_main():
+            folders.claim(folder, about, **claim)
+        barrier(f"the folder of the {contents} is claimed")
+        yield
 
 
 def broadcast(value):

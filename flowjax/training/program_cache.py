@@ -28,21 +28,21 @@ def kept(folder):
         yield
         return
     place = pathlib.Path(folder) / _machine()
-    with tempfile.TemporaryDirectory(prefix="flowjax_programs_") as own:
+    with tempfile.TemporaryDirectory(prefix="flowjax_programs_") as scratch:
         with contextlib.suppress(OSError):
             for entry in place.glob("*-cache"):
-                shutil.copy(entry, own)
-        known = {entry.name for entry in pathlib.Path(own).iterdir()}
+                shutil.copy(entry, scratch)
+        known = {entry.name for entry in pathlib.Path(scratch).iterdir()}
         # XLA's own caches would put the name of the folder into the key of every entry.
         others = jax.config.jax_persistent_cache_enable_xla_caches
-        _use(own, "none")
+        _use(scratch, "none")
         try:
             yield
         finally:
             _use(None, others)
         with contextlib.suppress(OSError):
             place.mkdir(parents=True, exist_ok=True)
-            for entry in pathlib.Path(own).glob("*-cache"):
+            for entry in pathlib.Path(scratch).glob("*-cache"):
                 if entry.name not in known:
                     with folders.replacing(place / entry.name) as part:
                         shutil.copy(entry, part)

@@ -54,14 +54,14 @@ def check_state(run):
 
 def _smaller(run):
     """{fsdp: bytes of the state on each device} of the meshes of the same devices that slice the weights more."""
-    rules, seeds, found = models.SHARDING.get(run.settings.model.name, models.slices.RULES), run.settings.seeds, {}
+    rules, seeds, sizes = models.SHARDING.get(run.settings.model.name, models.slices.RULES), run.settings.seeds, {}
     for fsdp in range(run.mesh.shape["fsdp"] + 1, run.mesh.size + 1):
         if run.mesh.size % fsdp == 0:
             mesh = sharding.abstract_mesh({"data": -1, "fsdp": fsdp}, run.mesh.size)
             state = sharding.placed(run.like, rules, mesh, int(seeds > 1))
             if sharding.whole_share(state.params) <= sharding.MOST_WHOLE:
-                found[fsdp] = sharding.device_bytes(state)
-    return found
+                sizes[fsdp] = sharding.device_bytes(state)
+    return sizes
 
 
 def _check(what, needed, there, where, fitting=""):

@@ -78,7 +78,7 @@ def claim(workdir, config, source):
         folders.sweep(path / "samples", owned=True)
         if not (path / CONFIG).exists():
             folders.write_text(path / DATA, json.dumps(about) + "\n")
-            folders.write_text(path / CONFIG, json.dumps(content, indent=2) + "\n")
+            folders.write_json(path / CONFIG, content)
     except OSError as error:
         raise typing.InputError(f"--workdir={path} cannot be written: {error}.") from error
 

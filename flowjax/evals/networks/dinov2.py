@@ -61,23 +61,23 @@ def weights(arrays: Mapping[str, np.ndarray], sizes: Sizes = LARGE) -> dict[str,
     Raises:
       InputError: the arrays are those of another network, such as one with registers.
     """
-    found = checked(arrays, shapes(sizes), f"DINOv2 of width {sizes.width} and depth {sizes.depth}", ("mask_token",))
-    linear = lambda name: {"kernel": found[f"{name}.weight"].T, "bias": found[f"{name}.bias"]}
-    norm = lambda name: {"scale": found[f"{name}.weight"], "bias": found[f"{name}.bias"]}
+    named = checked(arrays, shapes(sizes), f"DINOv2 of width {sizes.width} and depth {sizes.depth}", ("mask_token",))
+    linear = lambda name: {"kernel": named[f"{name}.weight"].T, "bias": named[f"{name}.bias"]}
+    norm = lambda name: {"scale": named[f"{name}.weight"], "bias": named[f"{name}.bias"]}
 
     def block(name):
         return {
             "norm1": norm(f"{name}.norm1"), "qkv": linear(f"{name}.attn.qkv"), "proj": linear(f"{name}.attn.proj"),
-            "ls1": found[f"{name}.ls1.gamma"], "norm2": norm(f"{name}.norm2"), "fc1": linear(f"{name}.mlp.fc1"),
-            "fc2": linear(f"{name}.mlp.fc2"), "ls2": found[f"{name}.ls2.gamma"],
+            "ls1": named[f"{name}.ls1.gamma"], "norm2": norm(f"{name}.norm2"), "fc1": linear(f"{name}.mlp.fc1"),
+            "fc2": linear(f"{name}.mlp.fc2"), "ls2": named[f"{name}.ls2.gamma"],
         }  # fmt: skip
 
     blocks = [block(f"blocks.{i}") for i in range(sizes.depth)]
-    places = found["pos_embed"][0]
-    kernel = found["patch_embed.proj.weight"].transpose(2, 3, 1, 0).reshape(-1, sizes.width)
+    places = named["pos_embed"][0]
+    kernel = named["patch_embed.proj.weight"].transpose(2, 3, 1, 0).reshape(-1, sizes.width)
     params = {
-        "patches": {"kernel": kernel, "bias": found["patch_embed.proj.bias"]},
-        "class": found["cls_token"][0] + places[:1],
+        "patches": {"kernel": kernel, "bias": named["patch_embed.proj.bias"]},
+        "class": named["cls_token"][0] + places[:1],
         "places": _places(places[1:], sizes),
         "blocks": jax.tree.map(lambda *leaves: np.stack(leaves), *blocks),
         "norm": norm("norm"),
@@ -88,16 +88,16 @@ def weights(arrays: Mapping[str, np.ndarray], sizes: Sizes = LARGE) -> dict[str,
 def shapes(sizes: Sizes = LARGE) -> dict[str, tuple[int, ...]]:
     """{published name: shape} of all arrays."""
     D = sizes.width
-    found: dict[str, tuple[int, ...]] = {
+    named: dict[str, tuple[int, ...]] = {
         "cls_token": (1, 1, D), "pos_embed": (1, 1 + sizes.grid**2, D), "patch_embed.proj.weight": (D, 3, sizes.patch, sizes.patch),
         "patch_embed.proj.bias": (D,), "norm.weight": (D,), "norm.bias": (D,),
     }  # fmt: skip
     for i in range(sizes.depth):
         rows = {"attn.qkv": (3 * D, D), "attn.proj": (D, D), "mlp.fc1": (4 * D, D), "mlp.fc2": (D, 4 * D)}
         for name, shape in {**rows, "norm1": (D,), "norm2": (D,)}.items():
-            found[f"blocks.{i}.{name}.weight"], found[f"blocks.{i}.{name}.bias"] = shape, shape[:1]
-        found[f"blocks.{i}.ls1.gamma"] = found[f"blocks.{i}.ls2.gamma"] = (D,)
-    return found
+            named[f"blocks.{i}.{name}.weight"], named[f"blocks.{i}.{name}.bias"] = shape, shape[:1]
+        named[f"blocks.{i}.ls1.gamma"] = named[f"blocks.{i}.ls2.gamma"] = (D,)
+    return named
 
 
 def unchunked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flowjax import typing
+from flowjax import foreign, typing
 from flowjax.typing import Array
 
 
@@ -42,17 +42,11 @@ def checked(
     Raises:
       InputError: names are missing or unknown, a shape does not fit, or an array holds no finite numbers; the first are named.
     """
-    found = {name: array for name, array in arrays.items() if not name.endswith(besides or ("\0",))}
-    missing, unknown = sorted(set(shapes) - set(found)), sorted(set(found) - set(shapes))
-    if missing or unknown:
-        shown = lambda names: f"{len(names)} ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
-        raise typing.InputError(
-            f"weights of {what}: {f'missing are {shown(missing)}' if missing else 'none is missing'},"
-            f" {f'not known are {shown(unknown)}' if unknown else 'all are known'}: this is the file of another network."
-        )
+    taken = {name: array for name, array in arrays.items() if not name.endswith(besides or ("\0",))}
+    foreign.check_names(taken, shapes, what, ": this is the file of another network.")
     for name, shape in shapes.items():
-        if found[name].shape != shape:
-            raise typing.InputError(f"weights of {what}: {name} has shape {found[name].shape}, and {what} takes {shape}.")
-        if not np.isfinite(found[name]).all():
+        if taken[name].shape != shape:
+            raise typing.InputError(f"weights of {what}: {name} has shape {taken[name].shape}, and {what} takes {shape}.")
+        if not np.isfinite(taken[name]).all():
             raise typing.InputError(f"weights of {what}: {name} holds values that are not finite numbers: the file is damaged.")
-    return {name: np.asarray(found[name], np.float64) for name in shapes}
+    return {name: np.asarray(taken[name], np.float64) for name in shapes}

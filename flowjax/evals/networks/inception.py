@@ -151,25 +151,25 @@ def weights(arrays: Mapping[str, np.ndarray], narrow: int = 1) -> dict[str, Any]
       InputError: the arrays are those of another network.
     """
     layers = dict(_convolutions(narrow))
-    found = checked(arrays, shapes(narrow), NAME, (".num_batches_tracked",))
+    named = checked(arrays, shapes(narrow), NAME, (".num_batches_tracked",))
     params = {}
     for name in layers:
-        norm = {part: found[f"{name}.bn.{part}"] for part in ("weight", "bias", "running_mean", "running_var")}
+        norm = {part: named[f"{name}.bn.{part}"] for part in ("weight", "bias", "running_mean", "running_var")}
         factor = norm["weight"] / np.sqrt(norm["running_var"] + EPSILON)
-        kernel = found[f"{name}.conv.weight"].transpose(2, 3, 1, 0) * factor
+        kernel = named[f"{name}.conv.weight"].transpose(2, 3, 1, 0) * factor
         params[name] = {"kernel": kernel, "bias": norm["bias"] - norm["running_mean"] * factor}
-    params["fc"] = {"kernel": found["fc.weight"].T, "bias": found["fc.bias"]}
+    params["fc"] = {"kernel": named["fc.weight"].T, "bias": named["fc.bias"]}
     return jax.tree.map(lambda array: array.astype(np.float32), params)
 
 
 def shapes(narrow: int = 1) -> dict[str, tuple[int, ...]]:
     """{published name: shape} of all arrays."""
-    found: dict[str, tuple[int, ...]] = {}
+    named: dict[str, tuple[int, ...]] = {}
     for name, shape in _convolutions(narrow):
-        found[f"{name}.conv.weight"] = shape
-        found |= {f"{name}.bn.{part}": shape[:1] for part in ("weight", "bias", "running_mean", "running_var")}
+        named[f"{name}.conv.weight"] = shape
+        named |= {f"{name}.bn.{part}": shape[:1] for part in ("weight", "bias", "running_mean", "running_var")}
     width = 2_048 // narrow
-    return {**found, "fc.weight": (CLASSES, width), "fc.bias": (CLASSES,)}
+    return {**named, "fc.weight": (CLASSES, width), "fc.bias": (CLASSES,)}
 
 
 def _convolutions(narrow: int) -> Iterator[tuple[str, tuple[int, int, int, int]]]:

