@@ -187,7 +187,7 @@ def test_the_bound_of_the_exact_denoiser_is_the_entropy():
 
 def test_a_picture_of_words(tmp_path):
     picture = plots.word_grid(tmp_path / "words.png", {"data": ["cat", "dog"], "1 step": ["cot"]}, "Words", marked=["cat"])
-    assert (tmp_path / "words.png").exists() and {text.get_text() for text in picture.texts} >= {"cat", "cot", "Words"}
+    assert (tmp_path / "words.png").exists() and {text.get_text() for text in picture.axes[0].texts} >= {"cat", "cot", "Words"}
     with pytest.raises(typing.InputError, match="has no words"):
         plots.word_grid(None, {"data": []})
 

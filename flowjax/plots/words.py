@@ -33,14 +33,17 @@ def word_grid(
     full_width = max(sum(widths) + 24, LETTER * len(title or "") + 48)
     full_height = head + ROW * max(map(len, columns.values())) + 16
     fig = canvas.Picture((full_width / canvas.DPI, full_height / canvas.DPI), dpi=canvas.DPI)
+    # In points of the picture, from its upper left corner. Notebooks show no figure without axes.
+    ax = fig.add_axes((0, 0, 1, 1), xlim=(0, full_width), ylim=(full_height, 0))
+    ax.set_axis_off()
+    ax.plot((16, full_width - 16), (head - 4, head - 4), color="0.8", linewidth=0.8)
     known, left = set(marked), 24
     for (name, words), width in zip(columns.items(), widths, strict=True):
-        fig.text(left / full_width, 1 - (head - 12) / full_height, name, fontsize=11, color=canvas.INK)
+        ax.text(left, head - 12, name, fontsize=11, color=canvas.INK)
         for number, word in enumerate(words):
             colour = canvas.INK if not known else canvas.BLUE if word in known else "0.6"
-            height = 1 - (head + ROW * (number + 0.7)) / full_height
-            fig.text(left / full_width, height, word, fontsize=10, family="monospace", color=colour)
+            ax.text(left, head + ROW * (number + 0.7), word, fontsize=10, family="monospace", color=colour)
         left += width
     if title:
-        fig.text(0.5, 1 - 10 / full_height, title, ha="center", va="top", fontsize=13, color=canvas.INK)
+        ax.text(full_width / 2, 10, title, ha="center", va="top", fontsize=13, color=canvas.INK)
     return canvas.write(fig, path)
