@@ -1,10 +1,25 @@
 """Fixtures of several test files."""
 
+import gc
+import time
+
 import jax
 import pytest
 from support import OPTIMISED
 
 from configs import flow_matching
+
+_cleared = [time.monotonic()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Programs of past files are forgotten now and then: a process that holds thousands of them compiles new ones several times slower."""
+    yield
+    if time.monotonic() - _cleared[0] > 20:
+        jax.clear_caches()
+        gc.collect()
+        _cleared[0] = time.monotonic()
 
 
 @pytest.fixture(scope="session")

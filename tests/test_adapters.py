@@ -149,6 +149,7 @@ def test_every_network_of_a_method_sees_merged_weights(name, start):
     chex.assert_trees_all_close(metrics, of_eight, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_nets_are_merged_wherever_they_come_from(start):
     run = runs.setup(adapted(start, "shortcut"), devices=ONE)
     state = run.init()

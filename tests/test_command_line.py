@@ -129,7 +129,8 @@ def test_nine_kills_change_nothing(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, parameters(undisturbed, LONG), parameters(killed, LONG))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends_cleanly(tmp_path, number):
     process = start("train", *SMALL, "--config.save_every=100000", "--config.steps=100000", f"--workdir={tmp_path / 'run'}")
     wait_until(process, lambda: logged(tmp_path / "run") >= 2)
@@ -151,6 +152,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_sampling_needs_the_workdir_alone(digits_run, tmp_path):
     trained = shutil.copytree(digits_run, tmp_path / "run")
     output, code = finish("sample", f"--workdir={trained}", "--steps=1,2", "--labels=0,3,7", "--seed=1", "--num=9")
@@ -342,6 +344,7 @@ def test_a_truncated_newest_checkpoint_costs_one_sentence(tmp_path):
     assert "20 of 20 steps done" in output
 
 
+@pytest.mark.slow
 def test_an_empty_workdir_is_named(tmp_path):
     output, code = finish("evaluate", f"--workdir={tmp_path}")
     assert code != 0 and "holds no config.json" in output and not list(tmp_path.iterdir())

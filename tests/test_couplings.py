@@ -288,6 +288,7 @@ def test_a_folder_of_something_else_is_left_alone(folder, tmp_path):
 # Trajectories of known velocities
 
 
+@pytest.mark.slow
 def test_the_pairs_of_the_checkerboard_are_the_ends_of_its_trajectories(monkeypatch):
     assert exact_trajectories.TRAJECTORIES == 2**16
     monkeypatch.setattr(exact_trajectories, "TRAJECTORIES", 2**10)  # these many are made in seconds
@@ -341,7 +342,8 @@ def walked(run, noise, steps, solver):
     return np.stack(way, axis=1)
 
 
-@pytest.mark.parametrize("solver", [pytest.param("euler", marks=pytest.mark.slow), "heun"])
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["euler", "heun"])
 def test_the_points_of_a_run_lie_on_the_solvers_way(solver, teacher, tmp_path):
     trajectories.write(teacher, str(tmp_path / "ends"), num=20, steps=8, solver=solver, part=8)
     trajectories.write(teacher, str(tmp_path / "five"), num=20, steps=8, points=5, solver=solver, part=32)

@@ -285,6 +285,7 @@ def test_tensorflow_is_never_imported():
     assert "tensorflow" not in sys.modules
 
 
+@pytest.mark.slow
 def test_reflow_pairs_noise_with_what_the_exact_flow_makes_of_it(monkeypatch):
     monkeypatch.setattr(trajectories, "TRAJECTORIES", 2**12)  # all of them take seconds
     source = data.load("checkerboard_pairs")

@@ -27,6 +27,7 @@ def keys(count):
     return jax.random.split(jax.random.key(3), count)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_density_of_the_flow_is_that_of_the_data():
     times = samplers.grid(1000)[::-1]

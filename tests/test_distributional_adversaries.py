@@ -396,6 +396,7 @@ def test_features_are_those_of_the_layers(name, width):
         np.testing.assert_allclose(seen[:, -3:], net.apply({"params": weights}, x, t, t, method="raw"), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_discriminator_on_features_of_a_teacher(tmp_path):
     """The teacher's weights stay, the gradient passes through them to the student's samples."""
     first = small("flow_matching", steps=2, save_every=2, log_every=2)

@@ -123,6 +123,7 @@ def test_imm_is_zero_between_equal_sets_and_on_an_exact_map():
     np.testing.assert_allclose(other.sum(), 0, atol=1e-12)  # a set has no order
 
 
+@pytest.mark.slow
 @x64
 def test_the_exact_map_of_a_gaussian_matches_its_moments():
     """Two independent sets of particles at s and m, moved by the exact map, have the discrepancy of two samples of one Gaussian."""
@@ -449,7 +450,8 @@ def test_eight_devices_train_as_one(name):
     chex.assert_trees_all_close(metrics, metrics_sliced, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("memory", ["queue", pytest.param("average", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["queue", "average"])
 def test_a_killed_run_goes_on_to_the_same_bits_with_its_memory(tmp_path, memory):
     config = config_of("fd_loss")
     config.method.update({"memory": memory, "queue": 3})

@@ -366,6 +366,7 @@ def test_errors_for_options(clouds):
 # The classifier
 
 
+@pytest.mark.slow
 def test_classifier_reads_digits(cache, digits):
     _, classifier = cache
     images, labels = digits[2:]

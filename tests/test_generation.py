@@ -55,6 +55,7 @@ def test_labels_go_on_from_shard_to_shard(digits_run, tmp_path):
     np.testing.assert_allclose(sampling.make_sampler(run.net, run.shape, "euler")(run.params, 0, labels, 1), images, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_images_may_be_whole_numbers(digits_run, tmp_path):
     for dtype in ("float32", "uint8"):
         generation.write(digits_run, tmp_path / dtype, num=20, dtype=dtype)

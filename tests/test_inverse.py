@@ -38,7 +38,8 @@ def draw(x_c, c, eps):
     return (mean + eps / jnp.sqrt(precision)[None]) @ basis.T
 
 
-@pytest.mark.parametrize("gradient", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("gradient", [False, True])
 def test_guidance_by_value_samples_the_posterior(gradient):
     run = jax.jit(
         lambda x: inverse.by_value(

@@ -99,6 +99,7 @@ def test_the_recipe_vanishes_on_the_exact_maps(rule, estimate):
         assert float(jnp.abs(errors).max()) < 1e-4, name
 
 
+@pytest.mark.slow
 def test_falcon_vanishes_on_the_exact_map_and_weighs_the_round_trip_by_ten():
     normal, method = exact.gaussian(0.5, 4.0), methods.make("falcon")
     nets = typing.Nets(V=lambda x, s, t: normal.V(x, s, t))

@@ -35,6 +35,7 @@ def test_V_is_the_network_with_its_conditioning(guided):
         run.V(3, guidance=5.0)
 
 
+@pytest.mark.slow
 def test_samples_in_one_call(guided):
     run = loading.load(guided)
     x = run.sample(12, labels=(7, 2), seed=1)

@@ -63,6 +63,8 @@ def test_points_of_a_space_are_inspected_and_inverted(chosen, tmp_path):
 
 def test_rows_are_drawn_as_their_dataset_says():
     words = np.eye(27, dtype=np.float32)[np.random.default_rng(0).integers(0, 27, (3, 10))]
-    assert "a word" in {text.get_text() for text in progress.draw_rows(None, {"a word": words}, data_name="words").texts}
-    assert not progress.draw_rows(None, {"data": words}, data_name="words").axes  # text alone
+    assert "a word" in {
+        text.get_text() for text in progress.draw_rows(None, {"a word": words}, data_name="words").axes[0].texts
+    }
+    assert not progress.draw_rows(None, {"data": words}, data_name="words").axes[0].images  # text alone
     assert progress.draw_rows(None, {"data": words}).axes  # of an unknown dataset: lines of pixels

@@ -107,6 +107,7 @@ def test_sinkhorn_takes_memory_linear_in_the_rows():
     assert temporary(10_000) < 16 * 2**20
 
 
+@pytest.mark.slow
 def test_blocks_take_memory_linear_in_the_rows():
     def peak(measure, rows):
         x, y = np.random.default_rng(4).normal(size=(2, rows, 16))

@@ -51,7 +51,8 @@ def map_teacher(tmp_path_factory):
     return str(folder)
 
 
-@pytest.mark.parametrize("name", ["pfmm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cd", "lmd"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pfmm", "cd", "lmd"])
 def test_a_run_teaches(name, teacher, map_teacher):
     teacher = map_teacher if name == "pfmm" else teacher
     run = runs.setup(small(name, teacher=teacher), devices=ONE)
@@ -68,6 +69,7 @@ def test_a_run_teaches(name, teacher, map_teacher):
     assert set(state.params) == {"V"}
 
 
+@pytest.mark.slow
 def test_a_student_is_sampled_without_its_teacher(teacher, tmp_path):
     moved = tmp_path / "teacher"
     shutil.copytree(teacher, moved)

@@ -116,6 +116,7 @@ def notebook_of(tmp_path, *cells):
     return path
 
 
+@pytest.mark.slow
 def test_a_warning_and_an_exception_end_a_run(tmp_path):
     for code in ("import warnings; warnings.warn('old')", "1 / 0"):
         with pytest.raises(nbclient.exceptions.CellExecutionError, match="old|ZeroDivisionError"):

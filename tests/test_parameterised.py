@@ -32,7 +32,8 @@ def test_an_unknown_parameterisation():
         models.make("mlp", parameterisation="edn")
 
 
-@pytest.mark.parametrize("parameterisation", [pytest.param("velocity", marks=pytest.mark.slow), "denoised_field"])
+@pytest.mark.slow
+@pytest.mark.parametrize("parameterisation", ["velocity", "denoised_field"])
 def test_a_tangent_in_float32_of_a_network_in_bfloat16(parameterisation):
     """`jvp=float32`: what is differentiated along the path computes in float32, what is scored in bfloat16."""
     fields = {"width": 32, "depth": 2, "harmonics": 1}
@@ -52,6 +53,7 @@ def test_a_tangent_in_float32_of_a_network_in_bfloat16(parameterisation):
     assert not derivatives.in_float32()
 
 
+@pytest.mark.slow
 def test_a_run_with_a_tangent_in_float32():
     config = small("meanflow")
     config.method.jvp = "float32"

@@ -102,6 +102,7 @@ def test_a_chain_leaves_the_marginal_as_it_is():
     np.testing.assert_allclose([data.mean(), data.std()], [MEAN, DEVIATION], atol=0.03)
 
 
+@pytest.mark.slow
 def test_values_and_tilted_velocities():
     slope, count = 0.4, 4000
     reward = lambda x0: slope * x0[:, 0]
@@ -126,6 +127,7 @@ def test_an_observation_of_another_shape_is_refused():
 # The recipe
 
 
+@pytest.mark.slow
 def test_the_recipe_draws_observations_of_its_own_data():
     method = methods.make("meta_flow_map", ordinary=0.25)
     x0 = 3.0 + 0.1 * jax.random.normal(jax.random.key(0), (4096, 1))
@@ -143,7 +145,7 @@ def test_the_recipe_draws_observations_of_its_own_data():
 
 
 @pytest.mark.parametrize(
-    "rule", [r if r in ("imf", "lsd", "psd") else pytest.param(r, marks=pytest.mark.slow) for r in posterior_recipes.RULES]
+    "rule", [r if r in ("imf", "psd") else pytest.param(r, marks=pytest.mark.slow) for r in posterior_recipes.RULES]
 )
 def test_rules_with_a_teacher_vanish_on_the_exact_stochastic_map(rule):
     """Its values under each rule: a teacher's velocity is that of the posterior, and no term is left over."""
@@ -180,6 +182,7 @@ def test_a_run_without_observations_has_no_stochastic_map(flow_run):
         training.load(flow_run).draw()
 
 
+@pytest.mark.slow
 def test_a_stochastic_map_trains_draws_and_is_the_ordinary_map_at_level_one(tmp_path):
     config = support.small("meta_flow_map")
     training.train(config, tmp_path / "run")

@@ -16,11 +16,11 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from configs import common, method, network
+from configs import adversarial, common, method, network
 from experiments import landscape
 from flowjax import evals, flowmap, losses, methods, options, samplers, typing
 from flowjax.data import trajectories
-from flowjax.training import loop, runs, workdir as folders
+from flowjax.training import loop, parts, runs, settings, workdir as folders
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -159,7 +159,7 @@ def test_the_caption_of_guidance_on_digits_has_the_measured_numbers():
         assert number(ordered[-1], "recall") < 0.6 * number(ordered[0], "recall")
 
 
-FAST = (*method.HEADLINE, "cd", "pfmm")  # of two presets; the others in the slow tests
+FAST = ("flow_matching", "meanflow", "tvm")  # of two presets; the others in the slow tests
 PRESETS = [
     (name, preset) if name in FAST and preset in ("test", "digits") else pytest.param(name, preset, marks=pytest.mark.slow)
     for name in methods.METHODS
@@ -217,7 +217,7 @@ def teacher(tmp_path_factory):
     return str(folder)
 
 
-@pytest.mark.parametrize("name", [*method.HEADLINE, "method"])
+@pytest.mark.parametrize("name", [*method.HEADLINE, "method", "adversarial"])
 def test_configs_document_command_hardware_and_duration(name):
     text = importlib.import_module(f"configs.{name}").__doc__
     for word in ("python -m experiments.train", "CPU", "minutes", "digits"):
@@ -235,6 +235,28 @@ def test_configs_document_command_hardware_and_duration(name):
 def test_a_wrong_choice_of_method(choice, message):
     with pytest.raises(typing.InputError, match=message):
         method.get_config(choice)
+
+
+def test_a_wrong_choice_of_adversarial_stage():
+    for choice, message in (
+        ("ayf,meanflow", "has not three parts; expected STAGE,NAME,PRESET: ayf,meanflow,checkerboard"),
+        ("afy,meanflow,digits", "unknown stage 'afy'; did you mean ayf"),
+    ):
+        with pytest.raises(typing.InputError, match=message):
+            adversarial.get_config(choice)
+
+
+@pytest.mark.parametrize("choice", ["meanflow,checkerboard", "ctm,checkerboard", "ayf_emd,digits"])
+def test_every_adversarial_stage_puts_its_two_terms_beside_the_rule(choice):
+    plain = method.get_config(choice)
+    for stage in adversarial.STAGES:
+        chosen = settings.read(adversarial.get_config(f"{stage},{choice}"))
+        made = parts.method(chosen.method, chosen.guidance, 0.0, chosen.adversary)
+        assert [term.name for term in made.terms][-2:] == ["fool", "tell_apart"]
+        assert bool(made.balance) == (stage != "dmd2")
+        assert (chosen.steps, chosen.optim.learning_rate) == (plain.steps // 3, plain.optim.learning_rate / 10)
+        rate = 2e-3 if stage == "ctm" else chosen.optim.learning_rate
+        assert chosen.auxiliary["discriminator"].learning_rate == rate
 
 
 def test_no_placeholder_is_left():

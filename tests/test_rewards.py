@@ -39,6 +39,7 @@ def test_the_recipe_holds_and_pays():
     np.testing.assert_allclose(errors, -2 * (noise[:, 1] + 0.3) + 2 * 0.3**2 / (2 * 0.5), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_is_tuned(saved_run, tmp_path):
     start = saved_run(small("meanflow"), tmp_path / "start")
     config = small("reward_tuning", steps=40, save_every=40)

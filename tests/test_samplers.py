@@ -356,6 +356,7 @@ def test_bad_samplers_are_an_error(spec, message):
         samplers.check_sampler(spec, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_inversion_then_sampling_returns_the_data():
     """To the accuracy of the solver: rounding for the flow map, the tolerance for the adaptive one, n^-order for the others."""
@@ -402,6 +403,7 @@ def test_the_adaptive_solver_meets_its_tolerance_with_more_evaluations_for_a_tig
     assert counts[0] < counts[1] < counts[2]
 
 
+@pytest.mark.slow
 def test_evaluations_are_those_of_a_run():
     """`Sampler.evaluations` is the number of calls of V; that of the adaptive solver depends on the data, see above."""
     keys, x = jax.random.split(jax.random.key(0), 2), jnp.ones((2, 3))

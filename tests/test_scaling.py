@@ -43,6 +43,7 @@ def test_batches_are_scaled_and_rows_are_not():
     assert data.Scaling().apply(x) is x and data.Scaling().undo(x) is x and batch.dtype == np.float32
 
 
+@pytest.mark.slow
 def test_samples_and_measures_are_in_the_range_of_the_data(trained):
     run = loading.load(trained)
     samples = run.sample(256, 2)
@@ -89,6 +90,7 @@ def test_trajectories_of_a_run_are_scaled_already(trained, tmp_path):
         data.prepared(points, coupling=str(tmp_path / "pairs"))
 
 
+@pytest.mark.slow
 def test_a_run_from_before_is_read_and_goes_on(tmp_path):
     """Its config lacks what came later: all of it is at values that change nothing."""
     whole = loop.train(small(), tmp_path / "whole", devices=jax.devices()[:1])

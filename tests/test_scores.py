@@ -122,6 +122,7 @@ def test_a_student_of_a_guided_teacher_is_sampled_at_each_scale(tmp_path, flow_r
     assert set(scores.curves(rows)[0]["sliced_wasserstein"]) == {"guidance 1.0", "guidance 3.0"}
 
 
+@pytest.mark.slow
 def test_all_measures_of_points(points_run):
     rows, _ = scores.evaluate(points_run, (1,), num=64, resamples=2)
     assert set(evals.measures.suited(("points",))) == {name for name, value in rows[0].items() if isinstance(value, tuple)}

@@ -15,7 +15,8 @@ from flowjax.training import checkpoint, loading, log, loop, runs, sharding
 ONE = jax.devices()[:1]
 
 
-@pytest.mark.parametrize("name", ["meanflow", pytest.param("freeflow", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["meanflow", "freeflow"])
 def test_seeds_side_by_side_are_the_runs_alone(name, tmp_path):
     plain = {
         "optim": {**small(name).optim.to_dict(), "name": "sgd", "kwargs": {}}

@@ -55,6 +55,7 @@ def published_names(params, depth):
     return leaves
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_published_file(tmp_path):
     config = config_of("dit")
     _, params = moved(config)

@@ -162,6 +162,7 @@ def test_the_sampler_draws_the_marginals():
         samplers.strong(informed, eps, samplers.grid(2), None, noise=-1)
 
 
+@pytest.mark.slow
 def test_the_recipe_vanishes_on_the_exact_jumps_in_the_mean():
     """Given w the best answer is the mean over the paths that have it: its errors are as small as the rest of a path."""
     method = methods.make("strong_flow_map", noise=NOISE, learned_weight=False)

@@ -56,9 +56,10 @@ def fill(folder):
 
 
 # What orbax's own threads meet, they print.
-ORBAX = (pytest.mark.slow, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
+ORBAX = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noticed", ["before", pytest.param("while writing", marks=ORBAX)])
 def test_a_full_disk_costs_checkpoints_and_nothing_else(small_disk, tmp_path, monkeypatch, capsys, noticed):
     config = small(steps=20, keep=1)
@@ -82,6 +83,7 @@ def test_a_full_disk_costs_checkpoints_and_nothing_else(small_disk, tmp_path, mo
     chex.assert_trees_all_equal(jax.device_get(state), jax.device_get(loop.train(config, tmp_path / "other", devices=ONE)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("write", "file"),
     [
@@ -166,6 +168,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monk
     assert all(record["loss"] is not None for record in records)  # means over the steps that were taken
 
 
+@pytest.mark.slow
 def test_one_more_step_that_is_not_finite_ends_the_training(tmp_path, monkeypatch):
     load = data.load
     monkeypatch.setattr(data, "load", lambda name, **how: broken_source(load(name, **how), [1, 5]))
@@ -185,6 +188,7 @@ def test_one_more_step_that_is_not_finite_ends_the_training(tmp_path, monkeypatc
 # The best checkpoint
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_stays_and_can_be_chosen(tmp_path, monkeypatch):
     worth = iter([0.5, 0.1, 0.9, 0.8])
     monkeypatch.setattr(evals.Judge, "values", lambda *_: {"sliced_wasserstein": next(worth)})
@@ -345,6 +349,7 @@ def test_a_sketch_is_the_run_by_shapes_alone():
         runs.sketch(config, 8)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_mesh_but_not_with_another_rate(tmp_path):
     loop.train(small(), tmp_path, devices=ONE)
     shutil.rmtree(tmp_path / "checkpoints" / "8")

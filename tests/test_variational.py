@@ -34,6 +34,7 @@ def bound(parameters, eps):
     return variational.variational_flow_map(flow().V, adapter, A, y, inverse.seen(A, y, eps), eps, sigma=SIGMA)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_bound_is_least_at_the_exact_posterior_and_is_the_evidence_there():
     mean, deviation = (jnp.asarray(value) for value in posterior_of_noise())

@@ -154,6 +154,7 @@ FIELDS: dict[str, Range] = {
     ),
     **dict.fromkeys(("adversary.times", "adversary.noised"), SAMPLER),
     "adversary.balanced": FLAG,
+    "adversary.most": POSITIVE,
     "adversary.student_every": whole(1, 10_000),
     "adapter.rank": whole(0, 2**16),
     "adapter.scale": number(0, 1e6, above=True),

@@ -99,6 +99,7 @@ class Adversary(NamedTuple):
     weight: float = 1.0
     balanced: bool = True
     at: str = ""
+    most: float = 1e4
     times: tuple[Any, ...] = ("fixed", 1.0)
     noised: tuple[Any, ...] = ("fixed", 0.0)
     r1: float = 0.0

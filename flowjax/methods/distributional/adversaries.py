@@ -45,6 +45,7 @@ def with_adversary(
     weight: float = 1.0,
     balanced: bool = True,
     at: str = "",
+    most: float = 1e4,
     times: TimeSampler = NOISE,
     noised: TimeSampler = CLEAN,
     r1: float = 0.0,
@@ -64,6 +65,7 @@ def with_adversary(
       balanced: whether gradients are balanced at each step, as in CTM and Align Your Flow.
       at: a regular expression of the weights of V whose gradients are compared, those of its last layer in CTM: "Dense_3/kernel"; "":
         all weights.
+      most: the largest factor by which balancing makes the gradient longer; 10 in CTM.
 
     Raises:
       InputError: if the method has a discriminator or balanced terms already, or a loss of its own.
@@ -92,7 +94,7 @@ def with_adversary(
         return {**method.draw(method_key, batch, step), **other.draw(other_key, batch, step)}
 
     loss = functools.partial(recipe.loss, (*kept, *other.terms), needs)
-    balance = Balance(("fool",), weight, at) if balanced else None
+    balance = Balance(("fool",), weight, at, most) if balanced else None
     return method._replace(draw=draw, loss=loss, terms=(*kept, *other.terms), needs=needs, balance=balance)
 
 
