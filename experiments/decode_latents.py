@@ -9,11 +9,11 @@ from absl import flags
 
 from experiments import command_line
 from flowjax import autoencoders, checks, folders
-from flowjax.autoencoders import kl
+from flowjax.autoencoders import files
 
 SAMPLES = flags.DEFINE_string("samples", None, "folder of experiments.generate")
 AUTOENCODER = flags.DEFINE_string("autoencoder", None, "file of published weights, or folder of experiments.train_autoencoder")
-SIZES = flags.DEFINE_string("sizes", "", f"sizes of published weights: {', '.join(kl.SIZES)}")
+SIZES = flags.DEFINE_string("sizes", "", f"sizes of published weights: {', '.join(files.SIZES)}")
 PART = flags.DEFINE_string("part", "", "part of the file of weights, such as first_stage_model; default: all of it")
 NORMALISATION = flags.DEFINE_string("normalisation", "raw", "edm2 for an autoencoder that makes images in [0, 1]")
 OUTPUT = flags.DEFINE_string("output", None, "folder of the images")
@@ -24,7 +24,6 @@ flags.mark_flags_as_required(["samples", "autoencoder", "output"])
 
 def main():
     command_line.join(PROCESSES)
-    from flowjax.autoencoders import files
     from flowjax.preparation import decoding
     from flowjax.training import hosts
 

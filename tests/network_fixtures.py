@@ -1,6 +1,6 @@
 """What torch says of small networks with random weights: python tests/network_fixtures.py, in an environment with
 
-    pip install torch torchvision torch-fidelity==0.4.0 pytorch-fid==0.3.0 timm==1.0.31 lpips==0.1.4
+    pip install torch torchvision torch-fidelity==0.4.0 pytorch-fid==0.3.0 timm==1.0.31 lpips==0.1.4 transformers==4.57.1
 
 It writes tests/network_fixtures.npz (some kB). Weights and images are drawn here from fixed seeds, by the tests again; only what torch
 makes of them is kept. With --full it compares the whole Inception-v3 with torch-fidelity and pytorch-fid, and writes nothing.
@@ -11,7 +11,21 @@ import sys
 
 import numpy as np
 
+from flowjax.autoencoders import rae
+
 FILE = pathlib.Path(__file__).with_suffix(".npz")
+RAE_SIZES = rae.RAESizes(
+    width=16,
+    depth=2,
+    heads=2,
+    registers=2,
+    grid=5,
+    pixels=42,
+    decoder_width=24,
+    decoder_depth=2,
+    decoder_heads=2,
+    decoder_hidden=40,
+)
 NARROW, SIDE = 16, 107  # of the small Inception: widths divided by, pixels of a side
 
 
@@ -48,7 +62,7 @@ def main():
     torch.set_grad_enabled(False)
     if "--full" in sys.argv:
         return full()
-    kept = {**inception(NARROW, SIDE), **dino(), **perceptual(), **resized()}
+    kept = {**inception(NARROW, SIDE), **dino(), **perceptual(), **resized(), **representation()}
     from pytorch_fid import fid_score
 
     moments = [(x.mean(0), np.cov(x, rowvar=False)) for x in (random_features(0), random_features(1, 0.5))]
@@ -153,6 +167,50 @@ def resized():
         }
         found |= {f"{key}_{name}": array.permute(0, 2, 3, 1).numpy() for key, array in made.items()}
     return found
+
+
+def representation():
+    """Latents and images of a representation autoencoder made of transformers' DINOv2 with registers and ViT-MAE's layers.
+
+    The order of the decoder's operations is that of bytetriper/RAE's decoder.py.
+    """
+    import torch
+    import transformers
+    from transformers.models.vit_mae import modeling_vit_mae
+
+    sizes, interpolate = RAE_SIZES, torch.nn.functional.interpolate
+    state = lambda part, seed: {n: torch.tensor(a) for n, a in random_weights(rae.shapes(part, sizes), seed).items()}
+    config = transformers.Dinov2WithRegistersConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=70, patch_size=14, num_register_tokens=2
+    )
+    encoder = transformers.Dinov2WithRegistersModel(config)
+    print(encoder.load_state_dict(state("encoder", 0), strict=False), config.layer_norm_eps)
+    encoder.layernorm = torch.nn.LayerNorm(16, eps=config.layer_norm_eps, elementwise_affine=False)
+    mean, deviation = (torch.tensor(numbers).view(1, 3, 1, 1).double() for numbers in (rae.MEAN, rae.DEVIATION))
+    x = torch.tensor(random_images(2, 48, 48)).permute(0, 3, 1, 2).double() / 255
+    x = (interpolate(x, size=(42, 42), mode="bicubic", align_corners=False) - mean) / deviation
+    z = encoder.double().eval()(x).last_hidden_state[:, 3:]
+
+    config = transformers.ViTMAEConfig(
+        hidden_size=24, num_attention_heads=2, intermediate_size=40, hidden_act="gelu", layer_norm_eps=1e-12,
+        attn_implementation="eager",
+    )  # fmt: skip
+    w = {name: array.double() for name, array in state("decoder", 1).items()}
+    linear = lambda name, x: x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+    h = torch.cat([w["trainable_cls_token"].expand(2, -1, -1), linear("decoder_embed", z)], 1) + w["decoder_pos_embed"]
+    for i in range(2):
+        layer = modeling_vit_mae.ViTMAELayer(config).double().eval()
+        prefix = f"decoder_layers.{i}."
+        layer.load_state_dict({name[len(prefix) :]: array for name, array in w.items() if name.startswith(prefix)})
+        h = layer(h)
+        h = h[0] if isinstance(h, tuple) else h
+    h = torch.nn.functional.layer_norm(h, (24,), w["decoder_norm.weight"], w["decoder_norm.bias"], 1e-12)
+    patches = linear("decoder_pred", h)[:, 1:].reshape(2, 3, 3, 16, 16, 3)
+    images = torch.einsum("nhwpqc->nchpwq", patches).reshape(2, 3, 48, 48) * deviation + mean
+    return {
+        "rae_latents": z.reshape(2, 3, 3, 16).numpy().astype(np.float32),
+        "rae_images": (images[:, :, ::8, ::8] * 2 - 1).permute(0, 2, 3, 1).numpy().astype(np.float32),
+    }
 
 
 def full():

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from flowjax import autoencoders, typing
-from flowjax.autoencoders import kl, kl_names
+from flowjax import autoencoders, foreign, typing
+from flowjax.autoencoders import files, kl, kl_names, rae
+from tests import network_fixtures
 
 TINY = kl.KLSizes(widths=(4, 8), blocks=1, latent=2, groups=2, attention=(1,))
 
@@ -171,3 +172,74 @@ def test_latents_are_drawn_and_normalised():
         edm2.normalise(z[..., :2])
     with pytest.raises(typing.InputError, match="take noise of shape"):
         autoencoders.sample(moments, eps[..., :2])
+
+
+def representation_weights():
+    """{published name: array} of the encoder and of the decoder."""
+    draw = lambda part, seed: network_fixtures.random_weights(rae.shapes(part, network_fixtures.RAE_SIZES), seed)
+    return draw("encoder", 0), draw("decoder", 1)
+
+
+def test_the_representation_autoencoder_agrees_with_torch():
+    sizes, theirs = network_fixtures.RAE_SIZES, dict(np.load(network_fixtures.FILE))
+    encoder, decoder = representation_weights()
+    params = rae.weights(encoder | decoder, sizes)
+    chosen = rae.make(sizes)
+    images = network_fixtures.random_images(2, 48, 48).astype(np.float32) / 127.5 - 1
+    moments = jax.jit(chosen.encode)(params, images)
+    assert moments.shape == (2, 3, 3, 32) and not np.asarray(moments[..., 16:]).any()
+    assert network_fixtures.error(moments[..., :16], theirs["rae_latents"]) < 1e-5
+    decoded = jax.jit(chosen.decode)(params, theirs["rae_latents"])
+    assert decoded.shape == (2, 48, 48, 3)
+    assert network_fixtures.error(decoded[:, ::8, ::8], theirs["rae_images"]) < 1e-5
+
+
+def test_representation_autoencoders_in_files(tmp_path, monkeypatch):
+    sizes = network_fixtures.RAE_SIZES
+    encoder, decoder = representation_weights()
+    monkeypatch.setitem(rae.SIZES, "tiny", sizes)
+    foreign.write(tmp_path / "decoder.safetensors", decoder)
+    foreign.write(tmp_path / "encoder.safetensors", {**encoder, "layernorm.weight": np.ones(16, np.float32)})
+    whole = {f"encoder.encoder.{name}": array for name, array in encoder.items()}
+    foreign.write(tmp_path / "whole.safetensors", whole | {f"decoder.{name}": array for name, array in decoder.items()})
+    both = files.read(f"{tmp_path}/decoder.safetensors,encoder={tmp_path}/encoder.safetensors", "tiny")
+    assert both.fingerprint == files.read(tmp_path / "whole.safetensors", "tiny").fingerprint
+    alone = files.read(tmp_path / "decoder.safetensors", "tiny")
+    with pytest.raises(typing.InputError, match="weights of tiny hold no encoder; name both files"):
+        alone.autoencoder.encode(alone.params, np.zeros((1, 48, 48, 3), np.float32))
+    with pytest.raises(typing.InputError, match=r"tiny encodes images \[B, 48, 48, 3\], not \(1, 32, 32, 3\)"):
+        both.autoencoder.encode(both.params, np.zeros((1, 32, 32, 3), np.float32))
+    with pytest.raises(typing.InputError, match=r"tiny decodes latents \[B, 3, 3, 16\]"):
+        both.autoencoder.decode(both.params, np.zeros((1, 3, 3, 8), np.float32))
+    with pytest.raises(
+        typing.InputError, match="the decoder of a representation autoencoder: missing are 1 .decoder_pred.bias"
+    ):
+        rae.weights({name: array for name, array in decoder.items() if name != "decoder_pred.bias"}, sizes)
+    with pytest.raises(typing.InputError, match=r"decoder_norm.bias has shape \(3,\)"):
+        rae.weights({**decoder, "decoder_norm.bias": np.zeros(3)}, sizes)
+    with pytest.raises(typing.InputError, match="there are none in the file"):
+        rae.weights({}, sizes)
+    drawn = both.autoencoder.init(jax.random.key(0))
+    assert jax.tree.map(np.shape, drawn) == jax.tree.map(np.shape, both.params)
+
+
+def test_the_published_normalisation_of_representations_is_one_of_places():
+    rng = np.random.default_rng(0)
+    mean, variance = rng.normal(size=(4, 3, 3)), rng.uniform(0, 2, (4, 3, 3))
+    chosen = rae.normalisation({"mean": mean, "var": variance})
+    z = rng.normal(size=(2, 3, 3, 4)).astype(np.float32)
+    expected = (z.transpose(0, 3, 1, 2) - mean) / np.sqrt(variance + 1e-5)
+    np.testing.assert_allclose(chosen.normalise(z), expected.transpose(0, 2, 3, 1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(chosen.denormalise(chosen.normalise(z)), z, atol=1e-5)
+    with pytest.raises(typing.InputError, match="36 means and 36 deviations does not fit latents with 4 channels"):
+        chosen.normalise(z[:, :2])
+    with pytest.raises(typing.InputError, match="weights of a normalisation: missing are 1 .var"):
+        rae.normalisation({"mean": mean})
+    with pytest.raises(typing.InputError, match="no variance below 0"):
+        rae.normalisation({"mean": mean, "var": -variance})
+
+
+def test_sizes_of_the_published_representation_autoencoder():
+    count = lambda part: sum(np.prod(shape, dtype=int) for shape in rae.shapes(part, rae.SIZES["rae"]).values())
+    assert (count("encoder"), rae.SIZES["rae"].side, rae.SIZES["rae512"].side) == (86_581_248, 16, 32)
+    assert rae.make(rae.SIZES["rae"]).factor * 16 == 256

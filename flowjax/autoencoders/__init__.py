@@ -47,27 +47,23 @@ class Normalisation(NamedTuple):
     """What a network of latents sees of a raw latent: (z - mean) / deviation.
 
     Attributes:
-      mean, deviation: one number, or one a channel.
+      mean, deviation: one number, one a channel, or an array [h, w, C], one for each place and channel.
       zero_to_one: whether the autoencoder was fed images in [0, 1] instead of [-1, 1].
     """
 
-    mean: tuple[float, ...] = (0.0,)
-    deviation: tuple[float, ...] = (1.0,)
+    mean: tuple[float, ...] | np.ndarray = (0.0,)
+    deviation: tuple[float, ...] | np.ndarray = (1.0,)
     zero_to_one: bool = False
 
     def normalise(self, z: Array) -> Array:
         """Raw latents [..., C] -> what the network sees."""
-        self._check(z)
-        return (z - jnp.asarray(self.mean, z.dtype).reshape(self._shape(z))) / jnp.asarray(self.deviation, z.dtype).reshape(
-            self._shape(z)
-        )
+        mean, deviation = self._numbers(z)
+        return (z - mean) / deviation
 
     def denormalise(self, z: Array) -> Array:
         """What the network sees [..., C] -> raw latents."""
-        self._check(z)
-        return z * jnp.asarray(self.deviation, z.dtype).reshape(self._shape(z)) + jnp.asarray(self.mean, z.dtype).reshape(
-            self._shape(z)
-        )
+        mean, deviation = self._numbers(z)
+        return z * deviation + mean
 
     def images_in(self, images: Array) -> Array:
         """Images in [-1, 1] -> what the encoder is fed."""
@@ -77,15 +73,16 @@ class Normalisation(NamedTuple):
         """What the decoder emits -> images in [-1, 1]."""
         return jnp.clip(images, 0, 1) * 2 - 1 if self.zero_to_one else images
 
-    def _shape(self, z: Array) -> tuple[int, ...]:
-        return (1,) * (z.ndim - 1) + (-1,)
-
-    def _check(self, z: Array) -> None:
-        if {len(self.mean), len(self.deviation)} - {1, z.shape[-1]}:
+    def _numbers(self, z: Array) -> tuple[Array, Array]:
+        """Mean and deviation with the axes of z."""
+        numbers = np.asarray(self.mean), np.asarray(self.deviation)
+        if {array.shape for array in numbers} - {(1,), z.shape[-1:], z.shape[-3:]}:
             raise typing.InputError(
-                f"a normalisation with {len(self.mean)} means and {len(self.deviation)} deviations does not fit latents with"
+                f"a normalisation with {numbers[0].size} means and {numbers[1].size} deviations does not fit latents with"
                 f" {z.shape[-1]} channels: it belongs to another autoencoder."
             )
+        mean, deviation = (jnp.asarray(array, z.dtype) for array in numbers)
+        return tuple(array.reshape((1,) * (z.ndim - array.ndim) + array.shape) for array in (mean, deviation))
 
 
 # Of Stable Diffusion's first autoencoder (4 channels) but for the last three. A wrong one trains, and generates nothing of use.

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 
 from flowjax import checks, folders, foreign, opening, typing
-from flowjax.autoencoders import Autoencoder, kl, kl_names
+from flowjax.autoencoders import Autoencoder, kl, kl_names, rae
 
 ABOUT, WEIGHTS = "autoencoder.json", "weights.safetensors"
+SIZES: Mapping[str, kl.KLSizes | rae.RAESizes] = {**kl.SIZES, **rae.SIZES}  # of published weights
 _EXPECTED = "the sizes of an autoencoder, as experiments.train_autoencoder writes them"
 
 
@@ -27,7 +28,7 @@ class Loaded(NamedTuple):
 
     autoencoder: Autoencoder
     params: Any
-    sizes: kl.KLSizes
+    sizes: kl.KLSizes | rae.RAESizes
     fingerprint: str
 
 
@@ -35,13 +36,16 @@ def read(path: str | pathlib.Path, sizes: str = "", *, part: str = "") -> Loaded
     """An autoencoder.
 
     Args:
-      path: a folder of experiments.train_autoencoder, or a file of published weights, see flowjax.foreign.
-      sizes: key of flowjax.autoencoders.kl.SIZES, of a file; "" for a folder.
+      path: a folder of experiments.train_autoencoder, or a file of published weights, see flowjax.foreign. A representation autoencoder
+        has two, "DECODER,encoder=ENCODER"; one of them will do for what needs no other.
+      sizes: key of SIZES, of a file; "" for a folder.
       part: of a file, what lies below this name alone.
 
     Raises:
       InputError: there is no such file, or its weights are of another autoencoder.
     """
+    if sizes in rae.SIZES:
+        return _representation(str(path), sizes, part)
     path = pathlib.Path(path)
     if path.is_dir():
         if sizes or part:
@@ -52,14 +56,25 @@ def read(path: str | pathlib.Path, sizes: str = "", *, part: str = "") -> Loaded
         arrays = foreign.read(path / WEIGHTS)
     elif not sizes:
         raise typing.InputError(
-            f"{path} is no folder of an autoencoder; of a file of weights name its sizes, one of {', '.join(kl.SIZES)}."
+            f"{path} is no folder of an autoencoder; of a file of weights name its sizes, one of {', '.join(SIZES)}."
         )
     else:
-        checks.member("sizes of an autoencoder", sizes, kl.SIZES)
+        checks.member("sizes of an autoencoder", sizes, SIZES)
         chosen, name = kl.SIZES[sizes], sizes
         arrays = foreign.below(foreign.read(path), part)
     params = kl_names.weights(arrays, chosen)
     return Loaded(kl.make(chosen, name), params, chosen, fingerprint(params))
+
+
+def _representation(paths: str, name: str, part: str) -> Loaded:
+    """A representation autoencoder of one file or two."""
+    first, comma, second = paths.partition(",encoder=")
+    arrays: dict[str, np.ndarray] = {}
+    for path in [first, second] if comma else [first]:
+        arrays |= foreign.below(foreign.read(path), part if path == first else "")
+    sizes = rae.SIZES[name]
+    params = rae.weights(arrays, sizes)
+    return Loaded(rae.make(sizes, name), params, sizes, fingerprint(params))
 
 
 def write(folder: str | pathlib.Path, params: Any, sizes: kl.KLSizes) -> None:

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax.evals.networks.features import Features, along, checked
+from flowjax.autoencoders import vision_transformer as vit
+from flowjax.evals.networks.features import Features, checked
 from flowjax.typing import Array
 
 EPSILON = 1e-6  # of the norms
@@ -41,18 +42,9 @@ LARGE = Sizes()
 
 def apply(params: Mapping[str, Any], images: Array, sizes: Sizes = LARGE) -> Features:
     """Class tokens of images [B, pixels, pixels, 3], which are normalised by ImageNet's mean and deviation: pool [B, width]."""
-    B, side, p = len(images), sizes.pixels // sizes.patch, sizes.patch
-    x = images.reshape(B, side, p, side, p, 3).transpose(0, 1, 3, 2, 4, 5).reshape(B, side * side, p * p * 3)
-    x = _linear(params["patches"], x)
-    x = jnp.concatenate([jnp.broadcast_to(params["class"][None], (B, 1, sizes.width)), x + params["places"][None]], axis=1)
-
-    def block(x, weights):
-        x = x + along(weights["ls1"], x) * _attention(weights, _norm(weights["norm1"], x), sizes.heads)
-        h = jax.nn.gelu(_linear(weights["fc1"], _norm(weights["norm2"], x)), approximate=False)
-        return x + along(weights["ls2"], x) * _linear(weights["fc2"], h), None
-
-    x, _ = jax.lax.scan(block, x, params["blocks"])
-    return Features(_norm(params["norm"], x[:, 0]))
+    x = vit.linear(params["patches"], vit.patches(images, sizes.patch)) + params["places"][None]
+    x = jnp.concatenate([jnp.broadcast_to(params["class"][None], (len(images), 1, sizes.width)), x], axis=1)
+    return Features(vit.norm(params["norm"], vit.blocks(params["blocks"], x, sizes.heads, EPSILON)[:, 0], EPSILON))
 
 
 def weights(arrays: Mapping[str, np.ndarray], sizes: Sizes = LARGE) -> dict[str, Any]:
@@ -110,40 +102,6 @@ def _places(places: np.ndarray, sizes: Sizes) -> np.ndarray:
     side = sizes.pixels // sizes.patch
     if side == sizes.grid:
         return places
-    matrix = _cubic(sizes.grid, side, (side + OFFSET) / sizes.grid)
+    matrix = vit.cubic(sizes.grid, side, (side + OFFSET) / sizes.grid)
     grid = places.reshape(sizes.grid, sizes.grid, -1)
     return np.einsum("ai,bj,ijd->abd", matrix, matrix, grid).reshape(side * side, -1)
-
-
-def _cubic(before: int, after: int, scale: float) -> np.ndarray:
-    """The matrix [after, before] of torch's bicubic interpolation: a = -3/4, no antialiasing, values beyond the edge are those at it."""
-    a = -0.75
-    near = lambda d: ((a + 2) * d - (a + 3)) * d * d + 1
-    far = lambda d: ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-    matrix = np.zeros((after, before))
-    for i in range(after):
-        place = (i + 0.5) / scale - 0.5
-        first = int(np.floor(place))
-        for j in range(first - 1, first + 3):
-            d = abs(place - j)
-            matrix[i, min(max(j, 0), before - 1)] += near(d) if d <= 1 else far(d)
-    return matrix
-
-
-def _linear(weights: Mapping[str, Array], x: Array) -> Array:
-    y = jnp.matmul(x, weights["kernel"], precision="highest")
-    return y + along(weights["bias"], y)
-
-
-def _norm(weights: Mapping[str, Array], x: Array) -> Array:
-    x = x - x.mean(axis=-1, keepdims=True)
-    x = x * jax.lax.rsqrt((x * x).mean(axis=-1, keepdims=True) + EPSILON)
-    return x * along(weights["scale"], x) + along(weights["bias"], x)
-
-
-def _attention(weights: Mapping[str, Any], x: Array, heads: int) -> Array:
-    B, N, D = x.shape
-    q, k, v = _linear(weights["qkv"], x).reshape(B, N, 3, heads, D // heads).transpose(2, 0, 3, 1, 4)
-    scores = jnp.matmul(q, k.swapaxes(2, 3), precision="highest") * (D // heads) ** -0.5
-    x = jnp.matmul(jax.nn.softmax(scores, axis=-1), v, precision="highest")
-    return _linear(weights["proj"], x.transpose(0, 2, 1, 3).reshape(B, N, D))

@@ -23,11 +23,6 @@ class Features(NamedTuple):
     logits: Array | None = None
 
 
-def along(vector: Array, x: Array) -> Array:
-    """A vector of the last axis with as many axes as x."""
-    return vector.reshape((1,) * (x.ndim - 1) + (-1,))
-
-
 def checked(
     arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], what: str, besides: tuple[str, ...] = ()
 ) -> dict[str, np.ndarray]:

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax.evals.networks.features import Features, along, checked
+from flowjax.autoencoders.vision_transformer import along
+from flowjax.evals.networks.features import Features, checked
 from flowjax.typing import Array
 
 SPATIAL = 7  # channels of the spatial features, 17 x 17 x 7 = 2,023 numbers (guided-diffusion's evaluator)

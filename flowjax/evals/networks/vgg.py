@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax import typing
-from flowjax.evals.networks.features import Features, along, checked
+from flowjax.autoencoders.vision_transformer import along
+from flowjax.evals.networks.features import Features, checked
 from flowjax.typing import Array
 
 LEVELS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # (channels, convolutions) between two halvings
+LEAST = 2 ** (len(LEVELS) - 1)  # pixels of a side
 FLOOR = 1e-10  # added to norms
 _SQUARE = 1e-20  # under their root, whose derivative at 0 is infinite
 _TORCHVISION = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # numbers of the convolutions among the layers there
@@ -30,7 +32,7 @@ def apply(params: Mapping[str, Any], images: Array) -> Features:
 
     Args:
       params: of `weights`.
-      images: [B, H, W, 3], normalised by ImageNet's mean and deviation, with sides of at least 16 pixels.
+      images: [B, H, W, 3], normalised by ImageNet's mean and deviation, with sides of at least LEAST pixels.
     """
     return Features(levels(params, images)[-1].mean(axis=(1, 2)))
 
