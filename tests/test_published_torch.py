@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from configs import soflow
+from configs import common, meanflow, soflow
 from flowjax import models, training, typing
-from flowjax.models import embeddings, published, published_torch
+from flowjax.models import embeddings, lightning_dit, published, published_torch
 from flowjax.training import published_runs, runs
+from tests import published_fixtures
 
 WIDTH, HEADS, DEPTH, PATCH, CLASSES, SIDE, CHANNELS = 16, 2, 3, 2, 3, 4, 2
 EMBEDDERS = {
@@ -141,11 +142,76 @@ def test_names_and_shapes_that_do_not_fit_are_one_sentence():
     published_torch.dmf({**state("dmf"), "logvar_linear.weight": np.zeros((1, 256))}, 2)
 
 
-def test_kinds_without_a_network_here_say_why():
-    with pytest.raises(
-        typing.InputError, match="network of 'facm' is a LightningDiT, which is not here; .* can be read: meanflow, "
-    ):
-        published.weights("facm", "x.pt", "dit", {})
+NETWORKS_OF_AUTHORS = {
+    "facm": {},
+    "alphaflow": {},
+    "drifting": {"inputs": ("guidance",), "class_tokens": 2, "codes": 3, "code_values": 5},
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS_OF_AUTHORS)
+def test_the_network_says_what_the_authors_own_code_says(kind):
+    """tests/published_fixtures.py ran the authors' files with these weights."""
+    of, (shapes, theirs) = published_fixtures, published_fixtures.kept(kind)
+    arrays = of.weights({name: tuple(shape) for name, shape in shapes.items()})
+    fixed = next((name for name in shapes if name.endswith("pos_embed")), "")
+    if kind != "drifting":
+        side = of.SIDE // of.PATCH
+        arrays[fixed] = embeddings.grid_positions(side, side, of.WIDTH)[None]
+    about = published.KINDS[kind]
+    given = (
+        published._nested(arrays)
+        if kind == "drifting"
+        else {**arrays, "autoencoder_mean": np.zeros(2)}
+        if kind == "alphaflow"
+        else arrays
+    )
+    params = about.weights(given, {"heads": of.HEADS})
+    fields = {"num_classes": of.CLASSES, "width": of.WIDTH, "depth": of.DEPTH, "heads": of.HEADS, "patch": of.PATCH}
+    net = models.make(about.network, parameterisation=about.parameterisation, **fields, **NETWORKS_OF_AUTHORS[kind])
+    params = params if about.parameterisation == "velocity" else {"net": params}
+    x, column = of.images(), lambda time: np.asarray(time, np.float32)[:, None, None, None]
+    cond = {"label": np.where(of.LABELS == of.CLASSES, -1, of.LABELS)}
+    cond |= {"guidance": of.SCALES.astype(np.float32)} if kind == "drifting" else {}
+    V = jax.jit(lambda s, t: net.apply({"params": params}, x, s, t, cond))
+    s, zero = column(of.TIMES["s"]), column(np.zeros(2))
+    found = {
+        "facm": lambda: {"jump": -V(s, zero), "velocity": -V(s, s)},
+        "alphaflow": lambda: {"V": V(s, column(of.TIMES["t"]))},
+        "drifting": lambda: {"data": x - V(zero + 1, zero)},
+    }[kind]()
+    for name, array in theirs.items():
+        np.testing.assert_allclose(found[name], array, rtol=2e-4, atol=2e-4, err_msg=name)
+
+
+def test_names_of_facm_and_drifting_that_do_not_fit_are_one_sentence():
+    shapes = {kind: published_fixtures.kept(kind)[0] for kind in ("facm", "drifting")}
+    arrays = {kind: published_fixtures.weights({n: tuple(s) for n, s in found.items()}) for kind, found in shapes.items()}
+    side = published_fixtures.SIDE // published_fixtures.PATCH
+    arrays["facm"]["pos_embed"] = embeddings.grid_positions(side, side, published_fixtures.WIDTH)[None]
+    averages = {f"ema_models.{i}.ema_model.{name}": (i + 1) * array for i in (-1, 1) for name, array in arrays["facm"].items()}
+    averages = {name: array / 2 if ".1." in name else array for name, array in averages.items()} | {
+        "ema_models.1.step": np.zeros(1)
+    }
+    jax.tree.map(np.testing.assert_array_equal, published_torch.facm(averages), published_torch.facm(arrays["facm"]))
+    with pytest.raises(typing.InputError, match=r"facm: .* has unexpected 1 \(r_embedder.mlp.0.bias\)"):
+        published_torch.facm({**arrays["facm"], "r_embedder.mlp.0.bias": np.zeros(2)})
+    with pytest.raises(typing.InputError, match="drifting: .* has unexpected 1 .*Dense_9"):
+        published.drifting(published._nested({**arrays["drifting"], "Dense_9/kernel": np.zeros((2, 2))}), 2)
+    with pytest.raises(typing.InputError, match="drifting: 5 heads do not share the width 24"):
+        published.drifting(published._nested(arrays["drifting"]), 5)
+
+
+def test_codes_of_drifting_are_spread_evenly_and_say_nothing_of_the_noise():
+    x = np.random.default_rng(0).standard_normal((20_000, 4)).astype(np.float32)
+    drawn = np.asarray(lightning_dit.codes(x, 4, 64))
+    counts = np.bincount(drawn.ravel(), minlength=64)
+    assert drawn.min() == 0 and drawn.max() == 63 and np.abs(counts / counts.mean() - 1).max() < 0.15
+    assert np.abs(np.corrcoef(np.hstack([x, np.abs(x), drawn]).T)[:8, 8:]).max() < 0.03
+    assert np.abs(np.corrcoef(drawn.T) - np.eye(4)).max() < 0.03
+
+
+def test_kinds_of_another_network_say_so():
     with pytest.raises(
         typing.InputError, match="weights of 'tvm' are of the network 'semi_lipschitz_dit', and this one is 'dit'"
     ):
@@ -189,3 +255,27 @@ def test_published_weights_become_a_run(tmp_path):
     config.start = weights
     started = runs.setup(config, devices=jax.devices()[:1]).init().params["V"]
     np.testing.assert_array_equal(started["blocks"]["qkv"]["kernel"], run.params["blocks"]["qkv"]["kernel"])
+
+
+@pytest.mark.slow
+def test_published_weights_that_predict_data_become_a_run(tmp_path):
+    """Drifting's, sampled in one step at a guidance scale, as the authors' code says it."""
+    of, (shapes, theirs) = published_fixtures, published_fixtures.kept("drifting")
+    np.savez(tmp_path / "w.npz", **of.weights({name: tuple(shape) for name, shape in shapes.items()}))
+    np.savez(
+        tmp_path / "images.npz", x=np.zeros((20, of.SIDE, of.SIDE, of.CHANNELS), np.float32), label=np.arange(20) % of.CLASSES
+    )
+    config = meanflow.get_config("digits")
+    config.data.name = f"npz:{tmp_path / 'images.npz'}"
+    config.model = common.network("drifting_dit", width=of.WIDTH, depth=of.DEPTH, heads=of.HEADS, patch=of.PATCH)
+    config.model.update({"class_tokens": 2, "codes": 3, "code_values": 5})
+    config.guidance.update({"kind": "meanflow", "scale": (1.0, 4.0)})
+    config.method.label_drop = 0.1
+    weights = f"drifting:{tmp_path / 'w.npz'}"
+    with pytest.raises(typing.InputError, match="drifting are of networks that predict 'denoised_field': --config.model.param"):
+        published_runs.write(config, weights, tmp_path / "run")
+    config.model.parameterisation = "denoised_field"
+    published_runs.write(config, weights, tmp_path / "run")
+    run = training.load(tmp_path / "run")
+    found = run.sample(1, 1, of.LABELS[:1], x=of.images()[:1], guidance=float(of.SCALES[0]), sampler="flow_map")
+    np.testing.assert_allclose(found, theirs["data"][:1], rtol=2e-4, atol=2e-4)

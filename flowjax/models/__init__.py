@@ -11,6 +11,7 @@ from flowjax.models import slices
 from flowjax.models.decoupled_dit import DECOUPLED_DIT_SIZES, DecoupledDiT
 from flowjax.models.discriminator import Discriminator, features
 from flowjax.models.dit import DIT_SIZES, DiT
+from flowjax.models.lightning_dit import LIGHTNING_SIZES, DriftingDiT, LightningDiT
 from flowjax.models.log_variance import LinearLogVariance, LogVariance
 from flowjax.models.mit import MIT_SIZES, MiT
 from flowjax.models.mlp import MLP
@@ -27,6 +28,9 @@ __all__ = [
     "DecoupledDiT",
     "DiT",
     "Discriminator",
+    "DriftingDiT",
+    "LIGHTNING_SIZES",
+    "LightningDiT",
     "LinearLogVariance",
     "LogVariance",
     "MIT_SIZES",
@@ -63,6 +67,8 @@ MODELS = {
     "mit": MiT,
     "decoupled_dit": DecoupledDiT,
     "semi_lipschitz_dit": SemiLipschitzDiT,
+    "lightning_dit": LightningDiT,
+    "drifting_dit": DriftingDiT,
     "unet": UNet,
     "sequence_dit": SequenceDiT,
     "transition_mlp": TransitionMLP,
@@ -74,6 +80,8 @@ SIZES = {
     "mit": MIT_SIZES,
     "decoupled_dit": DECOUPLED_DIT_SIZES,
     "semi_lipschitz_dit": SEMI_LIPSCHITZ_SIZES,
+    "lightning_dit": LIGHTNING_SIZES,
+    "drifting_dit": LIGHTNING_SIZES,
     "sequence_dit": DIT_SIZES,
 }
 # Which dimensions of a weight are sliced along "fsdp", see flowjax.training.sharding.specs: pairs (regular expression on its path,

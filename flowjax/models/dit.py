@@ -170,10 +170,14 @@ class DiT(nn.Module):
             raise typing.InputError(
                 f"{type(self).__name__}: width {self.width} must be a multiple of 4 and of {self.heads} heads."
             )
-        positions = embeddings.grid_positions(x.shape[1] // p, x.shape[2] // p, self.width)
+        positions = self._positions(x.shape[1] // p, x.shape[2] // p)
         h = self._patch_in(dtype)(h.astype(dtype)) + jnp.asarray(positions, dtype)[None]
         first = lambda name: lambda image: from_zero(self.width, dtype, name)(embeddings.patches(image, p).astype(dtype))
         return embeddings.beside(h, self.inputs, cond, x, first)
+
+    def _positions(self, height, width):
+        """What is added to the tokens of a grid, [height * width, width of the network]."""
+        return embeddings.grid_positions(height, width, self.width)
 
     def _patch_in(self, dtype):
         """The layer of the patches."""

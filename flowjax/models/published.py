@@ -94,33 +94,81 @@ def mit(tree: Mapping[str, Any]) -> dict[str, Any]:
     return _renamed("mit", leaves, names)
 
 
+def drifting(tree: Mapping[str, Any], heads: int) -> dict[str, Any]:
+    """Weights of drifting's generator as those of our DriftingDiT.
+
+    Its rotary positions turn the features j and j + n / 2 of a head of n, ours 2 j and 2 j + 1: queries and keys are reordered.
+
+    Args:
+      tree: nested dicts of arrays with the published names, ema_params.msgpack.
+      heads: of the attention.
+
+    Returns:
+      The tree of `DriftingDiT(num_classes, width, depth, heads, patch, inputs=("guidance",))`, float32 numpy arrays.
+
+    Raises:
+      InputError: for missing or unexpected leaves, or heads that do not divide the width.
+    """
+    leaves = _leaves(tree)
+    count = sum(name.startswith("noise_embeds_") for name in leaves)
+    dense = lambda ours, place: {f"{ours}/{leaf}": f"{place}/Dense_0/{leaf}" for leaf in ("kernel", "bias")}
+    net, out = "LightningDiT_0", "LightningDiT_0/FinalLayer_0"
+    names = {
+        "label/Embed_0/embedding": "Embed_0/embedding",
+        "codes": [f"noise_embeds_{i}/embedding" for i in range(count)],
+        **dense("guidance_scale/Dense_0", "TimestepEmbedder_0/TorchLinear_0"),
+        **dense("guidance_scale/Dense_1", "TimestepEmbedder_0/TorchLinear_1"),
+        "guidance_norm/scale": "RMSNorm_0/weight",
+        "position_embedding": f"{net}/pos_embed",
+        "class_tokens": f"{net}/cls_embed",
+        **dense("patch_in", f"{net}/TorchLinear_0"),
+        **dense("class_in", f"{net}/TorchLinear_1"),
+        "out_norm/scale": f"{out}/RMSNorm_0/weight",
+        **dense("modulation", f"{out}/TorchLinear_0"),
+        **dense("patch_out", f"{out}/TorchLinear_1"),
+    }
+    names |= _stacked(leaves, "blocks", f"{net}/blocks_", _DRIFTING_BLOCK)
+    found = _renamed("drifting", leaves, names)
+    width = found["class_in"]["bias"].shape[0]
+    if width % heads or width // heads % 2:
+        raise typing.InputError(f"drifting: {heads} heads do not share the width {width} in whole pairs of features.")
+    n = width // heads
+    order = np.stack([np.arange(n // 2), np.arange(n // 2) + n // 2], axis=1).ravel()  # of ours in theirs
+    every = np.concatenate([np.arange(heads)[:, None] * n + order, np.arange(heads)[:, None] * n + order + width]).ravel()
+    columns = np.concatenate([every, np.arange(2 * width, 3 * width)])
+    blocks = found["blocks"]
+    blocks["qkv"] = {leaf: array[..., columns] for leaf, array in blocks["qkv"].items()}
+    for name in ("q_norm", "k_norm"):
+        blocks[name] = {"scale": blocks[name]["scale"][..., order]}
+    return found
+
+
 class Kind(NamedTuple):
     """Weights that were published.
 
     Attributes:
       network: key of flowjax.models.MODELS.
       weights: (nested dicts of arrays with the published names, fields of the network) -> its tree.
+      parameterisation: what it predicts, key of flowjax.flowmap.PARAMETERISATIONS.
     """
 
     network: str
     weights: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+    parameterisation: str = "velocity"
 
 
 KINDS: dict[str, Kind] = {
     "meanflow": Kind("dit", lambda tree, fields: meanflow_dit(tree)),
     "imf": Kind("mit", lambda tree, fields: mit(tree)),
-    "pmf": Kind("mit", lambda tree, fields: mit(tree)),
+    "pmf": Kind("mit", lambda tree, fields: mit(tree), "denoised_field"),
     "soflow": Kind("dit", lambda tree, fields: published_torch.soflow(tree)),
     "sit": Kind("dit", lambda tree, fields: published_torch.sit(tree)),
     "repa": Kind("dit", lambda tree, fields: published_torch.sit(tree, data_at_one=False)),
     "dmf": Kind("decoupled_dit", lambda tree, fields: published_torch.dmf(tree, fields["source_depth"])),
     "tvm": Kind("semi_lipschitz_dit", lambda tree, fields: published_torch.tvm(tree)),
-}
-# Why others are not there.
-ABSENT = {
-    "facm": "a LightningDiT, which is not here",
-    "drifting": "a LightningDiT without an input for the time, which is not here",
-    "alphaflow": "a DiT that embeds the target time itself, where the DiT here embeds the difference of both times",
+    "alphaflow": Kind("dit", lambda tree, fields: published_torch.alphaflow(tree)),
+    "facm": Kind("lightning_dit", lambda tree, fields: published_torch.facm(tree)),
+    "drifting": Kind("drifting_dit", lambda tree, fields: drifting(tree, fields["heads"]), "denoised_field"),
 }
 
 
@@ -140,10 +188,6 @@ def weights(kind: str, path: str | pathlib.Path, network: str, fields: Mapping[s
     Raises:
       InputError: there is no such kind or file, its network is another one, or its names do not fit. Shapes are compared by the caller.
     """
-    if kind in ABSENT:
-        raise typing.InputError(
-            f"the network of {kind!r} is {ABSENT[kind]}; published weights of these can be read: {', '.join(KINDS)}."
-        )
     checks.member("kind of published weights", kind, KINDS)
     decoupled = (KINDS[kind].network, network) == ("dit", "decoupled_dit")
     if network != KINDS[kind].network and not decoupled:
@@ -188,6 +232,22 @@ _MIT_BLOCK = {
     "attention_scale": "attn_scale",
     "mlp_scale": "mlp_scale",
 }
+
+
+_DRIFTING_BLOCK = {
+    "attention_norm/scale": "RMSNorm_0/weight",
+    "mlp_norm/scale": "RMSNorm_1/weight",
+    "q_norm/scale": "Attention_0/q_norm/weight",
+    "k_norm/scale": "Attention_0/k_norm/weight",
+    **{
+        f"{ours}/{leaf}": f"{theirs}/Dense_0/{leaf}"
+        for ours, theirs in {
+            "modulation": "TorchLinear_0", "qkv": "Attention_0/TorchLinear_0", "attention_out": "Attention_0/TorchLinear_1",
+            "mlp_gate": "SwiGLUFFN_0/TorchLinear_0", "mlp_in": "SwiGLUFFN_0/TorchLinear_1", "mlp_out": "SwiGLUFFN_0/TorchLinear_2",
+        }.items()
+        for leaf in ("kernel", "bias")
+    },
+}  # fmt: skip
 
 
 def _linear(ours, published):

@@ -5,6 +5,8 @@
     repa         kyungmnlee/dmf a6db0f6, models/sit.py (SiT + REPA)  -> DiT, a velocity
     dmf          kyungmnlee/dmf a6db0f6, models/dmft.py              -> DecoupledDiT
     tvm          lumalabs/tvm 82e8e5d, training/dit.py, wrapper.py   -> SemiLipschitzDiT with the input "guidance"
+    alphaflow    snap-research/alphaflow b0fef77, src/training/dit.py; the wrapper, networks.py, in the copy yuanpengtu/TEMF cbec1f0 -> DiT
+    facm         ali-vilab/FACM 9be03f7, ldit/lightningdit.py        -> LightningDiT
 
 All have the names of Peebles and Xie's DiT (arXiv 2212.09748). A linear layer of torch is [out, in], a convolution [out, in, k, k].
 """
@@ -26,7 +28,9 @@ _BLOCK = {
 }
 _FREQUENCIES = 256  # sines and cosines of a time
 # What is beside the network in a file, and not of it.
-_BESIDE = ("projectors.", "logvar_linear.")
+_BESIDE = ("projectors.", "logvar_linear.", "feat_rope.")
+_BESIDE_ALPHAFLOW = ("autoencoder", "are_ldm_stats_inited", "logvar_net.")  # its autoencoder and the statistics of latents
+_AVERAGE = "ema_models.1.ema_model."  # of the two averages in a file of FACM the one that its authors sample
 
 
 def soflow(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -126,6 +130,63 @@ def tvm(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return names.whole(tree)
 
 
+def alphaflow(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Weights of AlphaFlow's DiT as those of our DiT, whose V is its network.
+
+    Its second embedder is called that of the next noise level, and is given the difference of both, as ours is.
+
+    Args:
+      arrays: {name: array} of the published state, "model.blocks.0.attn.qkv.weight"; "model." may be left out.
+
+    Returns:
+      The tree of `DiT(num_classes, width, depth, heads, patch)`. Of networks that were trained without dropping labels the table of labels
+      has one row less than ours.
+
+    Raises:
+      InputError: names are missing or unknown, or shapes do not fit.
+    """
+    kept = {name: array for name, array in arrays.items() if not name.startswith(_BESIDE_ALPHAFLOW)}
+    names = _Names("alphaflow", kept, ("module.", "model."))
+    times = {"source": "noise_labels_embedder", "gap": "noise_labels_next_embedder"}
+    tree = _dit(names)
+    for ours, theirs in times.items():
+        tree |= _embedder(names, ours, theirs)
+    return names.whole(tree)
+
+
+def facm(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Weights of FACM's LightningDiT as those of ours, with V = -network: its time is 1 at the data.
+
+    Args:
+      arrays: {name: array} of the published state, "blocks.0.attn.qkv.weight", or of a file with averages, of which the second is taken.
+
+    Returns:
+      The tree of `LightningDiT(num_classes, width, depth, heads, patch)`.
+
+    Raises:
+      InputError: names are missing or unknown, as with a second embedding of time, or shapes do not fit.
+    """
+    average = {name.removeprefix(_AVERAGE): array for name, array in arrays.items() if name.startswith(_AVERAGE)}
+    names = _Names("facm", average or arrays, ("module.",))
+    tree = _dit(names, {ours: theirs for ours, theirs in _BLOCK.items() if not ours.startswith("mlp")})
+    tree |= _embedder(names, "time", "t_embedder") | {"out_norm/scale": names.take("final_layer.norm_final.weight")}
+    norms = {"attention_norm": "norm1", "mlp_norm": "norm2", "q_norm": "attn.q_norm", "k_norm": "attn.k_norm"}
+    tree |= {f"blocks/{ours}/scale": names.stacked(f"{theirs}.weight") for ours, theirs in norms.items()}
+    for leaf, name in (("kernel", "weight"), ("bias", "bias")):
+        both, last = names.stacked(f"mlp.w12.{name}"), names.stacked(f"mlp.w3.{name}")
+        tree |= {
+            f"blocks/{ours}/{leaf}": _turned(half) for ours, half in zip(("mlp_gate", "mlp_in"), np.split(both, 2, axis=1))
+        }
+        tree[f"blocks/mlp_out/{leaf}"] = _turned(last)
+    tree |= {f"patch_out/{leaf}": -tree[f"patch_out/{leaf}"] for leaf in ("kernel", "bias")}
+    return names.whole(tree)
+
+
+def _turned(stack: np.ndarray) -> np.ndarray:
+    """A stack of torch's matrices or vectors as ours."""
+    return stack.swapaxes(1, 2) if stack.ndim == 3 else stack
+
+
 class _Names:
     """The arrays of a file, each of which must be used once."""
 
@@ -186,7 +247,7 @@ class _Names:
         raise typing.InputError(f"{self.caller}: {name} has the shape {array.shape}; expected {expected}.")
 
 
-def _dit(names: _Names) -> dict[str, np.ndarray]:
+def _dit(names: _Names, layers: Mapping[str, str] = _BLOCK) -> dict[str, np.ndarray]:
     """What all networks have, without the embeddings of times; {our name: array}, blocks stacked."""
     patches, positions = names.take("x_embedder.proj.weight"), names.take("pos_embed")
     tree = {
@@ -195,7 +256,7 @@ def _dit(names: _Names) -> dict[str, np.ndarray]:
     }
     tree |= names.linear("modulation", "final_layer.adaLN_modulation.1")
     last, bias = names.take("final_layer.linear.weight"), names.take("final_layer.linear.bias")
-    for ours, theirs in _BLOCK.items():
+    for ours, theirs in layers.items():
         tree[f"blocks/{ours}/kernel"] = names.stacked(f"{theirs}.weight").swapaxes(1, 2)
         tree[f"blocks/{ours}/bias"] = names.stacked(f"{theirs}.bias")
     names.fail_if_missing()

@@ -26,7 +26,7 @@ class Published(NamedTuple):
 def parsed(start):
     """The Published that config.start names; None for a run."""
     kind, colon, rest = start.partition(":")
-    if colon and (kind in published.KINDS or kind in published.ABSENT):
+    if colon and kind in published.KINDS:
         path, comma, part = rest.rpartition(",part=")
         return Published(kind, path, part) if comma else Published(kind, rest, "")
     return Published("", start, "") if start.endswith(ENDINGS) else None
@@ -37,10 +37,15 @@ def is_published(start):
     return parsed(start) is not None
 
 
+def predicts(kind):
+    """The parameterisation of the networks of a kind, "" for a file without one."""
+    return published.KINDS[kind].parameterisation if kind else "velocity"
+
+
 def networks(kind):
     """The networks that the weights of a kind, "" for a file without one, can be for."""
     if kind:
-        plain = published.KINDS[kind].network if kind in published.KINDS else ""
+        plain = published.KINDS[kind].network
         return [plain, "decoupled_dit"] if plain == "dit" else [plain]
     return list(FILES)
 
@@ -66,4 +71,5 @@ def weights(start, run, model, heads):
         params = decoupled_dit.from_plain(run.params, fields["source_depth"])
     else:
         params = run.params
-    return {name: value for name, value in params.items() if heads or name not in VELOCITY_HEAD}
+    params = {name: value for name, value in params.items() if heads or name not in VELOCITY_HEAD}
+    return params if file is None or predicts(file.kind) == "velocity" else {"net": params}

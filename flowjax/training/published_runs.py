@@ -31,10 +31,10 @@ def write(config, weights, workdir):
         raise typing.InputError(f"--weights={weights:.200}: expected KIND:FILE with a kind of {', '.join(published.KINDS)}.")
     run = runs.sketch(config)
     model = run.settings.model
-    if model.parameterisation != "velocity":
+    if model.parameterisation != (predicted := published.KINDS[file.kind].parameterisation):
         raise typing.InputError(
-            f"config.model.parameterisation is {model.parameterisation!r}, and published weights are of networks that predict velocities:"
-            " --config.model.parameterisation=velocity."
+            f"config.model.parameterisation is {model.parameterisation!r}, and the published weights of {file.kind} are of networks that"
+            f" predict {predicted!r}: --config.model.parameterisation={predicted}."
         )
     params = initial_weights.weights(weights, None, model, run.networks.heads)
     _check_shapes(run.like.params["V"], params, weights)

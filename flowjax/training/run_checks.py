@@ -5,7 +5,6 @@ Checks as those of flowjax.training.config_checks, in whose list they are.
 
 from flowjax import data, guidance as guidances, methods, models, typing
 from flowjax.data import points
-from flowjax.models import published
 from flowjax.training import initial_weights, parts, teachers
 
 
@@ -106,13 +105,11 @@ def start(settings, facts):
         return
     if initial_weights.is_published(wanted):
         kind = initial_weights.parsed(wanted).kind
-        if kind in published.ABSENT:
-            raise typing.InputError(f"config.start is {wanted!r}: the network of {kind!r} is {published.ABSENT[kind]}.")
-        able = initial_weights.networks(kind)
-        if model.name not in able or model.parameterisation != "velocity":
+        able, predicted = initial_weights.networks(kind), initial_weights.predicts(kind)
+        if model.name not in able or model.parameterisation != predicted:
             raise typing.InputError(
                 f"config.start is {wanted!r}, and {f'weights of {kind}' if kind else 'published weights'} are of the networks {', '.join(able)} with"
-                f" parameterisation 'velocity'; config.model is {model.name!r} with {model.parameterisation!r}."
+                f" parameterisation {predicted!r}; config.model is {model.name!r} with {model.parameterisation!r}."
             )
         return
     if wanted == "teacher" and settings.teacher in ("", teachers.EXACT):
