@@ -6,7 +6,8 @@ float16, in shards of --shard images, with a manifest that says of what they are
 command continues a killed run, with any number of processes (docs/pods.md), and the files have the same bytes.
 
 --source is folder:PATH, a folder of class folders; tar:FILE, an archive of such, or one of archives, one a class, which is read without
-being unpacked; or a data set of flowjax or TFDS with colour images of one size. --autoencoder is a file of published weights with
+being unpacked; tfds:imagenet2012, or another TFDS dataset with images of any size, prepared as array_record files, which are read without
+TensorFlow; or a data set of flowjax or TFDS with colour images of one size. --autoencoder is a file of published weights with
 --sizes, or a folder of experiments.train_autoencoder. ImageNet, 1,281,167 images of 256 pixels, takes 21 GB, 42 with --mirrored.
 Without --normalisation the latents' own mean and deviation are measured, and printed as flags for the training.
 """
@@ -15,11 +16,11 @@ from absl import flags
 
 from experiments import command_line
 from flowjax import autoencoders, checks, folders, typing
-from flowjax.autoencoders import kl
+from flowjax.autoencoders import files
 
-SOURCE = flags.DEFINE_string("source", None, "folder:PATH, tar:FILE, or a data set")
+SOURCE = flags.DEFINE_string("source", None, "folder:PATH, tar:FILE, tfds:NAME, or a data set")
 AUTOENCODER = flags.DEFINE_string("autoencoder", None, "file of published weights, or folder of experiments.train_autoencoder")
-SIZES = flags.DEFINE_string("sizes", "", f"sizes of published weights: {', '.join(kl.SIZES)}")
+SIZES = flags.DEFINE_string("sizes", "", f"sizes of published weights: {', '.join(files.SIZES)}")
 PART = flags.DEFINE_string("part", "", "part of the file of weights, such as first_stage_model; default: all of it")
 OUTPUT = flags.DEFINE_string("output", None, "folder of the latents")
 SPLIT = flags.DEFINE_string("split", "train", "split that is written, train or test; of a data set also the one that is read")
@@ -37,7 +38,6 @@ flags.mark_flags_as_required(["source", "autoencoder", "output"])
 
 def main():
     command_line.join(PROCESSES)
-    from flowjax.autoencoders import files
     from flowjax.preparation import images, latents
     from flowjax.training import hosts
 

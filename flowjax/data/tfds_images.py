@@ -8,12 +8,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 from absl import logging as absl_logging
 from tensorflow_datasets.core.download import downloader
+from tensorflow_datasets.proto import tf_example_pb2
 
 from flowjax import typing
 from flowjax.data import pipeline
@@ -37,6 +39,71 @@ def source(name: str, *, split: str = "train", data_dir: str | None = None, othe
       A source of uint8 [H, W, C], labelled if the dataset has a class label named `label`.
     """
 
+    return from_builder(_maker(name, data_dir, others), name, split=split)
+
+
+class Files(NamedTuple):
+    """Images of any size as the files in which a data set holds them.
+
+    Attributes:
+      size: how many.
+      classes: names of the classes; () if there are none.
+      read: row ids [n] -> records {"image": bytes, "label": number}, a list.
+      about: what they are of, a text.
+    """
+
+    size: int
+    classes: tuple[str, ...]
+    read: Callable[[Sequence[int]], list[dict]]
+    about: str
+
+
+def files(name: str, *, split: str, data_dir: str | None = None) -> Files:
+    """The image files of a TFDS dataset that was prepared, such as imagenet2012, read by row id without TensorFlow.
+
+    Args:
+      name: as of `source`.
+      split: "train" or "test"; the second is TFDS's "validation" where there is one, as of ImageNet, whose test images have no labels.
+      data_dir: as of `source`.
+
+    Raises:
+      InputError: it was not prepared as array_record files, or has no colour images.
+    """
+    with _quiet(), _no_code(), _readable(name):
+        builder = _maker(name, data_dir, ())()
+        features = builder.info.features
+        image, label = (
+            dict(features).get(key) if isinstance(features, tfds.features.FeaturesDict) else None for key in ("image", "label")
+        )
+        if not isinstance(image, tfds.features.Image) or image.shape[-1] != 3 or image.np_dtype != np.uint8:
+            raise typing.InputError(
+                f"{name} has no feature `image` of three colours, uint8; its features are {features!r:.200}."
+            )
+        if not builder.is_prepared():
+            raise typing.InputError(
+                f"{name} is not in {builder.data_path} as array_record files, which are read here without TensorFlow: where TensorFlow is,"
+                f" `tfds build {name} --file_format=array_record` writes them; or give its archive, --source=tar:FILE."
+            )
+        split = "validation" if split == "test" and "validation" in builder.info.splits else split
+        reader = _open(builder, name, split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
+
+    def read(ids: Sequence[int]) -> list[dict]:
+        with _readable(name):
+            return [_record(content, bool(classes)) for content in reader.__getitems__([int(i) for i in ids])]
+
+    return Files(len(reader), classes, read, f"{builder.info.full_name} {split}")
+
+
+def _record(content: bytes, labelled: bool) -> dict:
+    """The image file and the label of an example as it is stored; TFDS' own parser of files that stay encoded asks for TensorFlow."""
+    features = tf_example_pb2.Example.FromString(content).features.feature
+    record = {"image": features["image"].bytes_list.value[0]}
+    return record | {"label": features["label"].int64_list.value[0]} if labelled else record
+
+
+def _maker(name: str, data_dir: str | None, others: Sequence[str]) -> Callable[[], tfds.core.DatasetBuilder]:
+    """What makes the builder of a dataset; raises InputError for a name that is none."""
     if not re.fullmatch(_NAME, name):  # with a prefix "community:" or the like TFDS would download code and run it
         raise typing.InputError(
             f"there is no dataset {name!r:.100}; expected a name as TFDS writes it: cifar10, name/config, name:1.0.0."
@@ -61,7 +128,7 @@ def source(name: str, *, split: str = "train", data_dir: str | None = None, othe
                 ) from error
             raise typing.InputError(f"TFDS cannot open the dataset {name!r}: {_sentence(error)}.") from error
 
-    return from_builder(make, name, split=split)
+    return make
 
 
 def from_builder(
@@ -123,8 +190,8 @@ def _check_features(name: str, features: tfds.features.FeatureConnector) -> tupl
     return shape, label.num_classes if isinstance(label, tfds.features.ClassLabel) else 0
 
 
-def _open(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Sequence[dict]:
-    """The random-access reader of a split."""
+def _open(builder: tfds.core.DatasetBuilder, name: str, split: str, **options) -> Sequence[dict]:
+    """The random-access reader of a split; `options` are those of TFDS."""
     splits, here = builder.info.splits, builder.data_path
     try:
         shards = splits[split].file_instructions if splits else None
@@ -139,7 +206,7 @@ def _open(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Sequence[
     if missing := [shard.filename for shard in shards or () if not os.path.exists(shard.filename)]:
         raise typing.InputError(f"{name} is incomplete, {missing[0]} is missing: delete {here} and load it again.")
     try:
-        return builder.as_data_source(split)
+        return builder.as_data_source(split, **options)
     except Exception as error:
         raise typing.InputError(
             f"{name} cannot be read by rows ({_sentence(error)}): delete {here} and load it again."

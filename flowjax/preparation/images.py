@@ -1,4 +1,4 @@
-"""Images to be prepared, read one by one: a folder, a tar archive, or a data set.
+"""Images to be prepared, read one by one: a folder, a tar archive, the files of a TFDS dataset, or a data set of images of one size.
 
 An archive is read where it lies: nothing is unpacked, and names in it are only looked at. One with a name that leads out of it (`../`) or
 with links is refused. Archives of archives, one a class, as ImageNet is published, are read too.
@@ -11,7 +11,7 @@ import pathlib
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -30,7 +30,7 @@ class Images(NamedTuple):
       name: where they are from.
       size: how many.
       classes: names of the classes; () if there are none.
-      labels: int32 [size], or None.
+      labels: int32 [size], or what is sliced like it and reads labels then; None without classes.
       listing: a checksum of what is to be read: names, sizes and order.
       read: number of an image -> the image, RGB, of any size.
     """
@@ -38,7 +38,7 @@ class Images(NamedTuple):
     name: str
     size: int
     classes: tuple[str, ...]
-    labels: np.ndarray | None
+    labels: Any
     listing: int
     read: Callable[[int], Image.Image]
 
@@ -47,8 +47,8 @@ def open_images(name: str, *, split: str = "train", data_dir: str = "") -> Image
     """The images of a source.
 
     Args:
-      name: `folder:PATH`, all images in a folder, one folder a class or none; `tar:FILE`, likewise of an archive; or a data set of
-        flowjax.data of RGB images, as `cifar10`.
+      name: `folder:PATH`, all images in a folder, one folder a class or none; `tar:FILE`, likewise of an archive; `tfds:NAME`, images
+        of any size of a TFDS dataset that was prepared, as `tfds:imagenet2012`; or a data set of flowjax.data of RGB images, as `cifar10`.
       split: of a data set.
       data_dir: of a data set.
 
@@ -58,6 +58,8 @@ def open_images(name: str, *, split: str = "train", data_dir: str = "") -> Image
     kind, colon, where = name.partition(":")
     if colon and kind in ("folder", "tar"):
         return {"folder": _folder, "tar": _tar}[kind](name, pathlib.Path(where))
+    if colon and kind == "tfds":
+        return _tfds(name, where, split, data_dir)
     source = data.load(name, split=split, data_dir=data_dir)
     if len(source.shape) != 3 or source.shape[-1] != 3 or not source.levels:
         raise typing.InputError(f"{name} has rows of shape {source.shape}; expected images of three colours, uint8.")
@@ -79,6 +81,28 @@ def decoded(path: str, content: BinaryIO | pathlib.Path) -> Image.Image:
                 return image.convert("RGB")
         except UnidentifiedImageError:
             raise ValueError("it is neither") from None
+
+
+class _Labels:
+    """Labels of a TFDS dataset, read when they are sliced: its records must be read for them."""
+
+    def __init__(self, files: Any) -> None:
+        self._files = files
+
+    def __getitem__(self, ids: slice) -> np.ndarray:
+        chosen = range(self._files.size)[ids]
+        parts = [self._files.read(chosen[start : start + 256]) for start in range(0, len(chosen), 256)]
+        return np.array([record["label"] for part in parts for record in part], np.int32)
+
+
+def _tfds(name: str, where: str, split: str, data_dir: str) -> Images:
+    from flowjax.data import tfds_images  # tensorflow_datasets takes seconds to import
+
+    files = tfds_images.files(where, split=split, data_dir=data_dir or None)
+    read = lambda i: decoded(f"{name}, image {i}", io.BytesIO(files.read([i])[0]["image"]))
+    ends = [zlib.crc32(record["image"]) for record in files.read([0, files.size - 1])]
+    labels = _Labels(files) if files.classes else None
+    return Images(name, files.size, files.classes, labels, opening.text_checksum(f"{files.about} {files.size} {ends}"), read)
 
 
 def _folder(name: str, path: pathlib.Path) -> Images:
