@@ -35,6 +35,32 @@ def scaled(normal: Array, s: Time, t: Time, noise: float) -> Array:
     return (normal * (spread[None] if spread.ndim else spread) / over).astype(normal.dtype)
 
 
+def extended(w: Array, s: Time, t: Time) -> Array:
+    """How the coefficients between s and t change as the end t moves along one path, that of least degree: (t - s) dw/dt.
+
+    Along the polynomial path that has the coefficients w, with L = noise (s^2 - t^2),
+
+        L dw_0/dL = w_0 + 3 w_1 + 5 w_2,   L dw_1/dL = 2 w_1 + 5 w_2,   L dw_2/dL = 3 w_2,   (t - s) / L dL/dt = 2 t / (s + t)
+
+    so that neither the strength of the noise nor a division by t - s is left.
+
+    Args:
+      w: [3, B, ...].
+      s, t: times that fit a row, not both 0.
+
+    Returns:
+      [3, B, ...].
+
+    Example:
+      >>> line = jnp.array([[2.0], [0.0], [0.0]])  # a straight path: its increment is in proportion to s^2 - t^2
+      >>> extended(line, 0.5, 0.5).ravel().tolist()
+      [2.0, 0.0, 0.0]
+    """
+    share = jnp.asarray(2 * t / (s + t))
+    change = jnp.stack([w[0] + 3 * w[1] + 5 * w[2], 2 * w[1] + 5 * w[2], 3 * w[2]])
+    return ((share[None] if share.ndim else share) * change).astype(w.dtype)
+
+
 def joined(left: Array, right: Array, share: Time) -> Array:
     """Coefficients of a span from those of its two parts.
 

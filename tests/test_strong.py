@@ -112,6 +112,46 @@ def test_both_losses_vanish_on_the_exact_jumps():
     assert np.abs(other.prediction - other.target).max() > 1e-4  # such a path is no polynomial, and w only its mean
 
 
+MIXTURE = exact.mixture([0.3, 0.7], [-1.5, 1.0], [0.6, 0.5])
+
+
+def solved(x, s, t, w, steps=64):
+    """F along the polynomial path with coefficients w, of a drift that is not linear, by Runge and Kutta's method."""
+    h = (t - s) / steps
+    rate = lambda x, u: strong.drift(MIXTURE.v(x, u), x, u, NOISE) - noise_along(u, s, t, w)
+
+    def step(x, number):
+        u = s + number * h
+        a = rate(x, u)
+        b = rate(x + h / 2 * a, u + h / 2)
+        c = rate(x + h / 2 * b, u + h / 2)
+        d = rate(x + h * c, u + h)
+        return x + h / 6 * (a + 2 * b + 2 * c + d), None
+
+    return jax.lax.scan(step, x, jnp.arange(steps))[0]
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_lagrangian_loss_vanishes_along_every_polynomial_path():
+    x, s, t, w = points()
+
+    def told(x, p, q, w):  # at t = s the drift
+        return strong.drift(MIXTURE.v(x, p), x, p, NOISE) if p is q else (solved(x, p, q, w) - x - w[0]) / (q - p)
+
+    pair = jax.jit(lambda w: strong.strong_lagrangian(told, x, s, t, w))(w)
+    np.testing.assert_allclose(pair.prediction, pair.target, atol=1e-5)
+    # The coefficients move with the end: without that it is another path, and the loss sees it.
+    m = t + 0.2
+    part, moved = jax.jvp(lambda m: parts_of(w, s, m, t)[0], (m,), (m - s,))
+    np.testing.assert_allclose(brownian.extended(part, s, m), moved, rtol=1e-9, atol=1e-11)
+    assert np.abs(moved).max() > 0.1
+    # Without noise it is the ordinary loss.
+    ordinary = lambda x, s, t, w=None: jnp.sin(x + s - 2 * t)
+    quiet, plain = strong.strong_lagrangian(ordinary, x, s, t, 0 * w), losses.lagrangian_self_distillation(ordinary, x, s, t)
+    np.testing.assert_array_equal(quiet.target, plain.target)
+    np.testing.assert_allclose(quiet.prediction, plain.prediction, rtol=1e-14)
+
+
 def test_jumps_leave_the_marginals_and_follow_the_path():
     """The end of many short jumps along a path is near that of few long ones, nearer the more there are, and all have the data's law."""
     count, fine = 20_000, 16
@@ -163,9 +203,10 @@ def test_the_sampler_draws_the_marginals():
 
 
 @pytest.mark.slow
-def test_the_recipe_vanishes_on_the_exact_jumps_in_the_mean():
+@pytest.mark.parametrize("rule", ["compositional", "lagrangian"])
+def test_the_recipe_vanishes_on_the_exact_jumps_in_the_mean(rule):
     """Given w the best answer is the mean over the paths that have it: its errors are as small as the rest of a path."""
-    method = methods.make("strong_flow_map", noise=NOISE, learned_weight=False)
+    method = methods.make("strong_flow_map", noise=NOISE, learned_weight=False, rule=rule)
 
     def net(x, s, t, cond):
         w = jnp.stack([cond[name] for name in conditioning.PATH])
@@ -173,7 +214,7 @@ def test_the_recipe_vanishes_on_the_exact_jumps_in_the_mean():
 
     drawn = method.draw(jax.random.key(0), {"x": MEAN + DEVIATION * jax.random.normal(jax.random.key(1), (1024, 1))}, 0)
     raw = methods.raw_errors(method, typing.Nets(V=net, ema=net), drawn)
-    assert float(raw["compositional"].mean()) < 2e-3
+    assert float(raw[rule].mean()) < 2e-3 and ("ema" in method.needs) == (rule == "compositional")
     assert float(drawn["anchor"].s.min()) >= 0.005 and float((drawn["anchor"].s - drawn["anchor"].t).max()) <= 0.0101
     # The anchor's target is one row's drift; the mean of the difference is nothing.
     point = drawn["anchor"]
@@ -185,6 +226,8 @@ def test_the_recipe_vanishes_on_the_exact_jumps_in_the_mean():
 def test_bad_constants_are_refused():
     with pytest.raises(typing.InputError, match="at least 0"):
         methods.make("strong_flow_map", noise=-0.5)
+    with pytest.raises(typing.InputError, match="did you mean lagrangian"):
+        methods.make("strong_flow_map", rule="lagrange")
 
 
 @pytest.mark.slow

@@ -12,9 +12,10 @@ V is called `V(x, s, t, w)`, and s >= t.
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from flowjax import brownian, checks, flowmap
-from flowjax.typing import Array, Pair, Time
+from flowjax.typing import Array, Jvp, Pair, Time
 
 sg = jax.lax.stop_gradient
 Drift = Callable[[Array, Time, Time, Array], Array]  # V(x, s, t, w) -> mean drift, like x
@@ -78,3 +79,29 @@ def strong_composition(V: Drift, V_target: Drift, x: Array, s: Time, t: Time, a:
     first = V_target(x, s, m, left)
     x_m = (flowmap.move(x, s, m, first) + left[0]).astype(x.dtype)
     return Pair(V(x, s, t, w), sg(a * first + (1 - a) * V_target(x_m, m, t, right)))
+
+
+def strong_lagrangian(V: Drift, x: Array, s: Time, t: Time, w: Array, *, jvp: Jvp = jax.jvp) -> Pair:
+    """Lagrangian self-distillation along a path: as its end moves, the map follows the drift where it lands, and the noise.
+
+        V(x, s, t, w) + (t - s) d_t V(x, s, t, w)  vs  sg[V(F(x, s, t | w), t, t, 0)]
+
+    d_t moves the end along the polynomial path that has the coefficients w, which move with it (flowjax.brownian.extended); the noise
+    itself, dw_0, is on both sides. Without noise this is `lagrangian_self_distillation`.
+
+    The exact answer is the solution along that polynomial (the limit of Wong and Zakai), where that of `strong_composition` is the mean
+    of the solutions along all paths that have w. They agree for a linear drift, and come together as jumps get short.
+
+    Args:
+      w: coefficients of the noise between s and t, [3, B, ...].
+
+    Example:
+      >>> V = lambda x, s, t, w: flow.V(x, s, t)
+      >>> assert jnp.allclose(*strong_lagrangian(V, x, s, t, jnp.zeros((3, *x.shape))), atol=1e-5)
+
+    Reference: ours. McCallum et al. 2026 (arXiv 2606.01086) converge along such polynomials; their code has the composition alone.
+    """
+    s, t = jnp.broadcast_arrays(*checks.times("strong_lagrangian", x, s=s, t=t))
+    V_st, dV_dt = jvp(lambda t, w: V(x, s, t, w), (t, w), (t - s, brownian.extended(w, s, t)))  # (t - s) d_t V
+    F = (flowmap.move(x, s, t, V_st) + w[0]).astype(x.dtype)
+    return Pair(V_st + dV_dt, sg(V(sg(F), t, t, jnp.zeros_like(w))))
