@@ -20,7 +20,7 @@ WORKDIR = flags.DEFINE_string("workdir", "", "folder of a run whose samples are 
 AUTOENCODER = flags.DEFINE_string(
     "autoencoder", "", "of a run on latents: file of its published weights, or folder of experiments.train_autoencoder"
 )
-SIZES = flags.DEFINE_string("sizes", "", "of published weights of the autoencoder: sd, sdxl, sd3, flux or va_vae")
+SIZES = flags.DEFINE_string("sizes", "", "of published weights of the autoencoder: sd, sdxl, sd3, flux, va_vae, rae or rae512")
 NORMALISATION = flags.DEFINE_string("normalisation", "", "edm2 for an autoencoder that makes images in [0, 1]; default: raw")
 SAMPLES = flags.DEFINE_string("samples", "", "folder or .npz file of images that are scored; FOLDER,size=N crops them")
 DATA = flags.DEFINE_string("data", "", "data set of which a split is scored, or becomes the reference: earth32")
@@ -45,7 +45,11 @@ OUTPUT = flags.DEFINE_string("output", None, "folder of the sums and the scores"
 NUM = flags.DEFINE_integer("num", 0, "number of images; 0: all, 50,000 of a run", lower_bound=0, upper_bound=command_line.MOST)
 BATCH = flags.DEFINE_integer("batch", 128, "images that go through the network together", lower_bound=1, upper_bound=2**20)
 STEPS = flags.DEFINE_integer("steps", 1, "steps of the sampler", lower_bound=1, upper_bound=10_000)
-LABELS = flags.DEFINE_list("labels", ["balanced"], "balanced: all classes in turn; random: drawn; or classes in turn")
+LABELS = flags.DEFINE_list(
+    "labels",
+    ["balanced"],
+    "balanced: all classes in turn; random: drawn; data: as often as in the training data; or classes in turn",
+)
 SEED = flags.DEFINE_integer("seed", 0, "seed of the noise", lower_bound=0, upper_bound=2**32 - 1)
 EMA = flags.DEFINE_string("ema", "", command_line.EMA_HELP)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", command_line.CHECKPOINT_HELP)
@@ -113,7 +117,7 @@ def chosen_images():
         return image_streams.of_files(SAMPLES.value).first(NUM.value)
     if DATA.value:
         return image_streams.of_dataset(DATA.value, SPLIT.value or "train", DATA_DIR.value).first(NUM.value)
-    named = LABELS.value == ["balanced"] or LABELS.value == ["random"]
+    named = len(LABELS.value) == 1 and LABELS.value[0] in image_streams.LABELS
     decoder = None
     if AUTOENCODER.value:
         decoder = decoded.read(AUTOENCODER.value, SIZES.value, normalisation=NORMALISATION.value or "raw")

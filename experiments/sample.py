@@ -1,7 +1,8 @@
 """Samples a run: python -m experiments.sample --workdir=runs/demo --steps=1,2,4 --labels=0,3,7 --seed=0 --num=64
 
 Needs only the workdir. Writes sample.png and sample.npz there, or to --out: an array of samples for each number of steps, all
-from the same noise, and the labels. With --invert it carries held-out data to their noise and back, by 32 Heun steps in each
+from the same noise, and the labels. With --nearest also sample_nearest.png: the samples of the fewest steps beside the training rows that
+are nearest to them, by the distance of pixels, so that a copy would be seen. With --invert it carries held-out data to their noise and back, by 32 Heun steps in each
 direction unless --sampler and --steps are given (few networks learn jumps from data to noise).
 """
 
@@ -11,7 +12,7 @@ import numpy as np
 from absl import flags
 
 from experiments import command_line
-from flowjax import folders, plots, typing
+from flowjax import data, folders, plots, typing
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 STEPS = flags.DEFINE_list("steps", [], "numbers of steps; default: those of the run's config, 32 to invert")
@@ -25,6 +26,7 @@ GRID = flags.DEFINE_string("grid", "", command_line.GRID_HELP)
 GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
 INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP)
 INVERT = flags.DEFINE_bool("invert", False, "carry held-out data to noise and back instead; takes the largest of --steps")
+NEAREST = flags.DEFINE_bool("nearest", False, "also draw the samples beside the training rows that are nearest to them")
 OUT = flags.DEFINE_string("out", "", "path of the files without ending; default: WORKDIR/sample, or WORKDIR/inversion")
 command_line.define_modules()
 flags.mark_flag_as_required("workdir")
@@ -39,6 +41,10 @@ def main():
     interval = command_line.numbers("guidance_interval", INTERVAL.value, count=2)
     folders.check_path(f"{OUT.value}.npz", "--out")
     run = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
+    if NEAREST.value and (INVERT.value or len(run.shape) != 3):
+        raise typing.InputError(
+            f"--nearest=true: it draws samples of images beside others; {'leave --invert out' if INVERT.value else f'rows of {run.settings.data.name} have shape {tuple(run.shape)}'}."
+        )
     options = {"grid": GRID.value, "seed": SEED.value, "guidance": GUIDANCE.value, "interval": interval}
     if INVERT.value:
         return invert(run, max(steps or (32,)), {**options, "sampler": SAMPLER.value or "heun"})
@@ -56,11 +62,27 @@ def main():
         data_name=run.settings.data.name,
     )  # fmt: skip
     print(f"{png}\n{npz}: {', '.join(f'samples_{n} {x.shape}' for n, x in samples.items())}, labels, seed")
+    if NEAREST.value:
+        draw_nearest(run, out.with_name(out.name + "_nearest.png"), min(samples), samples[min(samples)], labels)
+
+
+def draw_nearest(run, png, steps, samples, labels):
+    """Draws samples beside the training rows nearest to them, and says how far those are, beside held-out rows."""
+    from flowjax.evaluation import nearest
+
+    found, real = nearest.training_rows(run, samples), nearest.held_out_distances(run)
+    of = f"all {found.size:,}" if found.searched == found.size else f"{found.searched:,} of {found.size:,}"
+    columns = {f"{steps} step{'s' if steps > 1 else ''}": (samples, labels), "nearest training rows": (found.rows, labels)}
+    shown = {name: (data.seen(run.settings.data.name, x), classes) for name, (x, classes) in columns.items()}
+    plots.class_grid(png, shown, run.num_classes, title=f"samples beside the nearest of {of} training rows", per_class=8)
+    far = lambda distances: f"median {np.median(distances):.3f}, least {distances.min():.3f}"
+    print(
+        f"{png}\nroot mean square difference to the nearest training row: samples {far(found.distances)}; {len(real)} held-out rows {far(real)}"
+    )
 
 
 def invert(run, steps, options):
     """Writes held-out data, their noise, and the samples from that noise; prints the error of the round trip."""
-    from flowjax import data
     from flowjax.training import progress
 
     if len(run.shape) == 2:

@@ -155,12 +155,14 @@ def trained(tmp_path_factory):
 @pytest.mark.slow
 def test_sampling_needs_the_workdir_alone(digits_run, tmp_path):
     trained = shutil.copytree(digits_run, tmp_path / "run")
-    output, code = finish("sample", f"--workdir={trained}", "--steps=1,2", "--labels=0,3,7", "--seed=1", "--num=9")
+    output, code = finish("sample", f"--workdir={trained}", "--steps=1,2", "--labels=0,3,7", "--seed=1", "--num=9", "--nearest")
     assert code == 0, output
     with np.load(trained / "sample.npz", allow_pickle=False) as file:
         assert file["samples_1"].shape == file["samples_2"].shape == (9, 8, 8, 1)
         assert file["labels"].tolist() == [0, 3, 7] * 3
         assert not np.array_equal(file["samples_1"], file["samples_2"])
+    assert (trained / "sample_nearest.png").exists() and "to the nearest training row: samples median" in output, output
+    with np.load(trained / "sample.npz", allow_pickle=False) as file:
         rows = np.searchsorted([0, 3, 7], file["labels"])
         columns = [(file["samples_1"], rows), (file["samples_2"], rows)]
     pictures.assert_classes(trained / "sample.png", columns, 3, per_class=3)

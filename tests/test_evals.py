@@ -178,6 +178,9 @@ def test_nearest_distance_is_that_of_scikit_learn(width):
     result = neighbors.NearestNeighbors(n_neighbors=1, algorithm="brute").fit(training - 1e3).kneighbors(samples - 1e3)[0]
     assert evals.nearest_distance(samples, training) == pytest.approx(result.mean(), rel=1e-7)
     assert evals.nearest_distance(training[::-1], training) == 0.0
+    ids, distances = evals.neighbours.nearest_rows(samples, training)
+    np.testing.assert_allclose(distances, result[:, 0], rtol=1e-7)
+    np.testing.assert_allclose(np.linalg.norm(training[ids] - samples, axis=1), distances)
 
 
 @pytest.mark.parametrize("width", [3, 20])

@@ -1,6 +1,7 @@
 """The table of what a run is worth: every combination, the floor and the noise, error bars, and what is shown of it."""
 
 import csv
+import types
 
 import numpy as np
 import pictures
@@ -10,7 +11,7 @@ from configs import meanflow, method
 from experiments import tables
 from flowjax import data, evals, plots, training, typing
 from flowjax.data import points
-from flowjax.evaluation import generation, scores
+from flowjax.evaluation import generation, nearest, scores
 from flowjax.training import sampling
 
 MEASURES = ("sliced_wasserstein", "precision")
@@ -181,3 +182,28 @@ def test_mistakes_have_a_sentence(points_run):
     for changes, sentence in BAD.values():
         with pytest.raises(typing.InputError, match=sentence):
             scores.evaluate(points_run, (1,), **changes)
+
+
+def test_the_nearest_training_rows_of_samples(monkeypatch):
+    """Those that a training mirrored are searched mirrored, too; of many rows some are taken, evenly."""
+    x = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3)).astype(np.uint8)
+    source = data.Source("stub", 40, (4, 4, 3), 0, lambda ids: {"x": x[ids]})
+    run = lambda flip: types.SimpleNamespace(
+        source=lambda split: source, settings=types.SimpleNamespace(data=types.SimpleNamespace(flip=flip))
+    )
+    samples = data.arrays(source)["x"][[7, 30]][:, :, ::-1]
+    found = nearest.training_rows(run(True), samples)
+    np.testing.assert_array_equal(found.rows, samples)
+    assert found.distances.max() == 0 and (found.searched, found.size) == (40, 40)
+    assert nearest.training_rows(run(False), samples).distances.min() > 0.1
+    assert nearest.held_out_distances(run(True)).shape == (40,)
+    monkeypatch.setattr(nearest, "SEARCHED", 20 * 2 * 48)
+    found = nearest.training_rows(run(True), samples)
+    assert found.searched == 20 and found.distances[1] == 0 and found.distances[0] > 0.1  # 30 is even, and 7 is not
+
+
+def test_labels_of_fewer_samples_are_taken_from_all_rows():
+    labels = np.repeat([0, 1, 2], 100)
+    assert np.bincount(sampling.labels_like(labels, 3, 30)).tolist() == [10, 10, 10]
+    assert sampling.labels_like(labels, 3, 400)[:300].tolist() == labels.tolist()
+    assert sampling.labels_like(None, 0, 2).tolist() == [-1, -1]

@@ -130,6 +130,21 @@ def nearest(samples: np.ndarray, training: np.ndarray) -> np.ndarray:
     return _nearest(samples, training) if transport.finite(samples, training) else np.full(len(samples), np.nan)
 
 
+def nearest_rows(samples: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest training row of each sample.
+
+    Args:
+      samples: points or features [n, ...], finite.
+      training: points or features [m, ...], finite.
+
+    Returns:
+      (its number [n], its distance [n]).
+    """
+    samples, training = transport.rows(samples, training)
+    ids = _nearest_row(samples, training)
+    return ids, np.sqrt(((samples - training[ids]) ** 2).sum(axis=1))
+
+
 def smaller(values: np.ndarray, others: np.ndarray) -> float:
     """Probability that one of `values` [n] is smaller than one of `others` [m], ties half; nan if a number is not finite."""
     if not transport.finite(values, others):

@@ -18,7 +18,7 @@ from flowjax.data import image_files, stored
 from flowjax.evaluation import decoded, generation
 from flowjax.training import loading, sampling, sharding
 
-LABELS = ("balanced", "random")
+LABELS = ("balanced", "random", "data")
 _NPZ = 'an .npz file with images [n, H, W, C] as "arr_0" or "x", uint8, or floating in [-1, 1]'
 
 
@@ -59,7 +59,8 @@ def of_run(
       workdir: the folder of the run.
       num: how many samples.
       batch: most of them that are read at once.
-      labels: "balanced": all classes in turn; "random": drawn evenly by `seed`; or classes in turn.
+      labels: "balanced": all classes in turn; "random": drawn evenly by `seed`; "data": as often as the training data have each; or
+        classes in turn.
       steps, seed, average, checkpoint, sampler, grid, guidance, interval: as of flowjax.evaluation.generation.write.
       decoder: of a run on latents; None: of what the data set names, if anything.
 
@@ -75,6 +76,8 @@ def of_run(
     drawn = np.resize(classes, num)
     if labels == "random" and run.num_classes:
         drawn = np.random.default_rng([seed, 1]).integers(run.num_classes, size=num)
+    if labels == "data" and run.num_classes:
+        drawn = sampling.labels_like(data.arrays(run.source())["label"], run.num_classes, num)
     mesh, path, scaling = sharding.make_mesh(devices=jax.local_devices()), run.settings.method.path, run.settings.data.scaling
     sample = sampling.make_sampler(run.net, run.shape, sampler, conditioning, grid=grid, path=path, scaling=scaling, mesh=mesh)
     params = jax.device_get(run.params)

@@ -130,5 +130,11 @@ def classes_to_sample(num_classes: int, chosen: Sequence[int] = (), data_name: s
 
 
 def labels_like(labels: np.ndarray | None, num_classes: int, count: int) -> np.ndarray:
-    """Labels to sample: those of the data in their order, repeated up to `count`; -1 if the data has none."""
-    return np.resize(labels, count).astype(np.int32) if num_classes else np.full(count, -1, np.int32)
+    """Labels to sample: those of the data in their order, repeated up to `count`; -1 if the data has none.
+
+    Fewer are taken evenly from all of the data, whose first rows may be alike: patches of a map begin in the north.
+    """
+    if not num_classes:
+        return np.full(count, -1, np.int32)
+    chosen = labels[np.arange(count) * len(labels) // count] if count < len(labels) else np.resize(labels, count)
+    return chosen.astype(np.int32)
