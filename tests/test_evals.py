@@ -113,6 +113,14 @@ def test_frechet_of_a_translation(clouds):
     assert evals.frechet(clouds[0], clouds[0] + np.array([1.0, 2.0, -2.0])) == pytest.approx(9.0, rel=1e-12)
 
 
+def test_frechet_of_fewer_samples_than_features():
+    x, y = (
+        np.random.default_rng(n).normal(size=(n, 40)) @ np.random.default_rng(0).normal(size=(40, 40)) + 5 for n in (12, 30)
+    )
+    slow = evals.moments.frechet_distance(evals.moments.of(x).gaussian(), evals.moments.of(y).gaussian())
+    assert evals.frechet(x, y) == pytest.approx(slow, rel=1e-6) and evals.frechet(x, x) == pytest.approx(0, abs=1e-6 * slow)
+
+
 def test_frechet_of_singular_covariances():
     # Both covariances have rank 1 and commute: the distance is that of the one coordinate that varies.
     line, axis = np.random.default_rng(3).normal(size=(50, 1)), np.eye(6)[:1]

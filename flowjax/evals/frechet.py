@@ -12,7 +12,8 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
     `|mu - mu'|^2 + tr(C + C' - 2 (C C')^(1/2))`
 
     The last trace is the sum of the singular values of `C^(1/2) C'^(1/2)`, with the symmetric roots from an eigen-decomposition
-    in float64: nothing is inverted, so covariances may be singular (fewer samples than features, constant features).
+    in float64: nothing is inverted, so covariances may be singular (fewer samples than features, constant features). With few samples
+    for the features they are those of `X X'^T / ((n - 1) (m - 1))^(1/2)`, of the centred features, which is smaller.
 
     Args:
       x: features [n, ...], n >= 2.
@@ -35,4 +36,10 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
         )
     if not transport.finite(x, y):
         return float("nan")
-    return moments.frechet_distance(moments.of(x).gaussian(), moments.of(y).gaussian())
+    few, many = sorted((len(x), len(y)))
+    if few**2 * many >= x.shape[1] ** 3:
+        return moments.frechet_distance(moments.of(x).gaussian(), moments.of(y).gaussian())
+    shift = x.mean(axis=0) - y.mean(axis=0)
+    x, y = ((z - z.mean(axis=0)) / np.sqrt(len(z) - 1) for z in (x, y))
+    overlap = np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    return max(float(shift @ shift + (x * x).sum() + (y * y).sum() - 2 * overlap), 0.0)
