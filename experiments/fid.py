@@ -42,7 +42,13 @@ IS_SEED = flags.DEFINE_integer(
     2**32 - 1,
 )
 OUTPUT = flags.DEFINE_string("output", None, "folder of the sums and the scores")
-NUM = flags.DEFINE_integer("num", 0, "number of images; 0: all, 50,000 of a run", lower_bound=0, upper_bound=command_line.MOST)
+NUM = flags.DEFINE_integer(
+    "num",
+    0,
+    "number of images, of --data evenly from all; 0: all, 50,000 of a run",
+    lower_bound=0,
+    upper_bound=command_line.MOST,
+)
 BATCH = flags.DEFINE_integer("batch", 128, "images that go through the network together", lower_bound=1, upper_bound=2**20)
 STEPS = flags.DEFINE_integer("steps", 1, "steps of the sampler", lower_bound=1, upper_bound=10_000)
 LABELS = flags.DEFINE_list(
@@ -116,7 +122,7 @@ def chosen_images():
     if SAMPLES.value:
         return image_streams.of_files(SAMPLES.value).first(NUM.value)
     if DATA.value:
-        return image_streams.of_dataset(DATA.value, SPLIT.value or "train", DATA_DIR.value).first(NUM.value)
+        return image_streams.of_dataset(DATA.value, SPLIT.value or "train", DATA_DIR.value, num=NUM.value)
     named = len(LABELS.value) == 1 and LABELS.value[0] in image_streams.LABELS
     decoder = None
     if AUTOENCODER.value:

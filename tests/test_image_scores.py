@@ -222,6 +222,16 @@ def test_points_are_no_images():
         image_streams.of_dataset("checkerboard")
 
 
+def test_some_rows_of_a_data_set_are_taken_evenly_from_all(tmp_path):
+    np.savez(tmp_path / "x.npz", train=X, test=X[:2])
+    whole = image_streams.of_dataset(f"npz:{tmp_path}/x.npz").read(0, len(X))
+    some = image_streams.of_dataset(f"npz:{tmp_path}/x.npz", num=20)
+    assert some.count == 20 and len(whole) == 50
+    np.testing.assert_array_equal(np.concatenate([some.read(0, 13), some.read(13, 20)]), whole[np.arange(20) * 50 // 20])
+    with pytest.raises(typing.InputError, match="--num=51: npz.* has 50 rows in its split train; give fewer"):
+        image_streams.of_dataset(f"npz:{tmp_path}/x.npz", num=51)
+
+
 def test_a_config_names_the_features_of_its_measures(tmp_path):
     np.savez(tmp_path / "x.npz", x=X)
     section = settings.Data(f"npz:{tmp_path}/x.npz", "", False, "", features="pixels")

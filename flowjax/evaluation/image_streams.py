@@ -126,16 +126,24 @@ def of_files(where: str) -> Images:
     return Images(len(files), read_one(files[0]).shape, read, about)
 
 
-def of_dataset(name: str, split: str = "train", data_dir: str = "") -> Images:
-    """The rows of a data set, which are images, or latents with a decoder; arguments and errors as of flowjax.data.load."""
+def of_dataset(name: str, split: str = "train", data_dir: str = "", *, num: int = 0) -> Images:
+    """The rows of a data set, which are images, or latents with a decoder.
+
+    Args:
+      name, split, data_dir: as of flowjax.data.load, as are the errors.
+      num: how many, taken evenly from all of them; 0: all.
+    """
     source = data.load(name, split=split, data_dir=data_dir)
+    if num > source.size:
+        raise typing.InputError(f"--num={num:,}: {name} has {source.size:,} rows in its split {split}; give fewer.")
+    count = num or source.size
     decode = evals.features.decoder(source, data_dir)
 
     def read(start, stop):
-        x = source.rows(np.arange(start, stop))["x"]
+        x = source.rows(np.arange(start, stop) * source.size // count)["x"]
         return x if x.dtype == np.uint8 else pixels(decode(x), start)
 
-    return Images(source.size, _image_shape(read(0, 1).shape[1:], name), read, {"source": "data", "data": name, "split": split})
+    return Images(count, _image_shape(read(0, 1).shape[1:], name), read, {"source": "data", "data": name, "split": split})
 
 
 def pixels(images: np.ndarray, first: int = 0) -> np.ndarray:
