@@ -33,6 +33,9 @@ def get_config(choice="csd,words"):
         "sequence_dit", **size, patch=patch, depth=3, unroll=3, parameterisation=info.parameterisation
     )
     config.method.label_drop = 0.0
+    if name == "flm":  # its warp of time, in the training and in the grid of the sampler
+        config.method.warp = {"digits_tokens": 17, "words": 27}.get(config.data.name, 0)
+        config.grid = f"decoding:categories={config.method.warp}" if config.method.warp else "uniform"
     config.sampler, config.eval_steps = info.sampler, (1, 4)
     config.steps, config.batch_size = (6_000, 64) if pixels else (7_500, 128)
     config.eval_every, config.eval_samples = 1_000, 512

@@ -291,7 +291,17 @@ def test_the_exact_map_of_many_rows_in_float32_is_right_inside_the_scan():
 
 
 @pytest.mark.parametrize(
-    "grid", ["uniform", "bent:middle=0.3", "shifted", "shifted:shift=0.5", "karras", "karras:rho=3,sigma_max=20"]
+    "grid",
+    [
+        "uniform",
+        "bent:middle=0.3",
+        "decoding",
+        "decoding:categories=5",
+        "shifted",
+        "shifted:shift=0.5",
+        "karras",
+        "karras:rho=3,sigma_max=20",
+    ],
 )
 @pytest.mark.parametrize("steps", [1, 2, 9])
 def test_grids_fall_from_noise_to_data(grid, steps):
@@ -314,6 +324,8 @@ def test_a_bent_grid_passes_through_its_middle():
     np.testing.assert_allclose(samplers.bent(5), samplers.grid(5), rtol=1e-6)
     with pytest.raises(typing.InputError, match="bent: middle is 1.5; expected a time between 0 and 1"):
         samplers.bent(2, middle=1.5)
+    with pytest.raises(typing.InputError, match="decoding: categories is 1; expected a whole number of at least 2"):
+        samplers.decoding(2, categories=1)
 
 
 def test_a_grid_may_be_given():

@@ -1,7 +1,6 @@
 """Data, network, measures, recipes and configs of tokens."""
 
 import functools
-import math
 import sys
 import types
 import zlib
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import tokens as token_configs
-from flowjax import data, distances, evals, exact, guidance, methods, models, paths, plots, times, typing
+from flowjax import data, distances, evals, exact, flowmap, guidance, methods, models, paths, plots, times, typing
 from flowjax.data import tokens
 from flowjax.losses import discrete
 from flowjax.methods import pairs
@@ -120,16 +119,22 @@ def test_noise_about_random_categories():
     assert abs(float(off.std()) - 0.1) < 0.005 and abs(float(off.mean())) < 0.005
 
 
-@pytest.mark.slow
-def test_times_at_which_the_entropy_falls_evenly():
-    t = np.sort(np.asarray(times.sampler_from_name(("even_entropy", 2), draws=1)(jax.random.key(0), 4_000)))
-    assert 0 <= t[0] and t[-1] <= 1
-    # The entropy of one of two categories at the quartiles of the times, by quadrature: r (z_1 - z_0) - r^2 is normal.
-    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
-    for share in (0.25, 0.5, 0.75):
-        r = 1 / np.quantile(t, share) - 1
-        entropy = np.sum(weights * np.logaddexp(0, math.sqrt(2) * r * nodes - r**2)) / math.sqrt(2 * math.pi)
-        assert entropy / math.log(2) == pytest.approx(share, abs=0.03)
+def test_times_at_which_the_share_of_tokens_that_can_be_read_off_falls_evenly():
+    warp, rng = times.decoding_warp(5), np.random.default_rng(0)
+    np.testing.assert_allclose(warp(jnp.array([0.0, 1.0])), [0, 1], atol=1e-6)
+    x0, eps = np.eye(5)[0], rng.normal(size=(40_000, 5))
+    for u in (0.2, 0.5, 0.9):
+        t = float(warp(u))
+        right = (((1 - t) * x0 + t * eps).argmax(1) == 0).mean()
+        assert (1 - right) / (1 - 1 / 5) == pytest.approx(u, abs=0.015)
+    one, plain = (times.sampler_from_name(spec, draws=1) for spec in (("even_decoding", 5), ("uniform",)))
+    np.testing.assert_allclose(one(jax.random.key(0), 8), warp(plain(jax.random.key(0), 8)), rtol=1e-6)
+    drawn = methods.make("flm", warp=5, boundary=0.5).terms[0].times(jax.random.key(0), 64, 0)
+    s, t, a = (np.asarray(drawn[name], np.float64) for name in "sta")
+    share = lambda time: np.interp(time, *times._undecoded(5))
+    np.testing.assert_allclose(share(s + a * (t - s)), (share(s) + share(t)) / 2, atol=1e-4)  # halfway in warped time
+    whole = (s == 1) & (t == 0)
+    assert 10 < whole.sum() < 54 and (t[~whole] < s[~whole]).all()
 
 
 def test_targets_first():
@@ -251,6 +256,18 @@ def test_the_network_starts_with_what_it_knows_and_knows_places(fields):
     assert jnp.abs(one - other).max() > 1e-3
 
 
+def test_jumps_lie_between_their_start_and_the_simplex_whatever_the_weights():
+    rng = np.random.default_rng(0)
+    x, s = jnp.asarray(3 * rng.normal(size=(64, 4, 5)), jnp.float32), jnp.asarray(rng.uniform(0.01, 1, (64, 1, 1)), jnp.float32)
+    V = flowmap.categorical(lambda x, s, t: 20 * jnp.sin(3 * x + s))
+    D, landed = x - s * V(x, s, 0 * s), flowmap.jump(V, x, s, 0 * s)
+    for point in (D, landed):
+        assert point.min() > -1e-5
+        np.testing.assert_allclose(point.sum(-1), 1, atol=1e-5)
+    half = flowmap.jump(V, x, s, s / 2)
+    np.testing.assert_allclose(half, (x + x - s * V(x, s, s / 2)) / 2, atol=1e-5)
+
+
 def nets(params):
     logits = lambda x, s, t, cond=None: jnp.sin(params * x + 2 * s - t * jnp.roll(x, 1, -1))
     V = lambda x, s, t, cond=None: (x - jax.nn.softmax(logits(x, s, t))) / s
@@ -267,6 +284,15 @@ def nets(params):
     )  # fmt: skip
 
 
+# With constants other than the default.
+CONSTANTS = {
+    "ecld": {"classification": 3.0, "energy": 2.0, "label_smoothing": 0.1, "learned_weight": True},
+    "dfm_esd": {"p": 0.5, "c": 0.1},
+    "flm": {"warp": 3},
+    "categorical": {"times": ("even_decoding", 3)},
+    "csd": {"rule_weight": 3.0},
+    "dfm_psd": {},
+}
 OWN = ("ecld", "dfm_esd", "flm")  # whose errors have code of their own
 
 
@@ -274,24 +300,30 @@ OWN = ("ecld", "dfm_esd", "flm")  # whose errors have code of their own
 def test_recipes_score_their_pairs(names):
     """Errors of each term, read a second time, in one program."""
     batch = {"x": jax.nn.one_hot(jnp.arange(32).reshape(8, 4) % 3, 3), "label": jnp.arange(8)}
-    made = {name: methods.make(name) for name in names}
+    made = {name: methods.make(name, **CONSTANTS[name]) for name in names}
 
     def read(name, term, net, p):
         call = lambda loss, **more: pairs.call(loss, net, p, **more)
         squares = lambda pair: jnp.sum((pair[0] - pair[1]) ** 2, (1, 2))
+        if term == "anchor" and name == "ecld":
+            lv, smooth = net.log_variance(p.s, p.s), 0.9 * p.x0 + 0.1 / 3
+            kl = smooth * (jnp.log(smooth) - jax.nn.log_softmax(net.logits(p.x, p.s, p.s)))
+            return jnp.exp(-lv) * kl.sum((1, 2)) + lv
         if term == "anchor":
             return distances.kl(*call(discrete.cross_entropy))
         if name == "ecld":
             first, second = call(discrete.ecld)
-            return distances.kl(*first) + squares(second)
+            return 3 * distances.kl(*first) + 2 * squares(second)
         if term == "compositional" and name == "flm":
             lv = net.log_variance(p.s, p.t)
             return jnp.exp(-lv) * 3 * squares(call(discrete.flm_semigroup)) / 12 + lv
         if term == "map":
             V_map = lambda x, s, t: net.teacher(x, s) + (t - s) / 2 * net.residual(x, s, t)
             return squares(call(discrete.flm_softmax, V_map=V_map))
-        loss = getattr(discrete, name)
-        return squares(call(loss)) if name == "csd" else distances.kl(*call(loss))
+        pair = call(getattr(discrete, name))
+        if name == "dfm_esd":
+            return distances.kl(*pair) / (squares((jax.nn.softmax(pair[0]), pair[1])) + 0.1) ** 0.5
+        return 3 * squares(pair) if name == "csd" else distances.kl(*pair)
 
     @jax.jit
     def run(key, params):
@@ -310,7 +342,7 @@ def test_recipes_score_their_pairs(names):
         np.testing.assert_allclose(errors, expected, rtol=1e-4, atol=1e-5, err_msg=f"{name} {term}")
         assert all(np.isfinite(value) for value in metrics.values())
         assert point.t is None or (point.t <= point.s).all()
-        assert tuple(made[name].needs) == methods.CATEGORICAL[name].needs
+        assert tuple(made[name].needs) == methods.CATEGORICAL[name].needs + (("log_variance",) if name == "ecld" else ())
 
 
 def test_every_method_for_categories():
@@ -325,6 +357,7 @@ def test_constants_that_cannot_work():
         ("csd", {"path": "trigonometric"}, "path is 'trigonometric', .* expected 'linear', or 'one_hot'"),
         ("csd", {"label_smoothing": 1.0}, "label_smoothing is 1.0"),
         ("flm", {"boundary": 2.0}, "boundary is 2.0"),
+        ("flm", {"warp": 1}, "warp is 1; expected the number of categories"),
         ("ecld", {"enrgy": 1.0}, "unknown constant of method 'ecld' 'enrgy'.*energy"),
     ):
         with pytest.raises(typing.InputError, match=message):
@@ -389,6 +422,7 @@ def test_configs_make_a_training_step(name):
     config = token_configs.get_config(f"{name},test")
     config.teacher = "runs/teacher" if name == "flm" else ""
     run = runs.sketch(config)
+    assert config.method.get("warp", 17) == 17 and config.grid == ("decoding:categories=17" if name == "flm" else "uniform")
     assert run.source.shape == (64, 17) and run.settings.evaluation.sampler == methods.info(name).sampler
     jax.eval_shape(functools.partial(run.step, phase=run.cycle.at(0)), run.like, run.batch_like, run.fixed)
 

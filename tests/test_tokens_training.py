@@ -11,6 +11,7 @@ import support
 from configs import tokens as token_configs
 from flowjax import data, methods, training
 from flowjax.data import tokens
+from flowjax.evaluation import scores
 from flowjax.training import compilation, runs, sharding
 
 ONE = jax.devices()[:1]
@@ -47,7 +48,8 @@ def test_every_method_learns_which_tokens_go_together(name, taught, tmp_path):
     folder = taught
     if name != "categorical":
         config = pairs_config(name, tmp_path, 1200 if name == "dfm_psd" else 600)
-        config.teacher = str(taught) if name == "flm" else ""
+        if name == "flm":
+            config.teacher, config.method.warp = str(taught), 4
         folder = tmp_path / "run"
         training.train(config, folder, devices=ONE)
     drawn = tokens.decided(training.load(folder).sample(256, {"categorical": 16, "csd": 4}.get(name, 1)))
@@ -64,6 +66,13 @@ def test_a_halved_run_resumes_to_the_whole(name, taught, tmp_path):
     whole = jax.device_get(training.train(config, tmp_path / "run", devices=ONE))
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "2")
     resumed = jax.device_get(training.train(config, tmp_path / "run", devices=ONE))
+    rows, _ = scores.evaluate(tmp_path / "run", (1, 2), num=40, resamples=0)
+    found = {row["what"]: row for row in rows}
+    assert list(found) == ["1 step", "2 steps", scores.FLOOR, scores.NOISE]
+    names = ("unigrams", "bigrams", "trigrams", "existing", "unseen", "distinct", "certainty")
+    assert all(0 <= row[name][0] <= 1 for row in rows for name in names if row["what"] != scores.NOISE)
+    assert found[scores.FLOOR]["existing"][0] == found[scores.FLOOR]["certainty"][0] == 1
+    assert found[scores.FLOOR]["bigrams"][0] < 0.2 < found[scores.NOISE]["bigrams"][0]
     jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
 
 

@@ -95,8 +95,8 @@ def ecld(logits: Logits, x: Array, s: Time, t: Time, *, jvp: Jvp = jax.jvp) -> t
     Returns:
       (Pair, Pair): logits and probabilities, and the energy, a plain pair. The gradient passes through the derivative.
 
-    Reference: Categorical Flow Maps (arXiv 2602.12233), its code. Its code for graphs weighs the two by 4 and 2 and has the factor
-    (1 - t / s) once in the square.
+    Reference: Categorical Flow Maps (arXiv 2602.12233), its code for text, where the cross-entropy is averaged over tokens and the
+    energy summed. That for graphs weighs the two by 4 and 2 and has the factor (1 - t / s) once in the square.
     """
     s, t = checks.times("ecld", x, s=s, t=t)
     z, dz_dt = jvp(lambda t: logits(x, s, t), (t,), (jnp.ones_like(t),))
@@ -164,10 +164,10 @@ def dfm_psd(logits: Logits, x: Array, s: Time, t: Time, a: Time) -> Pair:
     return Pair(logits(x, s, t), sg(k * pi_sm + (1 - k) * jax.nn.softmax(logits(x_m, m, t))))
 
 
-def flm_semigroup(residual: AverageVelocity, teacher: Velocity, x: Array, s: Time, t: Time) -> Pair:
-    """Flow Map Language Models, distillation: a residual on a frozen velocity, so that two half jumps are one.
+def flm_semigroup(residual: AverageVelocity, teacher: Velocity, x: Array, s: Time, t: Time, a: Time = 0.5) -> Pair:
+    """Flow Map Language Models, distillation: a residual on a frozen velocity, so that two jumps are one.
 
-        x - s V(x, s, t)  vs  sg[x - s (V(x, s, m) + V(F(x, s, m), m, t)) / 2],     m = (s + t) / 2
+        x - s V(x, s, t)  vs  sg[x - s (a V(x, s, m) + (1 - a) V(F(x, s, m), m, t))],     m = s + a (t - s)
         V(x, s, t) = teacher(x, s) + (t - s) / 2 residual(x, s, t)
 
     Both sides are points like data: where the mean velocity leads by the time 0.
@@ -175,6 +175,7 @@ def flm_semigroup(residual: AverageVelocity, teacher: Velocity, x: Array, s: Tim
     Args:
       residual: `residual(x, s, t)`, the shape of x.
       teacher: instantaneous velocity, of a network that was trained by `cross_entropy`.
+      a: fraction of the way at which the jump is split, in [0, 1]; in the code halfway in warped time.
 
     Example:
       >>> bend = lambda x, s, t: 2 * (tokens.V(x, s, t) - tokens.v(x, s)) / (t - s)
@@ -182,11 +183,11 @@ def flm_semigroup(residual: AverageVelocity, teacher: Velocity, x: Array, s: Tim
 
     Reference: Flow Map Language Models (arXiv 2602.16813), its code; the error is squared and multiplied by the number of categories.
     """
-    s, t = checks.times("flm_semigroup", x, s=s, t=t)
-    m, V = (s + t) / 2, flowmap.second_order(teacher, residual)
+    s, t, a = checks.times("flm_semigroup", x, s=s, t=t, a=a)
+    m, V = s + a * (t - s), flowmap.second_order(teacher, residual)
     V_sm = V(x, s, m)
     x_m = flowmap.move(x, s, m, V_sm)
-    return Pair(x - s * V(x, s, t), sg(x - s * (V_sm + V(x_m, m, t)) / 2))
+    return Pair(x - s * V(x, s, t), sg(x - s * (a * V_sm + (1 - a) * V(x_m, m, t))))
 
 
 def flm_softmax(logits: Logits, V_map: AverageVelocity, x: Array, s: Time, t: Time) -> Pair:

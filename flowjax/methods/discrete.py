@@ -13,7 +13,7 @@ from flowjax import distances, flowmap, paths
 from flowjax.losses import discrete
 from flowjax.methods import draws, pairs, recipe
 from flowjax.paths import Path
-from flowjax.times import TimeSampler
+from flowjax.times import TimeSampler, decoding_warp
 from flowjax.typing import Array, InputError, Jvp, Method, Nets, Network, Pair, Point, Term
 
 sg = jax.lax.stop_gradient
@@ -33,8 +33,7 @@ def categorical(
     """The anchor alone: every token is classified at every noise level. The teacher of `flm`.
 
     Args:
-      times: uniform; ("even_entropy", K), ours after the time warp of FLM, draws times at which the cross-entropy of one of K
-        categories falls evenly.
+      times: uniform; ("even_decoding", K) is the time warp of FLM for K categories.
       label_smoothing: 0.1 in the code of Categorical Flow Maps for text.
       learned_weight: whether rows are weighed by a learned log-variance of their time, an option of the published codes.
       path: "linear", or "one_hot:noise=0.5", noise about random categories.
@@ -51,6 +50,7 @@ def csd(
     times: TimeSampler = ("target_first", ("uniform",)),
     anchor_times: TimeSampler = ("uniform",),
     diagonal: str = "3/4",
+    rule_weight: float = 1.0,
     label_smoothing: float = 0.0,
     learned_weight: bool = False,
     path: str | Path = "linear",
@@ -62,7 +62,8 @@ def csd(
     Args:
       times: the target uniform, then the source uniform between it and noise, as in the authors' code for text.
       anchor_times: uniform, as in that code.
-      diagonal: 3/4 as in the authors' code for graphs.
+      diagonal: 3/4, the default of the authors' code.
+      rule_weight: weight of the rule's rows, 1 is ours. The authors add the means of both parts, which is 3 for a diagonal of 3/4.
       label_smoothing: 0.1 in the code for text.
       learned_weight: whether rows of the anchor are weighed by a learned log-variance, an option of the published codes.
       path: "linear", or "one_hot:noise=0.5", noise about random categories.
@@ -72,7 +73,7 @@ def csd(
     on, off = recipe.split(diagonal)
     anchor, needs = _anchor(anchor_times, label_smoothing, learned_weight)
     follow = Term(
-        "lagrangian", pairs.pair(discrete.csd, jvp=jvp), _squares, columns=off, times=draws.pair_times(times), metric=_squares
+        "lagrangian", pairs.pair(discrete.csd, jvp=jvp), _squares, rule_weight, off, draws.pair_times(times), metric=_squares
     )
     return recipe.method([anchor._replace(columns=on), follow], points=_on_line(path), label_drop=label_drop, needs=needs)
 
@@ -95,9 +96,11 @@ def ecld(
     Args:
       times: as of `csd`.
       anchor_times: as of `csd`.
-      diagonal: 3/4 as in the authors' code for graphs.
-      classification: weight of the cross-entropy off the diagonal, 1 in the code for text, 4 in that for graphs.
-      energy: weight of the energy, 1 in the code for text; 2 in that for graphs, where it is another one.
+      diagonal: 3/4, the default of the authors' code.
+      classification: weight of the cross-entropy off the diagonal; 1 is ours. The code for text adds the means of the rows on and off
+        the diagonal, which is 3 for a diagonal of 3/4; 4 in the code for graphs.
+      energy: weight of the energy; 1 is ours. The code for text averages cross-entropies over the L tokens of a row and sums the
+        energy, which is 3 L; 2 in the code for graphs, where it is another one.
       label_smoothing: 0.1 in the code for text.
       learned_weight: as of `csd`.
       path: as of `csd`.
@@ -191,7 +194,8 @@ def dfm_psd(
 def flm(
     *,
     times: TimeSampler = ("gap_uniform", ("uniform",)),
-    boundary: float = 0.02,
+    boundary: float = 1 / 64,
+    warp: int = 0,
     learned_weight: bool = True,
     path: str | Path = "linear",
     label_drop: float = 0.1,
@@ -203,21 +207,16 @@ def flm(
 
     Args:
       times: the gap first, uniform as published.
-      boundary: share of rows with the whole interval, from noise to data; the published share is not verified.
+      boundary: share of rows with the whole interval, from noise to data: 1/64 as in the code for the residual, where the softmax map
+        has 1/128.
+      warp: K, the number of categories, for the published warp of times, `flowjax.times.decoding_warp`, in which a jump is split
+        halfway; 0: none.
       learned_weight: whether rows of the residual are weighed by a learned log-variance, as published.
       path: as of `csd`.
 
     Reference: Flow Map Language Models (arXiv 2602.16813), its code.
     """
-    if not 0 <= boundary <= 1:
-        raise InputError(f"flm: boundary is {boundary!r}; expected a share of the rows between 0 and 1.")
-    halves, drawn = pairs.pair(discrete.flm_semigroup), draws.pair_times(times)
-
-    def with_boundary(key: Array, n: int, step: Any) -> dict[str, Array]:
-        whole_key, key = jax.random.split(key)
-        whole = jax.random.bernoulli(whole_key, boundary, (n,))
-        rest = drawn(key, n, step)
-        return {"s": jnp.where(whole, 1.0, rest["s"]), "t": jnp.where(whole, 0.0, rest["t"])}
+    halves, drawn = pairs.pair(discrete.flm_semigroup), _halved_times(times, boundary, warp)
 
     def two_halves(nets: Nets, point: Point) -> Pair:
         scale = point.x.shape[-1] ** 0.5  # the squared error is multiplied by the number of categories
@@ -230,11 +229,32 @@ def flm(
     scored, needs = pairs.learned_weight(learned_weight, "mean")
     weight = ("log_variance",) if learned_weight else ()
     terms = [
-        Term("compositional", two_halves, times=with_boundary, trains=("residual", *weight), **scored),
-        Term("map", fitted, _squares, times=with_boundary, trains=("V",), metric=_squares),
+        Term("compositional", two_halves, times=drawn, trains=("residual", *weight), **scored),
+        Term("map", fitted, _squares, times=drawn, trains=("V",), metric=_squares),
     ]
     needs = {"teacher": {}, "residual": Network(_without_softmax), **needs, **LOGITS}
     return recipe.method(terms, points=_on_line(path), label_drop=label_drop, needs=needs)
+
+
+def _halved_times(spec: TimeSampler, boundary: float, warp: int) -> draws.Times:
+    """Pairs of times, a share of which are 1 and 0, and the fraction `a` that splits a jump halfway in warped time."""
+    if not 0 <= boundary <= 1:
+        raise InputError(f"flm: boundary is {boundary!r}; expected a share of the rows between 0 and 1.")
+    if not isinstance(warp, int) or warp == 1 or warp < 0:
+        raise InputError(f"flm: warp is {warp!r}; expected the number of categories, at least 2, or 0 for no warp.")
+    drawn = draws.pair_times(spec)
+
+    def draw(key: Array, n: int, step: Any) -> dict[str, Array]:
+        whole_key, key = jax.random.split(key)
+        whole = jax.random.bernoulli(whole_key, boundary, (n,))
+        rest = drawn(key, n, step)
+        s, t = jnp.where(whole, 1.0, rest["s"]), jnp.where(whole, 0.0, rest["t"])
+        if not warp:
+            return {"s": s, "t": t, "a": jnp.full((n,), 0.5)}
+        s, m, t = map(decoding_warp(warp), (s, (s + t) / 2, t))
+        return {"s": s, "t": t, "a": jnp.where(s > t, (s - m) / jnp.where(s > t, s - t, 1.0), 0.5)}
+
+    return draw
 
 
 # What recipes share

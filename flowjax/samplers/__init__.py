@@ -5,7 +5,7 @@ noise carry data to the noise that it comes from, which is called inversion.
 """
 
 from flowjax.samplers.deterministic import adaptive, euler, flow_map, heun, midpoint, trajectory
-from flowjax.samplers.grids import bent, fold, from_noise_to_data, grid, karras, shifted
+from flowjax.samplers.grids import bent, decoding, fold, from_noise_to_data, grid, karras, shifted
 from flowjax.samplers.named import GRIDS, SAMPLERS, Sampler, check_sampler, grid_from_name, sampler_from_name
 from flowjax.samplers.stochastic import consistency, drawn_velocity, gamma, restart, restarts, strong, transition
 
@@ -17,6 +17,7 @@ __all__ = [
     "check_sampler",
     "bent",
     "consistency",
+    "decoding",
     "drawn_velocity",
     "euler",
     "flow_map",

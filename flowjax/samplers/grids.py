@@ -88,6 +88,25 @@ def karras(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho
     return jnp.concatenate([ends[:1], times.from_sigma(inner), ends[1:]])
 
 
+def decoding(steps: int, *, categories: int = 27) -> Array:
+    """Times from noise to data at which the share of one-hot tokens that can be read off rises evenly, see flowjax.times.decoding_warp.
+
+    Args:
+      steps: number of intervals.
+      categories: K, at least 2; 27 letters.
+
+    Raises:
+      InputError: unless steps is at least 1 and categories at least 2.
+
+    Reference: Flow Map Language Models (arXiv 2602.16813), its code.
+    """
+    if int(categories) != categories or categories < 2:
+        raise typing.InputError(
+            f"decoding: categories is {categories}; expected a whole number of at least 2, e.g. decoding:categories=17."
+        )
+    return times.decoding_warp(int(categories))(grid(steps))
+
+
 def from_noise_to_data(grid: ArrayLike, name: str) -> np.ndarray:
     """The times as numpy; raises InputError, with the `name` of the grid, unless they fall from 1 to 0."""
     times = np.asarray(grid)

@@ -81,7 +81,13 @@ SAMPLERS = {
 }
 
 MOST_STEPS = 10_000
-GRIDS = {"uniform": grids.grid, "bent": grids.bent, "shifted": grids.shifted, "karras": grids.karras}
+GRIDS = {
+    "uniform": grids.grid,
+    "bent": grids.bent,
+    "decoding": grids.decoding,
+    "shifted": grids.shifted,
+    "karras": grids.karras,
+}
 
 
 def sampler_from_name(spec: str, path: str | paths.Path = "linear") -> Sampler:
