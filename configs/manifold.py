@@ -39,6 +39,7 @@ def get_config(choice="rmf,sphere"):
     config.data.name, config.method.path = DATA[chosen]
     config.sampler = methods.METHODS[name].sampler
     config.method.label_drop = 0.0  # the data has no labels
+    config.model.periodic = chosen == "torus"
     config.optim.clip_norm = 1.0
     config.optim.schedule = "cosine"
     return config

@@ -4,11 +4,12 @@ import sys
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import manifold
-from flowjax import data, evals, methods, paths, plots, spaces, typing
+from flowjax import data, evals, methods, models, paths, plots, spaces, typing
 from flowjax.data import cities, manifolds
 from flowjax.evals import kernels
 from flowjax.training import progress, settings
@@ -123,6 +124,15 @@ def test_pictures_of_spaces(tmp_path):
             plots.globes(None, wrong)
 
 
+def test_a_periodic_network_does_not_tell_angles_apart_that_are_one():
+    x, t = jax.random.normal(jax.random.key(0), (3, 2)), jnp.full((3, 1), 0.3)
+    for periodic in (False, True):
+        net = models.make("mlp", width=8, depth=1, periodic=periodic)
+        params = jax.tree.map(lambda leaf: leaf + 0.1, net.init(jax.random.key(1), x, t, t))
+        one, other = (net.apply(params, point, t, t) for point in (x, x + 2 * np.pi))
+        assert np.allclose(one, other, atol=1e-5) == periodic and one.shape == x.shape
+
+
 def test_configs_of_every_method_and_data_fit_together():
     for name, info in methods.METHODS.items():
         if not info.any_space:
@@ -132,6 +142,7 @@ def test_configs_of_every_method_and_data_fit_together():
         for chosen, (data_name, path) in manifold.DATA.items():
             made = settings.read(manifold.get_config(f"{name},{chosen}"))
             assert made.data.name == data_name and made.method.path == path
+            assert made.model.fields["periodic"] == (chosen == "torus")
             if chosen != "cities":
                 assert data.load(data_name).space == paths.path_from_name(path).space.name
     with pytest.raises(typing.InputError, match="names no data; expected NAME,DATA"):

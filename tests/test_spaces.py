@@ -67,6 +67,27 @@ def test_the_sphere_is_the_unit_sphere():
     np.testing.assert_allclose(spaces.sphere.nearest(3 * x), x, atol=1e-15)
 
 
+def test_spheres_and_hyperbolic_spaces_of_other_dimensions():
+    """A circle has angles, and a great sphere within a larger one is the smaller one."""
+    angles = jnp.linspace(0.1, 3.0, 6)
+    circle = lambda angle: jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+    np.testing.assert_allclose(spaces.sphere.distance(circle(0 * angles), circle(angles)), angles, rtol=1e-12)
+    there = spaces.sphere.geodesic(circle(angles), circle(angles + 1.2), 0.25)
+    np.testing.assert_allclose(there, circle(angles + 0.3), atol=1e-14)
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0]
+    embeddings = {
+        spaces.sphere: lambda x: x @ turn[:3],
+        spaces.hyperbolic: lambda x: jnp.concatenate([x[:, :1], x[:, 1:] @ turn[:2]], axis=1),
+    }
+    for space, within in embeddings.items():
+        x, y = points(space), points(space, seed=3)
+        v = space.project(x, y)
+        np.testing.assert_allclose(space.log(within(x), within(y)), within(space.log(x, y)), atol=1e-13)
+        moved = space.move(within(x), 0.8, 0.2, within(v))
+        np.testing.assert_allclose(moved, within(space.move(x, 0.8, 0.2, v)), atol=1e-12)
+        np.testing.assert_allclose(space.nearest(moved), moved, atol=1e-12)
+
+
 def test_the_torus_is_r_n_for_short_distances_and_wraps_the_others():
     x, v = jnp.array([[0.1, -3.0]]), jnp.array([[0.5, -0.4]])
     np.testing.assert_array_equal(spaces.torus.move(x, 0.0, 0.2, v), flowmap.move(x, 0.0, 0.2, v))
@@ -177,6 +198,24 @@ def test_derivatives_of_hyperbolic_space_are_finite_where_points_coincide():
     u = tangents(space, x)
     for result in jax.tree.leaves(jax.jit(lambda at: jax.jvp(jax.grad(scalar, (0, 1)), (x, at), (u, u)))(x)):
         assert np.isfinite(result).all()
+
+
+@pytest.mark.parametrize("name", ["torus", pytest.param("product:sphere=3,torus=2", marks=pytest.mark.slow)])
+def test_derivatives_of_flat_and_joint_spaces_are_finite_where_points_coincide_or_are_opposite(name):
+    space, x = spaces.space_from_name(name), points(spaces.space_from_name(name))
+    u = tangents(space, x)
+    opposite = {"torus": lambda x: spaces.torus.nearest(x + np.pi)}.get(
+        name, lambda x: jnp.concatenate([-x[:, :3], spaces.torus.nearest(x[:, 3:] + np.pi)], axis=1)
+    )
+
+    def scalar(x, y):
+        log = space.log(x, y)
+        return jnp.sum(jnp.sin(log)) + jnp.sum(jnp.sin(space.move(x, 0.0, 0.5, log))) + space.distance(x, y).sum()
+
+    derivatives = jax.jit(lambda at: jax.jvp(jax.grad(scalar, (0, 1)), (x, at), (u, u)))
+    for at in (x, opposite(x), opposite(x) + 1e-13 * u):
+        for result in jax.tree.leaves(derivatives(at)):
+            assert np.isfinite(result).all()
 
 
 def test_derivatives_to_second_order_are_finite_where_points_coincide_or_are_opposite():

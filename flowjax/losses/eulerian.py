@@ -270,7 +270,7 @@ def eulerian_distillation(V: AverageVelocity, x: Array, s: Time, t: Time, v: Arr
     s, t = checks.times("eulerian_distillation", x, s=s, t=t)
     v = checks.like("eulerian_distillation", x, v)
     V_st, dV_ds = jvp(lambda x, s: V(x, s, t), (x, s), (v, jnp.ones_like(s)))
-    dF_ds = v - V_st + (t - s) * dV_ds
+    dF_ds = v + ((t - s) * dV_ds - V_st)
     return Pair(dF_ds, jnp.zeros_like(dF_ds))
 
 

@@ -17,6 +17,7 @@ class MLP(nn.Module):
       depth: number of hidden layers.
       harmonics: each time enters as itself and as this many sines and cosines of pi, 2 pi, ...
       inputs: further inputs, keys of flowjax.conditioning.INPUTS; all start at zero.
+      periodic: whether coordinates are angles, which enter as their cosines and sines, so that -180 and 180 degrees are one.
       dtype: "float32" or "bfloat16", of the computation; parameters are float32.
     """
 
@@ -25,13 +26,15 @@ class MLP(nn.Module):
     depth: int = 3
     harmonics: int = 4
     inputs: tuple[str, ...] = ()
+    periodic: bool = False
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Array, s: Time, t: Time, cond=None) -> Array:
         """x [B, D], times scalar or [B, 1] in [0, 1], cond a dict of [B, ...] arrays or None -> V [B, D] in the dtype of x."""
         s, t = embeddings.flatten_times(s, x), embeddings.flatten_times(t, x)
-        h = jnp.concatenate([x.astype(self.dtype), self._features(s), self._features(s - t)], axis=-1)
+        seen = jnp.concatenate([jnp.cos(x), jnp.sin(x)], axis=-1) if self.periodic else x
+        h = jnp.concatenate([seen.astype(self.dtype), self._features(s), self._features(s - t)], axis=-1)
         h = self._conditioned(nn.Dense(self.width, dtype=self.dtype)(h), x, cond)
         return self._answer(self._hidden(h), x)
 
