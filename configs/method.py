@@ -49,8 +49,8 @@ POINTS = {
     "strong_flow_map": {"times": ("gap_uniform", ("uniform", 0.01, 1.0))},  # one step is sampled, too
     "split_meanflow": {"times": TRIANGLE, "anchor_times": UNIFORM},
 }
-# Where small data differ from published constants: a jump from noise begins at s = 1.
-SMALL = {"imm": {"times": UNIFORM, "least_step": 0.01}}
+# Where small data differ from published constants: a jump from noise begins at s = 1; short runs need samples of the last steps.
+SMALL = {"imm": {"times": UNIFORM, "least_step": 0.01}, "fd_loss": {"decay": 0.9}}
 GROUPS = ("mmd", "drifting", "sinkhorn_drifting", "imle")
 ADVERSARIAL = ("add", "afm", "apt", "cafm", "ladd")
 

@@ -24,6 +24,7 @@ SMALL = {
     "globe": "folder, steps, rows, cells = 'FOLDER', 8, 300, 2",
     "posterior": "run, short_run, steps, digits, draws, rounds = 'FOLDER/none', 'FOLDER/short', 4, 8, 6, 4",
     "steering": "folder, steps, rows, side = 'FOLDER', 12, 256, 12",
+    "second_stage": "run, folder, steps, finish_steps, rows, cells = 'FOLDER/none', 'FOLDER', 12, 10, 40, 2",
     "distil_a_teacher": "folder, teacher_steps, steps, rows, cells = 'FOLDER', 8, 8, 64, 2",
 }
 # Warnings are errors, and the text of a picture counts its empty axes.
@@ -226,7 +227,7 @@ def uses_matplotlib(node):
 
 
 def test_every_notebook_is_small_here_and_in_the_texts():
-    assert set(SMALL) == set(notebooks.NAMES) and len(SMALL) == 10
+    assert set(SMALL) == set(notebooks.NAMES) and len(SMALL) == 11
     readme, page = ((notebooks.ROOT / path).read_text() for path in ("README.md", "docs/notebooks.md"))
     for name, text in notebooks.NAMES.items():
         assert f"](notebooks/{text.stem}.ipynb)" in readme and f"](notebooks/{text.stem}.md)" in page

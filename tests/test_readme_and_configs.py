@@ -254,8 +254,8 @@ def test_every_adversarial_stage_puts_its_two_terms_beside_the_rule(choice):
         made = parts.method(chosen.method, chosen.guidance, 0.0, chosen.adversary)
         assert [term.name for term in made.terms][-2:] == ["fool", "tell_apart"]
         assert bool(made.balance) == (stage != "dmd2")
-        assert (chosen.steps, chosen.optim.learning_rate) == (plain.steps // 3, plain.optim.learning_rate / 10)
-        rate = 2e-3 if stage == "ctm" else chosen.optim.learning_rate
+        assert (chosen.steps, chosen.optim.learning_rate) == (plain.steps // 9, plain.optim.learning_rate / 50)
+        rate = 2e-3 if stage == "ctm" else plain.optim.learning_rate
         assert chosen.auxiliary["discriminator"].learning_rate == rate
 
 
