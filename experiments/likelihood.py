@@ -4,6 +4,9 @@ Solves the flow of the run's velocity V(x, t, t) from the data to the noise with
 log p in nats a row, and bits per dimension where the data is on a grid (images: with uniform noise of one cell). Writes it as
 likelihood.csv and likelihood.md into the workdir. Where the density of the data is known, its true mean stands beside. --samples also
 measures the map itself: samples in --jumps jumps with the exact density of that sampler, for rows of at most 256 numbers.
+
+Tokens have no density: of a run on tokens the table has an upper bound on -log p of held-out rows and of rows that were learned from,
+by the denoiser on the diagonal, flowjax.evals.likelihood_bound.
 """
 
 import functools
@@ -16,7 +19,7 @@ import tqdm
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import data, density, methods, options, samplers, typing
+from flowjax import data, density, evals, methods, options, samplers, typing
 from flowjax.data import points
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
@@ -50,6 +53,8 @@ def main():
     run.conditioning(GUIDANCE.value)
     name, given = options.parse("solver", SOLVER.value, {name: options.numbers(solver) for name, solver in SOLVERS.items()})
     source = run.source("test")
+    if len(run.shape) == 2:
+        return bounds(run)
     rows = [held_out(run, source, functools.partial(SOLVERS[name], **given))] + [
         of_samples(run, source, n) for n in jumps if SAMPLES.value
     ]
@@ -68,10 +73,40 @@ def check(run):
             f"{name} learns {methods.info(name).learns} and no velocity, which log p needs; expected meanflow, lsd, ..."
         )
     command_line.check_normal_noise(run, "log p of the flow is")
+    if len(run.shape) == 2 and (SAMPLES.value or run.settings.model.parameterisation != "categorical"):
+        raise typing.InputError(
+            "tokens have a bound on -log p alone, by a network that predicts logits; expected no --samples, and a run of"
+            f" {' or '.join(methods.CATEGORICAL)}."
+        )
     if SAMPLES.value and np.prod(run.shape) > LARGEST:
         raise typing.InputError(
             f"--samples takes the whole Jacobian of a jump, and rows have {np.prod(run.shape)} numbers; expected at most {LARGEST}."
         )
+
+
+def bounds(run):
+    """Writes and prints the table of a run on tokens: a bound on -log p of held-out rows, and of as many that were learned from."""
+
+    @jax.jit
+    def bound(x, labels, key):
+        return evals.likelihood_bound(run.V(labels, GUIDANCE.value), x, key)
+
+    rows = []
+    for name, split in (("held-out data", "test"), ("learned from", "train")):
+        source = run.source(split)
+        ids = np.arange(min(NUM.value, source.size)) * source.size // min(NUM.value, source.size)  # all over the data
+        real = source.rows(ids)
+        labels, key = run.labels(len(ids), real.get("label")), jax.random.key(SEED.value)
+        parts = [slice(at, at + BATCH) for at in range(0, len(ids), BATCH)]
+        keyed = enumerate(tqdm.tqdm(parts, desc=f"bound, {name}", leave=False))
+        values = np.concatenate([bound(real["x"][at], labels[at], jax.random.fold_in(key, i)) for i, at in keyed])
+        mean, error = float(values.mean()), float(values.std() / len(values) ** 0.5)
+        about = {"rows": name, "number": len(values), "-log p at most, nats": (mean, error)}
+        rows.append(about | {"a token": (mean / run.shape[0], error / run.shape[0])})
+    about = (
+        f"{run.settings.method.name} on {run.settings.data.name}, {run.step} steps of training; an upper bound by the diagonal."
+    )
+    print(tables.write(pathlib.Path(WORKDIR.value) / "likelihood", rows, about))
 
 
 def held_out(run, source, solver):

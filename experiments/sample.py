@@ -1,8 +1,9 @@
 """Samples a run: python -m experiments.sample --workdir=runs/demo --steps=1,2,4 --labels=0,3,7 --seed=0 --num=64
 
 Needs only the workdir. Writes sample.png and sample.npz there, or to --out: an array of samples for each number of steps, all
-from the same noise, and the labels. With --nearest also sample_nearest.png: the samples of the fewest steps beside the training rows that
-are nearest to them, by the distance of pixels, so that a copy would be seen. With --invert it carries held-out data to their noise and back, by 32 Heun steps in each
+from the same noise, and the labels. Samples of a run on tokens are probabilities; beside them are the likeliest tokens. With --nearest
+also sample_nearest.png: the samples of the fewest steps beside the training rows that are nearest to them, by the distance of pixels,
+so that a copy would be seen. With --invert it carries held-out data to their noise and back, by 32 Heun steps in each
 direction unless --sampler and --steps are given (few networks learn jumps from data to noise).
 """
 
@@ -55,13 +56,16 @@ def main():
     out = pathlib.Path(OUT.value or pathlib.Path(WORKDIR.value) / "sample")
     out.parent.mkdir(parents=True, exist_ok=True)
     npz, png = out.with_name(out.name + ".npz"), out.with_name(out.name + ".png")
-    folders.write_npz(npz, labels=labels, seed=SEED.value, **{f"samples_{n}": x for n, x in samples.items()})
+    arrays = {f"samples_{n}": x for n, x in samples.items()}
+    if len(run.shape) == 2:
+        arrays |= {f"tokens_{n}": data.tokens.decided(x) for n, x in samples.items()}
+    folders.write_npz(npz, labels=labels, seed=SEED.value, **arrays)
     title = f"{run.settings.method.name}, {run.step} steps of training"
     progress.draw_samples(
         png, samples, labels, run.num_classes, title=title, per_class=16, space=run.path.space.name,
         data_name=run.settings.data.name,
     )  # fmt: skip
-    print(f"{png}\n{npz}: {', '.join(f'samples_{n} {x.shape}' for n, x in samples.items())}, labels, seed")
+    print(f"{png}\n{npz}: {', '.join(f'{name} {x.shape}' for name, x in arrays.items())}, labels, seed")
     if NEAREST.value:
         draw_nearest(run, out.with_name(out.name + "_nearest.png"), min(samples), samples[min(samples)], labels)
 

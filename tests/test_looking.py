@@ -1,5 +1,6 @@
 """Scripts that look at runs on tokens and on other spaces than R^n: samples, inspection, inversion."""
 
+import csv
 import pathlib
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def trained(config, folder):
 
 
 @pytest.mark.slow
-def test_tokens_are_sampled_and_inspected_and_not_inverted(tmp_path):
+def test_tokens_are_inspected_sampled_and_bounded_and_not_inverted(tmp_path):
     np.savez(tmp_path / "rows.npz", tokens=np.random.default_rng(0).integers(0, 3, (120, 6)))
     config = token_configs.get_config("csd,test")
     config.data.update({"name": "tokens", "dir": str(tmp_path / "rows.npz")})
@@ -40,6 +41,17 @@ def test_tokens_are_sampled_and_inspected_and_not_inverted(tmp_path):
     assert code == 0, output
     names = {"samples.png", "trajectories.png", "velocity.png", "rules.png", "bins.png", "training.png"}
     assert {path.name for path in (folder / "inspect").glob("*.png")} == names
+    output, code = finish("sample", f"--workdir={folder}", "--steps=1,2", "--num=5")
+    assert code == 0, output
+    with np.load(folder / "sample.npz") as file:  # with and without the last decision
+        for n in (1, 2):
+            np.testing.assert_allclose(file[f"samples_{n}"].sum(-1), 1, atol=1e-4)
+            np.testing.assert_array_equal(file[f"tokens_{n}"], file[f"samples_{n}"].argmax(-1))
+    output, code = finish("likelihood", f"--workdir={folder}", "--num=8")
+    assert code == 0, output
+    rows = list(csv.DictReader((folder / "likelihood.csv").open()))
+    assert [row["rows"] for row in rows] == ["held-out data", "learned from"]
+    assert all(6 * np.log(3) / 2 < float(row["-log p at most, nats"]) < 6 * np.log(3) * 2 for row in rows)
     output, code = finish("sample", f"--workdir={folder}", "--invert")
     assert code == 2 and "--invert: rows of the dataset tokens are tokens" in output, output
 
