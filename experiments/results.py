@@ -3,16 +3,17 @@
 Writes docs/results.md from the tables of configs/imagenet256.py and configs/cifar10.py and from docs/results.csv, which has the counts.
 --recount=all counts parameters and FLOPs of a step anew, from shapes alone (some ten seconds a run), and writes them into docs/results.csv
 first; --recount=imf counts the runs with these letters in their name. --chip and --utilisation change the estimate of the hours: print them
-for your machine with --page= (nothing is written then).
+for your machine with --page= (nothing is written then). Beside docs/results.md it writes docs/pods_hours.csv, the hours on MACHINES.
 """
 
 import csv
+import math
 import pathlib
 
 from absl import flags
 
 from configs import cifar10, imagenet256, published
-from experiments import command_line
+from experiments import command_line, tables
 from flowjax import folders, methods, typing
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -20,7 +21,12 @@ COUNT = flags.DEFINE_string("recount", "", "runs to count anew, for docs/results
 CHIP = flags.DEFINE_string("chip", "", "of the device-hours, such as 'NVIDIA H200'; default: TPU v5p")
 UTILISATION = flags.DEFINE_float("utilisation", 0.4, "share of the chip's peak, for device-hours", 0.0, 1.0)
 PAGE = flags.DEFINE_string("page", "docs/results.md", "the page; empty: it is printed")
+HOURS = "docs/pods_hours.csv"
 FILES = {"imagenet256": imagenet256, "cifar10": cifar10}
+# Of the table of hours: {name: (chip, how many)}.
+MACHINES = {
+    "256 v5e": ("TPU v5e", 256), "128 v5p": ("TPU v5p", 128), "256 v6e": ("TPU v6", 256), "8 H200": ("NVIDIA H200", 8),
+}  # fmt: skip
 # FIDs of runs that were made here, {(file, choice): {number of steps: FID}}.
 OURS: dict[tuple[str, str], dict[int, float]] = {}
 
@@ -105,6 +111,30 @@ def _row(file, choice, counts, chip, utilisation):
     return f"| {' | '.join(cells)} |"
 
 
+def pods(rows, utilisation=0.4):
+    """Rows of docs/pods_hours.csv: device-hours of each run on MACHINES, and the hours on as many of their devices as the batch fills.
+
+    A device needs whole columns of every term.
+    """
+    from flowjax.training import estimates
+
+    table = []
+    for row in rows:
+        config, flops = FILES[row["file"]].get_config(row["run"]), float(row["flops"])
+        multiple = methods.rows_multiple(methods.outline(**config.method.to_dict()))
+        shown = {
+            "run": f"`{row['file']}.py:{row['run']}`",
+            "batch": f"{config.batch_size:,}",
+            "TFLOP a step": f"{flops / 1e12:,.0f}",
+        }
+        for machine, (chip, count) in MACHINES.items():
+            used = math.gcd(count, config.batch_size // multiple)
+            hours = estimates.device_hours(flops, config.steps, chip=chip, utilisation=utilisation)
+            shown[machine] = f"{hours:,.0f}: {hours / used:,.1f} h" + (f" on {used}" if used < count else "")
+        table.append(shown)
+    return table
+
+
 def read():
     """The rows of docs/results.csv."""
     return list(csv.DictReader((ROOT / "docs" / "results.csv").read_text().splitlines()))
@@ -128,6 +158,9 @@ def main():
         return
     folders.write_text(ROOT / PAGE.value, text)
     print(PAGE.value)
+    if PAGE.value == PAGE.default:
+        tables.write_csv(ROOT / HOURS, pods(read(), UTILISATION.value))
+        print(HOURS)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ def check_free(path: Path, marker: str, flag: str) -> None:
 
 
 def check_path(path: Path, flag: str) -> None:
-    """Raises InputError for what no file system takes as a path: a name that is too long, a file in the place of a folder."""
+    """Raises InputError for what no file system takes as a path: a name that is too long, a file in the place of a folder, gs://."""
+    opening.check_local(path, flag)
     try:
         os.lstat(path)
     except FileNotFoundError:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import stat
 import zipfile
 import zlib
@@ -25,6 +26,8 @@ DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": jnp.bfloat16, "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
 }  # fmt: skip
+# Beginnings of addresses of object storage and of servers, also as pathlib writes them, with one slash.
+_REMOTE = re.compile(r"(gs|gcs|s3|s3a|az|abfs|abfss|hdfs|http|https):/{1,2}")
 _CHUNK = 2**24  # bytes that are read at once for a checksum
 
 Path = str | os.PathLike
@@ -38,6 +41,7 @@ def reading(path: Path, expected: str) -> Iterator[None]:
       path: the file, for the sentence.
       expected: what it should be, with what to do: "the samples of experiments.generate; write them again".
     """
+    check_local(path)
     try:
         with contextlib.suppress(FileNotFoundError):
             check_kind(path)
@@ -51,6 +55,21 @@ def reading(path: Path, expected: str) -> Iterator[None]:
     except Exception as error:  # decoders raise every type there is
         why = " ".join(str(error).split())[:160].rstrip(". ") or type(error).__name__
         raise typing.InputError(f"{path} is damaged or something else ({why}); expected {expected}.") from error
+
+
+def check_local(path: Path, flag: str = "") -> None:
+    """Raises InputError for an address of object storage or of a server: these are neither read nor written.
+
+    Args:
+      path: a path or an address.
+      flag: what it was given as, for the error; "": not known.
+    """
+    if found := _REMOTE.match(str(path)):
+        address = f"{found[1]}://{str(path)[found.end() :]}"
+        raise typing.InputError(
+            f"{flag + '=' if flag else ''}{address:.200} is no folder or file of this machine, and nothing else is read or written; mount the"
+            " bucket as a folder (gcsfuse, mount-s3), or take a disk that all machines see (docs/pods.md), and give the path there."
+        )
 
 
 def check_kind(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import random
 import warnings
 import zipfile
@@ -9,8 +10,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from flowjax import folders, opening, typing
-from flowjax.data import couplings, pipeline
+from configs import method
+from flowjax import folders, foreign, opening, training, typing
+from flowjax.data import couplings, pipeline, stored
 from flowjax.evaluation import generation
 from flowjax.models import published
 
@@ -198,3 +200,20 @@ def test_a_description_that_claims_more_files_than_any_disk_has_is_answered_at_o
     (tmp_path / folders.ABOUT).write_text(json.dumps(facts))
     with pytest.raises(typing.InputError, match="lacks shard_00000.npz; the command that began it continues"):
         generation.read(tmp_path)
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run"])
+def test_addresses_of_object_storage_are_refused(address, tmp_path, monkeypatch):
+    """As folders and as files, also where pathlib took one slash of them; nothing is made of that name."""
+    monkeypatch.chdir(tmp_path)
+    calls = [
+        lambda: training.train(method.get_config("meanflow,test"), address),
+        lambda: training.load(address),
+        lambda: folders.check_path(pathlib.Path(address), "--output"),
+        lambda: foreign.read(f"{address}.safetensors"),
+        lambda: stored.source("imagenet256", data_dir=address),
+    ]
+    for call in calls:
+        with pytest.raises(typing.InputError, match=rf"{address}.* is no folder or file of this machine.*gcsfuse"):
+            call()
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 The numbers here were read from the papers and the authors' code, not from the configs.
 """
 
+import csv
 import functools
 import pathlib
 import subprocess
@@ -295,6 +296,8 @@ def test_the_page_is_what_the_script_writes():
         paper = published.RESULTS[row["file"]][row["run"]].parameters
         assert paper is None or int(row["parameters"]) / 1e6 == pytest.approx(paper, abs=1.0), row["run"]
     assert (ROOT / "docs" / "results.md").read_text() == results.page(results.read())
+    hours = list(csv.DictReader((ROOT / results.HOURS).read_text().splitlines()))
+    assert hours == results.pods(results.read())
 
 
 @pytest.mark.parametrize(

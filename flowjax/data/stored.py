@@ -82,6 +82,7 @@ def source(name: str, *, split: str = "train", data_dir: str | None = None) -> p
     """
     about, folder = DECLARED[name], pathlib.Path(data_dir or "")
     checks.member(f"split of {name}", split, SPLITS)
+    opening.check_local(folder, "config.data.dir")
     files = sorted(folder.glob(f"{split}_{about.contents}_*.npy")) if data_dir else []
     if not files:
         where = f"{folder} holds no {split}_{about.contents}_00000.npy" if data_dir else "config.data.dir is empty"
