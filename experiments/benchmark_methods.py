@@ -1,15 +1,15 @@
 """What a training step of every method costs: python -m experiments.benchmark_methods
 
-Each method trains one small DiT, those for categories one for sequences of tokens, in four ways: with every term on every row
-and with the rows split as in the recipe, each with and without recomputing the blocks (remat). Measured are matmul FLOPs in
-forward passes (FPE), beside the estimates, temporary memory, seconds to compile, and wall time over that of a forward pass, in
-turns. A method whose steps differ, because networks or terms rest in some of them, has a row for the mean step and one for
+Each method trains one small DiT, those for categories one for sequences of tokens, those of transitions one whose last block is
+the head, in four ways: with every term on every row (if the recipe has constants for that) and with the rows split as in the
+recipe, each with and without recomputing the blocks (remat). Measured are matmul FLOPs in forward passes (FPE), beside the
+estimates, temporary memory, seconds to compile, and wall time over that of a forward pass, in turns. A method whose steps differ, because networks or terms rest in some of them, has a row for the mean step and one for
 each kind of step. Writes method_costs.csv and .md below --output after each method, and .png at the end. Rows of other methods
 in these files stay, and `--resume` continues a killed run. Half an hour on two CPU cores. docs/method_costs.csv, a table of
 the documentation, was written by the first command; the last measures a method of one's own:
 
     python -m experiments.benchmark_methods --output=docs
-    python -m experiments.benchmark_methods --output=docs --apart  # forward passes of methods that match distributions
+    python -m experiments.benchmark_methods --output=docs --apart  # forward passes of methods that match distributions, posteriors, ...
     python -m experiments.benchmark_methods --output=docs/gpu      # on a GPU
     python -m experiments.benchmark_methods --modules=experiments.three_players --methods=three_players
 """
@@ -36,7 +36,9 @@ RESUME = flags.DEFINE_bool("resume", False, "measure only the methods without ro
 ROUNDS = flags.DEFINE_integer("rounds", 8, "how often each program is timed", lower_bound=1, upper_bound=10_000)
 BATCH = flags.DEFINE_integer("batch", 16, "rows, a multiple of 16, which every recipe can split", 16, 2**20)
 APART = flags.DEFINE_bool(
-    "apart", False, "count the passes of the student's step and of the others' for methods that match distributions, and stop"
+    "apart",
+    False,
+    "count the passes of methods that match distributions, the student's step and the others', and of those in EXTENDED; stop",
 )
 VARIANTS = [(every_row, remat) for every_row in (True, False) for remat in (False, True)]
 
@@ -62,8 +64,15 @@ def measure(name, bar):
     return [
         row
         for every_row, remat in VARIANTS
+        if not every_row or methods.info(name).every_row or whole(name)
         for row in _rows(name, every_row, remat, every_row and bool(methods.info(name).every_row), programs, seconds)
     ]
+
+
+def whole(name):
+    """Whether a recipe has every term on every row."""
+    terms = methods.outline(name, total_steps=1_000).terms
+    return all(hi - lo == n for lo, hi, n in (term.columns for term in terms))
 
 
 def _rows(name, every_row, remat, measured, programs, seconds):
@@ -143,7 +152,7 @@ def known_rows(path):
 
 
 def count_apart(path):
-    """Writes distributional_costs.csv: forward passes, as counted in the compiled programs; nothing is run or timed."""
+    """Writes distributional_costs.csv and extended_costs.csv: forward passes, as counted in the compiled programs; nothing is timed."""
     rows = []
     for name, info in methods.DISTRIBUTIONAL.items():
         student, others, mean = (f"{cost:.2f}" for cost in step_cost.apart(name, batch=BATCH.value))
@@ -158,6 +167,10 @@ def count_apart(path):
             }
         )
     tables.write_csv(path / "distributional_costs.csv", rows)
+    print(tables.markdown(rows))
+    counts = {name: step_cost.forward_passes(name, batch=BATCH.value) for name in methods.EXTENDED}
+    rows = [{"method": name, "counted": f"{count:.2f}", **setting()} for name, count in counts.items()]
+    tables.write_csv(path / "extended_costs.csv", rows)
     print(tables.markdown(rows))
 
 
@@ -180,7 +193,7 @@ def draw(path, rows):
 def main():
     parts.import_modules(MODULES.value, "--modules")
     for name in METHODS.value:
-        checks.member("method (--modules=my_method registers one)", name, methods.with_categories())
+        checks.member("method (--modules=my_method registers one)", name, methods.with_costs())
     if not METHODS.value:
         raise typing.InputError("--methods= names no method; leave it out for all.")
     if BATCH.value % 16:
@@ -206,7 +219,7 @@ def main():
 
 
 def in_order(costs):
-    return [row for name in methods.with_categories() for row in costs.get(name, [])]
+    return [row for name in methods.with_costs() for row in costs.get(name, [])]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from flowjax import folders, guidance, methods, origins, spaces, typing
+from flowjax import folders, guidance, methods, origins, paths, spaces, typing
 from flowjax.training import NonFiniteError, SaveError, hosts, log, quiet
 
 SAMPLER_HELP = (
@@ -82,6 +82,38 @@ def check_normal_noise(run, what):
     """Raises InputError unless a trained run is on R^n with noise that is normal about 0; `what` needs it, in words with their verb."""
     if run.path.space is not spaces.euclidean or run.path.centres:
         raise typing.InputError(f"{what} for R^n with normal noise, and this run is on {run.settings.method.path!r}.")
+
+
+# Which jumps of a run lead ahead, by what its method learns (MethodInfo.jumps): all of them, those to the data, one from noise to data,
+# or random ones of a stochastic map. A run without jumps takes Euler steps along its velocity.
+_AHEAD = {"any": "any", "none": "any", "to data": "to data", "laws": "to data", "transitions": "transitions"}
+_AHEAD |= dict.fromkeys(("from noise", "levels", "grid"), "from noise")
+
+
+def looks_ahead(run, what):
+    """Which jumps of a run lead ahead: "any", "to data" (from all levels), "from noise" (to data, one jump) or "transitions".
+
+    Raises:
+      InputError: for a run whose map has no such jumps, or that is on another path than the linear one; `what` needs them, in words
+        with their verb.
+    """
+    name, info = run.settings.method.name, methods.info(run.settings.method.name)
+    steps = info.eval_steps(run.settings.method.constants)
+    if info.jumps not in _AHEAD or (steps and 1 not in steps):
+        raise typing.InputError(
+            f"{what} for maps that jump from noise to data, and {name} learns {info.learns}; expected meanflow, lsd, ..."
+        )
+    if run.path is not paths.linear:
+        raise typing.InputError(
+            f"{what} for the linear path with noise of deviation 1, and this run is on {run.settings.method.path!r}."
+        )
+    return _AHEAD[info.jumps]
+
+
+def map_of(run, labels, guidance=None):
+    """The average velocity of a run for what looks ahead, V(x, s, t): of one without jumps its velocity, an Euler step."""
+    V = run.V(labels, guidance)
+    return V if methods.info(run.settings.method.name).learns_jumps else lambda x, s, t: V(x, s, s)
 
 
 def whole_numbers(name, values, low, needed=False, high=MOST):

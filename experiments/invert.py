@@ -1,10 +1,11 @@
 """Inverse problems by a trained run: python -m experiments.invert --workdir=runs/demo --measure=mask
 
 Measures held-out rows, y = A x0 + sigma n, and draws samples of what fits, in several ways (flowjax.steering, flowjax.inverse): the
-jumps bent by the gradient of the likelihood (guided), weighted particles (tilted), posterior draws of a stochastic map (value), the
-noise adapter of a run of variational_flow_map (adapted), for masks zero-shot editing (edited) and, of a run with a stochastic map,
-posterior draws in turn with noise on what is hidden (inpainted); beside them, the training row that fits y best (nearest), and as many
-of the best as there are draws (neighbours). Prints a table and writes inverse.csv, inverse.md, inverse.png and inverse.npz into the
+jumps bent by the gradient of the likelihood (guided), weighted particles (tilted), posterior draws of a stochastic map (value, and
+weighted particles by its random transitions, transitions), the noise adapter of a run of variational_flow_map (adapted), for masks
+zero-shot editing (edited) and, of a run with a stochastic map, posterior draws in turn with noise on what is hidden (inpainted); beside
+them, the training row that fits y best (nearest), and as many of the best as there are draws (neighbours). A run that learned jumps to
+the data alone, such as ect, edits; one of transition_matching has the ways of its posterior draws. Prints a table and writes inverse.csv, inverse.md, inverse.png and inverse.npz into the
 workdir. Misfit is that of y in units of its noise, 1 for the truth; spread is the deviation of the draws of one y; agreement, of images
 that a classifier knows, is the share of draws that it reads as the class of the truth.
 
@@ -24,7 +25,7 @@ import tqdm
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import conditioning, data, evals, folders, inverse, methods, plots, samplers, steering, typing
+from flowjax import conditioning, data, evals, folders, inverse, methods, plots, posterior, samplers, steering, typing
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 MEASURE = flags.DEFINE_string("measure", "mask", "mask, downsample:factor=2, blur:deviation=1 or project:count=1")
@@ -49,7 +50,7 @@ def main():
     from flowjax import training
 
     run = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
-    command_line.check_normal_noise(run, "inverse problems are")
+    command_line.looks_ahead(run, "inverse problems are")
     if INTERPOLATE.value or EDIT.value is not None:
         return by_inversion(run)
     A = inverse.measurement_from_name(MEASURE.value, run.shape)
@@ -59,10 +60,11 @@ def main():
     real, near = data.arrays(source, limit=NUM.value), data.arrays(run.source("train"), limit=20_000)["x"]
     x0 = real["x"]
     clean = np.asarray(A(jnp.asarray(x0)))
-    y = clean + SIGMA.value * np.random.default_rng(SEED.value).standard_normal(clean.shape).astype(np.float32)
+    noise = SIGMA.value * np.random.default_rng(SEED.value).standard_normal(clean.shape).astype(np.float32)
+    y = clean + (noise if known is None else noise * np.asarray(known))  # what is hidden is not measured
     draws = by_nearest(A, y, near) | by_run(run, A, known, y, adapter)
     agreement = reader(source, run.settings.data.dir, real.get("label"))
-    rows = [row(name, samples, A, y, x0, agreement) for name, samples in draws.items()]
+    rows = [row(name, samples, A, y, known, x0, agreement) for name, samples in draws.items()]
     out = pathlib.Path(WORKDIR.value) / "inverse"
     about = (
         f"{run.settings.method.name} on {source.name}, {run.step} steps of training; {MEASURE.value}, sigma {SIGMA.value:g},"
@@ -100,27 +102,40 @@ def noise_adapter(run):
 
 def by_run(run, A, known, y, adapter):
     """{way: draws [rows of y, draws, ...]} of the run, one y after the other."""
-    scaling, V, times = run.settings.data.scaling, run.V(-1), samplers.grid(STEPS.value)
+    scaling, times = run.settings.data.scaling, samplers.grid(STEPS.value)
+    ahead = command_line.looks_ahead(run, "inverse problems are")
+    V = None if ahead == "transitions" else command_line.map_of(run, -1)
     posterior_draw = run.draw(-1) if set(conditioning.OBSERVATION) <= set(run.settings.model.inputs) else None
     # Inpainting has one level of noise for all channels.
     paints = known is not None and posterior_draw is not None and len(set(scaling.deviation)) == 1
     sigma = SIGMA.value / scaling.deviation[0]
     levels = np.geomspace(1.0, sigma / (1 + sigma), STEPS.value)  # on the digits better than equal steps, or rounds at the end
+    if posterior_draw is None and (ahead == "from noise" or (ahead == "to data" and known is None)):
+        raise typing.InputError(
+            f"{run.settings.method.name} learns {methods.info(run.settings.method.name).learns}; expected a run that learned all jumps, such as"
+            " meanflow, or to the data from all levels, such as ect, with --measure=mask."
+        )
 
     @jax.jit
     def ways(eps, y, key):
         likelihood = inverse.log_likelihood(A, y[None], SIGMA.value)
         reward = lambda x: likelihood(scaling.undo(x))
-        tilt_key, pick_key, edit_key, paint_key, value_key = jax.random.split(key, 5)
-        x, log_w = steering.tilted(V, eps, times, tilt_key, reward, noise=NOISE.value)
-        kept = steering.resampled(log_w, pick_key)
-        result = {"guided": steering.guided(V, eps, times, reward, scale=inverse.widened(SIGMA.value)), "tilted": x[kept]}
-        if posterior_draw is not None:
+        tilt_key, pick_key, edit_key, paint_key, value_key, move_key, move_pick_key = jax.random.split(key, 7)
+        picked = lambda x, log_w, key: x[steering.resampled(log_w, key)]
+        result = {}
+        if ahead == "any":
+            result["guided"] = steering.guided(V, eps, times, reward, scale=inverse.widened(SIGMA.value))
+            result["tilted"] = picked(*steering.tilted(V, eps, times, tilt_key, reward, noise=NOISE.value), pick_key)
+        if ahead == "any" and posterior_draw is not None:
             result["value"] = inverse.by_value(V, posterior_draw, reward, eps, times, value_key, count=COUNT.value)
+        if posterior_draw is not None:
+            move, value = posterior.renoised(posterior_draw), posterior.value_by_draws(posterior_draw, reward, COUNT.value)
+            particles = steering.tilted_transitions(move, value, eps, times, move_key, reward)
+            result["transitions"] = picked(*particles, move_pick_key)
         if adapter is not None:
             many = jnp.broadcast_to(y[None], (len(eps), *y.shape))
             result["adapted"] = inverse.by_noise(V, adapter, A, many, eps, samplers.grid(1))
-        if known is not None:
+        if known is not None and V is not None:
             replace = lambda x: jnp.where(known, scaling.apply(y), x)
             result["edited"] = inverse.edited(V, eps, times, edit_key, replace)
         if paints:
@@ -132,7 +147,7 @@ def by_run(run, A, known, y, adapter):
     for number in tqdm.trange(len(y), desc="observations", leave=False):
         noise_key, key = jax.random.split(jax.random.fold_in(jax.random.key(SEED.value), number))
         results.append(ways(run.path.draw(noise_key, (DRAWS.value, *run.shape)), jnp.asarray(y[number]), key))
-    order = ("guided", "tilted", "value", "adapted", "edited", "inpainted")  # jit sorts names
+    order = ("guided", "tilted", "value", "transitions", "adapted", "edited", "inpainted")  # jit sorts names
     order = [name for name in order if name in results[0]]
     return {name: np.stack([np.asarray(result[name]) for result in results]) for name in order}
 
@@ -174,10 +189,10 @@ def by_inversion(run):
     print(f"{out}\n{out.with_suffix('.png')}")
 
 
-def row(name, samples, A, y, x0, agreement):
-    """One row of the table."""
+def row(name, samples, A, y, known, x0, agreement):
+    """One row of the table; the misfit is of what was measured, of a mask where `known`."""
     seen = np.stack([np.asarray(A(jnp.asarray(one))) for one in samples])
-    shown = np.abs(y) > 0 if MEASURE.value == "mask" else np.ones_like(y, bool)
+    shown = np.broadcast_to(np.ones_like(y, bool) if known is None else np.asarray(known) > 0, y.shape)
     misfit = np.sqrt(np.mean(((seen - y[:, None]) ** 2)[np.broadcast_to(shown[:, None], seen.shape)])) / SIGMA.value
     about = {
         "way": name,

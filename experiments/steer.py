@@ -6,6 +6,10 @@ shares of eight clusters for points, and the error of the mean for images. The l
 distances that so many rows have from the held-out ones. With --repeats the table has means and deviations over so many seeds of the
 noise. Writes steering.csv, steering.md, steering.png and steering.npz into the workdir.
 
+Which ways there are depends on what the run learned: jumps from noise to data alone are weighted or chosen from (best_of); with all jumps
+particles walk (tilted, guided, search); of a stochastic map, meta_flow_map, diamond_map or transition_matching, posterior draws estimate
+the value, along which samples flow (value), or by which random transitions are weighed (transitions).
+
 Rewards: axis:number=0,scale=1 (a coordinate of points), brightness:scale=20 (the mean pixel of images), or MODULE.FUNCTION of a module in
 --modules, a function x0 [B, ...] -> [B] of data.
 """
@@ -20,7 +24,7 @@ from absl import flags
 from scipy.cluster import vq
 
 from experiments import command_line, tables
-from flowjax import data, folders, plots, samplers, steering, typing
+from flowjax import conditioning, data, folders, inverse, methods, plots, posterior, samplers, steering, typing
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 REWARD = flags.DEFINE_string("reward", None, "axis:number=0,scale=1, brightness:scale=20, or MODULE.FUNCTION")
@@ -31,7 +35,9 @@ GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
 NUM = flags.DEFINE_integer("num", 2048, "samples", lower_bound=2, upper_bound=2**20)
 STEPS = flags.DEFINE_integer("steps", 3, "intervals of the ways that walk", lower_bound=1, upper_bound=1000)
 NOISE = flags.DEFINE_float("noise", 0.3, "strength of the Langevin steps of tilted", lower_bound=0)
-COUNT = flags.DEFINE_integer("count", 4, "candidates of best_of and search", lower_bound=1, upper_bound=1024)
+COUNT = flags.DEFINE_integer(
+    "count", 4, "candidates of best_of and search, posterior draws of value and transitions", lower_bound=1, upper_bound=1024
+)
 REPEATS = flags.DEFINE_integer("repeats", 1, "how often, with seeds SEED, SEED + 1, ...", lower_bound=1, upper_bound=1000)
 SEED = flags.DEFINE_integer("seed", 0, "seed of all noise", lower_bound=0, upper_bound=2**32 - 1)
 command_line.define_modules()
@@ -55,7 +61,7 @@ def main():
 
     classes = command_line.whole_numbers("labels", LABELS.value, low=0) or None
     run = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
-    command_line.check_normal_noise(run, "steering is")
+    command_line.looks_ahead(run, "steering is")
     run.conditioning(GUIDANCE.value)
     reward, labels = checked_reward(REWARD.value, run.shape), run.labels(NUM.value, classes)
     source, learned = run.source("test"), data.arrays(run.source("train"), limit=ROWS)["x"]
@@ -95,23 +101,16 @@ def checked_reward(spec, shape):
 
 def steerer(run, reward, labels):
     """`seed -> {name: Way}`: samples without steering and by each way, from the same noise."""
-    undo, times, one = run.settings.data.scaling.undo, samplers.grid(STEPS.value), samplers.grid(1)
+    undo, ahead = run.settings.data.scaling.undo, command_line.looks_ahead(run, "steering is")
     of_seen = lambda x: reward(undo(x))  # of data as the network sees them
-    n, count, noise = STEPS.value, COUNT.value, NOISE.value
-    V, V_many = (run.V(of_rows, GUIDANCE.value) for of_rows in (labels, np.repeat(labels, count)))
     # name -> (of noise and a key, rows of noise a sample, calls a sample)
-    ways = {
-        "plain": (lambda eps, key: samplers.flow_map(V, eps, one), 1, 1),
-        "weighted": (lambda eps, key: steering.tilted(V, eps, one, key, of_seen, threshold=0), 1, 2),
-        "tilted": (
-            lambda eps, key: steering.tilted(V, eps, times, key, of_seen, noise=noise),
-            1,
-            2 * n + 2 * (n - 1) * (noise > 0),
-        ),
-        "guided": (lambda eps, key: steering.guided(V, eps, times, of_seen), 1, 2 * n),
-        "best_of": (lambda eps, key: steering.best_of(samplers.flow_map(V_many, eps, one), of_seen, count), count, count),
-        "search": (lambda eps, key: steering.search(V, eps, times, key, of_seen, count=count), 1, n * (count + 1)),
-    }
+    ways = of_jumps(*(one_jump(run, each) for each in (labels, np.repeat(labels, COUNT.value))), of_seen)
+    # Particles of one class alone are resampled among each other.
+    threshold = 0.5 if len(set(np.asarray(labels).tolist())) == 1 else 0.0
+    if ahead == "any":
+        ways |= of_all_jumps(command_line.map_of(run, labels, GUIDANCE.value), of_seen, threshold)
+    if set(conditioning.OBSERVATION) <= set(run.settings.model.inputs):
+        ways |= of_draws(run, labels, of_seen, threshold)
     compiled = {name: jax.jit(way) for name, (way, _, _) in ways.items()}
 
     def steer(seed):
@@ -123,6 +122,63 @@ def steerer(run, reward, labels):
         return samples
 
     return steer
+
+
+def normal(key, x):
+    """Normal noise like x."""
+    return jax.random.normal(key, x.shape, x.dtype)
+
+
+def one_jump(run, labels):
+    """`(noise, key) -> samples` in one call."""
+    if command_line.looks_ahead(run, "steering is") == "transitions":
+        draw = run.draw(labels, GUIDANCE.value)
+        return lambda eps, key: draw(eps, 1.0, normal(key, eps))
+    V = command_line.map_of(run, labels, GUIDANCE.value)
+    return lambda eps, key: samplers.flow_map(V, eps, samplers.grid(1))
+
+
+def of_jumps(jump, jump_many, reward):
+    """The ways that need one jump from noise to data alone, and a reward; `jump_many` is of COUNT rows a sample."""
+    count = COUNT.value
+    best = lambda eps, key: steering.best_of(jump_many(eps, key), reward, count)
+
+    def weighted(eps, key):
+        x = jump(eps, key)
+        return x, reward(x)
+
+    return {"plain": (jump, 1, 1), "weighted": (weighted, 1, 1), "best_of": (best, count, count)}
+
+
+def of_all_jumps(V, reward, threshold):
+    """The ways that walk along a map with all jumps."""
+    times, n, count, noise = samplers.grid(STEPS.value), STEPS.value, COUNT.value, NOISE.value
+    return {
+        "tilted": (
+            lambda eps, key: steering.tilted(V, eps, times, key, reward, noise=noise, threshold=threshold),
+            1,
+            2 * n + 2 * (n - 1) * (noise > 0),
+        ),
+        "guided": (lambda eps, key: steering.guided(V, eps, times, reward), 1, 2 * n),
+        "search": (lambda eps, key: steering.search(V, eps, times, key, reward, count=count), 1, n * (count + 1)),
+    }
+
+
+def of_draws(run, labels, reward, threshold):
+    """The ways of a stochastic map: random transitions that the value weighs, and samples that flow along it."""
+    times, n, count = samplers.grid(STEPS.value), STEPS.value, COUNT.value
+    draw, method = run.draw(labels, GUIDANCE.value), run.settings.method.name
+    move, value = posterior.renoised(draw), posterior.value_by_draws(draw, reward, count)
+    if method == "diamond_map" or methods.info(method).jumps == "transitions":
+        transition = run.transition(labels, GUIDANCE.value)
+        move = lambda x, c, t, key: transition(x, c, t, normal(key, x))
+    weighed = lambda eps, key: steering.tilted_transitions(move, value, eps, times, key, reward, threshold=threshold)
+    ways = {"transitions": (weighed, 1, n + (n - 1) * count)}
+    if command_line.looks_ahead(run, "steering is") == "any" and count > 1:
+        V = command_line.map_of(run, labels, GUIDANCE.value)
+        by_value = lambda eps, key: inverse.by_value(V, draw, reward, eps, times, key, count=count)
+        ways["value"] = (by_value, 1, (2 * n - 1) * (count + 1))
+    return ways
 
 
 def together(rows):

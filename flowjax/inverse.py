@@ -325,7 +325,8 @@ def by_value(
         eps = jax.random.normal(jax.random.fold_in(key, number), (count, *x.shape), x.dtype)
         v_s = tilted(x, s, eps)
         y = flowmap.move(x, s, t, v_s)
-        after = jnp.where(t > 0, tilted(y, jnp.maximum(t, 1e-3), eps), v_s)  # at the data there is nothing to draw
+        # At the data there is nothing to draw.
+        after = jax.lax.cond(t > 0, lambda: tilted(y, jnp.maximum(t, 1e-3), eps), lambda: v_s)
         return flowmap.move(x, s, t, (v_s + after) / 2)
 
     return samplers.fold(step, x, times)

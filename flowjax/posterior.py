@@ -197,12 +197,24 @@ def chain(draw: Draw, x: Array, levels: Array, key: Array) -> Array:
       [B, ...] at `levels[-1]`.
     """
 
-    def step(x: Array, number: Array, c: Array, following: Array) -> Array:
-        draw_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
-        x0 = draw(x, c, jax.random.normal(draw_key, x.shape, x.dtype))
-        return observed(x0, following, noise_key).astype(x.dtype)
+    move = renoised(draw)
+    return samplers.fold(lambda x, number, c, t: move(x, c, t, jax.random.fold_in(key, number)), x, levels)
 
-    return samplers.fold(step, x, levels)
+
+def renoised(draw: Draw) -> Callable[[Array, Time, Time, Array], Array]:
+    """The random transition of `chain`, `(x_c, c, t, key) -> (1 - t) draw(x_c, c, eps) + t n`, for flowjax.steering.tilted_transitions."""
+
+    def move(x: Array, c: Time, t: Time, key: Array) -> Array:
+        draw_key, noise_key = jax.random.split(key)
+        x0 = draw(x, c, jax.random.normal(draw_key, x.shape, x.dtype))
+        return observed(x0, t, noise_key).astype(x.dtype)
+
+    return move
+
+
+def value_by_draws(draw: Draw, reward: Reward, count: int) -> Callable[[Array, Time, Array], Array]:
+    """`value` of so many draws with new noise, `(x_t, t, key) -> [B]`, for flowjax.steering.tilted_transitions."""
+    return lambda x, t, key: value(draw, reward, x, t, jax.random.normal(key, (count, *x.shape), x.dtype))
 
 
 def descent(transition: Transition, x: Array, levels: Array, key: Array) -> Array:

@@ -153,15 +153,14 @@ def tilted(
         log_w += (schedule(t) - schedule(s)) * ahead(x, t)
         few = (effective_share(log_w) < threshold) & (t > 0)
         x, log_w = x[jnp.where(few, resampled(log_w, pick_key), jnp.arange(len(x)))], jnp.where(few, 0.0, log_w)
-        if noise:
-            x = _langevin(V, lambda x: schedule(t) * ahead(x, t), x, t, noise * t * (s - t), move_key)
-        return x, log_w
+        walk = lambda: _langevin(V, lambda x: schedule(t) * ahead(x, t), x, t, noise * t * (s - t), move_key)
+        return jax.lax.cond(t > 0, walk, lambda: x) if noise else x, log_w
 
     return samplers.fold(step, (x, jnp.zeros(len(x), x.dtype)), times)
 
 
 def _langevin(V: AverageVelocity, log_tilt: Reward, x: Array, t: Array, h: Array, key: Array) -> Array:
-    """One step of length h that keeps p_t(x) e^log_tilt(x) up to order h; none at t = 0, where the score is not known.
+    """One step of length h that keeps p_t(x) e^log_tilt(x) up to order h, for t > 0.
 
     The gradient of log_tilt moves a row no further than the noise does (ours). Between two modes of the data the end that a map sees
     jumps, its gradient has no bound, and single rows would go so far that all weight falls on them.
@@ -172,7 +171,60 @@ def _langevin(V: AverageVelocity, log_tilt: Reward, x: Array, t: Array, h: Array
     slope *= jnp.minimum(1.0, furthest / jnp.maximum(h * length, 1e-30))
     drift = score(lambda x, t: V(x, t, t), x, jnp.maximum(t, 1e-6)) + slope
     z = jax.random.normal(key, x.shape, x.dtype)
-    return jnp.where(t > 0, x + h * drift + jnp.sqrt(2 * h) * z, x).astype(x.dtype)
+    return (x + h * drift + jnp.sqrt(2 * h) * z).astype(x.dtype)
+
+
+def tilted_transitions(
+    move: Callable[[Array, Time, Time, Array], Array],
+    value: Callable[[Array, Time, Array], Array],
+    x: Array,
+    levels: Array,
+    key: Array,
+    reward: Reward,
+    *,
+    threshold: float = 0.5,
+) -> tuple[Array, Array]:
+    """Weighted samples of the tilted density by a stochastic map: random transitions, weighed by how the value grows, and resampling.
+
+        x_t ~ p(x_t | x_c),   log w <- log w + value(x_t, t) - value(x_c, c),   the value of noise 0, and of data r
+
+    The sum is r(x0) whatever the values are, so that the weights are exact if the transitions keep the marginals; values near
+    log E[e^r(x0) | x_t] even them out. Copies of a particle come apart at the next transition, and no gradient is taken.
+
+    Args:
+      move: random transitions `(x_c, c, t, key) -> x_t`: of a run of `diamond_map` or `transition_matching` `Trained.transition()` with
+        normal noise, of `meta_flow_map` posterior draws that are noised again.
+      value: estimates of the value `(x_t, t, key) -> [B]`, as of flowjax.posterior.value.
+      x: noise [B, ...], B particles of one density.
+      levels: [n + 1] levels that fall from 1 to 0.
+      key: of all noise.
+      reward: r.
+      threshold: resample where the effective share of the particles falls below it; 0: never.
+
+    Returns:
+      (x0 [B, ...], log-weights [B] up to a constant).
+
+    Raises:
+      InputError: for a threshold that is not from 0 to 1.
+
+    Reference: Potaptchik et al. 2026, Meta Flow Maps (arXiv 2601.14430), and its code, for these weights; twisted sequential Monte Carlo.
+    """
+    if not 0 <= threshold <= 1:
+        raise typing.InputError(f"tilted_transitions: threshold is {threshold}; expected a share from 0 to 1.")
+
+    def step(state: tuple[Array, Array, Array], number: Array, c: Array, t: Array) -> tuple[Array, Array, Array]:
+        x, before, log_w = state
+        move_key, value_key, pick_key = jax.random.split(jax.random.fold_in(key, number), 3)
+        x = move(x, c, t, move_key).astype(x.dtype)
+        after = jax.lax.cond(t > 0, lambda: value(x, jnp.maximum(t, 1e-3), value_key), lambda: reward(x)).astype(x.dtype)
+        log_w += after - before
+        few = (effective_share(log_w) < threshold) & (t > 0)
+        kept = jnp.where(few, resampled(log_w, pick_key), jnp.arange(len(x)))
+        return x[kept], after[kept], jnp.where(few, 0.0, log_w)
+
+    nothing = jnp.zeros(len(x), x.dtype)
+    x0, _, log_w = samplers.fold(step, (x, nothing, nothing), levels)
+    return x0, log_w
 
 
 def guided(V: AverageVelocity, x: Array, times: Array, reward: Reward, *, scale: float | Schedule = 1.0) -> Array:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -205,6 +206,14 @@ def test_a_low_rank_run_of_the_digits_has_few_numbers():
     count = lambda rank: adapters.count(jax.eval_shape(lambda base: adapters.init(jax.random.key(0), base, rank), shapes))
     shares = {rank: round(100 * count(rank) / adapters.count(shapes), 1) for rank in (1, 2, 4, 8)}
     assert shares == {1: 2.1, 2: 4.1, 4: 8.2, 8: 16.2}
+    # The wide network, of which less than 5% are trained.
+    wide = models.make("dit", num_classes=10, **fields | {"width": 256, "heads": 4, "patch": 4})
+    shapes = jax.eval_shape(wide.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)), 1.0, 0.0, {})["params"]
+    whole = re.compile("bias$|label/").search
+    factors = jax.eval_shape(
+        lambda base: adapters.init(jax.random.key(0), base, 8, whole=lambda path: bool(whole(path))), shapes
+    )
+    assert round(100 * adapters.count(factors) / adapters.count(shapes), 1) == 4.7
 
 
 @pytest.mark.slow

@@ -164,6 +164,33 @@ def test_all_recorded_costs(name, rows, remat):
     assert counted == pytest.approx(float(recorded(rows, "yes" if remat else "no")[name]["FPE"]), abs=0.006)
 
 
+EXTENDED_COSTS = {
+    row["method"]: float(row["counted"])
+    for row in csv.DictReader(COSTS.with_name("extended_costs.csv").read_text().splitlines())
+}
+
+
+def test_the_recorded_costs_of_posteriors_and_likelihoods_are_those_of_their_graphs():
+    """A share of the rows has the anchor, 3 forward passes, the others have the rule, as derived."""
+    assert list(EXTENDED_COSTS) == list(methods.EXTENDED)
+    graph = {
+        "meta_flow_map": 3 / 4 * 3 + 1 / 4 * derived("meta_flow_map"),
+        "diamond_map": 3 / 4 * 3 + 1 / 4 * (derived("diamond_map") - 3),
+        "strong_flow_map": 3 / 4 * 3 + 1 / 4 * (derived("strong_flow_map") - 3),
+        "f2d2": derived("f2d2") / 2,  # half of the rows have both anchors, half both rules
+        "falcon": derived("falcon"),
+        "reward_tuning": derived("reward_tuning"),
+    }
+    for name, cost in graph.items():
+        assert EXTENDED_COSTS[name] == pytest.approx(cost, rel=0.05), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["meta_flow_map", "strong_flow_map", "reward_tuning"])
+def test_the_recorded_costs_of_posteriors_are_counted(name):
+    assert step_cost.forward_passes(name) == pytest.approx(EXTENDED_COSTS[name], abs=0.006)
+
+
 # Guidance inside the training target
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import exact, inverse, samplers, steering, typing
+from flowjax import exact, inverse, posterior, samplers, steering, typing
 
 SLOPE = np.array([0.6, -0.4])
 MEAN, COVARIANCE = np.array([0.5, -1.0]), np.array([[1.0, 0.6], [0.6, 0.5]])
@@ -33,7 +33,15 @@ def test_the_score_is_that_of_the_marginal():
     np.testing.assert_allclose(steering.score(flow().v, x, t), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("strength", "threshold", "intervals"), [(0.0, 0.0, 4), (0.5, 0.0, 24), (0.5, 0.9, 24)])
+@pytest.mark.parametrize(
+    ("strength", "threshold", "intervals"),
+    [
+        (0.0, 0.0, 4),
+        (0.5, 0.9, 24),
+        pytest.param(0.5, 0.0, 24, marks=pytest.mark.slow),
+        pytest.param(2.0, 0.5, 96, marks=pytest.mark.slow),
+    ],
+)
 def test_tilted_particles_have_the_tilted_mean_and_covariance(strength, threshold, intervals):
     run = jax.jit(
         lambda x, key: steering.tilted(flow().V, x, samplers.grid(intervals), key, reward, noise=strength, threshold=threshold)
@@ -46,6 +54,34 @@ def test_tilted_particles_have_the_tilted_mean_and_covariance(strength, threshol
     if not strength:  # F does not change along the flow, so the weight is the reward of the one end
         np.testing.assert_allclose(log_w, reward(flow().F(noise(), 1.0, 0.0)), atol=1e-4)
         assert np.abs(np.asarray(x).mean(0) - MEAN).max() < 0.03  # without weights they are the data
+
+
+def gaussian_draw(x_c, c, eps):
+    """Samples of p(x0 | x_c): normal, of precision COVARIANCE^-1 + ((1 - c) / c)^2."""
+    precision = jnp.asarray(np.linalg.inv(COVARIANCE)) + ((1 - c) / c) ** 2 * jnp.eye(2)
+    covariance = jnp.linalg.inv(precision)
+    natural = jnp.asarray(np.linalg.solve(COVARIANCE, MEAN))[None] + (1 - c) / c**2 * x_c
+    return natural @ covariance + eps @ jnp.linalg.cholesky(covariance).T
+
+
+def test_transitions_that_the_value_weighs_are_tilted_whatever_the_value():
+    """By draws, and by a value that is wrong; without resampling the weights are the reward of the end."""
+    move, levels = posterior.renoised(gaussian_draw), samplers.grid(4)
+    drawn = posterior.value_by_draws(gaussian_draw, reward, 8)
+    wrong = lambda x, t, key: 0.3 * jnp.sin(3 * x[:, 0])
+
+    @functools.partial(jax.jit, static_argnames=("value", "threshold"))
+    def run(value, threshold):
+        return steering.tilted_transitions(move, value, noise(), levels, jax.random.key(1), reward, threshold=threshold)
+
+    for value, threshold in ((drawn, 0.95), (wrong, 0.95), (wrong, 0.0)):
+        x, log_w = run(value, threshold)
+        mean = jax.nn.softmax(log_w) @ x
+        np.testing.assert_allclose(mean, MEAN + COVARIANCE @ SLOPE, atol=0.05)
+        np.testing.assert_allclose(np.cov(x.T, aweights=jax.nn.softmax(log_w)), COVARIANCE, atol=0.06)
+    np.testing.assert_allclose(log_w, reward(x), atol=1e-4)
+    # The value of draws sees the reward ahead: resampled on the way, all particles count in the end.
+    assert steering.effective_share(run(drawn, 0.95)[1]) > 0.95 > steering.effective_share(log_w)
 
 
 def test_langevin_steps_keep_the_tilted_density_that_jumps_do_not_move():
@@ -147,16 +183,10 @@ def test_inpainting_by_draws_keeps_the_posterior():
     """The first coordinate is seen with noise; the draws are those of the exact posterior of a noisy state."""
     sigma, y = 0.5, 1.2
 
-    def draw(x_c, c, eps):
-        precision = jnp.asarray(np.linalg.inv(COVARIANCE)) + ((1 - c) / c) ** 2 * jnp.eye(2)
-        covariance = jnp.linalg.inv(precision)
-        natural = jnp.asarray(np.linalg.solve(COVARIANCE, MEAN))[None] + (1 - c) / c**2 * x_c
-        return natural @ covariance + eps @ jnp.linalg.cholesky(covariance).T
-
     lowest = sigma / (1 + sigma)
     levels = np.concatenate([np.linspace(1.0, lowest, 5), np.full(25, lowest)])
     seen = jnp.tile(jnp.array([[y, 7.0]]), (20_000, 1))  # of what is hidden nothing is read
-    x = inverse.inpainted(draw, seen, jnp.array([1, 0]), sigma, levels, jax.random.key(0))
+    x = inverse.inpainted(gaussian_draw, seen, jnp.array([1, 0]), sigma, levels, jax.random.key(0))
     gain = COVARIANCE[:, 0] / (COVARIANCE[0, 0] + sigma**2)
     np.testing.assert_allclose(x.mean(axis=0), MEAN + gain * (y - MEAN[0]), atol=0.02)
     np.testing.assert_allclose(np.cov(x.T), COVARIANCE - np.outer(gain, COVARIANCE[0]), atol=0.02)
@@ -165,6 +195,12 @@ def test_inpainting_by_draws_keeps_the_posterior():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
+        (
+            lambda: steering.tilted_transitions(
+                None, None, noise(4), samplers.grid(2), jax.random.key(0), reward, threshold=2.0
+            ),
+            "a share from 0 to 1",
+        ),
         (lambda: inverse.inpainted(None, jnp.zeros((1, 2)), jnp.ones(2), 0.0, jnp.ones(1), jax.random.key(0)), "above 0"),
         (lambda: steering.tilted(flow().V, noise(4), samplers.grid(2), jax.random.key(0), reward, noise=-1.0), "-1.0"),
         (lambda: steering.best_of(noise(5), reward, 2), "5 rows"),

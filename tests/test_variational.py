@@ -60,6 +60,34 @@ def test_samples_from_the_exact_adapter_have_the_posterior_mean_and_covariance()
     np.testing.assert_allclose(np.cov(ends.T), np.diag([gain * SIGMA**2, DEVIATION[1] ** 2]), atol=0.02)
 
 
+@pytest.mark.usefixtures("x64")
+def test_the_bias_of_a_map_that_stays_is_the_predicted_one():
+    """Numbers of the noise that depend on each other given y: the best normal of independent ones has the mean, and too little spread."""
+    covariance = np.array([[1.0, 0.6], [0.6, 0.5]])
+    normal = exact.gaussian(MEAN, covariance)
+    factor = np.asarray(
+        normal.F(jnp.eye(2), 1.0, 0.0) - normal.F(jnp.zeros((2, 2)), 1.0, 0.0)
+    ).T  # F(z, 1, 0) = MEAN + factor z
+    precision = np.eye(2) + np.outer(factor[0], factor[0]) / SIGMA**2  # of z given y
+    mean, deviation = np.linalg.solve(precision, factor[0] / SIGMA**2 * (Y - MEAN[0])), np.diag(precision) ** -0.5
+    A, eps = inverse.measurement_from_name("mask", (2,)), jax.random.normal(jax.random.key(0), (40_000, 2))
+    y = jnp.broadcast_to(jnp.array([Y, 0.0]), eps.shape)
+    at = lambda parameters: lambda seen: jnp.broadcast_to(jnp.stack(parameters, axis=-1), (*seen.shape, 2))
+    signs = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    loss = lambda parameters: jnp.mean(
+        variational.variational_flow_map(normal.V, at(parameters), A, y[:4], inverse.seen(A, y[:4], signs), signs, sigma=SIGMA)
+    )
+    here = (jnp.asarray(mean), jnp.log(jnp.asarray(deviation)))
+    for gradient in jax.grad(loss)(here):
+        np.testing.assert_allclose(gradient, 0.0, atol=1e-10)
+    ends = inverse.by_noise(normal.V, at(here), A, y, eps, samplers.grid(1))
+    gain = covariance[:, 0] / (covariance[0, 0] + SIGMA**2)
+    np.testing.assert_allclose(ends.mean(0), MEAN + gain * (Y - MEAN[0]), atol=0.02)
+    np.testing.assert_allclose(np.cov(ends.T), factor @ np.diag(deviation**2) @ factor.T, atol=0.02)
+    exact_covariance = covariance - np.outer(gain, covariance[0])
+    assert np.abs(factor @ np.diag(deviation**2) @ factor.T - exact_covariance).max() > 0.02
+
+
 def test_where_gradients_are():
     """The adapter gets them by the point alone, and none of what it does to a point reaches the map but by the map's own call."""
     x0, eps, s = rows(4)["x"], rows(4)["x"][::-1] * 1.0, 0.6

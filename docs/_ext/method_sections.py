@@ -181,6 +181,13 @@ def _costs(name):
             return ["*The cost of a step was not counted yet.*", ""]
         others = f", one of the others {row['others']}" if float(row["others"]) else ""
         return [f"A step of the student costs {row['student']} forward passes{others}; {row['mean']} on average.", ""]
+    if name in methods.EXTENDED:
+        counted = csv.DictReader((DOCS / "extended_costs.csv").read_text().splitlines())
+        count = next(row["counted"] for row in counted if row["method"] == name)
+        return [
+            f"A step costs {count} forward passes, rows split as the recipe does ([of what network](../method_costs.md)).",
+            "",
+        ]
     rows = [row for row in costs if row["method"] == name]
     if not rows:
         return ["*The cost of a step was not measured yet.*", ""]

@@ -42,6 +42,7 @@ from flowjax.methods.landscape import (
     info,
     takes_total_steps,
     with_categories,
+    with_costs,
 )
 from flowjax.methods.recipe import raw_errors, rows_multiple, with_dropout
 from flowjax.typing import Method
@@ -65,6 +66,7 @@ __all__ = [
     "rows_multiple",
     "with_adversary",
     "with_categories",
+    "with_costs",
     "with_dropout",
 ]
 

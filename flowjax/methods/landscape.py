@@ -40,6 +40,7 @@ __all__ = [
     "outline",
     "takes_total_steps",
     "with_categories",
+    "with_costs",
 ]
 
 METHODS: dict[str, MethodInfo] = {
@@ -301,7 +302,8 @@ EXTENDED: dict[str, MethodInfo] = {
     ),
     "f2d2": MethodInfo(
         likelihood.f2d2, pairs=(likelihood_losses.divergence_lagrangian,), rule="lagrangian", setting="D",
-        derivative="d_t V and d_t of the divergence, the latter in sg", rho=3, paper="F2D2", arxiv="2512.02636",
+        derivative="d_t V and d_t of the divergence, the latter in sg", derived_fpe=23, rho=6, every_row={"diagonal": "both"},
+        paper="F2D2", arxiv="2512.02636",
     ),
     "falcon": MethodInfo(
         likelihood.falcon, pairs=(losses.meanflow, likelihood_losses.round_trip), rule="eulerian", setting="M",
@@ -310,7 +312,7 @@ EXTENDED: dict[str, MethodInfo] = {
     ),
     "reward_tuning": MethodInfo(
         rewards.reward_tuning, pairs=(reward_losses.reward_tuning,), rule="diagonal", setting="D", derivative="that of the reward",
-        jumps="from noise", paper="ours, of the kind of DRaFT", arxiv="2309.17400",
+        jumps="from noise", derived_fpe=4, paper="ours, of the kind of DRaFT", arxiv="2309.17400",
     ),
 }  # fmt: skip
 
@@ -321,8 +323,13 @@ def every() -> dict[str, MethodInfo]:
 
 
 def with_categories() -> dict[str, MethodInfo]:
-    """METHODS and CATEGORICAL, whose costs stand in one table."""
+    """METHODS and CATEGORICAL, which stand in one table."""
     return {**METHODS, **CATEGORICAL}
+
+
+def with_costs() -> dict[str, MethodInfo]:
+    """METHODS, CATEGORICAL and EXTENDED, in the order of the table of measured costs."""
+    return {**METHODS, **CATEGORICAL, **EXTENDED}
 
 
 def info(name: str) -> MethodInfo:

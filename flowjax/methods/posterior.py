@@ -24,11 +24,16 @@ RULES: dict[str, Callable[..., Method]] = {
     "esd": eulerian.esd,
     "meanflow": eulerian.meanflow,
     "imf": eulerian.imf,
+    "alphaflow": eulerian.alphaflow,
+    "soflow": eulerian.soflow,
     "lmd": lagrangian.lmd,
     "lsd": lagrangian.lsd,
     "ayf_lmd": lagrangian.ayf_lmd,
+    "tvm": lagrangian.tvm,
     "psd": compositional.psd,
     "split_meanflow": compositional.split_meanflow,
+    "shortcut": compositional.shortcut,
+    "fmm": compositional.fmm,
 }
 
 
@@ -45,8 +50,9 @@ def meta_flow_map(
         c = 1 with probability `ordinary`, else 1 - U^power;   x_c = (1 - c) x0 + c n,   and 0 where c = 1
 
     Args:
-      rule: a key of RULES with its published constants: meanflow, imf, esd, lsd or psd from data; ayf_emd (in the released code,
-        without the normalisation), emd, lmd, ayf_lmd or split_meanflow from a teacher. The default is ours.
+      rule: a key of RULES with its published constants: meanflow, imf, alphaflow, soflow, esd (Eulerian), lsd, tvm (Lagrangian), psd,
+        shortcut or fmm (compositional) from data; ayf_emd (in the released code, without the normalisation), emd, lmd, ayf_lmd or
+        split_meanflow from a teacher. The default is ours.
       ordinary: share of rows without an observation, 0.1 as published.
       power: 2 as published, so that most observations say little.
       label_drop: 0.2 as published.

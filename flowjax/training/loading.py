@@ -146,7 +146,10 @@ class Trained(NamedTuple):
 
         def jump(eps, x_c, **levels):
             rows = jnp.broadcast_to(jnp.asarray(labels, jnp.int32), eps.shape[:1])
-            given = {"x_c": x_c, **{name: times.flatten(level, eps) for name, level in levels.items()}}
+            given = {name: times.flatten(level, eps) for name, level in levels.items()}
+            if not self._draws_velocities:  # at c = 1 an observation says nothing, and the network was shown zeros
+                x_c = jnp.where(times.expand(given["c"] < 1, eps), x_c, 0.0).astype(eps.dtype)
+            given["x_c"] = x_c
             cond = {**conditioning.rows(rows, values), **given}
             return flowmap.jump(lambda x, s, t: self.net.apply({"params": self.params}, x, s, t, cond), eps, 1.0, 0.0)
 

@@ -226,7 +226,7 @@ METHOD: dict[str, Range] = {
     **dict.fromkeys(("times", "anchor_times", "correction_times", "fake_times", "discriminator_times", "a", "level"), SAMPLER),
     **dict.fromkeys(("diagonal", "correction"), ROWS),
     **dict.fromkeys(
-        ("path", "jvp", "distance", "solver", "teacher", "velocity", "anchor", "rule", "estimate", "reward", "measure"), TEXT
+        ("path", "jvp", "distance", "solver", "teacher", "velocity", "anchor", "rule", "estimate", "measure", "held_by"), TEXT
     ),
     **dict.fromkeys(("ordinary", "adapted"), SHARE),
     **dict.fromkeys(("divergence_weight", "temperature", "tau"), POSITIVE),

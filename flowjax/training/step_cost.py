@@ -14,6 +14,8 @@ from flowjax.training import networks, optimizers, phases, sharding, state, step
 SHAPE, CLASSES = (8, 8, 1), 10
 NETWORK = {"width": 128, "depth": 4, "heads": 4, "patch": 1}
 TOKENS = (64, 17)  # the shape of a row, of methods for categories
+# Constants where the defaults are for points: a divergence by one probe, as published for images, and a reward of images.
+OF_IMAGES = {"f2d2": {"estimate": "rademacher"}, "reward_tuning": {"reward": "brightness"}}
 
 
 def rho(tokens=64, width=NETWORK["width"]):
@@ -21,11 +23,19 @@ def rho(tokens=64, width=NETWORK["width"]):
     return tokens / (6 * width + tokens)
 
 
-def network(remat=False, *, tokens=False):
-    """The network whose forward pass is the unit: a DiT, or one of that size for sequences of `tokens`."""
+def network(remat=False, *, tokens=False, inputs=(), transitions=False):
+    """The network whose forward pass is the unit: a DiT, or one of that size for sequences of `tokens`.
+
+    Beside it one with further inputs, or one of `transitions`, whose last block is the head.
+    """
     policy = "nothing_saveable" if remat else ""
+    if transitions:
+        size = NETWORK | {"depth": NETWORK["depth"] - 1}
+        return models.make(
+            "transition_dit", num_classes=CLASSES, remat=policy, parameterisation="denoised_field", inputs=inputs, **size
+        )
     if not tokens:
-        return models.make("dit", num_classes=CLASSES, remat=policy, **NETWORK)
+        return models.make("dit", num_classes=CLASSES, remat=policy, inputs=inputs, **NETWORK)
     size = {field: value for field, value in NETWORK.items() if field != "patch"}
     return models.make("sequence_dit", num_classes=CLASSES, remat=policy, parameterisation="categorical", **size)
 
@@ -80,8 +90,11 @@ def training_step(name, *, every_row=False, remat=False, batch=16, devices=None)
       batch: rows, a multiple of what the recipe splits them in.
       devices: of the mesh; None: the first.
     """
-    tokens = of_tokens(name)
-    shape, net = TOKENS if tokens else SHAPE, network(remat, tokens=tokens)
+    tokens, info = of_tokens(name), methods.info(name)
+    shape, net = (
+        TOKENS if tokens else SHAPE,
+        network(remat, tokens=tokens, inputs=info.inputs, transitions=info.jumps == "transitions"),
+    )
     return program(_method(name, every_row), net, shape=shape, batch=batch, optimizer=optax.sgd(1e-3), devices=devices)
 
 
@@ -91,7 +104,8 @@ def of_tokens(name):
 
 
 def _method(name, every_row):
-    return methods.make(name, total_steps=1_000, **(methods.info(name).every_row if every_row else {}))
+    constants = OF_IMAGES.get(name, {}) | dict(methods.info(name).every_row if every_row else {})
+    return methods.make(name, total_steps=1_000, **constants)
 
 
 def forward_pass(batch, *, tokens=False):
