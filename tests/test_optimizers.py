@@ -2,6 +2,8 @@
 
 import math
 
+import jax
+import numpy as np
 import pytest
 
 from flowjax import typing
@@ -40,3 +42,23 @@ def test_the_inverse_square_root_counts_the_warm_up():
 def test_what_is_no_schedule(text, said):
     with pytest.raises(typing.InputError, match=said):
         schedule(text)
+
+
+def test_muon_orthogonalises_the_matrices_of_blocks():
+    """Blocks run in a scan, so that their matrices have three axes and their vectors two; elsewhere a matrix has two."""
+    shapes = {
+        "blocks": {"mlp": {"kernel": (3, 8, 4), "bias": (3, 4)}},
+        "out": {"kernel": (8, 4), "bias": (4,)},
+        "conv": (3, 3, 8, 4),
+    }
+    shapes["group"] = (3, 8, 4)  # of no block
+    weights = jax.tree.map(
+        lambda shape: jax.random.normal(jax.random.key(0), shape), shapes, is_leaf=lambda leaf: type(leaf) is tuple
+    )
+    transform = optimizers.make(settings.Optim("muon", 1.0, "constant", 0, 0.0, 1, {}), 10).transform
+    updates, _ = transform.update(weights, transform.init(weights), weights)
+    flat = lambda matrix: np.linalg.svd(np.asarray(matrix), compute_uv=False)
+    for matrix in (updates["out"]["kernel"], *updates["blocks"]["mlp"]["kernel"]):
+        assert 0.6 < flat(matrix).min() and flat(matrix).max() < 1.3
+    for adam in (updates["out"]["bias"], updates["blocks"]["mlp"]["bias"], updates["conv"], updates["group"]):
+        np.testing.assert_allclose(np.abs(adam), np.abs(adam).max(), rtol=1e-2)  # the first step of Adam has one size

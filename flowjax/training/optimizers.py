@@ -3,10 +3,11 @@
 import inspect
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
-from flowjax import checks, options, typing
+from flowjax import checks, models, options, typing
 
 # Schedules of the learning rate, with the options that each takes.
 SCHEDULES = {"constant": {}, "cosine": {}, "linear": {}, "sqrt": {"steps": 35_000}}
@@ -46,6 +47,8 @@ def make(section, updates, part="optim"):
     factories = {name: f for module in (optax.contrib, optax) for name, f in vars(module).items() if _is_optimizer(name, f)}
     checks.member("optimizer (any of optax or optax.contrib works)", section.name, factories, listed=False)
     factory, kwargs = factories[section.name], dict(section.kwargs)
+    if section.name == "muon":
+        kwargs.setdefault("muon_weight_dimension_numbers", matrices)
     known = [name for name in inspect.signature(factory).parameters if name != "learning_rate"]
     for name in kwargs:
         checks.member(f"argument of optimizer {section.name!r} (config.{part}.kwargs = {{}} clears them)", name, known)
@@ -54,6 +57,20 @@ def make(section, updates, part="optim"):
         return Optimizer(optax.chain(clip, factory(learning_rate=schedule, **kwargs)), schedule, section.every)
     except (TypeError, ValueError) as error:
         raise typing.InputError(f"optimizer {section.name!r} cannot be made with {kwargs}: {error}.") from error
+
+
+def matrices(weights):
+    """Which weights Muon orthogonalises, a tree of optax.contrib.MuonDimensionNumbers or None: matrices, and each of a stack of blocks.
+
+    Blocks run in a scan, so that their matrices lie in arrays of three axes and their vectors in matrices, [depth, width].
+    """
+
+    def of(path, leaf):
+        in_blocks = models.slices.IN_BLOCKS.search(jax.tree_util.keystr(path, simple=True, separator="/"))
+        is_matrix = leaf.ndim == (3 if in_blocks else 2)
+        return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1) if is_matrix else None
+
+    return jax.tree_util.tree_map_with_path(of, weights)
 
 
 def inverse_square_root(peak, steps):
