@@ -61,7 +61,7 @@ def reward_tuning_by_density(
       draw: samples of the map from noise, and the log-density of the sampler at them, [B]: flowjax.density.sample_with_density.
       log_p: log-density before, x0 -> [B], differentiable: flowjax.density.log_density of the velocity of the start.
       reward: r, x0 -> [B], differentiable.
-      x: noise, [B, ...].
+      x: noise of shape [B, ...].
 
     Returns:
       errors [B].
