@@ -49,7 +49,7 @@ def test_tokens_are_inspected_sampled_and_bounded_and_not_inverted(tmp_path):
             np.testing.assert_array_equal(file[f"tokens_{n}"], file[f"samples_{n}"].argmax(-1))
     output, code = finish("likelihood", f"--workdir={folder}", "--num=8")
     assert code == 0, output
-    rows = list(csv.DictReader((folder / "likelihood.csv").open()))
+    rows = list(csv.DictReader((folder / "likelihood.csv").read_text().splitlines()))
     assert [row["rows"] for row in rows] == ["held-out data", "learned from"]
     assert all(6 * np.log(3) / 2 < float(row["-log p at most, nats"]) < 6 * np.log(3) * 2 for row in rows)
     output, code = finish("sample", f"--workdir={folder}", "--invert")
