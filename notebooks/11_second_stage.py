@@ -7,7 +7,7 @@
 #
 # MeanFlow keeps the way from noise to data. A method that matches distributions keeps only where all ways together end. One such
 # method, `fd_loss`, starts from the trained map and pulls mean and covariance of its samples to those of the data. What is gained, what
-# is kept, and what is lost? The [page on these methods](../docs/methods/distributional.md) has longer runs, and a discriminator.
+# is kept, and what is lost? The page `docs/methods/distributional.md` has longer runs, and a discriminator.
 
 # %% tags=["parameters"]
 run, folder, steps = "runs/demo", "runs/notebook_second_stage", 700
