@@ -24,12 +24,14 @@ docs: $(READY)
 docs-serve: docs
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
 
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# With SIXTH=0 to 5, as in CI: also that sixth of the slow tests.
 test: $(READY) lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(PYTEST) $(if $(SIXTH),--sixth=$(SIXTH),-m "not slow")
 
-# All slow tests. With SIXTH=0 to 5: one sixth of them, as CI runs after `make test`.
+# The slow tests, all or with SIXTH=0 to 5 a sixth of them.
 test-slow: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow $(if $(SIXTH),--sixth=$(SIXTH))
+	$(PYTEST) -m slow $(if $(SIXTH),--sixth=$(SIXTH))
 
 # Makes twenty small changes to losses, recipes, samplers and the step, one at a time; the quick tests must fail for each.
 mutants: $(READY)

@@ -28,15 +28,16 @@ os.environ |= {"JAX_COMPILATION_CACHE_DIR": _COMPILED.name, "JAX_PERSISTENT_CACH
 
 
 def pytest_addoption(parser):
-    """`--sixth=K` with `-m slow`: the slow tests in six parts, so that CI runs all of them within six commits."""
+    """`--sixth=K`: the slow tests in six parts, so that CI runs all of them within six commits."""
     parser.addoption("--sixth", type=int, choices=range(6), help="of the slow tests, only this part of six, counted from 0")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Keeps one sixth of the tests. Cases of a function are spread, so that the many learning tests are not all in one sixth."""
+    """Keeps a sixth of the slow tests. Cases of a function are spread, so that the many learning tests are not all in one."""
     sixth = config.getoption("--sixth")
     if sixth is not None:
-        kept = [item for item in items if zlib.crc32(item.nodeid.encode()) % 6 == sixth]
+        part = lambda item: zlib.crc32(item.nodeid.encode()) % 6
+        kept = [item for item in items if part(item) == sixth or not item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
         items[:] = kept
 

@@ -77,22 +77,17 @@ def untrained(config):
     return config
 
 
-def kind(value):
-    """A config without its numbers: sizes of one method that differ in numbers alone train alike once they are shrunk."""
-    if isinstance(value, dict):
-        return tuple((name, kind(entry)) for name, entry in sorted(value.items()))
-    if isinstance(value, (tuple, list)):
-        return tuple(map(kind, value))
-    return value if isinstance(value, bool) or not isinstance(value, (int, float)) else "a number"
+def kind(file, config):
+    """What makes a shrunken run another program: its method, network and guidance, and whether it has a teacher or a start."""
+    return file, config.method.name, config.model.name, config.guidance.kind, bool(config.teacher), bool(config.start)
 
 
 def kinds():
     """One published run of each kind."""
     first = {}
     for file, choice in results.runs():
-        config = {"imagenet256": imagenet256, "cifar10": cifar10}[file].get_config(choice).copy_and_resolve_references()
-        config.model.update(TINY[config.model.name])
-        first.setdefault(kind(config.to_dict()), (file, choice))
+        config = {"imagenet256": imagenet256, "cifar10": cifar10}[file].get_config(choice)
+        first.setdefault(kind(file, config), (file, choice))
     return list(first.values())
 
 
