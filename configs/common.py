@@ -122,7 +122,8 @@ def _bookkeeping(config):
     config.max_nonfinite_steps = 0
     config.accumulate = 1  # parts of the batch that go through the network one after the other
     # Sizes of the mesh of devices: weights are repeated along "data" and sliced along "fsdp"; -1: all devices that are left.
-    config.mesh = {"data": -1, "fsdp": 1}
+    # With fsdp 0 it is 1, or on TPUs and GPUs as much more as their memory makes necessary.
+    config.mesh = {"data": -1, "fsdp": 0}
 
 
 def auxiliary(config, **optim):

@@ -270,7 +270,7 @@ def test_the_first_rule_that_fits_counts_from_the_last_dimension():
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"data": 3, "fsdp": 2}, {"data": -1, "fsdp": -1}, {"data": 8}, {"data": 8, "fsdp": 0}, {"data": 8, "fsdp": 1.0}]
+    "sizes", [{"data": 3, "fsdp": 2}, {"data": -1, "fsdp": -1}, {"data": 8}, {"data": 4, "fsdp": 0}, {"data": 8, "fsdp": 1.0}]
 )
 def test_a_mesh_that_does_not_fit_is_refused(sizes):
     with pytest.raises(typing.InputError, match="config.mesh is .* number of devices, here 8"):

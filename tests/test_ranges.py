@@ -63,7 +63,7 @@ BAD = {
     "teacher": "x" * 5_000,
     "data.flip": 1,
     "modules": "abc",
-    "mesh.fsdp": 0,
+    "mesh.fsdp": -2,
 }
 
 

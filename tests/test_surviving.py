@@ -18,7 +18,20 @@ from support import small
 from flowjax import data, evals, ownership, typing
 from flowjax.evaluation import generation, trajectories
 from flowjax.profiling import flops
-from flowjax.training import checkpoint, compilation, estimates, loading, log, loop, progress, quiet, runs, sharding, workdir
+from flowjax.training import (
+    checkpoint,
+    compilation,
+    estimates,
+    loading,
+    log,
+    loop,
+    progress,
+    quiet,
+    room,
+    runs,
+    sharding,
+    workdir,
+)
 
 ONE = jax.devices()[:1]
 
@@ -325,6 +338,26 @@ def test_a_dry_run_reports_what_each_device_holds(tmp_path):
     assert f"opt_state: {held:,} of " in report
     for kind in ("all-gather", "reduce-scatter", "all-reduce"):
         assert f"{kind}: " in report
+
+
+def test_the_mesh_slices_no_more_than_the_memory_asks_for(monkeypatch):
+    """By the state and the gradients of eight devices, of which half of the memory may be taken."""
+    config, devices = small(mesh={"data": -1, "fsdp": 0}), jax.devices()[:8]
+    assert runs.setup(config, devices).mesh.shape == {"data": 8, "fsdp": 1}  # CPUs share their memory
+    monkeypatch.setitem(log.PEAK_TFLOPS, "cpu", 1.0)
+    sizes = {}
+    for fsdp in (1, 2, 4, 8):
+        sizes[fsdp] = room.held(runs.setup(small(mesh={"data": -1, "fsdp": fsdp}), devices).like)
+    assert sizes[1] > sizes[2] > sizes[4] > sizes[8]
+    for fsdp, size in sizes.items():
+        monkeypatch.setitem(room.MEMORY_GIB, "cpu", 2 * size / 2**30)
+        run = runs.setup(config, devices)
+        assert run.mesh.shape == {"data": 8 // fsdp, "fsdp": fsdp}
+        assert "; fsdp by memory: state and gradients take " in compilation.described(run)[0]
+    monkeypatch.setitem(room.MEMORY_GIB, "cpu", sizes[8] / 2**30)  # no mesh leaves half
+    assert runs.setup(config, devices).mesh.shape["fsdp"] == 8
+    assert runs.setup(small(mesh={"data": 8, "fsdp": 0}), devices).mesh.shape["fsdp"] == 1
+    assert "fsdp by memory" not in compilation.described(runs.setup(small(mesh={"data": -1, "fsdp": 2}), devices))[0]
 
 
 def test_a_sketch_is_the_run_by_shapes_alone():

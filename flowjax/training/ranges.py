@@ -111,7 +111,7 @@ FIELDS: dict[str, Range] = {
     "batch_size": whole(1),
     "accumulate": whole(1),
     "mesh.data": either(whole(1, 2**24), whole(-1, -1)),
-    "mesh.fsdp": either(whole(1, 2**24), whole(-1, -1)),
+    "mesh.fsdp": whole(-1, 2**24),
     "ema": each(
         either(number(0, 1, below=True), Range(lambda value: is_text(value) and bool(value), "a text with options")),
         "decays of at least 0 and below 1, e.g. (0.999,)",

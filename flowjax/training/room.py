@@ -7,7 +7,24 @@ import pathlib
 import jax
 
 from flowjax import models, typing
-from flowjax.training import sharding
+from flowjax.training import log, sharding
+
+# GiB of memory of a device, as the makers publish them; by the keys of log.PEAK_TFLOPS. An A100 may have 40 or 80.
+MEMORY_GIB = {
+    "TPU v2": 8,
+    "TPU v3": 16,
+    "TPU v4": 32,
+    "TPU v5 lite": 16,
+    "TPU v5e": 16,
+    "TPU v5p": 95,
+    "TPU v5": 95,
+    "TPU v6": 32,
+    "NVIDIA A100": 40,
+    "NVIDIA H100 PCIe": 80,
+    "NVIDIA H100": 80,
+    "NVIDIA H200": 141,
+    "NVIDIA B200": 180,
+}
 
 
 def host_bytes():
@@ -27,6 +44,39 @@ def device_bytes(device):
         return (device.memory_stats() or {}).get("bytes_limit")
     except jax.errors.JaxRuntimeError:  # of another process, or only compiled for
         return None
+
+
+def chooses(sizes):
+    """Whether a config leaves the mesh to `fitting_mesh`."""
+    return dict(sizes) == {"data": -1, "fsdp": 0}
+
+
+def fitting_mesh(state, rules, mesh, leading=0):
+    """The mesh of the same devices that slices the weights least of those that leave half of a device's memory for activations.
+
+    It is chosen by the kind of the devices, so that all processes choose the same.
+
+    Args:
+      state: shapes and dtypes of a flowjax.training.state.State.
+      rules, leading: as of flowjax.training.sharding.specs.
+      mesh: with the devices. It is returned where these are CPUs, which share their memory, do not exist, or are not in MEMORY_GIB.
+
+    Returns:
+      A mesh; where none leaves half of the memory, the one on which a device holds least.
+    """
+    chip = None if isinstance(mesh, jax.sharding.AbstractMesh) else log.chip(mesh.devices.flat[0])
+    if mesh.size == 1 or chip not in MEMORY_GIB:
+        return mesh
+    sizes = {1: held(sharding.placed(state, rules, mesh, leading))} | {
+        fsdp: held(placed) for fsdp, placed in _sliced_more(state, rules, mesh, leading)
+    }
+    fsdp = next((fsdp for fsdp, size in sizes.items() if size <= MEMORY_GIB[chip] * 2**29), min(sizes, key=sizes.get))
+    return sharding.make_mesh({"data": -1, "fsdp": fsdp}, mesh.devices.flatten())
+
+
+def held(state):
+    """Bytes of a placed State and of the gradients that one device holds."""
+    return sharding.device_bytes(state) + sharding.device_bytes(state.params)
 
 
 def check_host(what, needed):
@@ -54,14 +104,18 @@ def check_state(run):
 
 def _smaller(run):
     """{fsdp: bytes of the state on each device} of the meshes of the same devices that slice the weights more."""
-    rules, seeds, sizes = models.SHARDING.get(run.settings.model.name, models.slices.RULES), run.settings.seeds, {}
-    for fsdp in range(run.mesh.shape["fsdp"] + 1, run.mesh.size + 1):
-        if run.mesh.size % fsdp == 0:
-            mesh = sharding.abstract_mesh({"data": -1, "fsdp": fsdp}, run.mesh.size)
-            state = sharding.placed(run.like, rules, mesh, int(seeds > 1))
-            if sharding.whole_share(state.params) <= sharding.MOST_WHOLE:
-                sizes[fsdp] = sharding.device_bytes(state)
-    return sizes
+    rules = models.SHARDING.get(run.settings.model.name, models.slices.RULES)
+    meshes = _sliced_more(run.like, rules, run.mesh, int(run.settings.seeds > 1))
+    return {fsdp: sharding.device_bytes(state) for fsdp, state in meshes}
+
+
+def _sliced_more(state, rules, mesh, leading):
+    """Pairs (fsdp, the State placed) of the meshes of the same devices that slice more, where at most a tenth stays whole."""
+    for fsdp in range(mesh.shape["fsdp"] + 1, mesh.size + 1):
+        if mesh.size % fsdp == 0:
+            placed = sharding.placed(state, rules, sharding.abstract_mesh({"data": -1, "fsdp": fsdp}, mesh.size), leading)
+            if sharding.whole_share(placed.params) <= sharding.MOST_WHOLE:
+                yield fsdp, placed
 
 
 def _check(what, needed, there, where, fitting=""):

@@ -19,6 +19,7 @@ from flowjax.training import (
     networks,
     parts,
     phases,
+    room,
     run_checks,
     settings,
     sharding,
@@ -144,13 +145,13 @@ class Facts:
             return self.teacher
         return None if not folder or initial_weights.is_published(folder) else loading.load(folder, flag="--config.start")
 
-    def on_mesh(self, weights, rules):
+    def placed(self, weights, rules, mesh):
         """Weights of a teacher, in slices; by way of the host: they were read onto one device of this process."""
-        return jax.device_put(jax.device_get(weights), sharding.places(sharding.placed(weights, rules, self.mesh)))
+        return jax.device_put(jax.device_get(weights), sharding.places(sharding.placed(weights, rules, mesh)))
 
 
 class Unread(Facts):
-    """The same without data, and without weights on the mesh, whose devices may be compiled for without being there."""
+    """The same without data, and without weights on the devices, which may be compiled for without being there."""
 
     @functools.cached_property
     def sources(self):
@@ -159,9 +160,9 @@ class Unread(Facts):
         source = data.declared(section.name)
         return data.prepared(source if section.labels else data.unlabelled(source), **section.preparation), None
 
-    def on_mesh(self, weights, rules):
+    def placed(self, weights, rules, mesh):
         """Shapes of weights, in slices."""
-        return sharding.placed(weights, rules, self.mesh)
+        return sharding.placed(weights, rules, mesh)
 
 
 class Sketch(Unread):
@@ -235,7 +236,7 @@ def sketch(config, devices=1):
 def _made(chosen, facts):
     """The Run of settings."""
     config_checks.check(chosen, facts)
-    method, mesh, source, seeds = facts.method, facts.mesh, facts.source, chosen.seeds
+    method, source, seeds = facts.method, facts.source, chosen.seeds
     (key, draw_key), rules = parts.keys(chosen.seed, seeds), models.SHARDING.get(chosen.model.name, models.slices.RULES)
 
     taught = bool(run_checks.teacher_needs(method))
@@ -264,10 +265,10 @@ def _made(chosen, facts):
         return step.make_step(method, counted, optimizers, mesh, draw_key, rules=rules, accumulate=chosen.accumulate)
 
     with mistakes(chosen):
-        like = sharding.placed(jax.eval_shape(init, key, start), rules, mesh, int(seeds > 1))
-    sharding.check_sliced((like.params, like.base), rules, mesh, int(seeds > 1))
+        shapes = jax.eval_shape(init, key, start)
+    mesh, like = _placed(shapes, rules, chosen, facts.mesh)
     batch_like = _batch_like(source, mesh, chosen.batch_size, seeds)
-    modules = modules._replace(teacher=modules.teacher._replace(weights=facts.on_mesh(modules.fixed, rules)))
+    modules = modules._replace(teacher=modules.teacher._replace(weights=facts.placed(modules.fixed, rules, mesh)))
     traced = {}
     attention.TAKEN.clear()
     if facts.traces_step:
@@ -292,6 +293,15 @@ def _made(chosen, facts):
         cycle=cycle,
         schedule=lambda steps: optimizers["V"].schedule(cycle.updates("V", steps)),
     )
+
+
+def _placed(shapes, rules, chosen, mesh):
+    """(mesh, State of shapes with shardings): on the mesh of the config, or of the same devices if it leaves that to their memory."""
+    several = int(chosen.seeds > 1)
+    mesh = room.fitting_mesh(shapes, rules, mesh, several) if room.chooses(chosen.mesh) else mesh
+    like = sharding.placed(shapes, rules, mesh, several)
+    sharding.check_sliced((like.params, like.base), rules, mesh, several)
+    return mesh, like
 
 
 def _traced(step, mesh, cycle, like, batch_like, fixed):

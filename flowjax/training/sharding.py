@@ -28,7 +28,8 @@ def make_mesh(sizes=None, devices=None):
     / P) of a batch whatever the sizes, and slices lie within a host if they fit there.
 
     Args:
-      sizes: {"data": devices, "fsdp": devices}, -1 for as many as there are left; None: all along "data".
+      sizes: {"data": devices, "fsdp": devices}, -1 for as many as there are left; None: all along "data". With "fsdp" 0 it is 1
+        here, and flowjax.training.room.fitting_mesh may slice more.
       devices: to use; None: all of all processes.
 
     Raises:
@@ -46,7 +47,7 @@ def abstract_mesh(sizes=None, devices=1):
 def _filled(sizes, devices):
     """The sizes of both axes for a number of devices."""
     sizes = {"data": -1, "fsdp": 1} if sizes is None else dict(sizes)
-    numbers = [sizes.get(name) for name in AXES]
+    numbers = [1 if name == "fsdp" and sizes.get(name) == 0 else sizes.get(name) for name in AXES]
     whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and (n == -1 or n > 0) for n in numbers)
     filled = [n if n != -1 else devices // math.prod(m for m in numbers if m != -1) for n in numbers] if whole else []
     if set(sizes) != set(AXES) or not whole or numbers.count(-1) > 1 or math.prod(filled) != devices:
