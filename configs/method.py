@@ -8,7 +8,8 @@ the parameterisation are the published ones (flowjax.methods), with these except
 
 * On points (checkerboard, test) times are uniform and powers are 0.5, because the published values are for images. Errors are not
   weighed by a learned log-variance (learned_weight), as in the published config for points of LSD, PSD and ESD; that of dmf is
-  bounded (log_variance_bound 0.5), because it diverged without a bound. Several steps are jumps of the flow map, where some papers
+  bounded (log_variance_bound 0.5), because it diverged without a bound. Stochastic maps have squared errors (meanflow:p=0), because
+  other powers move the mean of a posterior. Several steps are jumps of the flow map, where some papers
   sample images with new noise (MethodInfo.few_steps).
 * On points methods that match distributions train until the student has moved 3,000 times.
 * Gradients are clipped at norm 1, and warm-ups last a tenth of the steps.
@@ -41,6 +42,7 @@ POINTS = {
     "ctm": {"teacher_steps": 4},
     "dmf": {"times": TRIANGLE, "anchor_times": UNIFORM},
     "facm": {"times": UNIFORM},
+    **dict.fromkeys(("meta_flow_map", "transition_matching"), {"rule": "meanflow:p=0"}),
     "pmf": {"times": DIAGONAL, "anchor_times": UNIFORM, "p": 0.5},
     "rectified_meanflow": {"times": DIAGONAL, "anchor_times": UNIFORM},
     "scm": {"times": UNIFORM},

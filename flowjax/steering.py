@@ -98,6 +98,12 @@ def resampled(log_weights: Array, key: Array) -> Array:
     return jnp.clip(jnp.searchsorted(jnp.cumsum(jax.nn.softmax(log_weights)), at), 0, n - 1)
 
 
+def _evened(log_w: Array, key: Array, t: Time, threshold: float) -> tuple[Array, Array]:
+    """(indices of the particles that stay, their log-weights): resampled before t = 0 where the effective share is below `threshold`."""
+    few = (effective_share(log_w) < threshold) & (t > 0)
+    return jnp.where(few, resampled(log_w, key), jnp.arange(len(log_w))), jnp.where(few, 0.0, log_w)
+
+
 def tilted(
     V: AverageVelocity,
     x: Array,
@@ -151,8 +157,8 @@ def tilted(
         move_key, pick_key = jax.random.split(jax.random.fold_in(key, number))
         x = flowmap.jump(V, x, s, t)
         log_w += (schedule(t) - schedule(s)) * ahead(x, t)
-        few = (effective_share(log_w) < threshold) & (t > 0)
-        x, log_w = x[jnp.where(few, resampled(log_w, pick_key), jnp.arange(len(x)))], jnp.where(few, 0.0, log_w)
+        kept, log_w = _evened(log_w, pick_key, t, threshold)
+        x = x[kept]
         walk = lambda: _langevin(V, lambda x: schedule(t) * ahead(x, t), x, t, noise * t * (s - t), move_key)
         return jax.lax.cond(t > 0, walk, lambda: x) if noise else x, log_w
 
@@ -218,9 +224,8 @@ def tilted_transitions(
         x = move(x, c, t, move_key).astype(x.dtype)
         after = jax.lax.cond(t > 0, lambda: value(x, jnp.maximum(t, 1e-3), value_key), lambda: reward(x)).astype(x.dtype)
         log_w += after - before
-        few = (effective_share(log_w) < threshold) & (t > 0)
-        kept = jnp.where(few, resampled(log_w, pick_key), jnp.arange(len(x)))
-        return x[kept], after[kept], jnp.where(few, 0.0, log_w)
+        kept, log_w = _evened(log_w, pick_key, t, threshold)
+        return x[kept], after[kept], log_w
 
     nothing = jnp.zeros(len(x), x.dtype)
     x0, _, log_w = samplers.fold(step, (x, nothing, nothing), levels)

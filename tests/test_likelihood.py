@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from support import small
+from support import small, two_modes
 
-from flowjax import data, density, exact, flowmap, methods, training, typing
-from flowjax.data import points
+from flowjax import density, exact, flowmap, methods, training, typing
 from flowjax.losses import likelihood
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(24)
@@ -130,17 +129,8 @@ def test_bad_constants_are_refused():
 @pytest.mark.slow
 def test_log_p_of_a_mixture_in_one_step(tmp_path, monkeypatch, optimised):
     """Samples in one jump, and the density that the divergence network gives them, within 0.02 nats of the true one."""
-
-    def mixture(*, split="train", data_dir=None):
-        rng = np.random.default_rng(split == "test")
-        number = (rng.random(2**15) < WEIGHTS_OF[1]).astype(int)
-        x = (MEANS[number] + DEVIATIONS[number] * rng.standard_normal(2**15)).astype(np.float32)[:, None]
-        return data.Source("mixture_1d", len(x), (1,), 0, lambda ids: {"x": x[ids]})
-
-    monkeypatch.setitem(data.DATASETS, "mixture_1d", mixture)
-    monkeypatch.setitem(points.VELOCITIES, "mixture_1d", flow().v)
     config = small("f2d2", steps=2500, batch_size=128, save_every=2500, log_every=500)
-    config.data.name, config.eval_samples = "mixture_1d", 64
+    config.data.name, config.eval_samples = two_modes(monkeypatch, WEIGHTS_OF, MEANS, DEVIATIONS, 2**15), 64
     config.model.update({"width": 128, "depth": 3})
     config.optim.update({"learning_rate": 2e-3, "schedule": "cosine", "warmup_steps": 100})
     training.train(config, tmp_path / "run")

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import small
+from support import small, two_modes
 
-from flowjax import data, density, exact, methods, samplers, steering, training, typing
+from flowjax import density, exact, methods, samplers, steering, training, typing
 from flowjax.losses import rewards
 
 SLOPE, TEMPERATURE = np.array([0.5, -0.3]), 0.8
@@ -122,17 +122,8 @@ def test_a_run_is_tuned(saved_run, tmp_path):
 def test_a_run_that_is_held_by_the_density_samples_the_tilted_one(saved_run, tmp_path, monkeypatch):
     """Two modes of unequal weights, tilted towards the smaller one: tuning moves the share that the reward asks for."""
     weights, means, deviations, slope = np.array([0.7, 0.3]), np.array([-0.6, 0.8]), np.array([0.5, 0.5]), 1.0
-
-    def mixture(*, split="train", data_dir=None):
-        rng = np.random.default_rng(split == "test")
-        number = (rng.random(2**14) < weights[1]).astype(int)
-        x = (means[number] + deviations[number] * rng.standard_normal(2**14)).astype(np.float32)[:, None]
-        return data.Source("two", len(x), (1,), 0, lambda ids: {"x": x[ids]})
-
-    monkeypatch.setitem(data.DATASETS, "two", mixture)
-    monkeypatch.setitem(data.points.VELOCITIES, "two", exact.mixture(weights, means, deviations).v)
     config = small("reward_tuning", steps=500, batch_size=256, save_every=500, log_every=250)
-    config.data.name, config.eval_samples, config.teacher = "two", 64, "exact"
+    config.data.name, config.eval_samples, config.teacher = two_modes(monkeypatch, weights, means, deviations), 64, "exact"
     config.method.update({"held_by": "density", "reward": f"axis:number=0,scale={slope}"})
     config.model.update({"width": 64, "depth": 3})
     config.optim.learning_rate = 3e-3

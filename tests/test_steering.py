@@ -37,9 +37,11 @@ def test_the_score_is_that_of_the_marginal():
     ("strength", "threshold", "intervals"),
     [
         (0.0, 0.0, 4),
-        (0.5, 0.9, 24),
+        (2.0, 0.0, 48),
+        pytest.param(0.5, 0.9, 24, marks=pytest.mark.slow),
         pytest.param(0.5, 0.0, 24, marks=pytest.mark.slow),
         pytest.param(2.0, 0.5, 96, marks=pytest.mark.slow),
+        pytest.param(4.0, 0.5, 192, marks=pytest.mark.slow),
     ],
 )
 def test_tilted_particles_have_the_tilted_mean_and_covariance(strength, threshold, intervals):

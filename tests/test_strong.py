@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import rows, small
+from support import rows, small, two_modes
 
-from flowjax import brownian, conditioning, data, exact, losses, methods, samplers, training, typing
+from flowjax import brownian, conditioning, exact, losses, methods, samplers, training, typing
 from flowjax.losses import strong
 
 MEAN, DEVIATION, NOISE = 0.5, 1.5, 0.8  # of the data, one number a row; strength of the process
@@ -245,16 +245,9 @@ def test_a_run_is_sampled_with_its_noise(tmp_path):
 @pytest.mark.slow
 def test_a_map_that_learns_by_the_lagrangian_rule_has_the_law_of_a_mixture(tmp_path, monkeypatch, optimised):
     weights, means, deviations = np.array([0.3, 0.7]), np.array([-1.5, 1.0]), np.array([0.6, 0.5])
-
-    def mixture(*, split="train", data_dir=None):
-        rng = np.random.default_rng(split == "test")
-        number = (rng.random(2**14) < weights[1]).astype(int)
-        x = (means[number] + deviations[number] * rng.standard_normal(2**14)).astype(np.float32)[:, None]
-        return data.Source("two", len(x), (1,), 0, lambda ids: {"x": x[ids]})
-
-    monkeypatch.setitem(data.DATASETS, "two", mixture)
-    config = small("strong_flow_map", steps=1500, batch_size=256, save_every=1500, log_every=500)
-    config.data.name, config.eval_samples, config.method.rule = "two", 64, "lagrangian"
+    config = small("strong_flow_map", steps=700, batch_size=256, save_every=700, log_every=350)
+    config.data.name, config.eval_samples = two_modes(monkeypatch, weights, means, deviations), 64
+    config.method.rule = "lagrangian"
     config.model.update({"width": 64, "depth": 3})
     config.optim.update({"learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 100})
     training.train(config, tmp_path / "run")
@@ -262,4 +255,4 @@ def test_a_map_that_learns_by_the_lagrangian_rule_has_the_law_of_a_mixture(tmp_p
     expected = [mean, np.sqrt(weights @ (deviations**2 + means**2) - mean**2), weights[0]]
     for steps in (2, 8):
         x = training.load(tmp_path / "run").sample(4000, steps)[:, 0]
-        np.testing.assert_allclose([x.mean(), x.std(), (x < -0.3).mean()], expected, atol=0.12, err_msg=str(steps))
+        np.testing.assert_allclose([x.mean(), x.std(), (x < -0.3).mean()], expected, atol=0.08, err_msg=str(steps))
