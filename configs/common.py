@@ -124,6 +124,7 @@ def _bookkeeping(config):
     # Sizes of the mesh of devices: weights are repeated along "data" and sliced along "fsdp"; -1: all devices that are left.
     # With fsdp 0 it is 1, or on TPUs and GPUs as much more as their memory makes necessary.
     config.mesh = {"data": -1, "fsdp": 0}
+    config.communication = ""  # "bfloat16": half the bytes for gathered weights and summed gradients, see docs/pods.md
 
 
 def auxiliary(config, **optim):

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import re
 import signal
 
 import chex
@@ -158,7 +159,7 @@ def test_a_slice_in_the_place_of_a_weight():
         def __call__(self, h):
             return dit.stack(Block, 3, remat=self.remat, unroll=1)(name="blocks")(h)[0]
 
-    for remat in ("", "nothing_saveable"):
+    for remat, sent in (("", ""), ("nothing_saveable", ""), ("nothing_saveable", "bfloat16")):
         net = Net(remat)
         weights = jax.jit(net.init)(jax.random.key(0), x.reshape(4, 8))["params"]
         partition = sharding.specs(weights, models.SHARDING["dit"], mesh)
@@ -167,12 +168,20 @@ def test_a_slice_in_the_place_of_a_weight():
             "kernel": jax.sharding.PartitionSpec(None, "fsdp", None),
         }
 
-        def gradient(weights, partition=partition, net=net):
-            summed = jax.grad(lambda weights: loss(net, weights))(sharding.gathered(weights, partition))
-            return sharding.mean(summed, {}, partition, mesh)[0]
+        def gradient(weights, partition=partition, net=net, sent=sent):
+            summed = jax.grad(lambda weights: loss(net, weights))(sharding.gathered(weights, partition, sent=sent))
+            return sharding.mean(summed, {}, partition, mesh, sent)[0]
 
         program = jax.jit(jax.shard_map(gradient, mesh=mesh, in_specs=(partition,), out_specs=partition, check_vma=False))
-        compiled = program.lower(weights).compile()
+        lowered = program.lower(weights)
+        if sent:  # a CPU computes in float32 what it is given in bfloat16, so that its program does not tell
+            operations = re.findall(
+                r'"stablehlo\.(all_gather|reduce_scatter|all_reduce)".*?-> tensor<[\dx]*(\w+)>', lowered.as_text(), re.S
+            )
+            assert {dtype for _, dtype in operations} == {"bf16"} and len(operations) >= 3, operations
+            chex.assert_trees_all_close(lowered.compile()(weights), jax.grad(loss, 1)(net, weights), atol=0.02)
+            continue
+        compiled = lowered.compile()
         chex.assert_trees_all_close(compiled(weights), jax.grad(loss, 1)(net, weights), atol=1e-6)
         sent = {"all-gather": (6, 6 * 256), "reduce-scatter": (3, 3 * 256), "all-reduce": (1, 96)}  # twice a block and once
         assert collectives.totals(compiled.as_text()) == sent

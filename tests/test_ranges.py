@@ -64,6 +64,7 @@ BAD = {
     "data.flip": 1,
     "modules": "abc",
     "mesh.fsdp": -2,
+    "communication": "float16",
 }
 
 

@@ -23,14 +23,17 @@ class Slice(struct.PyTreeNode, nn.meta.AxisMetadata):
     Attributes:
       values: the slice.
       axis: the sliced dimension, counted from the last, -1, so that a scan over blocks does not change it.
+      sent: dtype in which slices are sent, and summed on the way back; "": that of the values.
     """
 
     values: Any
     axis: int = struct.field(pytree_node=False)
+    sent: str = struct.field(pytree_node=False, default="")
 
     def unbox(self) -> jax.Array:
         """The whole weight."""
-        return jax.lax.all_gather(self.values, "fsdp", axis=self.values.ndim + self.axis, tiled=True)
+        sent = self.values.astype(self.sent or self.values.dtype)
+        return jax.lax.all_gather(sent, "fsdp", axis=self.values.ndim + self.axis, tiled=True).astype(self.values.dtype)
 
     def replace_boxed(self, val):
         """Another slice like this one."""

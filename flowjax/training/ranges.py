@@ -112,6 +112,7 @@ FIELDS: dict[str, Range] = {
     "accumulate": whole(1),
     "mesh.data": either(whole(1, 2**24), whole(-1, -1)),
     "mesh.fsdp": whole(-1, 2**24),
+    "communication": Range(lambda value: value in ("", "bfloat16"), '"" for the dtype of the weights, or "bfloat16"'),
     "ema": each(
         either(number(0, 1, below=True), Range(lambda value: is_text(value) and bool(value), "a text with options")),
         "decays of at least 0 and below 1, e.g. (0.999,)",

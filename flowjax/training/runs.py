@@ -245,14 +245,13 @@ def _made(chosen, facts):
     cycle = parts.cycle(method, chosen.optim, chosen.auxiliary)
     optimizers = parts.optimizers(cycle, chosen.optim, chosen.auxiliary, chosen.steps)
     start = initial_weights.weights(chosen.start, facts.start, chosen.model, modules.heads)
-    decays = [str(decay) for decay in chosen.evaluation.averages]
     init = lambda key, start: state.init(
         key,
         modules,
         source.shape,
         optimizers,
         has_target="ema" in method.needs,
-        decays=decays,
+        decays=[str(decay) for decay in chosen.evaluation.averages],
         start=start,
         memory=method.memory,
         adapter=chosen.adapter if chosen.adapter.rank else None,
@@ -262,7 +261,8 @@ def _made(chosen, facts):
 
     def step_on(mesh, remat=True):
         counted = modules if remat else networks.without_remat(modules)
-        return step.make_step(method, counted, optimizers, mesh, draw_key, rules=rules, accumulate=chosen.accumulate)
+        how = {"rules": rules, "accumulate": chosen.accumulate, "communication": chosen.communication}
+        return step.make_step(method, counted, optimizers, mesh, draw_key, **how)
 
     with mistakes(chosen):
         shapes = jax.eval_shape(init, key, start)

@@ -160,6 +160,7 @@ class Settings(NamedTuple):
       seed, seeds: the first seed, and how many are trained side by side.
       steps, batch_size, accumulate: steps of training, rows of a global batch, parts in which it goes through the network.
       mesh: sizes of the mesh by axis.
+      communication: dtype of weights that are gathered and gradients that are summed over devices; "": theirs.
       data, model, method, optim, guidance, adversary, adapter, evaluation, bookkeeping: the sections.
       auxiliary: an Optim for each network that is trained along with V.
       teacher, start: the teacher, and the weights to start from: "" for none, or see configs/common.py.
@@ -172,6 +173,7 @@ class Settings(NamedTuple):
     batch_size: int
     accumulate: int
     mesh: Mapping[str, int]
+    communication: str
     data: Data
     model: Model
     method: Method
@@ -219,7 +221,7 @@ _MOVED = {
     "bookkeeping": {name: name for name in Bookkeeping._fields},
 }  # fmt: skip
 # Fields that configs of earlier runs lack, with what they mean.
-_ADDED = {"eval_guidance": 0.0, "eval_interval": (), "grid": "uniform", "adversary": {}, "adapter": {}}
+_ADDED = {"eval_guidance": 0.0, "eval_interval": (), "grid": "uniform", "adversary": {}, "adapter": {}, "communication": ""}
 _FIELDS = [name for name in Settings._fields if name not in _MOVED] + [f for names in _MOVED.values() for f in names.values()]
 
 

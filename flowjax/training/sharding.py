@@ -143,16 +143,17 @@ def places(tree):
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 
-def gathered(tree, partition, by_block=True):
+def gathered(tree, partition, by_block=True, sent=""):
     """Inside of shard_map: whole leaves from the slices of each device, by one all-gather along "fsdp" for sliced leaves.
 
-    With `by_block` the weights of blocks stay flowjax.models.slices.Slice, and the blocks gather them.
+    With `by_block` the weights of blocks stay flowjax.models.slices.Slice, and the blocks gather them. `sent` is the dtype in which
+    slices are sent, "" for theirs.
     """
 
     def gather(path, leaf, spec):
         if (dimension := _dimension(spec, "fsdp")) is None:
             return leaf
-        sliced = models.slices.Slice(leaf, dimension - leaf.ndim)
+        sliced = models.slices.Slice(leaf, dimension - leaf.ndim, sent)
         return sliced if by_block and models.slices.IN_BLOCKS.search(_name(path)) else sliced.unbox()
 
     return jax.tree_util.tree_map_with_path(gather, tree, partition)
@@ -162,7 +163,7 @@ def _name(path):
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def mean(gradient, metrics, partition, mesh):
+def mean(gradient, metrics, partition, mesh, sent=""):
     """Inside of shard_map: means over all devices of gradients with respect to what `gathered` gives, in slices, and of metrics.
 
     A reduce-scatter for each axis along which a leaf is sliced (those of blocks have been through that along "fsdp" in the backward
@@ -173,16 +174,20 @@ def mean(gradient, metrics, partition, mesh):
       metrics: tree of numbers.
       partition: specs of the gradients, see `updated`.
       mesh: the mesh.
+      sent: dtype in which gradients are summed over devices, "" for theirs.
 
     Returns:
-      (gradient, metrics).
+      (gradient, metrics), in their dtypes.
     """
     leaves, tree = jax.tree.flatten(gradient, is_leaf=lambda leaf: isinstance(leaf, models.slices.Slice))
     left = collections.defaultdict(dict, {AXES: {-1: metrics}})  # {axes: what is still to be averaged along them}
+    dtypes = []
     for number, (leaf, spec) in enumerate(zip(leaves, tree.flatten_up_to(partition))):
         dimensions = {axis: _dimension(spec, axis) for axis in ("fsdp", "data")}
         reduced = isinstance(leaf, models.slices.Slice)
         leaf = leaf.values / mesh.shape["fsdp"] if reduced else leaf
+        dtypes.append(leaf.dtype)
+        leaf = leaf.astype(sent or leaf.dtype)
         for axis, dimension in dimensions.items():
             if dimension is not None and not (reduced and axis == "fsdp"):
                 leaf = jax.lax.psum_scatter(leaf, axis, scatter_dimension=dimension, tiled=True) / mesh.shape[axis]
@@ -191,7 +196,7 @@ def mean(gradient, metrics, partition, mesh):
     for axes, some in left.items():
         means |= jax.lax.pmean(some, axes) if axes else some
     metrics = means.pop(-1)
-    return tree.unflatten([means[number] for number in range(len(leaves))]), metrics
+    return tree.unflatten([means[number].astype(dtype) for number, dtype in enumerate(dtypes)]), metrics
 
 
 def check_batch(mesh, batch_size, method, accumulate=1):

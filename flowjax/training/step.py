@@ -14,7 +14,7 @@ from flowjax.training import averages, networks, phases, sharding, state as stat
 BINS = 10  # of time, for raw errors during training
 
 
-def make_step(method, modules, optimizers, mesh, key, *, rules=(), accumulate=1):
+def make_step(method, modules, optimizers, mesh, key, *, rules=(), accumulate=1, communication=""):
     """The pure training step, to be jitted with a static `phase`.
 
     All randomness is drawn on the global batch under jit, so it does not depend on the mesh. Where loss, gradient or new weights
@@ -31,6 +31,7 @@ def make_step(method, modules, optimizers, mesh, key, *, rules=(), accumulate=1)
       rules: which dimensions of the weights are sliced along "fsdp", see flowjax.training.sharding.specs.
       accumulate: parts of a device's rows that go through the network one after the other; the gradient is their mean, and is
         communicated once.
+      communication: dtype of weights that are gathered and gradients that are summed over devices; "": theirs.
 
     Returns:
       `(state, batch, fixed=(), phase=None) -> (state, metrics)`: `fixed` holds the weights of a teacher, `phase` is the
@@ -40,7 +41,7 @@ def make_step(method, modules, optimizers, mesh, key, *, rules=(), accumulate=1)
       weight of its balanced terms; nan for what rests.
     """
     cycle = phases.cycle(method, {name: optimizer.every for name, optimizer in optimizers.items()})
-    differentiated = _differentiated(method, modules, mesh, rules, accumulate)
+    differentiated = _differentiated(method, modules, mesh, rules, accumulate, communication)
     # Metrics of what rests, so that all phases have one structure.
     balance = ("balance",) if method.balance else ()
     resting = dict.fromkeys(("loss", *(f"raw/{term.name}" for term in method.terms), "grad_norm", *balance), jnp.nan)
@@ -85,7 +86,7 @@ def _only(cycle):
     return distinct[0]
 
 
-def _differentiated(method, modules, mesh, rules, accumulate):
+def _differentiated(method, modules, mesh, rules, accumulate, sent):
     """`(names, state, fixed, drawn) -> (gradient, metrics)`: means over the batch, the gradient of the networks `names`.
 
     Loss and gradient run on a shard of the rows each, between an all-gather of the weights and the means of
@@ -103,7 +104,8 @@ def _differentiated(method, modules, mesh, rules, accumulate):
 
     def shard(partition, updated, moving, resting, target, base, fixed, drawn, memory):
         """Gradients of the balanced terms and of the others apart; their backward passes meet nowhere, so that this costs no more."""
-        moving, *weights = sharding.gathered((moving, resting, target, base, fixed), partition, by_block=base is None)
+        weights = moving, resting, target, base, fixed
+        moving, *weights = sharding.gathered(weights, partition, by_block=base is None, sent=sent)
         differentiate = lambda drawn: jax.value_and_grad(loss, has_aux=True)(moving, *weights, drawn, memory)
         parts = _balanced_apart(method, drawn)
         scores, gradients = zip(*(_mean_over_parts(differentiate, part, accumulate, groups) for part in parts))
@@ -111,7 +113,7 @@ def _differentiated(method, modules, mesh, rules, accumulate):
         raw = functools.reduce(operator.or_, raws)
         metrics = {"loss": sum(values), **{f"raw/{term}": error for term, error in raw.items() if term != "memory"}}
         metrics |= {"memory": raw["memory"]} if "memory" in raw else {}
-        return sharding.mean(gradients, metrics, (updated,) * len(gradients), mesh)
+        return sharding.mean(gradients, metrics, (updated,) * len(gradients), mesh, sent)
 
     def differentiated(names, state, fixed, drawn):
         if not names:
