@@ -64,8 +64,8 @@ def adaptive(prediction: Array, target: Array, *, reduce: str, p: float = 1.0, c
         e / sg[(e + c)^p],   e = |prediction - target|^2
 
     With p = 1 the value is about 1 whatever happens; p = 0.5 with small c is close to the pseudo-Huber distance. Where a target is
-    drawn at random, the best prediction is its mean for p = 0 alone; for p = 0.5 it is near its median, for p = 1 near its mode. In rows
-    of many numbers the three are close, in rows of one or two they are not.
+    drawn at random, the best prediction is its mean for p = 0 alone; for p = 0.5 it is near its median, for p = 1 near its mode. Where
+    rows have one or two numbers, these may lie far apart.
 
     Args:
       prediction: [B, ...].

@@ -278,7 +278,7 @@ def test_a_stochastic_map_trains_draws_and_is_the_ordinary_map_at_level_one(tmp_
 
 @pytest.mark.slow
 def test_a_trained_map_draws_the_posteriors_of_two_modes(tmp_path, monkeypatch, optimised):
-    """In one call at every level, with squared errors; a power of 1, as published for images, draws the mean to the larger mode."""
+    """In one call at every level, within 0.11 when this was written. By meanflow with p = 1 the mean at level 0.9 is off by 0.3."""
     config = support.small("meta_flow_map", steps=3000, batch_size=256, save_every=3000, log_every=1000)
     assert config.method.rule == "lsd:learned_weight=0"
     config.data.name, config.eval_samples = support.two_modes(monkeypatch, *MIXTURE), 64
@@ -289,5 +289,5 @@ def test_a_trained_map_draws_the_posteriors_of_two_modes(tmp_path, monkeypatch, 
     for c in (1.0, 0.9, 0.75, 0.5, 0.3):
         for x0, n in ((-1.5, 0.3), (-0.3, 0.0), (1.0, -0.3)):
             x_c = (1 - c) * x0 + c * n if c < 1 else 0.0
-            x = draw(jnp.full_like(eps, x_c), c, eps)
-            print("MOM", c, x_c, np.array([x.mean(), x.std()]) - moments(*posterior_of_mixture(x_c, c)))
+            x, known_now = draw(jnp.full_like(eps, x_c), c, eps), moments(*posterior_of_mixture(x_c, c))
+            np.testing.assert_allclose([x.mean(), x.std()], known_now, atol=0.16, err_msg=f"{c}, {x_c}")

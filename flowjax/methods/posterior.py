@@ -58,8 +58,8 @@ def meta_flow_map(
       rule: a key of RULES with its published constants: meanflow, imf, alphaflow, soflow, esd (Eulerian), lsd, tvm (Lagrangian), psd,
         shortcut or fmm (compositional) from data; ayf_emd (in the released code, without the normalisation), emd, lmd, ayf_lmd or
         split_meanflow from a teacher. Numbers among its constants may follow, "meanflow:p=0". The default is ours. From data a power p
-        above 0 draws too many samples from where most data are: the error of a row is then no square, whose optimum is the mean. Rows
-        of many numbers hardly notice; on points configs/method.py has p = 0.
+        above 0 draws too many samples from where most data are: the error of a row is then no square, whose optimum is the mean. Of
+        rows of few numbers this moves the posterior, so that configs/method.py has squares on points (docs/methods/posterior.md).
       ordinary: share of rows without an observation, 0.1 as published.
       power: 2 as published, so that most observations say little.
       label_drop: 0.2 as published.
