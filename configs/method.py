@@ -8,9 +8,9 @@ the parameterisation are the published ones (flowjax.methods), with these except
 
 * On points (checkerboard, test) times are uniform and powers are 0.5, because the published values are for images. Errors are not
   weighed by a learned log-variance (learned_weight), as in the published config for points of LSD, PSD and ESD; that of dmf is
-  bounded (log_variance_bound 0.5), because it diverged without a bound. Stochastic maps have squared errors, because others move the
-  mean of a posterior: transition_matching by meanflow:p=0, meta_flow_map by LSD, whose times are uniform. Several steps are jumps of
-  the flow map, where some papers sample images with new noise (MethodInfo.few_steps).
+  bounded (log_variance_bound 0.5), because it diverged without a bound. meta_flow_map and transition_matching learn by LSD, because
+  errors that are no squares move the mean of a posterior (docs/methods/posterior.md). Several steps are jumps of the flow map, where
+  some papers sample images with new noise (MethodInfo.few_steps).
 * On points methods that match distributions train until the student has moved 3,000 times.
 * Gradients are clipped at norm 1, and warm-ups last a tenth of the steps.
 * The methods flow_matching, meanflow, imf, tvm and soflow have files, configs/NAME.py, whose presets are used.
@@ -42,13 +42,12 @@ POINTS = {
     "ctm": {"teacher_steps": 4},
     "dmf": {"times": TRIANGLE, "anchor_times": UNIFORM},
     "facm": {"times": UNIFORM},
-    "meta_flow_map": {"rule": "lsd:learned_weight=0"},
+    **dict.fromkeys(("meta_flow_map", "transition_matching"), {"rule": "lsd:learned_weight=0"}),
     "pmf": {"times": DIAGONAL, "anchor_times": UNIFORM, "p": 0.5},
     "rectified_meanflow": {"times": DIAGONAL, "anchor_times": UNIFORM},
     "scm": {"times": UNIFORM},
     **dict.fromkeys(("sid", "sim"), {"times": INSIDE, "fake_times": INSIDE}),
     "shortcut": {"ema": 0.95, "diagonal": "3/4"},
-    "transition_matching": {"rule": "meanflow:p=0"},
     "strong_flow_map": {"times": ("gap_uniform", ("uniform", 0.01, 1.0))},  # one step is sampled, too
     "split_meanflow": {"times": TRIANGLE, "anchor_times": UNIFORM},
 }
