@@ -174,6 +174,8 @@ _DECAY = number(0, 1, below=True)
 # Arguments of optimizers, config.optim.kwargs; others must only be finite.
 KWARGS: dict[str, Range] = {
     **dict.fromkeys(("b1", "b2", "b3", "beta1", "beta2", "beta3", "decay", "momentum", "ns_beta", "decay_rate"), _DECAY),
+    **dict.fromkeys(("adam_b1", "adam_b2"), _DECAY),
+    "consistent_rms": either(POSITIVE, NONE),
     **dict.fromkeys(("eps", "eps_root", "eps2", "weight_decay", "epsilon", "initial_accumulator_value", "eta"), NOT_NEGATIVE),
     **dict.fromkeys(("momentum", "b3"), either(_DECAY, NONE)),
     **dict.fromkeys(("nesterov", "centered", "bias_correction", "cautious"), FLAG),
