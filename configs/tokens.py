@@ -41,7 +41,7 @@ def get_config(choice="csd,words"):
     config.eval_every, config.eval_samples = 1_000, 512
     config.optim.update({"schedule": "cosine", "warmup_steps": 100, "clip_norm": 1.0})
     config.optim.learning_rate = 1e-3 if pixels else 2e-3
-    if preset in ("digits", "words") and name != "flm":  # of which two networks are trained, by Adam as published
+    if preset in ("digits", "words") and name != "flm":  # flm trains two networks, and was not tried so
         config.steps = 3_000 if pixels else 4_500
         _muon(config)
     if preset == "words" and name != "flm":  # an anchor at the times at which neighbours matter; flm has its warp
