@@ -104,8 +104,8 @@ def test_a_guided_run_on_tokens_of_digits_has_the_labels_and_the_strokes(tmp_pat
     config.guidance.update({"kind": "guidance_free", "scale": (1.0, 3.0)})
     config.method.label_drop = 0.1
     training.train(config, tmp_path / "run", devices=ONE)
-    asked = {"num": 400, "guidances": (1.0, 2.0), "measures": ("agreement", "trigrams"), "resamples": 0}
-    (plain, guided, held_out, noise), _ = scores.evaluate(tmp_path / "run", (4,), **asked)
+    how = {"num": 400, "guidances": (1.0, 2.0), "measures": ("agreement", "trigrams"), "resamples": 0}
+    (plain, guided, held_out, noise), _ = scores.evaluate(tmp_path / "run", (4,), **how)
     assert guided["agreement"][0] > 0.95 and plain["agreement"][0] > 0.9
     assert guided["trigrams"][0] < 1.5 * held_out["trigrams"][0] < 0.4 * noise["trigrams"][0]
     assert guided["trigrams"][0] < 0.93 * plain["trigrams"][0] < 0.3
