@@ -34,6 +34,8 @@ def write(path, rows, about, shown=None):
 def _cell(value):
     if isinstance(value, str):
         return value
+    if isinstance(value, int) and abs(value) < 10**6:
+        return str(value)
     if not isinstance(value, tuple):
         return f"{value:.4g}"
     return f"{value[0]:.4g}" + (f" ± {float(f'{value[1]:.1g}'):g}" if value[1] == value[1] else "")

@@ -183,8 +183,15 @@ def test_a_slice_in_the_place_of_a_weight():
             continue
         compiled = lowered.compile()
         chex.assert_trees_all_close(compiled(weights), jax.grad(loss, 1)(net, weights), atol=1e-6)
-        sent = {"all-gather": (6, 6 * 256), "reduce-scatter": (3, 3 * 256), "all-reduce": (1, 96)}  # twice a block and once
-        assert collectives.totals(compiled.as_text()) == sent
+        expected = {"all-gather": (6, 6 * 256), "reduce-scatter": (3, 3 * 256), "all-reduce": (1, 96)}  # twice a block and once
+        assert collectives.totals(compiled.as_text()) == expected
+
+
+def test_a_config_sends_in_bfloat16():
+    run = runs.setup(config_of("flow_matching", (2, 4), communication="bfloat16"), devices=jax.devices()[:8])
+    ((_, traced),) = run.traced.items()
+    sends = re.findall(r'"stablehlo\.(all_gather|reduce_scatter)".*?-> tensor<[\dx]*(\w+)>', traced.lower().as_text(), re.S)
+    assert {("all_gather", "bf16"), ("reduce_scatter", "bf16")} == set(sends)
 
 
 @pytest.mark.slow

@@ -121,7 +121,8 @@ QUICK = ("all_at_once",)
 def test_every_transform_is_plain(name, tokens):
     args = plain.arguments(tokens, batch=8)
     ours, expected = (quick_jit(TRANSFORMS[name](f))(*args) for f in (fused, plain.PLAIN))
-    close(ours, expected)
+    # Under vmap plain attention itself is up to 2.0e-6 from float64, the kernels 1.3e-6; on some CPUs they differ by 2.3e-6.
+    close(ours, expected, 3e-6 if name == "vmap" else 2e-6)
 
 
 @pytest.mark.slow
@@ -377,13 +378,23 @@ def test_the_committed_memory_is_linear_in_tokens_and_a_thirtieth_of_plain():
         assert 30 * temp[operation, "pallas", 4_096] < temp[operation, "xla", 4_096]
 
 
+def test_training_steps_were_compiled_for_every_chip_length_and_size_of_heads():
+    rows = [r for r in committed("attention_step") if r["network"] == "DiT-S/2" and r["attention"] == "pallas"]
+    used = {(r["device"], r["method"], r["heads"], r["tokens"]): r["GiB a device"] for r in rows}
+    chips, methods, heads = [f"8 x {chip}" for chip in ("v5e", "v5p", "v6e")], ("meanflow", "tvm"), ("6 of 64", "3 of 128")
+    assert set(used) == set(itertools.product(chips, methods, heads, (256, 1_024, 4_096, 16_384)))
+    for key in itertools.product(chips, methods, heads):
+        assert used[*key, 16_384] < 4.3 * used[*key, 4_096]
+
+
 def test_the_committed_step_of_a_large_transformer_fits_where_that_of_plain_attention_does_not():
     used = {
         (r["network"], r["attention"], r["batch"], r["device"]): r["GiB a device"]
         for r in committed("attention_step")
         if r["method"] == "meanflow" and r["tokens"] == 4_096
     }
-    assert used["DiT-L/2", "pallas", 96, "8 x v5e"] < 15.75 and used["DiT-L/2", "xla", 96, "8 x v5e"] == "out of memory"
+    assert used["DiT-L/2", "pallas", 128, "8 x v5e"] < 15.75
+    assert used["DiT-L/2", "xla", 128, "8 x v5e"] == "out of memory: 20.46 of 15.75 GiB"
     assert {device for _, attention, _, device in used if attention == "pallas"} == {"8 x v5e", "8 x v5p", "8 x v6e"}
 
 

@@ -245,6 +245,8 @@ def test_a_rule_has_its_constants_behind_its_name():
     for rule, p in (("meanflow", 1.0), ("meanflow:p=0", 0.0), ("imf:heads=1,p=0.5", 0.5)):
         assert [term.distance.keywords["p"] for term in methods.make("meta_flow_map", rule=rule).terms] == [p, p]
     assert not methods.make("diamond_map", rule="lsd:learned_weight=0").needs
+    with pytest.raises(typing.InputError, match="'imf:heads=1.5': heads is 1.5; expected a whole number"):
+        methods.make("meta_flow_map", rule="imf:heads=1.5")
     with pytest.raises(typing.InputError, match="meanflow has no option 'q'"):
         methods.make("transition_matching", rule="meanflow:q=1")
 

@@ -78,8 +78,9 @@ def untrained(config):
 
 
 def kind(file, config):
-    """What makes a shrunken run another program: its method, network and guidance, and whether it has a teacher or a start."""
-    return file, config.method.name, config.model.name, config.guidance.kind, bool(config.teacher), bool(config.start)
+    """By what published runs are grouped, of which one each trains here."""
+    method = config.method.name, str(config.method.get("path")), config.optim.name
+    return file, *method, config.model.name, config.guidance.kind, bool(config.teacher), bool(config.start)
 
 
 def kinds():

@@ -95,7 +95,7 @@ def test_a_mesh_trains_as_one_device_does(name, taught, tmp_path):
 
 @pytest.mark.slow
 def test_a_guided_run_on_tokens_of_digits_has_the_labels_and_the_strokes(tmp_path):
-    """In four steps: trigrams within 1.5 times the distance of held-out digits, agreement at least 0.9, and guidance raises both.
+    """In four steps: trigrams within 1.5 times the distance of held-out digits, agreement at least 0.9, and guidance improves both.
 
     900 steps of the preset had, at the scales 1 and 2, agreements of 0.985 and 1, and trigrams of 0.200 and 0.167; held out 0.131.
     """
@@ -106,6 +106,6 @@ def test_a_guided_run_on_tokens_of_digits_has_the_labels_and_the_strokes(tmp_pat
     training.train(config, tmp_path / "run", devices=ONE)
     how = {"num": 400, "guidances": (1.0, 2.0), "measures": ("agreement", "trigrams"), "resamples": 0}
     (plain, guided, held_out, noise), _ = scores.evaluate(tmp_path / "run", (4,), **how)
-    assert guided["agreement"][0] > 0.95 and plain["agreement"][0] > 0.9
+    assert guided["agreement"][0] > 0.95 and guided["agreement"][0] > plain["agreement"][0] > 0.9
     assert guided["trigrams"][0] < 1.5 * held_out["trigrams"][0] < 0.4 * noise["trigrams"][0]
     assert guided["trigrams"][0] < 0.93 * plain["trigrams"][0] < 0.3

@@ -57,9 +57,10 @@ def meta_flow_map(
     Args:
       rule: a key of RULES with its published constants: meanflow, imf, alphaflow, soflow, esd (Eulerian), lsd, tvm (Lagrangian), psd,
         shortcut or fmm (compositional) from data; ayf_emd (in the released code, without the normalisation), emd, lmd, ayf_lmd or
-        split_meanflow from a teacher. Numbers among its constants may follow, "meanflow:p=0". The default is ours. From data a power p
-        above 0 draws too many samples from where most data are: the error of a row is then no square, whose optimum is the mean. Of
-        rows of few numbers this moves the posterior, so that configs/method.py has squares on points (docs/methods/posterior.md).
+        split_meanflow from a teacher. Numbers among its constants may follow, "meanflow:p=0". The default is ours. From data, with a
+        power p above 0, the error of a row is not a square and its optimum not the mean: too many samples come from where most data
+        are. On rows of few numbers this moves the posterior, so configs/method.py has squared errors on points
+        (docs/methods/posterior.md).
       ordinary: share of rows without an observation, 0.1 as published.
       power: 2 as published, so that most observations say little.
       label_drop: 0.2 as published.
@@ -94,6 +95,9 @@ def by_rule(rule: str, **constants: Any) -> Method:
     name, given = options.parse("rule of a stochastic map", rule, _OPTIONS)
     taken = inspect.signature(RULES[name]).parameters
     numbers = {option: type(_OPTIONS[name][option])(value) for option, value in given.items()}
+    for option, value in given.items():
+        if numbers[option] != value:
+            raise InputError(f"rule of a stochastic map {rule!r}: {option} is {value:g}; expected a whole number.")
     return RULES[name](**{option: value for option, value in constants.items() if option in taken}, **numbers)
 
 

@@ -75,7 +75,7 @@ def fitting_mesh(state, rules, mesh, leading=0):
 
 
 def held(state):
-    """Bytes of a placed State and of the gradients that one device holds."""
+    """Bytes of a placed State and of the gradients that one device holds, without a teacher's weights."""
     return sharding.device_bytes(state) + sharding.device_bytes(state.params)
 
 
@@ -114,7 +114,7 @@ def _sliced_more(state, rules, mesh, leading):
     for fsdp in range(mesh.shape["fsdp"] + 1, mesh.size + 1):
         if mesh.size % fsdp == 0:
             placed = sharding.placed(state, rules, sharding.abstract_mesh({"data": -1, "fsdp": fsdp}, mesh.size), leading)
-            if sharding.whole_share(placed.params) <= sharding.MOST_WHOLE:
+            if sharding.whole_share((placed.params, placed.base)) <= sharding.MOST_WHOLE:
                 yield fsdp, placed
 
 

@@ -41,7 +41,7 @@ def make_step(method, modules, optimizers, mesh, key, *, rules=(), accumulate=1,
       weight of its balanced terms; nan for what rests.
     """
     cycle = phases.cycle(method, {name: optimizer.every for name, optimizer in optimizers.items()})
-    differentiated = _differentiated(method, modules, mesh, rules, accumulate, communication)
+    differentiated = _differentiated(method, modules, mesh, rules, accumulate, communication if mesh.size > 1 else "")
     # Metrics of what rests, so that all phases have one structure.
     balance = ("balance",) if method.balance else ()
     resting = dict.fromkeys(("loss", *(f"raw/{term.name}" for term in method.terms), "grad_norm", *balance), jnp.nan)
@@ -51,10 +51,10 @@ def make_step(method, modules, optimizers, mesh, key, *, rules=(), accumulate=1,
         drawn = {name: drawn[name] for name in phase.terms}
         drawn = jax.lax.with_sharding_constraint(drawn, sharding.rows(mesh))
         gradient, metrics = differentiated(phase.networks, state, fixed, drawn)
-        found = metrics.pop("memory", None)
+        remembered = metrics.pop("memory", None)
         new = _updated(optimizers, gradient, state, functools.partial(sharding.in_slices, rules=rules, mesh=mesh))
-        if found is not None:
-            new = new._replace(memory=method.remember(state.memory, found))
+        if remembered is not None:
+            new = new._replace(memory=method.remember(state.memory, remembered))
         if "V" in phase.networks:
             new = _followed(new, method.needs.get("ema"), cycle.updates("V", state.step), batch["x"].shape[0])
         if gradient:
