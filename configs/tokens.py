@@ -44,8 +44,8 @@ def get_config(choice="csd,words"):
     if preset in ("digits", "words") and name != "flm":  # not flm, which trains two networks and was tried by Adam alone
         config.steps = 3_000 if pixels else 4_500
         _muon(config)
-    if preset == "words" and name != "flm":  # an anchor at the times at which neighbours matter; flm has its warp
-        config.method["times" if name == "categorical" else "anchor_times"] = ("even_decoding", 27)
+        if preset == "words":  # an anchor at the times at which neighbours matter; flm has its warp
+            config.method["times" if name == "categorical" else "anchor_times"] = ("even_decoding", 27)
     if preset == "test":
         config.update({"steps": 20, "batch_size": 16, "log_every": 5, "eval_every": 10, "eval_samples": 64, "save_every": 10})
         config.model.update({"width": 16, "depth": 1, "heads": 2})

@@ -25,16 +25,19 @@ def checkerboard(rng: np.random.Generator, n: int) -> np.ndarray:
 
 def eight_gaussians(rng: np.random.Generator, n: int) -> np.ndarray:
     """Eight Gaussians of deviation 0.1, their means evenly on the circle of radius 1.4; deviation 1.0."""
-    angle = rng.integers(0, 8, n) * (np.pi / 4)
-    means = 1.4 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    return (means + 0.1 * rng.standard_normal((n, 2))).astype(np.float32)
+    return _on_circle(rng, rng.integers(0, 8, n))
 
 
 def uneven_gaussians(rng: np.random.Generator, n: int) -> np.ndarray:
     """The Gaussians of `eight_gaussians`, which weigh 1, 7, 3, 5, 4, 6, 2, 8 parts of 36, counterclockwise from (1.4, 0); deviation 1.0."""
-    angle = rng.choice(8, n, p=np.array([1, 7, 3, 5, 4, 6, 2, 8]) / 36) * (np.pi / 4)
+    return _on_circle(rng, rng.choice(8, n, p=np.array([1, 7, 3, 5, 4, 6, 2, 8]) / 36))
+
+
+def _on_circle(rng: np.random.Generator, number: np.ndarray) -> np.ndarray:
+    """A point of the Gaussian of each number, 0 to 7."""
+    angle = number * (np.pi / 4)
     means = 1.4 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    return (means + 0.1 * rng.standard_normal((n, 2))).astype(np.float32)
+    return (means + 0.1 * rng.standard_normal((len(number), 2))).astype(np.float32)
 
 
 def two_moons(rng: np.random.Generator, n: int) -> np.ndarray:

@@ -68,11 +68,9 @@ def described(run):
     sizes = ", ".join(f"{name} {size}" for name, size in run.mesh.shape.items())
     kind = run.mesh.devices.flat[0].device_kind
     lines = [f"mesh: {sizes}; {run.mesh.devices.size} {kind} device(s) of {jax.process_count()} process(es)"]
-    chip = log.chip(run.mesh.devices.flat[0])
-    if run.mesh.size > 1 and room.chooses(run.settings.mesh) and chip in room.MEMORY_GIB:
-        lines[0] += (
-            f"; fsdp by memory: state and gradients take {room.held(run.like) / 2**30:.3g} of {room.MEMORY_GIB[chip]} GiB"
-        )
+    there = room.memory_gib(run.mesh)
+    if there is not None and room.chooses(run.settings.mesh):
+        lines[0] += f"; fsdp by memory: state and gradients take {room.held(run.like) / 2**30:.3g} of {there} GiB"
     if run.mesh.shape["fsdp"] > 1:
         share = sharding.whole_share((run.like.params, run.like.base))
         lines.append(f"weights: {share:.2%} of the bytes are not sliced, every device holds them whole")

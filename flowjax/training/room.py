@@ -46,6 +46,13 @@ def device_bytes(device):
         return None
 
 
+def memory_gib(mesh):
+    """GiB of each of several devices by their kind; None of one, of CPUs, which share their memory, and of others not in MEMORY_GIB."""
+    if mesh.size == 1 or isinstance(mesh, jax.sharding.AbstractMesh):
+        return None
+    return MEMORY_GIB.get(log.chip(mesh.devices.flat[0]))
+
+
 def chooses(sizes):
     """Whether a config leaves the mesh to `fitting_mesh`."""
     return dict(sizes) == {"data": -1, "fsdp": 0}
@@ -59,18 +66,18 @@ def fitting_mesh(state, rules, mesh, leading=0):
     Args:
       state: shapes and dtypes of a flowjax.training.state.State.
       rules, leading: as of flowjax.training.sharding.specs.
-      mesh: with the devices. It is returned where these are CPUs, which share their memory, do not exist, or are not in MEMORY_GIB.
+      mesh: with the devices. It is returned where `memory_gib` knows no memory of them.
 
     Returns:
       A mesh; where none leaves half of the memory, the one on which a device holds least.
     """
-    chip = None if isinstance(mesh, jax.sharding.AbstractMesh) else log.chip(mesh.devices.flat[0])
-    if mesh.size == 1 or chip not in MEMORY_GIB:
+    there = memory_gib(mesh)
+    if there is None:
         return mesh
     sizes = {1: held(sharding.placed(state, rules, mesh, leading))} | {
         fsdp: held(placed) for fsdp, placed in _sliced_more(state, rules, mesh, leading)
     }
-    fsdp = next((fsdp for fsdp, size in sizes.items() if size <= MEMORY_GIB[chip] * 2**29), min(sizes, key=sizes.get))
+    fsdp = next((fsdp for fsdp, size in sizes.items() if size <= there * 2**29), min(sizes, key=sizes.get))
     return sharding.make_mesh({"data": -1, "fsdp": fsdp}, mesh.devices.flatten())
 
 
