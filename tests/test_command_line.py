@@ -81,14 +81,14 @@ def logged(folder):
 
 
 @pytest.mark.slow
-def test_six_kills_change_nothing(tmp_path):
+def test_seven_kills_change_nothing(tmp_path):
     """kill -9, SIGTERM and SIGINT at random, in and out of saves; minutes."""
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     flags = [*SMALL, f"--config.steps={LONG}", "--config.log_every=20", "--config.save_every=20"]
     output, code = finish("train", *flags, f"--config.save_every={LONG}", f"--workdir={undisturbed}")
     assert code == 0, output
     rng, how, hits, clean = random.Random(134), {}, 0, 0
-    for _ in range(6):
+    for _ in range(7):
         process = start("train", *flags, f"--workdir={killed}")
         done, old = saved(killed), half_saved(killed / "checkpoints")
         if rng.random() < 0.2:  # while it starts or reads its checkpoint
@@ -108,7 +108,7 @@ def test_six_kills_change_nothing(tmp_path):
         clean += "saved. The same command goes on" in output
         how[number] = how.get(number, 0) + 1
         assert saved(killed) < LONG and "Traceback" not in output, output  # it was ended before its end
-    assert sum(how.values()) == 5 and len(how) == 3 and hits > 0 and clean == how[signal.SIGTERM] + how[signal.SIGINT]
+    assert len(how) == 3 and min(how.values()) > 1 and hits > 0 and clean == how[signal.SIGTERM] + how[signal.SIGINT]
     output, code = finish("train", *flags, f"--workdir={killed}")
     assert code == 0, output
     jax.tree.map(np.testing.assert_array_equal, parameters(undisturbed, LONG), parameters(killed, LONG))
@@ -344,9 +344,9 @@ def test_the_demo_ends_by_naming_what_it_wrote(tmp_path):
 SMALLEST = ["--depth=1", "--width=16", "--heads=2", "--tokens=6", "--attention=auto", "--batch=4", "--rounds=1"]
 
 
-def results(folder, parts):
+def results(folder):
     """What jvp.json holds, after a look at the files beside it."""
-    names = {f"jvp_{part}.{ending}" for part in parts for ending in ("csv", "md", "png")}
+    names = {f"jvp_{part}.{ending}" for part in ("cost", "accuracy", "training") for ending in ("csv", "md", "png")}
     assert {path.name for path in folder.iterdir() if path.is_file()} == {
         "jvp.json",
         "attention_cost.csv",
@@ -361,7 +361,7 @@ def results(folder, parts):
 def test_the_benchmark_of_derivatives_answers_its_questions(tmp_path):
     output, code = finish("benchmark_jvp", *SMALLEST, "--train", "--train_steps=2", "--train_h=0.1", f"--output={tmp_path}")
     assert code == 0, output
-    result = results(tmp_path, ("cost", "accuracy", "training"))
+    result = results(tmp_path)
     assert [len(result[part]) for part in ("costs", "attention")] == [9, 2] and result["settings"]["width"] == 16
     assert result["answer"] in output and "Exact or finite differences?" in result["answer"]
     assert [row["derivative"] for row in result["training"]] == ["exact", "backward", "central"]

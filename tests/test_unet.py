@@ -177,8 +177,8 @@ def test_guidance_and_interval_are_inputs_if_chosen():
     out = applied(net)({"params": {**params["params"], **zeros}}, x, 0.8, 0.3, cond)
     np.testing.assert_allclose(out, jnp.broadcast_to(out[:1], SHAPE), atol=1e-5)
     # Absent: no guidance, at all times.
-    absent, given = applied(net)(params, x, 0.8, 0.3, {}), applied(net)(params, x, 0.8, 0.3, cond)
-    np.testing.assert_allclose(absent[0], given[0], atol=1e-6)
+    with jax.disable_jit():  # two programs may round otherwise, the same operations do not
+        np.testing.assert_array_equal(net.apply(params, x, 0.8, 0.3, {})[0], net.apply(params, x, 0.8, 0.3, cond)[0])
 
 
 def test_published_size():
