@@ -27,6 +27,7 @@ FILES = {"imagenet256": imagenet256, "cifar10": cifar10}
 MACHINES = {
     "256 v5e": ("TPU v5e", 256), "128 v5p": ("TPU v5p", 128), "256 v6e": ("TPU v6", 256), "8 H200": ("NVIDIA H200", 8),
 }  # fmt: skip
+PODS = (128, 256)  # numbers of devices with fewer rows than some methods have parts
 # FIDs of runs that were made here, {(file, choice): {number of steps: FID}}.
 OURS: dict[tuple[str, str], dict[int, float]] = {}
 
@@ -40,12 +41,22 @@ def runs():
 
 
 def counted(file, choice):
-    """A row of docs/results.csv: parameters and FLOPs of a step, traced."""
+    """A row of docs/results.csv: parameters, FLOPs of a step, and of the busiest of PODS devices in means, traced."""
     from flowjax import training
     from flowjax.training import estimates
 
-    estimate = estimates.of_run(training.sketch(FILES[file].get_config(choice)))
-    return {"file": file, "run": choice, "parameters": estimate.parameters, "flops": f"{estimate.flops:.4g}"}
+    config = FILES[file].get_config(choice)
+    estimate = estimates.of_run(training.sketch(config))
+    row = {"file": file, "run": choice, "parameters": estimate.parameters, "flops": f"{estimate.flops:.4g}"}
+    for devices in PODS:
+        shared = config.batch_size % devices == 0 and _whole(config) % devices
+        row[f"longest_{devices}"] = f"{estimates.of_run(training.sketch(config, devices)).longest:.4g}" if shared else "1"
+    return row
+
+
+def _whole(config):
+    """On how many devices at most each has all terms."""
+    return config.batch_size // methods.rows_multiple(methods.outline(**config.method.to_dict()))
 
 
 def count(which):
@@ -57,7 +68,8 @@ def count(which):
             rows[file, choice] = counted(file, choice)
             print(", ".join(str(value) for value in rows[file, choice].values()), flush=True)
             with open(path, "w", newline="") as opened:
-                writer = csv.DictWriter(opened, ("file", "run", "parameters", "flops"), lineterminator="\n")
+                fields = ("file", "run", "parameters", "flops", *(f"longest_{devices}" for devices in PODS))
+                writer = csv.DictWriter(opened, fields, lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows[run] for run in runs() if run in rows)
 
@@ -112,25 +124,25 @@ def _row(file, choice, counts, chip, utilisation):
 
 
 def pods(rows, utilisation=0.4):
-    """Rows of docs/pods_hours.csv: device-hours of each run on MACHINES, and the hours on as many of their devices as the batch fills.
+    """Rows of docs/pods_hours.csv: device-hours of each run on MACHINES, and the hours on as many of their devices as the batch has rows.
 
-    A device needs whole columns of every term.
+    Where devices share the terms, a step lasts as long as the costliest rows.
     """
     from flowjax.training import estimates
 
     table = []
     for row in rows:
         config, flops = FILES[row["file"]].get_config(row["run"]), float(row["flops"])
-        multiple = methods.rows_multiple(methods.outline(**config.method.to_dict()))
         shown = {
             "run": f"`{row['file']}.py:{row['run']}`",
             "batch": f"{config.batch_size:,}",
             "TFLOP a step": f"{flops / 1e12:,.0f}",
         }
         for machine, (chip, count) in MACHINES.items():
-            used = math.gcd(count, config.batch_size // multiple)
+            used = math.gcd(count, config.batch_size)
+            longest = float(row[f"longest_{used}"]) if used in PODS else 1.0
             hours = estimates.device_hours(flops, config.steps, chip=chip, utilisation=utilisation)
-            shown[machine] = f"{hours:,.0f}: {hours / used:,.1f} h" + (f" on {used}" if used < count else "")
+            shown[machine] = f"{hours:,.0f}: {hours * longest / used:,.1f} h" + (f" on {used}" if used < count else "")
         table.append(shown)
     return table
 

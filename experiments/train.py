@@ -36,6 +36,13 @@ CHIP = flags.DEFINE_string(
 )
 UTILISATION = flags.DEFINE_float("utilisation", 0.4, "with --dry_run: share of the chip's peak, for device-hours", 0.0, 1.0)
 PROGRAMS = flags.DEFINE_string("programs", "", "folder of compiled programs, or none; default: WORKDIR/programs")
+DEADLINE = flags.DEFINE_float(
+    "deadline_s",
+    0.0,
+    "seconds from a signal until this machine is gone, 25 for a spot TPU; 0: a save may take any time",
+    0.0,
+    1e6,
+)
 PROFILE = flags.DEFINE_string("profile", "", "START:STOP, the steps of which a trace is written")
 PROCESSES = command_line.define_processes()
 flags.mark_flags_as_required(["config"])
@@ -59,7 +66,7 @@ def main():
     if PROGRAMS.value:
         folders.check_path(PROGRAMS.value, "--programs")
     programs = None if PROGRAMS.value == "none" else PROGRAMS.value
-    state = training.train(CONFIG.value, WORKDIR.value, profile=profiled(), programs=programs)
+    state = training.train(CONFIG.value, WORKDIR.value, profile=profiled(), programs=programs, deadline_s=DEADLINE.value)
     done = int(state.step)
     goes_on = "" if done == CONFIG.value.steps else " The same command goes on from there."
     hosts.print_once(f"{done} of {CONFIG.value.steps} steps done; everything is in {WORKDIR.value}.{goes_on}")

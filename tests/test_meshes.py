@@ -87,7 +87,8 @@ def test_adam_on_a_mesh_in_float64(name, x64):
     chex.assert_trees_all_close(one, eight, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("mesh", [(1, 1), pytest.param((2, 4), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [(1, 1), (2, 4)])
 def test_parts_of_a_batch_have_the_gradient_of_the_whole(mesh, alone):
     state, metrics = trained(with_sgd(config_of("tvm", mesh, accumulate=2)), 20)
     whole, metrics_whole = alone("tvm")

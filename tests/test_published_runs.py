@@ -254,15 +254,10 @@ def checked(file, choice, devices):
 
 
 @pytest.mark.slow
-def test_every_run_fits_one_device_and_64():
+def test_every_run_fits_one_device_and_as_many_as_a_pod_has():
     for file, choice in RUNS:
-        checked(file, choice, 1)
-        if choice.startswith("shortcut"):  # 7/8 of 256 rows: no whole rows for each of more than 32 devices
-            checked(file, choice, 32)
-            with pytest.raises(typing.InputError, match="--config.batch_size=512"):
-                checked(file, choice, 64)
-        else:
-            checked(file, choice, 64)
+        for devices in (1, 64, min(256, config_of(file, choice).batch_size)):
+            checked(file, choice, devices)
 
 
 # The last and largest of meanflow, of imf, ...: the others differ in numbers alone. Of CIFAR-10's U-Net, which takes longest, one
@@ -282,7 +277,7 @@ def test_every_run_traces_by_shapes_alone(file, choice):
     """On 64 devices that do not exist, eight of which share the state, without data. The counts are those of the committed page."""
     config = config_of(file, choice)
     config.mesh.fsdp = 8
-    run = runs.sketch(config, 32 if choice.startswith("shortcut") else 64)
+    run = runs.sketch(config, 64)
     found = estimates.of_run(run)
     assert found.state["params"] < 1.1 * 4 * found.trained / 8
     (row,) = (row for row in results.read() if (row["file"], row["run"]) == (file, choice))

@@ -336,7 +336,7 @@ def test_bad_optimizers(changes, message):
     [
         ("steps", 0, "config.steps"),
         ("steps", None, "config.steps"),
-        ("batch_size", 36, "multiple of 32"),
+        ("batch_size", 36, "multiple of 8"),
         ("ema", (1.5,), "config.ema"),
         ("eval_steps", (0,), "config.eval_steps"),
         ("ema", ("a",), "config.ema"),

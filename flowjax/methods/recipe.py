@@ -131,6 +131,15 @@ def loss(
     return errors, metrics | ({"memory": found} if found else {})
 
 
+def of_terms(method: Method) -> dict[str, Callable[..., Any]] | None:
+    """{term: its loss alone, on any number of rows}, see `loss`; None for a method with a loss of its own."""
+    bound = method.loss
+    if not isinstance(bound, functools.partial) or bound.func is not loss:
+        return None
+    terms, needs = bound.args
+    return {term.name: functools.partial(loss, (term._replace(columns=WHOLE),), needs) for term in terms}
+
+
 def raw_errors(method: Method, nets: Nets, drawn: Mapping[str, Point]) -> dict[str, Array]:
     """The raw metric of each row of each drawn term, before distance and weight: {term: [rows]}; their means are the metrics of the loss."""
     trained = _trained(method.needs)

@@ -14,6 +14,7 @@ import pathlib
 import re
 import shutil
 import tempfile
+import time
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,7 @@ class Checkpoints:
         self.path = pathlib.Path(workdir).absolute() / "checkpoints"
         self._read_only, self._keep, self._owner, self._saving, self._manager = read_only, keep, owner, None, None
         self._measures = {}
+        self._began, self._longest = None, 0.0  # of the save that is going on, and of all so far
         self.unsaved = None  # the last step whose save failed, None after one that did not
         if not read_only:
             if hosts.is_main():
@@ -89,6 +91,7 @@ class Checkpoints:
             self._owner.check()
         if step in self.steps():
             return
+        self._began = time.monotonic()
         self._sweep()
         trees = _items(state)
         prints = {item: int(value) for item, value in jax.device_get(_fingerprints(trees)).items()}
@@ -102,8 +105,24 @@ class Checkpoints:
     def wait(self):
         """Returns when everything is on disk, or has been reported."""
         if self._saving is not None and self._attempt(self._finish):
+            self._note()
             self._saving = self.unsaved = None
             self._prune()
+
+    def seconds_to_save(self):
+        """Seconds until a save that begins now would be complete, by the longest so far; 0.0 before one is complete.
+
+        To be called often: a save counts as complete when it is called, or when somebody waits for it.
+        """
+        if self._saving is not None and not self._orbax().is_saving_in_progress():
+            self._note()
+        going_on = 0.0 if self._began is None else max(self._longest - (time.monotonic() - self._began), 0.0)
+        return going_on + self._longest
+
+    def _note(self):
+        """Notes how long the save took that is complete now."""
+        if self._began is not None:
+            self._longest, self._began = max(self._longest, time.monotonic() - self._began), None
 
     def __enter__(self):
         return self
@@ -218,7 +237,7 @@ class Checkpoints:
         why = _failure(work)
         if not hosts.any_process(why is not None):
             return True
-        step, self._saving = self._saving, None
+        step, self._saving, self._began = self._saving, None, None
         self.unsaved = step
         self._sweep()
         if self._manager is not None:

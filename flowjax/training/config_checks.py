@@ -24,7 +24,7 @@ from flowjax import (
     spaces,
     typing,
 )
-from flowjax.training import averages, networks, parts, ranges, room, run_checks, sharding
+from flowjax.training import averages, dealing, networks, parts, ranges, room, run_checks
 
 
 def check(settings, facts):
@@ -172,8 +172,8 @@ def augmentation(settings, facts):
 
 
 def batch(settings, facts):
-    """Every device gets whole columns of every term in each part of the batch."""
-    sharding.check_batch(facts.mesh, settings.batch_size, facts.method, settings.accumulate)
+    """Every device gets rows, and each part of the batch all terms."""
+    dealing.check(facts.mesh, settings.batch_size, facts.method, settings.accumulate)
 
 
 def memory(settings, facts):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from flowjax import checks, typing
 from flowjax.profiling import flops
-from flowjax.training import compilation, log, runs, sharding
+from flowjax.training import compilation, dealing, log, runs, sharding
 
 CHIP, UTILISATION = "TPU v5p", 0.4  # of hours, where nothing else is said
 
@@ -23,12 +23,14 @@ class Estimate(NamedTuple):
       flops: of matmuls and convolutions in a step of the whole batch, traced, without what `remat` recomputes. The mean over the steps
         of a cycle.
       state: {part of the state: bytes of each device}.
+      longest: FLOPs of the device with most over their mean: above 1 where devices share the terms of a method.
     """
 
     parameters: int
     trained: int
     flops: float
     state: dict[str, int]
+    longest: float = 1.0
 
 
 def of_run(run):
@@ -37,14 +39,20 @@ def of_run(run):
     Raises:
       InputError: if the step cannot be traced, or not be counted from its trace, see flowjax.profiling.flops.traced.
     """
-    row, step = jnp.zeros((1, *run.source.shape)), run.step_on(run.mesh, remat=False)
+    row, args = jnp.zeros((1, *run.source.shape)), tuple(map(compilation.unplaced, (run.like, run.batch_like, run.fixed)))
+
+    def counted(mesh):
+        step = run.step_on(mesh, remat=False)
+        return run.cycle.mean(
+            {phase: flops.traced(functools.partial(step, phase=phase), *args) for phase in run.cycle.distinct()}
+        )
+
     with runs.mistakes(run.settings):
         sampled = jax.eval_shape(lambda key: run.net.init(key, row, 1.0, 0.0, {}), jax.random.key(0))
-        counts = {
-            phase: flops.traced(functools.partial(step, phase=phase), run.like, run.batch_like, run.fixed)
-            for phase in run.cycle.distinct()
-        }
-    return Estimate(_size(sampled), _size(run.like.params), run.cycle.mean(counts), held(run))
+        alone = counted(sharding.abstract_mesh())
+        dealt = dealing.of_batch(run.mesh, run.settings.batch_size, run.method)
+        longest = counted(run.mesh) / alone if dealt and alone else 1.0
+    return Estimate(_size(sampled), _size(run.like.params), alone, held(run), longest)
 
 
 def held(run):
@@ -86,7 +94,9 @@ def report(run, *, chip=CHIP, utilisation=UTILISATION):
             f"state on each device: {gib(sum(estimate.state.values()))} ({parts})",
             f"a step: {estimate.flops / 1e12:,.1f} TFLOP (matmuls and convolutions, traced)",
             f"the training: {hours:,.0f} device-hours of {chip} at {utilisation:.0%} of its {log.PEAK_TFLOPS[chip]:g} TFLOP/s"
-            f" (--chip, --utilisation), {hours / devices:,.1f} hours on {devices} device(s); an estimate",
+            f" (--chip, --utilisation), {hours * estimate.longest / devices:,.1f} hours on {devices} device(s)"
+            + (f", of which some get rows that cost {estimate.longest:.2f} times the mean" if estimate.longest > 1 else "")
+            + "; an estimate",
         ]
     )
 

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import signal
+import time
 
 import jax
 import numpy as np
@@ -26,7 +27,7 @@ STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 WARM_UP = 2  # steps after which nothing may be compiled within a step
 
 
-def train(config, workdir, devices=None, profile=(), programs=""):
+def train(config, workdir, devices=None, profile=(), programs="", deadline_s=0.0):
     """Trains the run of a config in `workdir`, from where a former call was stopped or killed.
 
     Args:
@@ -35,6 +36,8 @@ def train(config, workdir, devices=None, profile=(), programs=""):
       devices: of the mesh; None: all of all processes.
       profile: (start, stop), steps between which a trace is written into workdir/profile; (): none.
       programs: folder of compiled programs, which the next call need not compile; "": workdir/programs; None: none.
+      deadline_s: seconds after a signal in which this process may still run, and saves only if earlier saves took less; 0.0: as many
+        as it takes.
 
     Returns:
       The last State. It is saved; after a signal it is the state at which training stopped.
@@ -44,7 +47,8 @@ def train(config, workdir, devices=None, profile=(), programs=""):
         written.
       NonFiniteError: if too many steps were not finite; nothing after the last good checkpoint is saved.
       RecompilationError: if a step compiles a program after the first ones.
-      SaveError: if the last state could not be saved. Other saves that fail are reported, and training goes on.
+      SaveError: if the last state could not be saved, or not within the deadline. Other saves that fail are reported, and training
+        goes on.
     """
     with _stop_signals() as stop:
         folders.check(workdir, config)
@@ -68,7 +72,7 @@ def train(config, workdir, devices=None, profile=(), programs=""):
                 tracing = _Tracing(pathlib.Path(workdir) / "profile", profile)
                 cache = pathlib.Path(workdir) / "programs" if programs == "" else programs
                 with folders.metrics(workdir, start) as metrics, tracing:
-                    state = _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop, cache)
+                    state = _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop, cache, deadline_s)
                 checkpoints.wait()
                 if checkpoints.unsaved is not None:
                     raise checkpoint.SaveError(
@@ -89,7 +93,7 @@ def _check_skipped(state, allowed):
         )
 
 
-def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop, cache):
+def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop, cache, deadline_s):
     settings, compilations = run.settings, log.Compilations()
     written, evaluated = settings.bookkeeping, settings.evaluation
     for line in compilation.described(run):
@@ -119,12 +123,14 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop, cache
                         jax.block_until_ready(state)
                     # Read once: a signal may come at any moment, and what it stops must be saved.
                     stopping = agreed(bool(stop))
+            if deadline_s:
+                _check_deadline(deadline_s, stopping, stop, checkpoints, state, step + 1)
             logger.add(step + 1, values)
             bar.update()
             if step == start:
                 _say_first(values, once["compile_s"])
             last = step + 1 == settings.steps
-            evaluates = evaluate and (last or (step + 1) % evaluated.every == 0)
+            evaluates = evaluate and not (stopping and deadline_s) and (last or (step + 1) % evaluated.every == 0)
             saves = stopping or last or (step + 1) % written.save_every == 0 or (evaluates and evaluated.best)
             measured = {}
             if evaluates or saves or (step + 1) % written.log_every == 0:
@@ -138,13 +144,33 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop, cache
                     checkpoints.save(step + 1, state, hosts.broadcast(progress.lower_is_better(evaluated.best, measured)))
             if stopping:
                 checkpoints.wait()
-                by, saved = stop[0] if stop else "a signal to another process", checkpoints.unsaved is None
+                by, saved = stop[0][0] if stop else "a signal to another process", checkpoints.unsaved is None
                 hosts.print_once(
                     f"stopped by {by} after step {step + 1}"
                     + ("; saved. The same command goes on from here." if saved else ".")
                 )
                 break
     return state
+
+
+def _check_deadline(seconds, stopping, stop, checkpoints, state, step):
+    """Raises SaveError if training stops and a save that begins now would not be complete so many seconds after the signal."""
+    needed = checkpoints.seconds_to_save()
+    if not stopping:
+        return
+    jax.block_until_ready(state)
+    gone = time.monotonic() - stop[0][1] if stop else 0.0
+    if hosts.any_process(gone + needed > seconds):
+        hosts.print_once(
+            f"stopped {gone:.1f} s after a signal; a save takes {needed:.1f} s, which is more than --deadline_s={seconds:g} leaves, so that"
+            f" step {step} is not saved."
+        )
+        checkpoints.wait()
+        saved = checkpoints.steps()
+        raise checkpoint.SaveError(
+            f"step {step} is not saved; the same command goes on from {f'step {saved[-1]}' if saved else 'the start'}, or give a longer"
+            " --deadline_s."
+        )
 
 
 def _say_first(values, compile_s):
@@ -207,13 +233,13 @@ class _Tracing:
 
 @contextlib.contextmanager
 def _stop_signals():
-    """A list that is empty until one of STOPS arrives, then holds the signal's name; a second signal ends at once."""
+    """A list that is empty until one of STOPS arrives, then holds (its name, when it came); a second signal ends at once."""
     stop = []
 
     def handle(number, frame):
         if stop:
             raise KeyboardInterrupt
-        stop.append(signal.Signals(number).name)
+        stop.append((signal.Signals(number).name, time.monotonic()))
 
     previous = {}
     with contextlib.suppress(ValueError):  # signals belong to the main thread; elsewhere nothing is caught

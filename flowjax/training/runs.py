@@ -13,6 +13,7 @@ from flowjax.models import attention
 from flowjax.training import (
     checkpoint,
     config_checks,
+    dealing,
     hosts,
     initial_weights,
     loading,
@@ -266,7 +267,7 @@ def _made(chosen, facts):
 
     with mistakes(chosen):
         shapes = jax.eval_shape(init, key, start)
-    mesh, like = _placed(shapes, rules, chosen, facts.mesh)
+    mesh, like = _placed(shapes, rules, chosen, facts)
     batch_like = _batch_like(source, mesh, chosen.batch_size, seeds)
     modules = modules._replace(teacher=modules.teacher._replace(weights=facts.placed(modules.fixed, rules, mesh)))
     traced = {}
@@ -295,10 +296,12 @@ def _made(chosen, facts):
     )
 
 
-def _placed(shapes, rules, chosen, mesh):
+def _placed(shapes, rules, chosen, facts):
     """(mesh, State of shapes with shardings): on the mesh of the config, or of the same devices if it leaves that to their memory."""
-    several = int(chosen.seeds > 1)
-    mesh = room.fitting_mesh(shapes, rules, mesh, several) if room.chooses(chosen.mesh) else mesh
+    several, mesh = int(chosen.seeds > 1), facts.mesh
+    if room.chooses(chosen.mesh):
+        mesh = room.fitting_mesh(shapes, rules, mesh, several)
+        dealing.check(mesh, chosen.batch_size, facts.method, chosen.accumulate)
     like = sharding.placed(shapes, rules, mesh, several)
     sharding.check_sliced((like.params, like.base), rules, mesh, several)
     return mesh, like

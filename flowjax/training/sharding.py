@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from flowjax import methods, models, typing
+from flowjax import models, typing
 
 AXES = ("data", "fsdp")
 MOST_WHOLE = 0.1  # of the weights' bytes, on a mesh that slices them
@@ -197,20 +197,6 @@ def mean(gradient, metrics, partition, mesh, sent=""):
         means |= jax.lax.pmean(some, axes) if axes else some
     metrics = means.pop(-1)
     return tree.unflatten([means[number].astype(dtype) for number, dtype in enumerate(dtypes)]), metrics
-
-
-def check_batch(mesh, batch_size, method, accumulate=1):
-    """Raises InputError unless every device gets whole columns of every term of the method in each part of the batch."""
-    multiple = methods.rows_multiple(method) * accumulate
-    devices = mesh.size
-    if batch_size < 1 or batch_size % (devices * multiple):
-        raise typing.InputError(
-            f"batch_size is {batch_size}; {devices} device(s) and a method that splits its rows in"
-            f" {methods.rows_multiple(method)}"
-            + (f", {accumulate} parts of the batch one after the other," if accumulate > 1 else "")
-            + f" need a positive multiple of {devices * multiple}:"
-            f" --config.batch_size={max(1, round(batch_size / (devices * multiple))) * devices * multiple}."
-        )
 
 
 def in_slices(weights, rules, mesh):

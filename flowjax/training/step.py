@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from flowjax import methods, typing
-from flowjax.training import averages, networks, phases, sharding, state as states
+from flowjax.training import averages, dealing, networks, phases, sharding, state as states
 
 BINS = 10  # of time, for raw errors during training
 
@@ -47,10 +47,8 @@ def make_step(method, modules, optimizers, mesh, key, *, rules=(), accumulate=1,
     resting = dict.fromkeys(("loss", *(f"raw/{term.name}" for term in method.terms), "grad_norm", *balance), jnp.nan)
 
     def step(state, batch, fixed, key, phase):
-        drawn = method.draw(jax.random.fold_in(key, state.step), batch, state.step)
-        drawn = {name: drawn[name] for name in phase.terms}
-        drawn = jax.lax.with_sharding_constraint(drawn, sharding.rows(mesh))
-        gradient, metrics = differentiated(phase.networks, state, fixed, drawn)
+        drawn, deal = _drawn(method, key, batch, state.step, phase.terms, mesh)
+        gradient, metrics = differentiated(phase.networks, state, fixed, drawn, deal)
         remembered = metrics.pop("memory", None)
         new = _updated(optimizers, gradient, state, functools.partial(sharding.in_slices, rules=rules, mesh=mesh))
         if remembered is not None:
@@ -75,6 +73,16 @@ def make_step(method, modules, optimizers, mesh, key, *, rules=(), accumulate=1,
     return training_step
 
 
+def _drawn(method, key, batch, step, names, mesh):
+    """({term: Point} with rows over all devices, their Deal or None where each device has whole columns)."""
+    deal = dealing.of_batch(mesh, batch["x"].shape[0], method)
+    if deal:
+        batch = jax.lax.with_sharding_constraint(batch, sharding.whole(mesh))
+    drawn = method.draw(jax.random.fold_in(key, step), batch, step)
+    drawn = {name: drawn[name] for name in names}
+    return jax.lax.with_sharding_constraint(deal.dealt(drawn) if deal else drawn, sharding.rows(mesh)), deal
+
+
 def _only(cycle):
     """The phase of a method whose steps are all alike."""
     distinct = tuple(cycle.distinct())
@@ -87,26 +95,33 @@ def _only(cycle):
 
 
 def _differentiated(method, modules, mesh, rules, accumulate, sent):
-    """`(names, state, fixed, drawn) -> (gradient, metrics)`: means over the batch, the gradient of the networks `names`.
+    """`(names, state, fixed, drawn, deal) -> (gradient, metrics)`: means over the batch, the gradient of the networks `names`.
 
     Loss and gradient run on a shard of the rows each, between an all-gather of the weights and the means of
     flowjax.training.sharding; weights of blocks are gathered by the blocks, unless they must be merged with factors. Both axes are
     manual: left to the compiler, "fsdp" gathers activations, as docs/pods.md shows. `check_vma=False`, because with it on,
     gradients of replicated parameters arrive already summed.
     """
-    mean = _mean_of_batch if accumulate == 1 else functools.partial(_no_mean_of_batch, accumulate)
     groups = {term.name: term.group for term in method.terms}
+    of_rows = functools.partial(_of_rows, method)
 
-    def loss(moving, resting, target, base, fixed, drawn, memory):
-        nets = networks.nets(modules, {**moving, **resting}, target, fixed, mean, memory, base)
-        errors, raw = method.loss(nets, drawn)
-        return jnp.mean(errors), raw
+    def gradients_of(mean, loss, moving, resting, target, base, fixed, memory, drawn):
+        def of_weights(moving):
+            return loss(networks.nets(modules, {**moving, **resting}, target, fixed, mean, memory, base), drawn)
 
-    def shard(partition, updated, moving, resting, target, base, fixed, drawn, memory):
+        return jax.value_and_grad(of_weights, has_aux=True)(moving)
+
+    def shard(deal, partition, updated, moving, resting, target, base, fixed, drawn, memory):
         """Gradients of the balanced terms and of the others apart; their backward passes meet nowhere, so that this costs no more."""
         weights = moving, resting, target, base, fixed
-        moving, *weights = sharding.gathered(weights, partition, by_block=base is None, sent=sent)
-        differentiate = lambda drawn: jax.value_and_grad(loss, has_aux=True)(moving, *weights, drawn, memory)
+        weights = *sharding.gathered(weights, partition, by_block=base is None, sent=sent), memory
+
+        def differentiate(drawn):
+            if deal:
+                return deal.switched(functools.partial(gradients_of, _no_mean_of_dealt), (*drawn,), *weights, drawn)
+            mean = _mean_of_batch if accumulate == 1 else functools.partial(_no_mean_of_batch, accumulate)
+            return gradients_of(mean, of_rows, *weights, drawn)
+
         parts = _balanced_apart(method, drawn)
         scores, gradients = zip(*(_mean_over_parts(differentiate, part, accumulate, groups) for part in parts))
         values, raws = zip(*scores)
@@ -115,7 +130,7 @@ def _differentiated(method, modules, mesh, rules, accumulate, sent):
         metrics |= {"memory": raw["memory"]} if "memory" in raw else {}
         return sharding.mean(gradients, metrics, (updated,) * len(gradients), mesh, sent)
 
-    def differentiated(names, state, fixed, drawn):
+    def differentiated(names, state, fixed, drawn, deal):
         if not names:
             return {}, {}
         moving = {name: state.params[name] for name in names}
@@ -124,7 +139,7 @@ def _differentiated(method, modules, mesh, rules, accumulate, sent):
         partition = sharding.specs(weights, rules, mesh)
         updated = sharding.updated(moving, partition[0], mesh)
         shards = jax.shard_map(
-            functools.partial(shard, partition, updated),
+            functools.partial(shard, deal, partition, updated),
             mesh=mesh,
             in_specs=(*partition, sharding.ROWS, sharding.WHOLE),
             out_specs=((updated,) * len(_balanced_apart(method, drawn)), sharding.WHOLE),
@@ -137,6 +152,12 @@ def _differentiated(method, modules, mesh, rules, accumulate, sent):
         return gradient, metrics | {"balance": weight}
 
     return differentiated
+
+
+def _of_rows(method, nets, drawn):
+    """(mean error of whole columns, {term: raw metric})."""
+    errors, raw = method.loss(nets, drawn)
+    return jnp.mean(errors), raw
 
 
 def _balanced_apart(method, drawn):
@@ -175,6 +196,13 @@ def _no_mean_of_batch(accumulate, rows):
     raise typing.InputError(
         f"config.accumulate is {accumulate}, and a term of the method takes a mean over the whole batch (nets.mean), which goes"
         " through the network in parts: --config.accumulate=1."
+    )
+
+
+def _no_mean_of_dealt(rows):
+    raise typing.InputError(
+        "batch_size gives some devices no rows of a term that takes a mean over the whole batch (nets.mean); use a larger"
+        " --config.batch_size, or fewer devices."
     )
 
 
