@@ -1,7 +1,8 @@
 """Writes many samples of a run: python -m experiments.generate --workdir=runs/demo --output=runs/demo/samples_50k --num=50000
 
 Writes shards of --shard samples into --output: shard_00000.npz with the arrays x and label, and so on. Uses bounded memory and
-all devices of this machine, or of all processes (docs/pods.md). The same command continues a killed run and writes the same
+all devices of this machine, or of all processes (docs/pods.md); weights that fill more than half of a device are divided among those
+of a process. The same command continues a killed run and writes the same
 files. Measure them with python -m experiments.evaluate --workdir=runs/demo --samples=runs/demo/samples_50k. On two CPU cores
 100,000 one-step digits take about a minute.
 """
@@ -22,7 +23,13 @@ SAMPLER = flags.DEFINE_string("sampler", "", command_line.SAMPLER_HELP)
 GRID = flags.DEFINE_string("grid", "", command_line.GRID_HELP)
 GUIDANCE = flags.DEFINE_float("guidance", None, command_line.GUIDANCE_HELP)
 INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP)
-SHARD = flags.DEFINE_integer("shard", 8_192, "samples in a file", lower_bound=1, upper_bound=command_line.MOST)
+SHARD = flags.DEFINE_integer(
+    "shard",
+    0,
+    "samples in a file; 0: at most 8,192, and a file for every process",
+    lower_bound=0,
+    upper_bound=command_line.MOST,
+)
 DTYPE = flags.DEFINE_string("dtype", "float32", "float32, or uint8 (0 to 255) for images")
 PROCESSES = command_line.define_processes()
 command_line.define_modules()
@@ -50,7 +57,8 @@ def main():
         shard=SHARD.value,
         dtype=DTYPE.value,
     )
-    hosts.print_once(f"{NUM.value} samples in {OUTPUT.value}, {-(-NUM.value // SHARD.value)} file(s)")
+    shard = generation.about(OUTPUT.value)["shard"]
+    hosts.print_once(f"{NUM.value} samples in {OUTPUT.value}, {-(-NUM.value // shard)} file(s)")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from configs import flow_matching
 from flowjax import training, typing
 from flowjax.evaluation import generation
-from flowjax.training import sampling, sharding
+from flowjax.training import loading, room, sampling, sharding
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -89,7 +89,7 @@ def test_samples_start_from_what_they_are_given(flow_run):
 
 BAD = {
     "no samples": ({"num": 0}, "--num=0"),
-    "empty shards": ({"shard": 0}, "--shard=0"),
+    "empty shards": ({"shard": -1}, "--shard=-1"),
     "points are no images": ({"dtype": "uint8"}, "uint8 for images"),
     "unknown dtype": ({"dtype": "float16"}, "expected float32, or uint8"),
     "unknown sampler": ({"sampler": "euler2"}, "did you mean euler"),
@@ -190,3 +190,22 @@ def test_memory_does_not_grow_with_the_number_of_samples(digits_run, tmp_path):
         output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         peaks.append(int(output.stdout.split()[-1]))
     assert peaks[1] < 1.1 * peaks[0]
+
+
+@pytest.mark.parametrize("sampler", ["flow_map", "gamma:gamma=0.4"])
+def test_weights_in_slices_sample_as_whole_ones(digits_run, sampler, monkeypatch):
+    """Where they fill more than half of a device, each of eight holds an eighth of the blocks, and no program holds all of them."""
+    whole = loading.load(digits_run, devices=jax.devices()[:1])
+    monkeypatch.setattr(room, "memory_gib", lambda mesh: 2 * 2**-30)  # a byte
+    sliced = loading.load(digits_run, devices=jax.devices())
+    assert sliced.mesh.shape == {"data": 1, "fsdp": 8}
+    largest = max(jax.tree.leaves(sliced.params["blocks"]), key=lambda leaf: leaf.size)
+    assert largest.addressable_shards[0].data.size == largest.size / 8
+    draws = [run.sampler(sampler, "uniform", {})(run.params, 3, np.arange(16) % 10, 2) for run in (whole, sliced)]
+    np.testing.assert_allclose(*draws, atol=2e-5)
+
+
+def test_every_process_has_a_file_to_write(flow_run, tmp_path):
+    assert [generation.samples_in_a_file(50_000, processes) for processes in (1, 7, 64)] == [8_192, 7_143, 782]
+    first = generation.write(flow_run, tmp_path / "out", num=1_001, shard=251)  # as four processes would
+    assert generation.write(flow_run, tmp_path / "out", num=1_001) == first and len(first) == 4

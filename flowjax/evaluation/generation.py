@@ -15,9 +15,10 @@ import numpy as np
 import tqdm
 
 from flowjax import evals, folders, opening, samplers, typing
-from flowjax.training import checkpoint as checkpoints, hosts, loading, room, sampling, sharding
+from flowjax.training import checkpoint as checkpoints, hosts, loading, room, sampling
 
 DTYPES = ("float32", "uint8")
+SHARD = 8_192  # most samples in a file
 _FIELDS = {
     "count": opening.count(1), "shard": opening.count(1), "shape": opening.shape, "dtype": DTYPES.__contains__,
     "run": opening.text, "data": opening.text, "steps": opening.count(1), "sampler": opening.text, "average": opening.text,
@@ -29,7 +30,7 @@ _FIELDS = {
 def write(
     workdir: str | os.PathLike, folder: str | os.PathLike, *, num: int = 50_000, steps: int = 1, seed: int = 0,
     labels: Sequence[int] = (), average: str = "", checkpoint: str = "", sampler: str = "", grid: str = "",
-    guidance: float | None = None, interval: tuple[float, ...] = (), shard: int = 8_192, dtype: str = "float32",
+    guidance: float | None = None, interval: tuple[float, ...] = (), shard: int = 0, dtype: str = "float32",
 ) -> list[pathlib.Path]:  # fmt: skip
     """Draws samples of a run and writes them; the same call continues after a kill, and the files are the same.
 
@@ -49,7 +50,8 @@ def write(
       grid: name and options, or times; "" for that of the run.
       guidance: scale, of a run that learned several; None for the median of them.
       interval: times (low, high) between which to guide, of a run that learned several; (): the widest.
-      shard: samples in a file.
+      shard: samples in a file; 0: as many as the call that began the folder took, else at most SHARD and so few that every process has
+        a file to write.
       dtype: "float32", or "uint8" for images, 0 to 255.
 
     Returns:
@@ -58,12 +60,14 @@ def write(
     Raises:
       InputError: for numbers that do not fit, a folder of something else, a run that cannot be read.
     """
-    for name, value in (("num", num), ("shard", shard)):
-        if value < 1:
-            raise typing.InputError(f"--{name}={value}: expected at least 1.")
-    if not os.path.lexists(pathlib.Path(folder) / folders.ABOUT):
+    for name, value, least in (("num", num, 1), ("shard", shard, 0)):
+        if value < least:
+            raise typing.InputError(f"--{name}={value}: expected at least {least}.")
+    begun = os.path.lexists(pathlib.Path(folder) / folders.ABOUT)
+    if not begun:
         folders.check_free(folder, folders.ABOUT, "--output")
-    run = loading.load(workdir, average, step=checkpoint)
+    shard = shard or (about(folder)["shard"] if begun else samples_in_a_file(num, jax.process_count()))
+    run = loading.load(workdir, average, step=checkpoint, devices=jax.local_devices())
     room.check_host(f"--shard={shard:,}: the samples of a file", 4 * shard * math.prod(run.shape))
     _check_dtype(dtype, run)
     sampler, grid = sampler or run.settings.evaluation.sampler, grid or run.settings.evaluation.grid
@@ -78,6 +82,11 @@ def write(
     facts |= {name: list(value) if isinstance(value, tuple) else value for name, value in conditioning.items()}
     with hosts.claimed(folder, facts, contents="samples", free=("run",)):  # a folder of a run has many names
         return _write_shards(run, pathlib.Path(folder), facts, conditioning)
+
+
+def samples_in_a_file(num: int, processes: int) -> int:
+    """So few that every process has a file to write, and at most SHARD."""
+    return min(SHARD, -(-num // processes))
 
 
 def _check_dtype(dtype: str, run: loading.Trained) -> None:
@@ -99,12 +108,8 @@ def _write_shards(
     run: loading.Trained, path: pathlib.Path, facts: dict[str, Any], conditioning: dict[str, Any]
 ) -> list[pathlib.Path]:
     """Draws and writes the missing shards of this process; returns all its shards."""
-    num, shard, classes, mesh = facts["count"], facts["shard"], facts["labels"], sharding.make_mesh(devices=jax.local_devices())
-    path_name, scaling = run.settings.method.path, run.settings.data.scaling
-    sample = sampling.make_sampler(
-        run.net, run.shape, facts["sampler"], conditioning, grid=facts["grid"], path=path_name, scaling=scaling, mesh=mesh
-    )
-    params = jax.device_get(run.params)  # of several processes, they lie on the devices of all
+    num, shard, classes = facts["count"], facts["shard"], facts["labels"]
+    sample = run.sampler(facts["sampler"], facts["grid"], conditioning)
     starts = range(jax.process_index() * shard, num, jax.process_count() * shard)
     files = [path / f"shard_{start // shard:05d}.npz" for start in starts]
     total = sum(min(shard, num - start) for start in starts)
@@ -113,7 +118,7 @@ def _write_shards(
             rows = min(shard, num - start)
             if not file.exists():
                 labels = np.resize(np.roll(classes, -(start % len(classes))), rows).astype(np.int32)
-                _save(file, sample(params, facts["seed"], labels, facts["steps"], first=start), labels, facts["dtype"])
+                _save(file, sample(run.params, facts["seed"], labels, facts["steps"], first=start), labels, facts["dtype"])
             bar.update(rows)
     hosts.barrier("all samples are written")
     return files

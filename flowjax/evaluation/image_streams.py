@@ -16,7 +16,7 @@ import numpy as np
 from flowjax import data, evals, folders, opening, samplers, typing
 from flowjax.data import image_files, stored
 from flowjax.evaluation import decoded, generation
-from flowjax.training import loading, sampling, sharding
+from flowjax.training import loading, sampling
 
 LABELS = ("balanced", "random", "data")
 _NPZ = 'an .npz file with images [n, H, W, C] as "arr_0" or "x", uint8, or floating in [-1, 1]'
@@ -67,7 +67,7 @@ def of_run(
     Raises:
       InputError: for numbers that do not fit, or a run that cannot be read, or that makes no images.
     """
-    run = loading.load(workdir, average, step=checkpoint)
+    run = loading.load(workdir, average, step=checkpoint, devices=jax.local_devices())
     sampler, grid = sampler or run.settings.evaluation.sampler, grid or run.settings.evaluation.grid
     samplers.check_sampler(sampler, steps, grid, run.settings.method.path)
     classes = sampling.classes_to_sample(run.num_classes, () if labels in LABELS else labels, run.settings.data.name)
@@ -78,13 +78,11 @@ def of_run(
         drawn = np.random.default_rng([seed, 1]).integers(run.num_classes, size=num)
     if labels == "data" and run.num_classes:
         drawn = sampling.labels_like(data.arrays(run.source())["label"], run.num_classes, num)
-    mesh, path, scaling = sharding.make_mesh(devices=jax.local_devices()), run.settings.method.path, run.settings.data.scaling
-    sample = sampling.make_sampler(run.net, run.shape, sampler, conditioning, grid=grid, path=path, scaling=scaling, mesh=mesh)
-    params = jax.device_get(run.params)
+    sample = run.sampler(sampler, grid, conditioning)
 
     def read(start, stop):
         padded = np.resize(drawn[start:stop], batch).astype(np.int32)  # one size, one program
-        x = sample(params, seed, padded, steps, first=start)[: stop - start]
+        x = sample(run.params, seed, padded, steps, first=start)[: stop - start]
         if decoder is None:
             return pixels(decode(x), start)
         check_finite(x, start)

@@ -57,6 +57,7 @@ __all__ = [
     "make",
     "sized",
     "slices",
+    "slicing",
     "two_headed",
     "without_remat",
 ]
@@ -87,6 +88,11 @@ SIZES = {
 # Which dimensions of a weight are sliced along "fsdp", see flowjax.training.sharding.specs: pairs (regular expression on its path,
 # axes of its last dimensions); a network without an entry has slices.RULES.
 SHARDING = dict.fromkeys(MODELS, slices.RULES)
+
+
+def slicing(name: str) -> tuple[tuple[str, tuple], ...]:
+    """The entry of SHARDING of a network, or what stands for it."""
+    return SHARDING.get(name, slices.RULES)
 
 
 def make(

@@ -152,12 +152,13 @@ class Checkpoints:
             self._prune()  # what a kill left to be deleted
         return state
 
-    def restore_trees(self, items, step=None):
-        """Some items of the newest checkpoint in which they are readable, on the first device of this process.
+    def restore_trees(self, items, step=None, place=None):
+        """Some items of the newest checkpoint in which they are readable.
 
         Args:
           items: "params.NETWORK", "averages.NAME" or "base".
           step: this one and no other.
+          place: from a tree of shapes and dtypes to the same with shardings; None: the first device of this process.
 
         Returns:
           ([a nested dict of arrays for each item], step), or None if there is no checkpoint at all.
@@ -165,7 +166,7 @@ class Checkpoints:
         Raises:
           InputError: if there are checkpoints and none is readable.
         """
-        return self._newest(lambda step: [self._tree(step, item) for item in items], step)
+        return self._newest(lambda step: [self._tree(step, item, place or _on_first) for item in items], step)
 
     def _newest(self, read, step):
         """(`read(step)`, step) of the newest step for which it raises nothing; the others are reported and set aside."""
@@ -204,9 +205,8 @@ class Checkpoints:
             raise ValueError("its content is not what was saved")
         return _joined(like, restored)
 
-    def _tree(self, step, item):
-        meta, tree = _together(lambda: (self._meta(step), _decoded(self.path / str(step) / item)))
-        tree = jax.device_put(tree, jax.local_devices()[0])
+    def _tree(self, step, item, place):
+        meta, tree = _together(lambda: (self._meta(step), _decoded(self.path / str(step) / item, place)))
         if int(fingerprint(tree)) != meta["fingerprints"].get(item):
             raise ValueError("its content is not what was saved")
         return tree
@@ -347,24 +347,30 @@ def _closed(folder, needed):
         return error.strerror
 
 
-def _decoded(folder):
-    """The arrays of an item on the host, a nested dict by the parts of their names; raises whatever tensorstore finds damaged."""
+def _decoded(folder, place):
+    """The arrays of an item where `place` says, a nested dict by the parts of their names; raises whatever tensorstore finds damaged."""
     stores, tree = _stores(folder), {}
     for name, store in stores.items():
         *path, last = name.split(".")
         inner = tree
         for part in path:
             inner = inner.setdefault(part, {})
-        inner[last] = store.read().result()
-    return tree
+        inner[last] = jax.ShapeDtypeStruct(store.shape, store.dtype.numpy_dtype)
+    return _restored(folder, place(tree), stores)
 
 
-def _restored(folder, like):
+def _on_first(tree):
+    """Shapes and dtypes with the sharding of the first device of this process."""
+    at = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), tree)
+
+
+def _restored(folder, like, stores=None):
     """An item as arrays like those of a tree of ShapeDtypeStructs with shardings; each process reads what its devices hold.
 
-    Not by orbax, whose threads print pages for a damaged file.
+    Not by orbax, whose threads print pages for a damaged file. `stores` are those of the folder, if they are open.
     """
-    stores, expected = _stores(folder), jax.tree_util.tree_flatten_with_path(like)
+    stores, expected = stores or _stores(folder), jax.tree_util.tree_flatten_with_path(like)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in expected[0]]
     if set(names) != set(stores):
         raise ValueError(f"{folder.name} has other arrays than the config makes")

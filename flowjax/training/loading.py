@@ -8,8 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import adapters, checks, conditioning, data, flowmap, methods, paths, posterior, times, typing
-from flowjax.training import checkpoint, config_checks, networks, parts, ranges, room, sampling, settings, workdir as folders
+from flowjax import adapters, checks, conditioning, data, flowmap, methods, models, paths, posterior, times, typing
+from flowjax.training import (
+    checkpoint,
+    config_checks,
+    networks,
+    parts,
+    ranges,
+    room,
+    sampling,
+    settings,
+    sharding,
+    workdir as folders,
+)  # fmt: skip
 
 
 class Trained(NamedTuple):
@@ -22,6 +33,7 @@ class Trained(NamedTuple):
       net: the linen network of V.
       params: its weights.
       step: steps of training that they took.
+      mesh: of the devices that hold the weights; None: one device alone.
     """
 
     settings: Any
@@ -30,6 +42,7 @@ class Trained(NamedTuple):
     net: Any
     params: Any
     step: int
+    mesh: Any = None
 
     def source(self, split="train"):
         """The rows of one split of its dataset, see flowjax.data.load."""
@@ -155,6 +168,17 @@ class Trained(NamedTuple):
 
         return jump
 
+    def sampler(self, name, grid, inputs):
+        """The function of flowjax.training.sampling.make_sampler of the network, whose rows the devices of `mesh` share.
+
+        Args:
+          name, grid: of the sampler and its times, with options.
+          inputs: what `conditioning` gives.
+        """
+        rules, scaling = models.slicing(self.settings.model.name), self.settings.data.scaling
+        options = {"grid": grid, "path": self.settings.method.path, "scaling": scaling, "mesh": self.mesh, "rules": rules}
+        return sampling.make_sampler(self.net, self.shape, name, inputs, **options)
+
     def sample(
         self, n, steps=1, labels=None, *, sampler="", grid="", seed=0, guidance=None, interval=(), inputs=None, **options
     ):  # fmt: skip
@@ -198,7 +222,7 @@ def weights(state, average, seeds, scale=1.0):
     return tree if base is None else adapters.merged(base, tree, scale)
 
 
-def load(workdir, average="", flag="--workdir", seed=0, step="", network="V", factors=False):
+def load(workdir, average="", flag="--workdir", seed=0, step="", network="V", factors=False, devices=None):
     """The network of a checkpoint of a run; needs neither the data nor the devices of the training.
 
     Args:
@@ -211,6 +235,8 @@ def load(workdir, average="", flag="--workdir", seed=0, step="", network="V", fa
         one average that it has is "".
       factors: of a run with config.adapter: `params` are the factors, apart from the weights beside which they were trained, for
         flowjax.adapters.merged; False: both merged.
+      devices: of this process, among which to divide the weights where they fill more than half of one, see
+        flowjax.training.room.sampling_mesh; None: the first.
 
     Raises:
       InputError: if there is no such network, if factors are wanted of a run that has none, the folder holds no run, no readable
@@ -231,9 +257,10 @@ def load(workdir, average="", flag="--workdir", seed=0, step="", network="V", fa
     beside = ["base"] if chosen.adapter.rank and networks.like_V(along, network) else []
     if not 0 <= seed < chosen.seeds:
         raise typing.InputError(f"the run has {chosen.seeds} seed(s), counted from 0; there is no {seed}.")
+    place = None if devices is None else _Place(models.slicing(chosen.model.name), devices, int(chosen.seeds > 1))
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         number = _step(checkpoints, step, chosen.evaluation.best, f"{flag}={workdir}")
-        restored = checkpoints.restore_trees([item, *beside], number)
+        restored = checkpoints.restore_trees([*beside, item], number, place)
     if restored is None:
         raise typing.InputError(f"{flag}={workdir} holds no checkpoint yet; train until the first is saved.")
     if factors and not beside:
@@ -241,14 +268,25 @@ def load(workdir, average="", flag="--workdir", seed=0, step="", network="V", fa
     trees, number = restored
     if chosen.seeds > 1:
         trees = jax.tree.map(lambda leaf: leaf[seed], trees)
-    params = adapters.merged(trees[1], trees[0], chosen.adapter.scale) if beside else trees[0]
+    params = adapters.merged(*trees, chosen.adapter.scale) if beside else trees[0]
     channels = {len(chosen.data.scaling.mean), len(chosen.data.scaling.deviation)}
     fits = channels <= {1, *shape[-1:]} and _expected(net, shape).items() <= _shapes(params).items()
     if not fits:  # there may be more weights, of further heads
         raise typing.InputError(
             f"{flag}={workdir}: the weights of checkpoint {number}, its config.json and its data.json do not fit together; restore what was changed."
         )
-    return Trained(chosen, shape, num_classes, net, trees[0] if factors else params, number)
+    return Trained(chosen, shape, num_classes, net, trees[-1] if factors else params, number, place and place.mesh)
+
+
+class _Place:
+    """From shapes and dtypes of weights to the same with shardings on one `mesh` for all of them, chosen for the first."""
+
+    def __init__(self, rules, devices, leading):
+        self._rules, self._devices, self._leading, self.mesh = rules, devices, leading, None
+
+    def __call__(self, tree):
+        self.mesh = self.mesh or room.sampling_mesh(tree, self._rules, self._devices, self._leading)
+        return sharding.placed(tree, self._rules, self.mesh, self._leading)
 
 
 @functools.lru_cache(maxsize=64)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flowjax import data, evals
+from flowjax import data, evals, models
 from flowjax.training import hosts, loading, parts, sampling, sharding
 
 BINNED_DRAWS = 8  # draws of times and noise on one batch, for the raw errors by time
@@ -28,14 +28,15 @@ def evaluator(run: Any, folder: pathlib.Path) -> Callable[[Any, int], dict[str, 
     labels = sampling.labels_like(held_out.get("label"), run.source.num_classes, evaluated.samples)
     judge = evals.judge(run.held_out, held_out["x"], data_dir=settings.data.dir) if hosts.is_main() else None
     inputs, path = parts.sampling_inputs(settings.guidance, evaluated), settings.method.path
+    rules = models.slicing(settings.model.name)
     sample = sampling.make_sampler(
         run.net, run.source.shape, evaluated.sampler, inputs,
-        grid=evaluated.grid, path=path, scaling=settings.data.scaling, mesh=run.mesh,
+        grid=evaluated.grid, path=path, scaling=settings.data.scaling, mesh=run.mesh, rules=rules,
     )  # fmt: skip
 
     def evaluate(state: Any, step: int) -> dict[str, float]:
         weights = loading.weights(state, evaluated.average, settings.seeds, settings.adapter.scale)
-        params = sharding.replicated(run.mesh, weights)
+        params = sharding.arranged(run.mesh, weights, rules)
         samples = {steps: sample(params, settings.seed, labels, steps) for steps in evaluated.steps}
         if judge is None:
             return {}

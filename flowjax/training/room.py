@@ -81,6 +81,28 @@ def fitting_mesh(state, rules, mesh, leading=0):
     return sharding.make_mesh({"data": -1, "fsdp": fsdp}, mesh.devices.flatten())
 
 
+def sampling_mesh(weights, rules, devices, leading=0):
+    """The mesh of some devices that slices weights least of those on which they leave half of a device's memory for activations.
+
+    Args:
+      weights: shapes and dtypes.
+      rules, leading: as of flowjax.training.sharding.specs.
+      devices: all of this process, or some.
+
+    Returns:
+      A mesh, with "fsdp" 1 where `memory_gib` knows no memory of the devices.
+    """
+    mesh = sharding.make_mesh(devices=devices)
+    there = memory_gib(mesh)
+    if there is None:
+        return mesh
+    meshes = [
+        sharding.make_mesh({"data": -1, "fsdp": fsdp}, devices) for fsdp in range(1, mesh.size + 1) if mesh.size % fsdp == 0
+    ]
+    held = {mesh: sharding.device_bytes(sharding.placed(weights, rules, mesh, leading)) for mesh in meshes}
+    return next((mesh for mesh, size in held.items() if size <= there * 2**29), min(held, key=held.get))
+
+
 def held(state):
     """Bytes of a placed State and of the gradients that one device holds, without a teacher's weights."""
     return sharding.device_bytes(state) + sharding.device_bytes(state.params)
@@ -111,7 +133,7 @@ def check_state(run):
 
 def _smaller(run):
     """{fsdp: bytes of the state on each device} of the meshes of the same devices that slice the weights more."""
-    rules = models.SHARDING.get(run.settings.model.name, models.slices.RULES)
+    rules = models.slicing(run.settings.model.name)
     meshes = _sliced_more(run.like, rules, run.mesh, int(run.settings.seeds > 1))
     return {fsdp: sharding.device_bytes(state) for fsdp, state in meshes}
 

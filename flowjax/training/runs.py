@@ -238,7 +238,7 @@ def _made(chosen, facts):
     """The Run of settings."""
     config_checks.check(chosen, facts)
     method, source, seeds = facts.method, facts.source, chosen.seeds
-    (key, draw_key), rules = parts.keys(chosen.seed, seeds), models.SHARDING.get(chosen.model.name, models.slices.RULES)
+    (key, draw_key), rules = parts.keys(chosen.seed, seeds), models.slicing(chosen.model.name)
 
     taught = bool(run_checks.teacher_needs(method))
     teacher = teachers.make(facts.teacher, facts.weak, chosen.guidance, chosen.data.name) if taught else None

@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from flowjax import conditioning as conditionings, data, models, paths, samplers, typing
 from flowjax.training import sharding
 
-CHUNK = 512  # rows that go through the network together
+CHUNK, LEAST = 512, 64  # rows that go through the network together, on how few devices ever; and of each of many devices
 
 
 def row_keys(key: typing.Array, index: typing.Array) -> typing.Array:
@@ -35,6 +35,7 @@ def make_sampler(
     path: str | paths.Path = "linear",
     scaling: data.Scaling | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    rules: tuple[tuple[str, tuple], ...] = (),
 ) -> Callable[..., np.ndarray]:
     """A function `(params, seed, labels, steps) -> samples [n, *shape]`, which compiles once for each number of steps.
 
@@ -51,19 +52,20 @@ def make_sampler(
       path: the interpolant that the network was trained on.
       scaling: of the data that the network was trained on, by which samples are brought back; data to invert are scaled. None: none.
       mesh: its devices share the rows; None: the default device alone.
+      rules: how its axis "fsdp" slices the weights, see flowjax.training.sharding.specs; (): every device holds them whole.
 
     Raises:
       InputError: for an unknown sampler, grid or option; when called, below 1 step, or inverted with a sampler that draws noise.
     """
     path = paths.path_from_name(path)
     chosen, times_of = samplers.sampler_from_name(sampler, path), samplers.grid_from_name(grid)
-    rows, whole = (None, None) if mesh is None else (sharding.rows(mesh), sharding.whole(mesh))
+    rows = mesh and sharding.rows(mesh)
+    there = lambda params: sharding.places(sharding.placed(params, rules, mesh)) if mesh is not None else None
 
-    @functools.partial(jax.jit, static_argnames="times", out_shardings=rows)
-    def chunk(params, key, index, labels, times, x):
+    @functools.partial(_compiled, mesh=mesh, rules=rules)
+    def chunk(times, params, key, index, labels, x):
         keys = row_keys(key, index)
-        cond = conditionings.rows(labels, conditioning or {})
-        V = models.bound(net, params, cond)
+        V = models.bound(net, params, conditionings.rows(labels, conditioning or {}))
         return chosen.run(V, noise(path, keys, shape) if x is None else x, np.array(times), keys)
 
     def sample(params, seed, labels, steps, progress=False, *, first=0, x=None, inverted=False):
@@ -71,20 +73,38 @@ def make_sampler(
         times = tuple(times_of(steps).tolist())[:: -1 if inverted else 1]
         if inverted and chosen.noisy:
             raise typing.InputError(f"sampler {sampler!r} draws new noise and cannot be inverted; expected e.g. heun.")
-        params, key, n = jax.device_put(params, whole), jax.random.key(seed), len(labels)
+        params, key, n = jax.device_put(params, there(params)), jax.random.key(seed), len(labels)
         size = _chunk_size(n, 1 if mesh is None else mesh.devices.size)
-        starts = range(0, n, size)
-        padded = np.resize(np.asarray(labels, np.int32), len(starts) * size)
+        padded = np.resize(np.asarray(labels, np.int32), -(-n // size) * size)
         x = None if x is None else np.resize(np.asarray(x, np.float32), (len(padded), *shape))
         parts = []
-        for start in tqdm.tqdm(starts, desc=f"{steps}-step samples", delay=3, leave=False, disable=not progress):
+        for start in tqdm.tqdm(range(0, n, size), desc=f"{steps}-step samples", delay=3, leave=False, disable=not progress):
             part = slice(start, start + size)
-            numbers = first + np.arange(len(padded))[part]
-            index, label, initial = jax.device_put((numbers, padded[part], None if x is None else x[part]), rows)
-            parts.append(_on_host(chunk(params, key, index, label, times, initial)))
+            given = first + np.arange(len(padded))[part], padded[part], None if x is None else x[part]
+            parts.append(_on_host(chunk(times, params, key, *jax.device_put(given, rows))))
         return np.concatenate(parts)[:n]
 
     return sample if scaling is None else _of_data(sample, scaling)
+
+
+def _compiled(of_rows: Callable[..., typing.Array], mesh: Any, rules: tuple) -> Callable[..., typing.Array]:
+    """`of_rows(times, params, key, index, labels, x)` for the rows of all devices of a mesh.
+
+    Where `rules` slice the weights, each device takes its rows through the network by itself, and blocks gather their weights.
+    """
+    rows = sharding.ROWS
+    sliced = mesh is not None and rules and mesh.shape["fsdp"] > 1
+
+    @functools.partial(jax.jit, static_argnums=0, out_shardings=mesh and sharding.rows(mesh))
+    def run(times, params, *given):
+        if not sliced:
+            return of_rows(times, params, *given)
+        partition = sharding.specs(params, rules, mesh)
+        of_device = lambda params, *given: of_rows(times, sharding.gathered(params, partition), *given)
+        specs = (partition, sharding.WHOLE, rows, rows, rows)
+        return jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)(params, *given)
+
+    return run
 
 
 def _of_data(sample: Callable[..., np.ndarray], scaling: data.Scaling) -> Callable[..., np.ndarray]:
@@ -99,8 +119,8 @@ def _of_data(sample: Callable[..., np.ndarray], scaling: data.Scaling) -> Callab
 
 
 def _chunk_size(n: int, devices: int) -> int:
-    """Rows that go through the network together: n or CHUNK, and a multiple of the devices."""
-    return -(-min(CHUNK, n) // devices) * devices
+    """Rows that go through the network together: n, CHUNK or LEAST for each device, and a multiple of the devices."""
+    return -(-min(max(CHUNK, LEAST * devices), n) // devices) * devices
 
 
 def _on_host(x: typing.Array) -> np.ndarray:

@@ -244,14 +244,15 @@ def global_batch(mesh, local, seeds=1):
     return {name: jax.make_array_from_process_local_data(at, value) for name, value in local.items()}
 
 
-def replicated(mesh, tree):
-    """`tree` whole on every device; all processes must call it, since it runs a program."""
-    return tree if mesh.devices.size == 1 else _replicate(mesh)(tree)
+def arranged(mesh, weights, rules):
+    """Weights as `specs` places them, whole on every device where "fsdp" is 1; all processes must call it, since it runs a program."""
+    return weights if mesh.devices.size == 1 else _arrange(mesh, rules)(weights)
 
 
 @functools.cache
-def _replicate(mesh):
-    return jax.jit(lambda tree: tree, out_shardings=whole(mesh))
+def _arrange(mesh, rules):
+    place = lambda leaf, spec: jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+    return jax.jit(lambda weights: jax.tree.map(place, weights, specs(weights, rules, mesh)))
 
 
 def device_bytes(tree):
