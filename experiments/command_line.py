@@ -9,7 +9,7 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from flowjax import folders, guidance, methods, origins, paths, spaces, typing
+from flowjax import buckets, folders, guidance, methods, origins, paths, spaces, typing
 from flowjax.training import NonFiniteError, SaveError, hosts, log, quiet
 
 SAMPLER_HELP = (
@@ -69,7 +69,7 @@ def output_folder(flag):
     Raises:
       InputError: if it cannot be made.
     """
-    path = pathlib.Path(flag.value)
+    path = buckets.path(flag.value)
     folders.check_path(path, f"--{flag.name}")
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -5,12 +5,10 @@ anything that a file holds (docs/images.md). --below=ema keeps what lies below t
 arrays with their shapes; with --output= it does nothing else.
 """
 
-import pathlib
-
 from absl import flags
 
 from experiments import command_line
-from flowjax import folders, foreign, typing
+from flowjax import buckets, folders, foreign, typing
 
 INPUT = flags.DEFINE_string("input", "", "the file to read")
 OUTPUT = flags.DEFINE_string("output", "", "the .safetensors file to write; empty: the names are printed alone")
@@ -22,10 +20,10 @@ def main():
     if not INPUT.value:
         raise typing.InputError("--input is empty; expected the file to read: --input=model.pt.")
     folders.check_path(INPUT.value, "--input")
-    output = pathlib.Path(OUTPUT.value)
+    output = buckets.path(OUTPUT.value)
     if OUTPUT.value:
         folders.check_path(output, "--output")
-        if output.suffix != ".safetensors" or output.exists() or not output.parent.is_dir():
+        if output.suffix != ".safetensors" or output.exists() or not (buckets.is_remote(output) or output.parent.is_dir()):
             why = (
                 "exists already"
                 if output.exists()

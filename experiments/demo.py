@@ -3,13 +3,11 @@
 `make demo` runs it: python -m experiments.demo --workdir=runs/demo
 """
 
-import pathlib
-
 from absl import flags
 
 from configs import meanflow
 from experiments import command_line, tables
-from flowjax import data, plots
+from flowjax import buckets, data, plots
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "folder of the run")
 PRESET = flags.DEFINE_string("preset", "digits", "preset of configs/meanflow.py")
@@ -24,7 +22,7 @@ def main():
     from flowjax.training import progress, workdir as folders
 
     # ------------------------------------------------------------------------------------------------------ train
-    config, path = meanflow.get_config(PRESET.value), pathlib.Path(WORKDIR.value)
+    config, path = meanflow.get_config(PRESET.value), buckets.path(WORKDIR.value)
     print(
         f"Training MeanFlow on {config.data.name} for {config.steps} steps. Ctrl-C stops; the same command goes on from there."
     )

@@ -11,12 +11,10 @@ Lower is better for distances, higher for agreement, precision, recall, density 
 no nearer to the training rows than held-out rows are, and 1 where they are copies.
 """
 
-import pathlib
-
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import plots
+from flowjax import buckets, plots
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 STEPS = flags.DEFINE_list("steps", [], "numbers of steps; default: those of the run's config")
@@ -63,7 +61,7 @@ def main():
         measures=MEASURES.value,
         resamples=RESAMPLES.value,
     )
-    path = pathlib.Path(WORKDIR.value) / "evaluation"
+    path = buckets.path(WORKDIR.value) / "evaluation"
     print(tables.write(path, rows, about, shown=scores.shown(rows)))
     panels, references = scores.curves(rows)
     plots.measure_curves(f"{path}.png", panels, references=references, xlabel="steps", title=about.partition(";")[0])

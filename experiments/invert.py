@@ -16,8 +16,6 @@ project:count=1 (random directions, always the same).
 and back by Heun steps, and write interpolation or editing .png and .npz.
 """
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +23,7 @@ import tqdm
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import conditioning, data, evals, folders, inverse, methods, plots, posterior, samplers, steering, typing
+from flowjax import buckets, conditioning, data, evals, folders, inverse, methods, plots, posterior, samplers, steering, typing
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 MEASURE = flags.DEFINE_string("measure", "mask", "mask, downsample:factor=2, blur:deviation=1 or project:count=1")
@@ -65,7 +63,7 @@ def main():
     draws = by_nearest(A, y, near) | by_run(run, A, known, y, adapter)
     agreement = reader(source, run.settings.data.dir, real.get("label"))
     rows = [row(name, samples, A, y, known, x0, agreement) for name, samples in draws.items()]
-    out = pathlib.Path(WORKDIR.value) / "inverse"
+    out = buckets.path(WORKDIR.value) / "inverse"
     about = (
         f"{run.settings.method.name} on {source.name}, {run.step} steps of training; {MEASURE.value}, sigma {SIGMA.value:g},"
         f" {len(x0)} held-out rows, {DRAWS.value} draws each, {STEPS.value} intervals"
@@ -179,7 +177,7 @@ def by_inversion(run):
         name = "editing"
         edit = jax.jit(lambda x: inverse.edited_by_inversion(run.V(labels[:half]), run.V(goal[:half]), x, times))
         shown = {"before": real["x"][:half, None], f"as class {EDIT.value}": scaling.undo(np.asarray(edit(x[:half])))[:, None]}
-    out = pathlib.Path(WORKDIR.value) / f"{name}.npz"
+    out = buckets.path(WORKDIR.value) / f"{name}.npz"
     folders.write_npz(out, **{key.replace(" ", "_"): rows for key, rows in shown.items()})
     title = f"{name} by inversion, {run.settings.method.name}, {run.step} steps of training"
     if x.ndim == 2:

@@ -32,7 +32,7 @@ from absl import flags
 
 from configs import common, method as configs_of
 from experiments import command_line, tables
-from flowjax import checks, data, evals, folders, losses, methods, opening, ownership, plots, typing
+from flowjax import buckets, checks, data, evals, folders, losses, methods, opening, ownership, plots, typing
 from flowjax.data import points
 from flowjax.profiling import flops
 
@@ -415,7 +415,7 @@ def main():
         return
     from flowjax.training import NonFiniteError, workdir
 
-    path = pathlib.Path(WORKDIR.value)
+    path = buckets.path(WORKDIR.value)
     configs, results, failed = planned(path), {}, {}
     for name, config in configs.items():
         workdir.check(path / name, config)

@@ -10,7 +10,6 @@ by the denoiser on the diagonal, flowjax.evals.likelihood_bound.
 """
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ import tqdm
 from absl import flags
 
 from experiments import command_line, tables
-from flowjax import data, density, evals, methods, options, samplers, typing
+from flowjax import buckets, data, density, evals, methods, options, samplers, typing
 from flowjax.data import points
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
@@ -62,7 +61,7 @@ def main():
         f"{run.settings.method.name} on {source.name}, {run.step} steps of training; held-out rows: {SOLVER.value}, {STEPS.value} steps,"
         f" divergence {DIVERGENCE.value}."
     )
-    print(tables.write(pathlib.Path(WORKDIR.value) / "likelihood", rows, about))
+    print(tables.write(buckets.path(WORKDIR.value) / "likelihood", rows, about))
 
 
 def check(run):
@@ -106,7 +105,7 @@ def bounds(run):
     about = (
         f"{run.settings.method.name} on {run.settings.data.name}, {run.step} steps of training; an upper bound by the diagonal."
     )
-    print(tables.write(pathlib.Path(WORKDIR.value) / "likelihood", rows, about))
+    print(tables.write(buckets.path(WORKDIR.value) / "likelihood", rows, about))
 
 
 def held_out(run, source, solver):

@@ -7,13 +7,11 @@ so that a copy would be seen. With --invert it carries held-out data to their no
 direction unless --sampler and --steps are given (few networks learn jumps from data to noise).
 """
 
-import pathlib
-
 import numpy as np
 from absl import flags
 
 from experiments import command_line
-from flowjax import data, folders, plots, typing
+from flowjax import buckets, data, folders, plots, typing
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 STEPS = flags.DEFINE_list("steps", [], "numbers of steps; default: those of the run's config, 32 to invert")
@@ -53,7 +51,7 @@ def main():
     options |= {"sampler": SAMPLER.value, "progress": True}
     samples = {n: run.sample(NUM.value, n, labels, **options) for n in steps or run.settings.evaluation.steps}
 
-    out = pathlib.Path(OUT.value or pathlib.Path(WORKDIR.value) / "sample")
+    out = buckets.path(OUT.value or buckets.path(WORKDIR.value) / "sample")
     out.parent.mkdir(parents=True, exist_ok=True)
     npz, png = out.with_name(out.name + ".npz"), out.with_name(out.name + ".png")
     arrays = {f"samples_{n}": x for n, x in samples.items()}
@@ -99,7 +97,7 @@ def invert(run, steps, options):
     noise = run.sample(len(rows["x"]), steps, labels, x=rows["x"], inverted=True, **options)
     back = run.sample(len(rows["x"]), steps, labels, x=noise, **options)
     error = float(np.sqrt(np.mean((back - rows["x"]) ** 2)))
-    out = pathlib.Path(OUT.value or pathlib.Path(WORKDIR.value) / "inversion")
+    out = buckets.path(OUT.value or buckets.path(WORKDIR.value) / "inversion")
     out.parent.mkdir(parents=True, exist_ok=True)
     npz, png = out.with_name(out.name + ".npz"), out.with_name(out.name + ".png")
     folders.write_npz(npz, x=rows["x"], noise=noise, back=back, labels=labels)

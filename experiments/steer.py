@@ -14,7 +14,6 @@ Rewards: axis:number=0,scale=1 (a coordinate of points), brightness:scale=20 (th
 --modules, a function x0 [B, ...] -> [B] of data.
 """
 
-import pathlib
 from typing import NamedTuple
 
 import jax
@@ -24,7 +23,7 @@ from absl import flags
 from scipy.cluster import vq
 
 from experiments import command_line, tables
-from flowjax import conditioning, data, folders, inverse, methods, plots, posterior, samplers, steering, typing
+from flowjax import buckets, conditioning, data, folders, inverse, methods, plots, posterior, samplers, steering, typing
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 REWARD = flags.DEFINE_string("reward", None, "axis:number=0,scale=1, brightness:scale=20, or MODULE.FUNCTION")
@@ -71,7 +70,7 @@ def main():
     ways = repeats[0]
     rows = [together([row(name, one[name], reward, real) for one in repeats]) for name in ways]
     rows.append(row("training rows", Way(learned, np.asarray(reward(jnp.asarray(learned))), 0), reward, real))
-    out = pathlib.Path(WORKDIR.value) / "steering"
+    out = buckets.path(WORKDIR.value) / "steering"
     about = (
         f"{run.settings.method.name} on {source.name}, {run.step} steps of training, reward {REWARD.value}, {NUM.value} samples"
     )

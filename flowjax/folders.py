@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from flowjax import opening, ownership, typing
+from flowjax import buckets, opening, ownership, typing
 
 ABOUT = "about.json"
 _PART = ".part"  # ending of a file that is being written
@@ -35,15 +36,18 @@ def check_free(path: Path, marker: str, flag: str) -> None:
       marker: name of the file that claims it.
       flag: what the folder was given as, for the error.
     """
-    path = pathlib.Path(path)
+    path = buckets.path(path)
     check_path(path, flag)
-    if os.path.lexists(path) and (not os.path.isdir(path) or any(not entry.name.startswith(".") for entry in path.iterdir())):
+    if buckets.exists(path) and (not buckets.is_dir(path) or any(not entry.name.startswith(".") for entry in path.iterdir())):
         raise typing.InputError(f"{flag}={path} is not empty and holds no {marker}; give a new or empty folder.")
 
 
 def check_path(path: Path, flag: str) -> None:
     """Raises InputError for what no file system takes as a path: a name that is too long, a file in the place of a folder, gs://."""
-    opening.check_local(path, flag)
+    if buckets.is_remote(path):
+        with _asked(path, flag):
+            buckets.path(path, flag).exists()
+        return
     try:
         os.lstat(path)
     except FileNotFoundError:
@@ -51,6 +55,14 @@ def check_path(path: Path, flag: str) -> None:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise typing.InputError(f"{flag}={str(path):.100} cannot be a folder: {why}; give another path.") from error
+
+
+@contextlib.contextmanager
+def _asked(path: Path, flag: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise typing.InputError(f"{flag}={path}: {error.strerror or error}.") from error
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], names: Iterable[str]) -> str:
@@ -63,8 +75,8 @@ def check_claim(
     path: Path, about: dict[str, Any], *, flag: str, contents: str, free: tuple[str, ...] = ()
 ) -> dict[str, Any] | None:
     """What `claim` with these arguments would find in the folder, None for nothing; raises what it would, and writes nothing."""
-    path, about = pathlib.Path(path), json.loads(json.dumps(about))
-    if not os.path.lexists(path / ABOUT):
+    path, about = buckets.path(path), json.loads(json.dumps(about))
+    if not buckets.exists(path / ABOUT):
         check_free(path, ABOUT, flag)
         return None
     old = read_about(path, f"the description of {contents}; restore it, or give another folder")
@@ -91,7 +103,7 @@ def claim(path: Path, about: dict[str, Any], *, flag: str, contents: str, free: 
     Raises:
       InputError: if the folder holds something else.
     """
-    path = pathlib.Path(path)
+    path = buckets.path(path)
     old = check_claim(path, about, flag=flag, contents=contents, free=free)
     if old is not None:
         sweep(path, owned=True)
@@ -104,12 +116,12 @@ def claim(path: Path, about: dict[str, Any], *, flag: str, contents: str, free: 
 def write_about(path: Path, about: dict[str, Any]) -> None:
     """Writes about.json of a folder, with a checksum of what it says."""
     text = json.dumps({**about, "checksum": opening.text_checksum(json.dumps(about))}, indent=2)
-    write_text(pathlib.Path(path) / ABOUT, text + "\n")
+    write_text(buckets.path(path) / ABOUT, text + "\n")
 
 
 def read_about(path: Path, expected: str, fields: Mapping[str, Callable[[Any], bool]] | None = None) -> dict[str, Any]:
     """What `write_about` wrote; arguments and errors as of flowjax.opening.json_object. A file without a checksum is not checked."""
-    file = pathlib.Path(path) / ABOUT
+    file = buckets.path(path) / ABOUT
     about = opening.json_object(file, expected, fields)
     with opening.reading(file, expected):
         if about.pop("checksum", opening.text_checksum(json.dumps(about))) != opening.text_checksum(json.dumps(about)):
@@ -121,9 +133,15 @@ def read_about(path: Path, expected: str, fields: Mapping[str, Callable[[Any], b
 def replacing(path: Path) -> Iterator[pathlib.Path]:
     """A context with a hidden file to write, which becomes `path` at the end; an exception leaves `path` as it was.
 
-    What a killed process left of the same file is deleted first.
+    What a killed process left of the same file is deleted first. An object of a bucket is written here and then uploaded whole.
     """
-    path = pathlib.Path(path)
+    path = buckets.path(path)
+    if buckets.is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="flowjax_upload_") as scratch:
+            part = pathlib.Path(scratch) / f"{path.name}{_PART}"
+            yield part
+            path.upload(part)
+        return
     sweep(path.parent, path.name)
     part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}{_PART}")
     try:
@@ -141,6 +159,8 @@ def sweep(folder: Path, name: str = "*", *, owned: bool = False) -> None:
 
     Those that are being written stay. If the folder is `owned` by the caller, see flowjax.ownership, nobody else writes there.
     """
+    if buckets.is_remote(folder):
+        return  # no object is there before it is whole
     for left in pathlib.Path(folder).glob(f".{glob.escape(name) if name != '*' else name}.*{_PART}"):
         with contextlib.suppress(OSError):
             if owned or _left_behind(left):

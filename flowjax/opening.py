@@ -9,7 +9,6 @@ import json
 import math
 import os
 import pathlib
-import re
 import stat
 import zipfile
 import zlib
@@ -19,15 +18,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import typing
+from flowjax import buckets, typing
 
 # Types of a safetensors header.
 DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": jnp.bfloat16, "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
 }  # fmt: skip
-# Beginnings of addresses of object storage and of servers, also as pathlib writes them, with one slash.
-_REMOTE = re.compile(r"(gs|gcs|s3|s3a|az|abfs|abfss|hdfs|http|https):/{1,2}")
 _CHUNK = 2**24  # bytes that are read at once for a checksum
 
 Path = str | os.PathLike
@@ -41,7 +38,7 @@ def reading(path: Path, expected: str) -> Iterator[None]:
       path: the file, for the sentence.
       expected: what it should be, with what to do: "the samples of experiments.generate; write them again".
     """
-    check_local(path)
+    path = buckets.path(path) if buckets.is_remote(path) else path
     try:
         with contextlib.suppress(FileNotFoundError):
             check_kind(path)
@@ -57,23 +54,18 @@ def reading(path: Path, expected: str) -> Iterator[None]:
         raise typing.InputError(f"{path} is damaged or something else ({why}); expected {expected}.") from error
 
 
-def check_local(path: Path, flag: str = "") -> None:
-    """Raises InputError for an address of object storage or of a server: these are neither read nor written.
-
-    Args:
-      path: a path or an address.
-      flag: what it was given as, for the error; "": not known.
-    """
-    if found := _REMOTE.match(str(path)):
-        address = f"{found[1]}://{str(path)[found.end() :]}"
-        raise typing.InputError(
-            f"{flag + '=' if flag else ''}{address:.200} is no folder or file of this machine, and nothing else is read or written; mount the"
-            " bucket as a folder (gcsfuse, mount-s3), or take a disk that all machines see (docs/pods.md), and give the path there."
-        )
+def here(path: Path, expected: str) -> pathlib.Path:
+    """A path of this machine as it is, whether there is something or not; of an address, the copy of the object or folder."""
+    if not buckets.is_remote(path):
+        return pathlib.Path(path)
+    with reading(path, expected):
+        return pathlib.Path(buckets.local(path))
 
 
 def check_kind(path: Path) -> None:
     """Raises ValueError for a pipe or a device, of which reading may never end."""
+    if buckets.is_remote(path):
+        return
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise ValueError("it is neither a file nor a folder")
@@ -88,7 +80,7 @@ def json_object(path: Path, expected: str, fields: Mapping[str, Callable[[Any], 
       fields: names that it must have, each with whether a value will do.
     """
     with reading(path, expected):
-        content = json.loads(pathlib.Path(path).read_bytes(), object_pairs_hook=_unique, parse_constant=_refused)
+        content = json.loads(buckets.path(path).read_bytes(), object_pairs_hook=_unique, parse_constant=_refused)
         if not isinstance(content, dict):
             raise ValueError(f"it holds {_kind(content)}, no object")
         for name, fits in (fields or {}).items():
@@ -103,7 +95,7 @@ def npz(path: Path, expected: str, names: tuple[str, ...] = ()) -> dict[str, np.
     """The arrays of an .npz file, read whole, each against its checksum; of `names` alone, if there are any."""
     arrays = {}
     # Opened here, because numpy leaves the file open when the archive is broken.
-    with reading(path, expected), open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
+    with reading(path, expected), open(buckets.local(path), "rb") as stream, zipfile.ZipFile(stream) as archive:
         entries = archive.infolist()
         if len({entry.filename for entry in entries}) < len(entries):
             raise ValueError("two of its arrays have one name")
@@ -120,16 +112,18 @@ def npz(path: Path, expected: str, names: tuple[str, ...] = ()) -> dict[str, np.
 def npy(path: Path, expected: str) -> np.ndarray:
     """The array of an .npy file, mapped into memory; its values are read when they are used."""
     with reading(path, expected):
-        with open(path, "rb") as file:
+        copy = buckets.local(path)
+        with open(copy, "rb") as file:
             shape, _, dtype = _header(file)
             _check_size(shape, dtype, os.fstat(file.fileno()).st_size - file.tell())
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(copy, mmap_mode="r", allow_pickle=False)
 
 
 def safetensors(path: Path, expected: str) -> dict[str, np.ndarray]:
     """The arrays of a .safetensors file: a length (8 bytes), a header in JSON, and the arrays one after another."""
     with reading(path, expected):
-        data = pathlib.Path(path).read_bytes()
+        with open(buckets.local(path), "rb") as file:
+            data = file.read()
         start = 8 + int.from_bytes(data[:8], "little")
         if len(data) < 8 or start > len(data):
             raise ValueError("it ends within its header")
@@ -144,7 +138,7 @@ def safetensors(path: Path, expected: str) -> dict[str, np.ndarray]:
 def checksum(path: Path, expected: str) -> int:
     """The CRC-32 of a file."""
     value = 0
-    with reading(path, expected), open(path, "rb") as file:
+    with reading(path, expected), open(buckets.local(path), "rb") as file:
         while part := file.read(_CHUNK):
             value = zlib.crc32(part, value)
     return value

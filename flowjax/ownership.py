@@ -3,6 +3,8 @@
 The owner's file is locked with flock, which the kernel lifts when the process ends, however it ends. Where the file system knows no
 such locks, or another machine shares the folder without sharing them, the age of the file tells: the owner touches it every BEAT
 seconds, and a file that was not touched for STALE seconds belongs to nobody. Ages are read from the file system's own clock.
+
+In a bucket the age of the object tells: the owner writes it anew every BUCKET_BEAT seconds.
 """
 
 import contextlib
@@ -20,10 +22,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from flowjax import typing
+from flowjax import buckets, typing
 
 FILE = ".owner.json"  # hidden: it does not count as content
 BEAT, STALE = 5.0, 30.0  # seconds
+BUCKET_BEAT, BUCKET_STALE = 20.0, 120.0  # seconds: a bucket takes one write of an object in a second, and every write costs
+_SETTLED = 2.0  # seconds after which of two owners that start at once both see the later one, in a bucket
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
 
 Path = str | os.PathLike
@@ -55,12 +59,7 @@ class Owner:
 
     def check(self) -> None:
         """Raises InputError if another command owns the folder by now, because this one stood still for too long."""
-        now = _read(self._path)
-        if now.get("token", self._token) != self._token:
-            raise typing.InputError(
-                f"{self._flag}={self._path.parent} was taken over by {_described(now)}, because this command stood still for more"
-                f" than {STALE:.0f} seconds; nothing more is written here."
-            )
+        _check_token(self._path, self._flag, self._token, STALE)
 
     def __enter__(self) -> "Owner":
         return self
@@ -101,16 +100,122 @@ class Owner:
                 os.utime(self._file)
 
 
+class _BucketOwner:
+    """The owner of a folder in a bucket; arguments and errors as of Owner."""
+
+    def __init__(self, folder: Path, flag: str = "--workdir") -> None:
+        self._path, self._flag, self._token = buckets.path(folder, flag) / FILE, flag, secrets.token_hex(8)
+        self._over, self._beats = threading.Event(), 0
+        try:
+            _wait_in_bucket(self._path, flag)
+            self._write()
+            time.sleep(_SETTLED)  # of two that start at once, the later writer owns the folder
+            self.check()
+        except OSError as error:
+            raise typing.InputError(f"{flag}={folder} cannot be written: {error.strerror or error}.") from error
+        self._thread = threading.Thread(target=self._beat, name="owner of the folder", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """As of Owner; a bucket that does not answer changes nothing."""
+        _check_token(self._path, self._flag, self._token, BUCKET_STALE)
+
+    def __enter__(self) -> "_BucketOwner":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._over.set()
+        self._thread.join()
+        with contextlib.suppress(OSError):
+            if _read(self._path).get("token") == self._token:
+                self._path.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        self._beats += 1
+        self._path.write_bytes(
+            json.dumps({**_description(self._token), "namespace": _namespace(), "beats": self._beats}).encode()
+        )
+
+    def _beat(self) -> None:
+        while not self._over.wait(BUCKET_BEAT):
+            with contextlib.suppress(OSError):
+                if _read(self._path).get("token", self._token) != self._token:
+                    return  # taken over; `check` says so
+                self._write()
+
+
+def _wait_in_bucket(path: buckets.BucketPath, flag: str) -> None:
+    """Returns when the owner that an object names is dead; raises InputError when it lives.
+
+    One on this machine is dead if its process is gone. One on another is watched until its object is BUCKET_STALE seconds old, or is
+    written anew.
+    """
+    first = _read_object(path)
+    here = (first.get("machine"), first.get("namespace")) == (_machine(), _namespace())
+    if not first or (here and not _lives_here(first)):
+        return
+    if _lives_here(first):
+        raise _refused(path, flag, first)
+    print(f"{flag}={path.parent} belongs to {_described(first)}; waiting to see whether it lives.", file=sys.stderr)
+    probe = path.with_name(f".now.{secrets.token_hex(4)}")
+    try:
+        probe.write_bytes(b"")
+        age = probe.modified() - path.modified()  # by the clock of the storage
+    except FileNotFoundError:  # its owner has just left
+        return
+    finally:
+        probe.unlink(missing_ok=True)
+    until = time.monotonic() + BUCKET_STALE - max(age, 0.0)
+    while time.monotonic() < until:
+        time.sleep(min(2.0, BUCKET_BEAT))
+        now = _read_object(path)
+        if not now:
+            return
+        if now != first:
+            raise _refused(path, flag, now)
+
+
+def _read_object(path: buckets.BucketPath) -> dict[str, Any]:
+    """What the owner's object says, {} if there is none; raises OSError if the bucket does not answer: then nobody may take it over."""
+    try:
+        owner = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _namespace() -> str:
+    """Which processes this one can see: those of another container have numbers of their own."""
+    with contextlib.suppress(OSError):
+        return os.readlink("/proc/self/ns/pid")
+    return ""
+
+
+def _check_token(path: Any, flag: str, token: str, stale: float) -> None:
+    """Raises InputError if the owner's file has another token."""
+    now = _read(path)
+    if now.get("token", token) != token:
+        raise typing.InputError(
+            f"{flag}={path.parent} was taken over by {_described(now)}, because this command stood still for more"
+            f" than {stale:.0f} seconds; nothing more is written here."
+        )
+
+
 @contextlib.contextmanager
 def owned(folder: Path, flag: str = "--workdir", *, main: bool = True) -> Iterator[Any]:
     """A context that owns a folder, in the process that is `main`; in the others it does nothing."""
-    with Owner(folder, flag) if main else contextlib.nullcontext() as owner:
+    kind = _BucketOwner if buckets.is_remote(folder) else Owner
+    with kind(folder, flag) if main else contextlib.nullcontext() as owner:
         yield owner
 
 
 def check_free(folder: Path, flag: str = "--workdir") -> None:
     """Raises InputError if a folder has an owner that lives; writes nothing, so that it can be asked before long preparations."""
-    path = pathlib.Path(folder) / FILE
+    path = buckets.path(folder, flag) / FILE
+    if buckets.is_remote(path):
+        if _lives_here(owner := _read(path)):
+            raise _refused(path, flag, owner)
+        return
     try:
         file = os.open(path, os.O_RDWR)
     except OSError:
@@ -190,6 +295,10 @@ def _refusal(path: pathlib.Path, flag: str) -> typing.InputError:
             break
         time.sleep(0.05)
         owner = _read(path)
+    return _refused(path, flag, owner)
+
+
+def _refused(path: Any, flag: str, owner: dict[str, Any]) -> typing.InputError:
     return typing.InputError(
         f"{flag}={path.parent} belongs to {_described(owner)}, which still runs; wait for it, stop it, or give another folder."
     )
@@ -210,7 +319,7 @@ def _described(owner: dict[str, Any]) -> str:
     return f"process {owner.get('pid')} on {owner.get('host')}, started {owner.get('started')} UTC ({owner.get('command')})"
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def _read(path: Any) -> dict[str, Any]:
     """What the owner's file says; {} for a file that is missing or says nothing."""
     try:
         owner = json.loads(path.read_text()) if path.is_file() else {}

@@ -7,6 +7,7 @@ import re
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = [
     {"typing"},
+    {"buckets"},
     {"adapters", "checks", "opening", "origins", "ownership", "profiling"},
     {"folders", "options"},
     {"brownian", "conditioning", "flowmap", "foreign", "times", "schedules", "derivatives", "distances"},

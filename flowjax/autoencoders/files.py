@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from flowjax import checks, folders, foreign, opening, typing
+from flowjax import buckets, checks, folders, foreign, opening, typing
 from flowjax.autoencoders import Autoencoder, kl, kl_names, rae
 
 ABOUT, WEIGHTS = "autoencoder.json", "weights.safetensors"
@@ -46,7 +46,7 @@ def read(path: str | pathlib.Path, sizes: str = "", *, part: str = "") -> Loaded
     """
     if sizes in rae.SIZES:
         return _representation(str(path), sizes, part)
-    path = pathlib.Path(path)
+    path = buckets.path(path)
     if path.is_dir():
         if sizes or part:
             raise typing.InputError(
@@ -79,7 +79,7 @@ def _representation(paths: str, name: str, part: str) -> Loaded:
 
 def write(folder: str | pathlib.Path, params: Any, sizes: kl.KLSizes) -> None:
     """Writes weights with the names of diffusers, and the sizes beside them: what `read` reads."""
-    folder = pathlib.Path(folder)
+    folder = buckets.path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     foreign.write(folder / WEIGHTS, kl_names.published(params, sizes))
     folders.write_json(folder / ABOUT, sizes._asdict())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from flowjax import folders, opening, ownership, typing
+from flowjax import buckets, folders, opening, ownership, typing
 from flowjax.data import pipeline
 
 TRAJECTORY, LABEL = "trajectory.npy", "label.npy"
@@ -55,10 +55,10 @@ def couple(source: pipeline.Source, coupling: str) -> pipeline.Source:
 
 def trajectories(folder: str, like: pipeline.Source) -> pipeline.Source:
     """The trajectories of a folder as a source: x and eps are the ends; with more than two points, all points and times too."""
-    path = pathlib.Path(folder)
+    path = buckets.path(folder)
     hint = "write one with python -m experiments.reflow --workdir=runs/TEACHER"
     folders.check_path(path / folders.ABOUT, "config.data.coupling")
-    if not os.path.lexists(path / folders.ABOUT):
+    if not buckets.exists(path / folders.ABOUT):
         raise typing.InputError(
             f"config.data.coupling is {folder!r}: no folder of trajectories; expected '', 'ot', or such a folder: {hint}."
         )
@@ -123,6 +123,11 @@ def recorded(name: str, points: np.ndarray, label: np.ndarray | None, times: np.
 
 def check(folder: str, about: dict, flag: str = "--output") -> None:
     """Raises InputError if `write` with these arguments would refuse the folder; writes nothing."""
+    if buckets.is_remote(folder):
+        raise typing.InputError(
+            f"{flag}={folder}: trajectories are written row by row into two files, and objects of a bucket only whole; write them to a disk"
+            " and copy the folder: it is read from there."
+        )
     ownership.check_free(folder, flag)
     folders.check_claim(folder, {**about, "done": 0}, flag=flag, contents="trajectories", free=("done", "checksums"))
 
@@ -153,7 +158,7 @@ def write(
     Raises:
       InputError: if the folder holds something else.
     """
-    path = pathlib.Path(folder)
+    path = buckets.path(folder)
     check(folder, about, flag)
     with ownership.owned(path, flag):
         claimed = folders.claim(path, {**about, "done": 0}, flag=flag, contents="trajectories", free=("done", "checksums"))

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
+from flowjax import buckets
 from flowjax.data import pipeline, tfds_images, tokens
 
 
@@ -59,4 +60,4 @@ def source(*, split: str = "train", data_dir: str | None = None) -> pipeline.Sou
 
 def folder(data_dir: str | None = None) -> pathlib.Path:
     """The folder of the digits in the TFDS directory, for what is made from them."""
-    return pathlib.Path(Digits(data_dir=data_dir, file_format="array_record").data_path).parent
+    return buckets.path(Digits(data_dir=data_dir, file_format="array_record").data_path).parent

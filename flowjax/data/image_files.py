@@ -17,13 +17,14 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from flowjax import checks, opening, typing
+from flowjax import buckets, checks, opening, typing
 from flowjax.data import pipeline
 
 SPLITS = ("train", "test")
 ENDINGS = (".png", ".jpg", ".jpeg")
 IN_MEMORY = 512 * 2**20  # bytes of decoded images; above it, rows are read on demand
 LARGEST = 4096  # pixels of a side
+_FOLDER = "a folder of PNG or JPEG files"
 _IMAGE = "an image, PNG or JPEG; replace or delete it"
 _ARRAYS = (
     'an .npz file with the images "x" [n, H, W, C], uint8 or floating, or "train" and "test", and their labels "label", if any'
@@ -79,7 +80,7 @@ def folder(where: str, *, split: str = "train", data_dir: str | None = None) -> 
 def every(where: str) -> tuple[list[pathlib.Path], Callable[[pathlib.Path], np.ndarray]]:
     """(all images of a folder in the order of their paths, how one is read), whatever their split; `where` and errors as of `folder`."""
     path, size = _sized(where)
-    with opening.reading(path, "a folder of PNG or JPEG files"):
+    with opening.reading(path, _FOLDER):
         files = [path.joinpath(*parts) for parts in paths_below(path)]
         if not files:
             raise ValueError(f"there is no image, {', '.join(ENDINGS)}, in it")
@@ -103,7 +104,7 @@ def arrays(where: str, *, split: str = "train", data_dir: str | None = None) -> 
     del data_dir
     name = f"npz:{where}"
     checks.member(f"split of {name:.100}", split, SPLITS)
-    content = _content(os.path.abspath(where))
+    content = _content(buckets.absolute(where))
     if "x" in content:
         ids = _of_split(len(content["x"]), split, name)
         x, label = content["x"][ids], content["label"][ids] if "label" in content else None
@@ -121,13 +122,13 @@ def arrays(where: str, *, split: str = "train", data_dir: str | None = None) -> 
 def _sized(where: str) -> tuple[pathlib.Path, int | None]:
     path, comma, option = where.rpartition(",")
     if not comma or not option.startswith("size="):
-        return pathlib.Path(where), None
+        return opening.here(where, _FOLDER), None
     number = option.removeprefix("size=")
     if not number.isdecimal() or not 1 <= int(number) <= LARGEST:
         raise typing.InputError(
             f"config.data.name is 'folder:{where:.200}': the size is a whole number of pixels from 1 to {LARGEST}, folder:PATH,size=64."
         )
-    return pathlib.Path(path), int(number)
+    return opening.here(path, _FOLDER), int(number)
 
 
 def _listed(path: pathlib.Path, split: str) -> tuple[list[pathlib.Path], list[str], np.ndarray | None]:

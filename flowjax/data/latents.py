@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from flowjax import checks, folders, opening, typing
+from flowjax import buckets, checks, folders, opening, typing
 from flowjax.data import pipeline, stored
 from flowjax.data.scaling import Scaling
 
@@ -44,7 +44,7 @@ def source(where: str, *, split: str = "train", data_dir: str | None = None) -> 
     del data_dir
     name = f"latents:{where}"
     checks.member(f"split of {name:.100}", split, SPLITS)
-    path, about = pathlib.Path(where) / split, manifest(where, split)
+    path, about = buckets.path(where) / split, manifest(where, split)
     check_alike(about, where, split)
     numbers = range(-(-about["rows"] // about["shard"]))
     shards = {kind: [path / f"{kind}_{number:05d}.npy" for number in numbers] for kind in kinds(about)}
@@ -77,9 +77,9 @@ def source(where: str, *, split: str = "train", data_dir: str | None = None) -> 
 
 def manifest(where: str | os.PathLike, split: str) -> dict[str, Any]:
     """about.json of a split; raises InputError if there is none."""
-    path = pathlib.Path(where) / split
+    path = buckets.path(where) / split
     folders.check_path(path, "config.data.name=latents:PATH")
-    if not os.path.lexists(path / folders.ABOUT):
+    if not buckets.exists(path / folders.ABOUT):
         raise typing.InputError(
             f"{path} holds no {folders.ABOUT}, so that latents:{str(where):.200} has no split {split!r}; write it with python -m"
             f" experiments.prepare_latents --output={str(where):.200} --split={split}"
@@ -96,7 +96,7 @@ def kinds(about: dict[str, Any]) -> tuple[str, ...]:
 def check_alike(about: dict[str, Any], where: str | os.PathLike, split: str) -> None:
     """Raises InputError unless the other split, if it is there, was made as this one."""
     other = SPLITS[1 - SPLITS.index(split)]
-    if not os.path.lexists(pathlib.Path(where) / other / folders.ABOUT):
+    if not buckets.exists(buckets.path(where) / other / folders.ABOUT):
         return
     if differ := folders.differences(manifest(where, other), about, _ALIKE):
         raise typing.InputError(

@@ -12,12 +12,11 @@ pipeline draws each of them anew.
 """
 
 import functools
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
-from flowjax import checks, opening, typing
+from flowjax import buckets, checks, opening, typing
 from flowjax.data import pipeline
 
 SPLITS = ("train", "test")
@@ -80,9 +79,8 @@ def source(name: str, *, split: str = "train", data_dir: str | None = None) -> p
     Raises:
       InputError: if there is no such folder or split, or its arrays are not those of the data set.
     """
-    about, folder = DECLARED[name], pathlib.Path(data_dir or "")
+    about, folder = DECLARED[name], buckets.path(data_dir or "", "config.data.dir")
     checks.member(f"split of {name}", split, SPLITS)
-    opening.check_local(folder, "config.data.dir")
     files = sorted(folder.glob(f"{split}_{about.contents}_*.npy")) if data_dir else []
     if not files:
         where = f"{folder} holds no {split}_{about.contents}_00000.npy" if data_dir else "config.data.dir is empty"

@@ -4,7 +4,6 @@ import contextlib
 import difflib
 import io
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from absl import logging as absl_logging
 from tensorflow_datasets.core.download import downloader
 from tensorflow_datasets.proto import tf_example_pb2
 
-from flowjax import typing
+from flowjax import buckets, typing
 from flowjax.data import pipeline
 
 IN_MEMORY = 512 * 2**20  # bytes of decoded images; above it, rows are read on demand
@@ -203,7 +202,7 @@ def _open(builder: tfds.core.DatasetBuilder, name: str, split: str, **options) -
     if shards == []:
         raise typing.InputError(f"{name}: the split {split!r} has no rows.")
     # The files are opened by the first read, in a thread: an interrupted copy is detected here instead.
-    if missing := [shard.filename for shard in shards or () if not os.path.exists(shard.filename)]:
+    if missing := [shard.filename for shard in shards or () if not buckets.exists(shard.filename)]:
         raise typing.InputError(f"{name} is incomplete, {missing[0]} is missing: delete {here} and load it again.")
     try:
         return builder.as_data_source(split, **options)

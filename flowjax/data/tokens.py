@@ -1,13 +1,12 @@
 """Sequences of tokens as one-hot rows [L, K]: digits as grey levels, English words as letters, and integer arrays of an .npz file."""
 
 import functools
-import os
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from flowjax import opening, typing
+from flowjax import buckets, opening, typing
 from flowjax.data import pipeline
 
 LEVELS = 17  # grey levels of the digits, 0..16
@@ -135,7 +134,7 @@ def arrays(*, split: str = "train", data_dir: str | None = None) -> pipeline.Sou
     expected = 'an .npz file with whole numbers "tokens" [n, L], or "train" and "test": config.data.dir=FILE.npz'
     if not data_dir:
         raise typing.InputError(f"the dataset tokens is read from a file, and config.data.dir is empty; expected {expected}.")
-    content = _read(os.path.abspath(data_dir), expected)
+    content = _read(buckets.absolute(data_dir), expected)
     ids = _of_split("tokens", split, {"train": ..., "test": ...})
     if "tokens" in content:
         ids = pipeline.every_tenth(len(content["tokens"]), split)

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import tqdm
 
-from flowjax import folders, opening, typing
+from flowjax import buckets, folders, opening, typing
 
 _STEPS, _BATCH, _RATE = 400, 128, 3e-3
 _WIDTHS, _FEATURES = (16, 32), 64
@@ -87,7 +87,7 @@ def load_or_fit(
     Returns:
       The classifier.
     """
-    path = pathlib.Path(path)
+    path = buckets.path(path)
     images, labels = _checked(images, labels, num_classes)
     origin = _origin(images, labels, num_classes, seed)
     params = None

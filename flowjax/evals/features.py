@@ -4,14 +4,13 @@ A dataset names its extractor and its decoder: `flowjax.data.Source.features` an
 features of scores that are compared with those of others.
 """
 
-import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from flowjax import checks, data, typing
+from flowjax import buckets, checks, data, typing
 from flowjax.evals import classifier, networks, protocols
 
 
@@ -60,7 +59,7 @@ def check(name: str) -> None:
     if kind in EXTRACTORS or protocols.PROTOCOLS[kind].network not in networks.NETWORKS:
         if colon:
             raise typing.InputError(f"features {name!r:.200}: this network takes no file; expected {kind}.")
-    elif not pathlib.Path(weights).is_file():
+    elif not buckets.path(weights).is_file():
         raise typing.InputError(
             f"features {name!r:.200}: expected {kind}:FILE, a file with the published weights of its network."
         )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import checks, foreign, opening, typing
+from flowjax import buckets, checks, foreign, opening, typing
 from flowjax.evals import moments, networks
 from flowjax.evals.networks import resizes
 
@@ -183,7 +183,7 @@ def read(path: str | pathlib.Path, protocol: str) -> Reference:
         spatial = _gaussian(arrays, "mu_s", 0, protocol) if chosen[0] == "mu" and {"mu_s", "sigma_s"} <= set(arrays) else None
         count = int(next((arrays[name] for name in ("count", "num_images") if name in arrays), 0))
     of = _text(arrays["weights"]) if "weights" in arrays and arrays["weights"].dtype == np.uint8 else ""
-    return Reference(pathlib.Path(path).name, protocol, features, count, _of_gaussian(features), spatial, of)
+    return Reference(buckets.path(path).name, protocol, features, count, _of_gaussian(features), spatial, of)
 
 
 def reference(

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import tqdm
 
-from flowjax import evals, folders, opening, samplers, typing
+from flowjax import buckets, evals, folders, opening, samplers, typing
 from flowjax.training import checkpoint as checkpoints, hosts, loading, room, sampling
 
 DTYPES = ("float32", "uint8")
@@ -63,7 +63,7 @@ def write(
     for name, value, least in (("num", num, 1), ("shard", shard, 0)):
         if value < least:
             raise typing.InputError(f"--{name}={value}: expected at least {least}.")
-    begun = os.path.lexists(pathlib.Path(folder) / folders.ABOUT)
+    begun = buckets.exists(buckets.path(folder) / folders.ABOUT)
     if not begun:
         folders.check_free(folder, folders.ABOUT, "--output")
     shard = shard or (about(folder)["shard"] if begun else samples_in_a_file(num, jax.process_count()))
@@ -81,7 +81,7 @@ def write(
     conditioning = run.conditioning(guidance, interval)
     facts |= {name: list(value) if isinstance(value, tuple) else value for name, value in conditioning.items()}
     with hosts.claimed(folder, facts, contents="samples", free=("run",)):  # a folder of a run has many names
-        return _write_shards(run, pathlib.Path(folder), facts, conditioning)
+        return _write_shards(run, buckets.path(folder), facts, conditioning)
 
 
 def samples_in_a_file(num: int, processes: int) -> int:
@@ -130,7 +130,7 @@ def read(folder: str | os.PathLike, limit: int | None = None) -> tuple[np.ndarra
     Raises:
       InputError: if the folder holds no samples, or not all of the first `limit`.
     """
-    path, facts = pathlib.Path(folder), about(folder)
+    path, facts = buckets.path(folder), about(folder)
     wanted = min(facts["count"], limit or facts["count"])
     file = lambda number: path / f"shard_{number:05d}.npz"
     numbers = range(-(-wanted // facts["shard"]))
@@ -147,9 +147,9 @@ def read(folder: str | os.PathLike, limit: int | None = None) -> tuple[np.ndarra
 
 def about(folder: str | os.PathLike) -> dict[str, Any]:
     """The description of a folder of samples; raises InputError if it is none."""
-    path = pathlib.Path(folder)
+    path = buckets.path(folder)
     folders.check_path(path / folders.ABOUT, "--samples")
-    if not os.path.lexists(path / folders.ABOUT):
+    if not buckets.exists(path / folders.ABOUT):
         raise typing.InputError(
             f"--samples={path} holds no {folders.ABOUT}; write samples with python -m experiments.generate --workdir=runs/NAME"
             f" --output={path}."
@@ -159,7 +159,7 @@ def about(folder: str | os.PathLike) -> dict[str, Any]:
 
 def shard(path: str | os.PathLike, facts: dict[str, Any], number: int) -> dict[str, np.ndarray]:
     """The arrays of one shard of a folder, as large as its description says, see `about`."""
-    file = pathlib.Path(path) / f"shard_{number:05d}.npz"
+    file = buckets.path(path) / f"shard_{number:05d}.npz"
     expected = "samples of experiments.generate; delete it, and the command that wrote it writes it again"
     arrays = opening.npz(file, expected, ("x", "label"))
     rows = min(facts["shard"], facts["count"] - number * facts["shard"])

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import tqdm
 
-from flowjax import checks, folders, opening, typing
+from flowjax import buckets, checks, folders, opening, typing
 from flowjax.evals import features, inception_scores, moments, neighbours, protocols
 from flowjax.evaluation.image_streams import Images
 from flowjax.training import hosts, sharding
@@ -101,7 +101,7 @@ def score(
     wanted = {"spatial": "sfid" in measures, "certainty": "is" in measures, "keep": keep}
     facts = _facts(images, chosen, wanted, batch, shuffled)
     with hosts.claimed(folder, facts, contents=_CONTENTS):
-        tally = _tallied(images, chosen, pathlib.Path(folder), wanted, batch, shuffled)
+        tally = _tallied(images, chosen, buckets.path(folder), wanted, batch, shuffled)
         values = {}
         if "fid" in measures:
             values["fid"] = protocols.frechet_score(tally.pool, chosen.protocol, reference, weights_hash=chosen.weights_hash)
@@ -116,7 +116,7 @@ def score(
         if "is" in measures:
             values["is"] = plain("Inception score", inception_scores.of_totals(tally.certainty)[0])
         if keep:
-            real, fake = _real(reference_images, chosen, batch), _kept(pathlib.Path(folder), images.count)
+            real, fake = _real(reference_images, chosen, batch), _kept(buckets.path(folder), images.count)
             of = (
                 str(reference_images.about.get("path", reference_images.about.get("data"))),
                 protocols.fingerprint_of({"": real}),
@@ -126,7 +126,7 @@ def score(
         scores = [values[name] for name in measures]
         if hosts.is_main():
             written = {"scores": [one._asdict() for one in scores], "images": facts}
-            folders.write_json(pathlib.Path(folder) / "scores.json", written)
+            folders.write_json(buckets.path(folder) / "scores.json", written)
     return scores
 
 
@@ -147,9 +147,9 @@ def write_reference(
     """
     check(images, chosen, (), None, None)
     wanted = {"spatial": _made(chosen, images).spatial is not None, "certainty": False, "keep": False}
-    path = pathlib.Path(folder) / "reference.safetensors"
+    path = buckets.path(folder) / "reference.safetensors"
     with hosts.claimed(folder, _facts(images, chosen, wanted, batch, None), contents=_CONTENTS):
-        tally = _tallied(images, chosen, pathlib.Path(folder), wanted, batch, None)
+        tally = _tallied(images, chosen, buckets.path(folder), wanted, batch, None)
         name = name or str(images.about.get("data", images.about.get("path", "")))
         if hosts.is_main():
             protocols.write_reference(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from flowjax import data, evals, folders, opening, samplers, typing
+from flowjax import buckets, data, evals, folders, opening, samplers, typing
 from flowjax.data import image_files, stored
 from flowjax.evaluation import decoded, generation
 from flowjax.training import loading, sampling
@@ -112,8 +112,8 @@ def of_files(where: str) -> Images:
       InputError: there is no such path, or it holds something else.
     """
     folders.check_path(where, "--samples")
-    path = pathlib.Path(where)
-    if os.path.lexists(path / folders.ABOUT):
+    path = buckets.path(where)
+    if buckets.exists(path / folders.ABOUT):
         return _generated(path)
     if path.suffix == ".npz" and not path.is_dir():
         return _of_array(path)

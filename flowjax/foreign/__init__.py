@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from flowjax import folders, opening, typing
+from flowjax import buckets, folders, opening, typing
 from flowjax.foreign import packed, tensors, trees
 
 EXPECTED = "weights as .npz, .safetensors, a file of torch.save, a pickle of numpy arrays, the msgpack of Flax, or a folder of Flax or Orbax"
@@ -36,12 +36,12 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
         flowjax.foreign.pickles.
     """
     with opening.reading(path, EXPECTED):
-        if pathlib.Path(path).is_dir():
+        if buckets.path(path).is_dir():
             from flowjax.foreign import checkpoint_folders  # tensorstore takes a second to import
 
-            arrays = checkpoint_folders.read(pathlib.Path(path))
+            arrays = checkpoint_folders.read(pathlib.Path(buckets.local(path)))
         else:
-            with open(path, "rb") as file:
+            with open(buckets.local(path), "rb") as file:
                 arrays = _by_content(path, file)
         if not arrays:
             raise ValueError("it holds no array")

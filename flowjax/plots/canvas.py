@@ -2,12 +2,11 @@
 
 import io
 import os
-import pathlib
 
 from matplotlib import axes, figure
 from matplotlib.backends import backend_agg
 
-from flowjax import folders
+from flowjax import buckets, folders
 
 DPI = 100
 INK, BLUE, RED = "#222222", "#3b6ea8", "#c0392b"
@@ -43,7 +42,7 @@ def write(fig: Picture, path: str | os.PathLike | None) -> Picture:
     """Writes the picture, unless there is no path, and returns it."""
     if path is None:
         return fig
-    path = pathlib.Path(path)
+    path = buckets.path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with folders.replacing(path) as part:
         backend_agg.FigureCanvasAgg(fig).print_png(part)

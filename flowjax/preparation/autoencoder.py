@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import tqdm
 
-from flowjax import autoencoders, data, folders, foreign, ownership, typing
+from flowjax import autoencoders, buckets, data, folders, foreign, ownership, typing
 from flowjax.autoencoders import Autoencoder, files, kl
 from flowjax.evals import protocols
 from flowjax.evals.networks import vgg
@@ -87,7 +87,7 @@ def train(
     Raises:
       InputError: the images do not fit the network, or the folder is one of something else.
     """
-    autoencoder, path = kl.make(sizes), pathlib.Path(folder)
+    autoencoder, path = kl.make(sizes), buckets.path(folder)
     check(source, autoencoder, batch, perceptual, vgg_params)
     about = {
         "data": source.name, "sizes": sizes._asdict(), "steps": steps, "batch": batch, "learning_rate": learning_rate,

@@ -5,7 +5,7 @@ import pathlib
 import jax
 import tqdm
 
-from flowjax import autoencoders, checks, folders, typing
+from flowjax import autoencoders, buckets, checks, folders, typing
 from flowjax.autoencoders import files
 from flowjax.evaluation import decoded, generation
 from flowjax.training import hosts
@@ -48,7 +48,7 @@ def write(
     with hosts.claimed(folder, facts, contents="images", free=("run", "latents")):
         numbers = range(jax.process_index(), -(-about["count"] // about["shard"]), jax.process_count())
         decode = decoded.of(loaded, normalisation=normalisation, batch=batch).images
-        _write_shards(pathlib.Path(samples), pathlib.Path(folder), about, numbers, decode)
+        _write_shards(buckets.path(samples), buckets.path(folder), about, numbers, decode)
         hosts.barrier("all images are written")
     return about["count"]
 

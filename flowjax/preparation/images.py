@@ -57,7 +57,7 @@ def open_images(name: str, *, split: str = "train", data_dir: str = "") -> Image
     """
     kind, colon, where = name.partition(":")
     if colon and kind in ("folder", "tar"):
-        return {"folder": _folder, "tar": _tar}[kind](name, pathlib.Path(where))
+        return {"folder": _folder, "tar": _tar}[kind](name, opening.here(where, "images: folder:PATH or tar:FILE"))
     if colon and kind == "tfds":
         return _tfds(name, where, split, data_dir)
     source = data.load(name, split=split, data_dir=data_dir)

@@ -17,7 +17,7 @@ import numpy as np
 import PIL
 import tqdm
 
-from flowjax import autoencoders, checks, folders, typing
+from flowjax import autoencoders, buckets, checks, folders, typing
 from flowjax.autoencoders import files
 from flowjax.data import image_files, latents
 from flowjax.preparation.images import Images
@@ -52,7 +52,7 @@ def write(
     """
     about = manifest(images, loaded, size=size, shard=shard, batch=batch, mirrored=mirrored, normalisation=normalisation)
     checks.member("split", split, latents.SPLITS)
-    path = pathlib.Path(folder) / split
+    path = buckets.path(folder) / split
     alike = lambda: latents.check_alike(about, folder, split)
     with hosts.claimed(path, about, contents="latents", free=("source",), check=alike):
         write_shards(images, path, loaded, about, process=jax.process_index(), processes=jax.process_count())
@@ -111,7 +111,7 @@ def measured(path: pathlib.Path, about: dict[str, Any]) -> dict[str, list[float]
     """
     count, sums, squares = 0, 0.0, 0.0
     for number in range(-(-about["rows"] // about["shard"])):
-        mean, deviation = np.split(np.load(path / f"moments_{number:05d}.npy").astype(np.float64), 2, axis=-1)
+        mean, deviation = np.split(np.load(buckets.local(path / f"moments_{number:05d}.npy")).astype(np.float64), 2, axis=-1)
         count += mean[..., 0].size
         sums += mean.sum((0, 1, 2))
         squares += (mean**2 + deviation**2).sum((0, 1, 2))
@@ -124,7 +124,7 @@ def training_flags(folder: str | pathlib.Path, split: str, about: dict[str, Any]
     """The fields of config.data of a training on latents: ["name=latents:FOLDER", ...]."""
     if about["normalisation"] != MEASURED:
         return [f"name=latents:{folder}", f"normalisation={about['normalisation']}"]
-    numbers = json.loads((pathlib.Path(folder) / split / latents.STATISTICS).read_text())
+    numbers = json.loads((buckets.path(folder) / split / latents.STATISTICS).read_text())
     return [f"name=latents:{folder}", *(f"{name}=({','.join(map(str, values))},)" for name, values in numbers.items())]
 
 

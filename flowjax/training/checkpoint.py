@@ -2,15 +2,13 @@
 
 A checkpoint holds the State in separate items, so that sampling reads one tree of weights and nothing else: "params.NETWORK" and
 "averages.NAME" for each tree of weights, "base" (frozen weights, if there are any), "opt_state", "rest" (steps, target, ...), and
-"meta" with a fingerprint of every item and the measure. Orbax writes aside and renames, so a killed save leaves nothing that looks finished; the fingerprints find what was damaged
-later. All processes of a run make the same calls in the same order.
+"meta" with a fingerprint of every item and the measure. Orbax writes aside and renames, so a killed save leaves nothing that looks finished; in a bucket, where
+nothing can be renamed, it writes an object at the end instead. The fingerprints find what was damaged later. All processes of a run make the same calls in the same order.
 """
 
 import contextlib
 import json
 import math
-import os
-import pathlib
 import re
 import shutil
 import tempfile
@@ -21,20 +19,35 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import tensorstore
 
-from flowjax import opening, typing
+from flowjax import buckets, opening, typing
 from flowjax.training import hosts, quiet
 
 quiet.install()
 
 # Errors that are not about the file being read: re-raised.
 PASS_ON = (jax.errors.JaxRuntimeError, MemoryError)
+# What tensorstore and the packages of buckets say when the bucket is not to be had, or not now: the checkpoint may be whole.
+_UNREACHABLE = re.compile(
+    "UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|ABORTED|the storage [^:]*"
+)
 _DOOMED = ".orbax-checkpoint-tmp-deleted"  # ending of a checkpoint that is being deleted
+COMMITTED = "commit_success.txt"  # in a bucket, the object that orbax writes last
 _STEP = re.compile("0|[1-9][0-9]{0,18}")  # name of a checkpoint
 _TREES = ("params", "averages")  # fields of State whose trees are items of their own
 
 
 class SaveError(RuntimeError):
     """Training is over and its last state could not be saved."""
+
+
+def check_place(workdir):
+    """Raises InputError for a workdir in a bucket into which orbax writes no checkpoints."""
+    path = buckets.path(workdir, "--workdir")
+    if buckets.is_remote(path) and path.scheme != "gs":
+        raise typing.InputError(
+            f"--workdir={path}: checkpoints are written to disks and to gs://, and orbax writes none to {path.scheme}://. Mount the bucket as"
+            " a folder (mount-s3), or train on a disk and copy the run: runs, data and samples are read from there."
+        )
 
 
 class Checkpoints:
@@ -51,9 +64,12 @@ class Checkpoints:
     """
 
     def __init__(self, workdir, *, keep=2, read_only=False, owner=None):
-        self.path = pathlib.Path(workdir).absolute() / "checkpoints"
+        self.path = buckets.path(workdir).absolute() / "checkpoints"
+        self._remote = buckets.is_remote(self.path)
+        if not read_only:
+            check_place(workdir)
         self._read_only, self._keep, self._owner, self._saving, self._manager = read_only, keep, owner, None, None
-        self._measures = {}
+        self._measures, self._known = {}, []
         self._began, self._longest = None, 0.0  # of the save that is going on, and of all so far
         self.unsaved = None  # the last step whose save failed, None after one that did not
         if not read_only:
@@ -65,10 +81,16 @@ class Checkpoints:
 
     def steps(self):
         """Steps of the finished checkpoints, ascending."""
-        if not os.path.lexists(self.path):
-            return []
-        with opening.reading(self.path, "the folder of the checkpoints of a run"):
-            return sorted(int(entry.name) for entry in self.path.iterdir() if _STEP.fullmatch(entry.name) and entry.is_dir())
+        try:
+            with opening.reading(self.path, "the folder of the checkpoints of a run"):
+                if not buckets.exists(self.path):
+                    return []
+                entries = [entry for entry in self.path.iterdir() if _STEP.fullmatch(entry.name) and self._whole(entry)]
+                self._known = sorted(int(entry.name) for entry in entries)
+        except typing.InputError:
+            if not self._remote or self._manager is None:
+                raise  # a training that has begun goes on while its bucket does not answer
+        return self._known
 
     def best(self, steps=None):
         """The step with the least measure among those given (None: all that are saved); None if none was measured."""
@@ -178,6 +200,11 @@ class Checkpoints:
                 raise
             except Exception as error:  # orbax and tensorstore raise many types for a damaged file
                 reason = _short(error)
+                if self._remote and (found := _UNREACHABLE.search(f"{error!r} {error}")):
+                    raise typing.InputError(
+                        f"checkpoint {self.path / str(number)} cannot be read ({found[0]}); nothing was changed; once the bucket"
+                        " answers, the same command goes on."
+                    ) from error
                 hosts.print_once(f"checkpoint {self.path / str(number)} cannot be read ({reason}); trying the one before.")
                 unreadable.append(number)
             else:
@@ -220,6 +247,10 @@ class Checkpoints:
                 (self.path / str(step)).rename(aside)
             hosts.barrier("unreadable checkpoints are set aside")
 
+    def _whole(self, entry):
+        """Whether an entry is a finished checkpoint: of a disk it has its name then; in a bucket orbax writes one more object at the end."""
+        return (entry / COMMITTED).is_file() if self._remote else entry.is_dir()
+
     def _orbax(self):
         """The manager of orbax, which writes checkpoints and does nothing else; made once the folder holds only what is readable."""
         if self._manager is None:
@@ -229,7 +260,7 @@ class Checkpoints:
 
     def _finish(self):
         self._orbax().wait_until_finished()
-        if not (self.path / str(self._saving)).is_dir():
+        if not self._whole(self.path / str(self._saving)):
             raise OSError("it is not there")
 
     def _attempt(self, work):
@@ -251,7 +282,9 @@ class Checkpoints:
 
     def _sweep(self):
         """Deletes what is left of saves that were killed or failed, which would fill the disk, and sets aside what is no checkpoint."""
-        if hosts.is_main():
+        if hosts.is_main() and self._remote:
+            _sweep_bucket(self.path)
+        elif hosts.is_main():
             for remains in self.path.glob("*.orbax-checkpoint-tmp*"):
                 _delete(remains)
             for entry in self.path.iterdir():
@@ -267,13 +300,16 @@ class Checkpoints:
         for step in {*steps} - {*steps[-self._keep :], self.best(steps)} if hosts.is_main() else ():
             doomed = self.path / f"{step}{_DOOMED}"  # what a kill leaves of it must not look like a checkpoint
             with contextlib.suppress(OSError):
+                if self._remote:
+                    _delete_from_bucket(self.path / str(step))
+                    continue
                 (self.path / str(step)).rename(doomed)
                 _delete(doomed)
 
     def _check_room(self, state):
         """Raises OSError if the disk is full or takes nothing: orbax's own threads would print a traceback for it, and linger."""
         needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-        why = _closed(self.path, needed) if hosts.is_main() else ""
+        why = _closed(self.path, needed) if hosts.is_main() and not self._remote else ""
         if hosts.broadcast(bool(why)):
             raise OSError(why or "process 0 reports why")
 
@@ -386,9 +422,9 @@ def _restored(folder, like, stores=None):
 
 def _stores(folder):
     """{name: tensorstore} of the arrays of an item, opened together."""
-    for path in folder.rglob("*"):
+    for path in () if buckets.is_remote(folder) else folder.rglob("*"):
         opening.check_kind(path)
-    base = {"driver": "ocdbt", "base": f"file://{folder}/"}
+    base = {"driver": "ocdbt", "base": store_address(folder)}
     names = [key.decode().rpartition("/") for key in tensorstore.KvStore.open(base).result().list().result()]
     spec = {"driver": "zarr", "fill_missing_data_reads": False}
     opened = {
@@ -399,13 +435,35 @@ def _stores(folder):
     return {name: store.result() for name, store in opened.items()}
 
 
+def _sweep_bucket(path):
+    """Deletes the checkpoints in a bucket that were never finished."""
+    with contextlib.suppress(OSError):  # none was begun, or they stay until the next save
+        for entry in path.iterdir():
+            if _STEP.fullmatch(entry.name) and not (entry / COMMITTED).is_file():
+                entry.rmtree()
+
+
+def _delete_from_bucket(path):
+    """Deletes a checkpoint in a bucket, beginning with what makes it one."""
+    (path / COMMITTED).unlink(missing_ok=True)
+    path.rmtree()
+
+
+def store_address(folder):
+    """A folder as tensorstore wants it."""
+    return f"{folder}/" if buckets.is_remote(folder) else f"file://{folder}/"
+
+
 def _checksum(meta):
     return opening.text_checksum(json.dumps(meta, sort_keys=True))
 
 
 def _delete(path):
     """Deletes a file, a link or a folder, if it is there and can be deleted."""
-    if path.is_symlink() or not path.is_dir():
+    if buckets.is_remote(path):
+        with contextlib.suppress(OSError):
+            path.rmtree()
+    elif path.is_symlink() or not path.is_dir():
         with contextlib.suppress(OSError):
             path.unlink()
     else:

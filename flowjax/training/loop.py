@@ -1,7 +1,6 @@
 """The training loop: resume, step, log, evaluate, save, stop cleanly; the same for one process and for many."""
 
 import contextlib
-import pathlib
 import signal
 import time
 
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 import tqdm
 
-from flowjax import data, ownership, typing
+from flowjax import buckets, data, ownership, typing
 from flowjax.training import (
     checkpoint,
     compilation,
@@ -51,6 +50,7 @@ def train(config, workdir, devices=None, profile=(), programs="", deadline_s=0.0
         goes on.
     """
     with _stop_signals() as stop:
+        checkpoint.check_place(workdir)
         folders.check(workdir, config)
         ownership.check_free(workdir)
         run = runs.setup(config, devices)
@@ -69,8 +69,8 @@ def train(config, workdir, devices=None, profile=(), programs="", deadline_s=0.0
                     if stop:  # the run is finished, so no later step reports the signal
                         raise KeyboardInterrupt
                     return state
-                tracing = _Tracing(pathlib.Path(workdir) / "profile", profile)
-                cache = pathlib.Path(workdir) / "programs" if programs == "" else programs
+                tracing = _Tracing(buckets.path(workdir) / "profile", profile)
+                cache = buckets.path(workdir) / "programs" if programs == "" else programs
                 with folders.metrics(workdir, start) as metrics, tracing:
                     state = _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop, cache, deadline_s)
                 checkpoints.wait()
@@ -105,7 +105,7 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop, cache
     # Programs that queue up on several CPU devices deadlock in the all-reduce.
     block = run.mesh.devices.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
     batches, agreed = _batches(run, start), hosts.Agreement(run.mesh, block)
-    evaluate = progress.evaluator(run, pathlib.Path(workdir)) if evaluated.every else None
+    evaluate = progress.evaluator(run, buckets.path(workdir)) if evaluated.every else None
     logger = log.Log(run, metrics, checkpoints, start, flops=flops, once=once)
 
     shown = {"total": settings.steps, "initial": start, "desc": settings.method.name, "unit": "step", "smoothing": 0.05}
@@ -141,6 +141,7 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop, cache
                     metrics.write(step + 1, measured)
             if saves:
                 with logger.clock.spending("paused"):
+                    metrics.send()
                     checkpoints.save(step + 1, state, hosts.broadcast(progress.lower_is_better(evaluated.best, measured)))
             if stopping:
                 checkpoints.wait()
@@ -206,6 +207,7 @@ class _Tracing:
 
     def __init__(self, folder, steps):
         self._folder, self._steps, self._on, self._written = folder, steps if hosts.is_main() else (), False, False
+        self._spool = buckets.Spool(folder) if self._steps else None
 
     def at(self, step, state):
         """Begins or ends the trace, once the steps before are through."""
@@ -213,14 +215,17 @@ class _Tracing:
             jax.block_until_ready(state)
             self._stop()
         if self._steps and step == self._steps[0]:
-            jax.profiler.start_trace(self._folder)
+            jax.profiler.start_trace(self._spool.folder)
             self._on = self._written = True
 
     def _stop(self):
         if self._on:
             jax.profiler.stop_trace()
             self._on = False
-            hosts.print_once(f"trace written to {self._folder}; look at it with xprof or https://ui.perfetto.dev.")
+            where = self._spool.folder if (why := self._spool.send()) else self._folder
+            hosts.print_once(
+                f"trace written to {where}; look at it with xprof or https://ui.perfetto.dev." + (f" ({why})" if why else "")
+            )
 
     def __enter__(self):
         return self

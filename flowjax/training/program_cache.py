@@ -10,7 +10,7 @@ import zlib
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from flowjax import folders
+from flowjax import buckets, folders
 
 
 @contextlib.contextmanager
@@ -27,11 +27,11 @@ def kept(folder):
     if folder is None or jax.config.jax_compilation_cache_dir:
         yield
         return
-    place = pathlib.Path(folder) / _machine()
+    place = buckets.path(folder) / _machine()
     with tempfile.TemporaryDirectory(prefix="flowjax_programs_") as scratch:
         with contextlib.suppress(OSError):
             for entry in place.glob("*-cache"):
-                shutil.copy(entry, scratch)
+                shutil.copy(buckets.local(entry), scratch)
         known = {entry.name for entry in pathlib.Path(scratch).iterdir()}
         # XLA's own caches would put the name of the folder into the key of every entry.
         others = jax.config.jax_persistent_cache_enable_xla_caches

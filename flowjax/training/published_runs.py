@@ -25,6 +25,7 @@ def write(config, weights, workdir):
     Raises:
       InputError: there is no such file, or a name or a shape in it does not fit the network.
     """
+    checkpoint.check_place(workdir)
     folders.check_free(workdir, "run yet", "--workdir")
     file = initial_weights.parsed(weights)
     if file is None or not file.kind:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-import pathlib
 import re
 import socket
 import time
@@ -15,7 +14,7 @@ import tensorboardX.summary
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 
-from flowjax import folders, opening, typing
+from flowjax import buckets, folders, opening, typing
 from flowjax.training import hosts, settings
 
 CONFIG, DATA, METRICS = "config.json", "data.json", "metrics.jsonl"
@@ -32,11 +31,11 @@ def check(workdir, config):
 
     The fields of MAY_CHANGE are free to change from one call to the next.
     """
-    path = pathlib.Path(workdir)
+    path = buckets.path(workdir)
     folders.check_path(path, "--workdir")
-    if os.path.lexists(path) and not os.path.isdir(path):
+    if buckets.exists(path) and not buckets.is_dir(path):
         raise typing.InputError(f"--workdir={path} is a file; expected a folder, which need not exist.")
-    if not os.path.lexists(path / CONFIG):
+    if not buckets.exists(path / CONFIG):
         folders.check_free(path, CONFIG, "--workdir")
         return
     old, new = _config(path, "--workdir"), json.loads(config.to_json())
@@ -51,8 +50,8 @@ def check(workdir, config):
 
 def check_shared(workdir, config):
     """Raises InputError unless this process sees what `claim` of process 0 wrote."""
-    path = pathlib.Path(workdir)
-    if not os.path.exists(path / CONFIG):
+    path = buckets.path(workdir)
+    if not buckets.exists(path / CONFIG):
         raise typing.InputError(
             f"--workdir={path}: process 0 made it, and process {jax.process_index()} does not see it; it must be a folder that all processes"
             " share."
@@ -68,7 +67,7 @@ def claim(workdir, config, source):
     Raises:
       InputError: if the folder cannot be written.
     """
-    path = pathlib.Path(workdir)
+    path = buckets.path(workdir)
     content = json.loads(config.to_json())
     about = {"format": FORMAT, "shape": list(source.shape), "num_classes": source.num_classes}
     about["checksum"] = _checksum(about, content)
@@ -85,11 +84,11 @@ def claim(workdir, config, source):
 
 def load_config(workdir, flag="--workdir"):
     """The config of a run; raises InputError, naming the flag that the folder was given as, if it holds none of this format."""
-    path = pathlib.Path(workdir)
+    path = buckets.path(workdir)
     folders.check_path(path, flag)
-    if not os.path.isdir(path):
+    if not buckets.is_dir(path):
         raise typing.InputError(f"{flag}={path} does not exist; train first: python -m experiments.train --workdir={path}.")
-    if not os.path.lexists(path / CONFIG):
+    if not buckets.exists(path / CONFIG):
         raise typing.InputError(f"{flag}={path} holds no {CONFIG}, so no run was started there; give the folder of a run.")
     content = _config(path, flag)
     with opening.reading(path / CONFIG, EXPECTED_CONFIG):
@@ -98,16 +97,16 @@ def load_config(workdir, flag="--workdir"):
 
 def load_data_facts(workdir):
     """(shape of a row, number of classes) of the data of a run, without the data."""
-    about = _facts(pathlib.Path(workdir))
+    about = _facts(buckets.path(workdir))
     return tuple(about["shape"]), about["num_classes"]
 
 
 def read_metrics(workdir):
     """The lines of metrics.jsonl, a list of dicts; a line that was cut off by a kill is left out."""
-    path = pathlib.Path(workdir) / METRICS
-    if not os.path.lexists(path):
+    path = buckets.path(workdir) / METRICS
+    if not buckets.exists(path):
         return []
-    with opening.reading(path, "the metrics of a run, a line of JSON each"), open(path, "rb") as file:
+    with opening.reading(path, "the metrics of a run, a line of JSON each"), open(buckets.local(path), "rb") as file:
         return [record for line in file if (record := _record(line)) is not None]
 
 
@@ -123,7 +122,7 @@ def _record(line):
 
 def _keep_metrics(path, step):
     """Cuts the lines after a step off metrics.jsonl, and a line that a kill cut off: read from the end, however long the file is."""
-    if not os.path.lexists(path):
+    if not buckets.exists(path):
         path.touch()
         return
     with open(path, "r+b") as file:
@@ -170,15 +169,16 @@ class Metrics:
     """
 
     def __init__(self, workdir, step):
-        path = pathlib.Path(workdir)
+        path = buckets.path(workdir)
         try:
-            _keep_metrics(path / METRICS, step)
-            self._lines, self._waiting = open(path / METRICS, "ab", buffering=0), b""
+            self._spool = buckets.Spool(path, fetch=(METRICS,))
+            _keep_metrics(self._spool.folder / METRICS, step)
+            self._lines, self._waiting = open(self._spool.folder / METRICS, "ab", buffering=0), b""
         except OSError as error:
             raise typing.InputError(
                 f"--workdir={path} cannot be written: {error.strerror or error}; make room there."
             ) from error
-        self._events = _Events(path, step)
+        self._events, self._unsent = _Events(self._spool.folder, step), ""
 
     def write(self, step, values):
         """Appends one line: `values` maps names to floats; what is not finite becomes null."""
@@ -189,6 +189,19 @@ class Metrics:
         if why and not late:
             hosts.print_once(f"{self._lines.name} cannot be written ({why}); training goes on, the lines follow later.")
         self._events.write(step, {name: value for name, value in values.items() if value is not None})
+        if self._spool.due():
+            self.send()
+
+    def send(self):
+        """Copies the files into the bucket of the workdir, if it is in one: at least before each checkpoint, which would lack its lines."""
+        if not self._spool.remote:
+            return
+        self._events.flush()
+        before, self._unsent = self._unsent, self._spool.send()
+        if self._unsent and not before:
+            hosts.print_once(
+                f"the metrics cannot be copied into the bucket ({self._unsent}); training goes on, they follow later."
+            )
 
     def __enter__(self):
         return self
@@ -199,6 +212,13 @@ class Metrics:
             hosts.print_once(f"{self._lines.name} lacks its last lines ({why}).")
         self._lines.close()
         self._events.close()
+        self.send()
+        if self._unsent:
+            hosts.print_once(
+                f"the last metrics lie in {self._spool.folder}, because the bucket does not take them ({self._unsent})."
+            )
+        else:
+            self._spool.close()
 
     def _flush(self):
         """Writes what waits; why that was not possible, "" if it was."""
@@ -246,6 +266,12 @@ class _Events:
             self.close()
         return self._writer is not None
 
+    def flush(self):
+        """Writes what waits."""
+        if self._writer is not None:
+            with contextlib.suppress(OSError):
+                self._writer.flush()
+
     def close(self):
         """Flushes and closes the file."""
         if self._writer is not None:
@@ -260,6 +286,9 @@ class _Nowhere(contextlib.nullcontext):
 
     def write(self, step, values):
         """Another process writes them."""
+
+    def send(self):
+        """Another process sends them."""
 
 
 def _config(path, flag):
@@ -281,7 +310,7 @@ def _config(path, flag):
 
 def _facts(path):
     """The content of data.json."""
-    if not os.path.lexists(path / DATA):
+    if not buckets.exists(path / DATA):
         raise typing.InputError(f"{path} holds no {DATA}, so it is no whole run; restore it or give another folder.")
     return opening.json_object(path / DATA, "the shape and classes of the data of a run", _FACTS)
 
