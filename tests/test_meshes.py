@@ -2,8 +2,12 @@
 
 import collections
 import functools
+import os
+import pathlib
 import re
 import signal
+import subprocess
+import sys
 
 import chex
 import flax.linen as nn
@@ -19,6 +23,7 @@ from flowjax.models import dit
 from flowjax.profiling import collectives
 from flowjax.training import compilation, loop, room, runs, sharding
 
+ROOT = pathlib.Path(__file__).parents[1]
 MESHES = [(8, 1), (1, 8), (2, 4), (4, 2)]
 
 
@@ -210,6 +215,24 @@ def test_blocks_that_gather_their_weights_learn_what_whole_ones_do(choice, chang
     one, eight = (moved(images(choice, **changes), mesh) for mesh in ((1, 1), (2, 4)))
     chex.assert_trees_all_close(one[0], eight[0], atol=2e-6, rtol=0)
     chex.assert_trees_all_close(one[1], eight[1], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_muon_orthogonalises_the_matrices_of_a_block_on_one_device():
+    """Of three blocks on eight devices: they are sent as slices are, and no device gathers those of other blocks."""
+    config = images(
+        "flow_matching,dit", **{"model.depth": 3, "optim.name": "muon", "guidance.kind": "", "guidance.scale": (1.0, 1.0)}
+    )
+    one, eight = (moved(config, mesh) for mesh in ((1, 1), (8, 1)))
+    chex.assert_trees_all_close(one[0], eight[0], atol=1e-5, rtol=0)
+    run = runs.setup(config, devices=jax.devices()[:8])
+    (program,) = compilation.compiled(run).values()
+    sent, weights = collectives.totals(program.as_text()), run.like.params["V"]
+    size = lambda tree, rank: 4 * sum(leaf.size for leaf in jax.tree.leaves(tree) if leaf.ndim == rank)
+    blocks = size(weights["blocks"], 3)
+    assert sent["all-to-all"][1] == 4 * blocks / 3  # of gradient, momentum, new momentum and update: one block on each device
+    others = size(weights, 2) - size(weights["blocks"], 2)
+    assert sent["all-gather"][1] < sum(size(weights, rank) for rank in (1, 2, 3)) + 5 * others
 
 
 @pytest.mark.slow
@@ -408,3 +431,37 @@ def test_every_number_of_devices_reads_the_same_examples(meshes, tmp_path, monke
         state = loop.train(config(mesh, len(meshes)), folder, devices=jax.devices()[: np.prod(mesh)])
         assert int(state.step) == done + 1
     np.testing.assert_array_equal(seen[tmp_path / "one"], seen[tmp_path / "several"])
+
+
+MOVES = """
+import sys
+import chex, jax, numpy as np
+from support import small
+from flowjax.training import checkpoint, compilation, runs, sharding
+
+states = []
+for number, mesh in enumerate([(2, 4), (4, 1), (8, 4)]):
+    config = small("tvm", mesh={"data": mesh[0], "fsdp": mesh[1]})
+    run = runs.setup(config, jax.devices()[: np.prod(mesh)])
+    with checkpoint.Checkpoints(sys.argv[1], keep=1) as checkpoints:
+        state, step = checkpoints.restore(run.like) or (run.init(), 0)
+        assert step == number
+        if states:
+            chex.assert_trees_all_equal(states[-1], jax.device_get(state))
+        else:  # what a step leaves, in which no two numbers are alike
+            (program,) = compilation.compiled(run).values()
+            x = np.random.default_rng(number).standard_normal((32, 2)).astype(np.float32)
+            state, _ = program(state, sharding.global_batch(run.mesh, {"x": x}), run.fixed)
+        states.append(jax.device_get(state))
+        checkpoints.save(step + 1, state)
+"""
+
+
+@pytest.mark.slow
+def test_a_state_moves_from_8_to_4_to_32_devices_bit_by_bit(tmp_path):
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=32",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+    }
+    ran = subprocess.run([sys.executable, "-c", MOVES, tmp_path], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2_000:]

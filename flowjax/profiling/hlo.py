@@ -58,7 +58,7 @@ class Program:
         if known := _TRIPS.search(line):
             return int(known[1])
         condition = "\n".join(self.computations[re.search(r"condition=%?([\w.\-]+)", line)[1]])
-        bounds = re.findall(r" s32\[\]\S* constant\((\d+)\)", condition)
+        bounds = re.findall(r" [su]32\[\]\S* constant\((\d+)\)", condition)
         return int(bounds[0]) if len(bounds) == 1 and re.search(r"ROOT .* compare\(.*direction=LT", condition) else None
 
 

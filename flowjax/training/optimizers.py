@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from flowjax import checks, models, options, typing
 
@@ -20,11 +21,23 @@ class Optimizer(NamedTuple):
       transform: an optax transformation.
       schedule: number of updates before this one -> learning rate.
       every: steps from one update to the next; in between the network rests.
+      whole: whether it looks at whole matrices, those of `matrices`.
     """
 
     transform: optax.GradientTransformation
     schedule: Any
     every: int = 1
+    whole: bool = False
+
+    def update(self, gradient, state, weights, mesh):
+        """(updates, new state) under jit; for one that looks at whole matrices each device of the mesh gets those of some blocks.
+
+        Left to the compiler, every device gathers all matrices in each product of Muon's iteration.
+        """
+        if not self.whole or mesh.size == 1:
+            return self.transform.update(gradient, state, weights)
+        updates, state = self.transform.update(_by_block(gradient, mesh), _by_block(state, mesh), weights)
+        return _by_block(updates, mesh), state
 
 
 def make(section, updates, part="optim"):
@@ -54,7 +67,8 @@ def make(section, updates, part="optim"):
         checks.member(f"argument of optimizer {section.name!r} (config.{part}.kwargs = {{}} clears them)", name, known)
     clip = optax.clip_by_global_norm(section.clip_norm) if section.clip_norm else optax.identity()
     try:
-        return Optimizer(optax.chain(clip, factory(learning_rate=schedule, **kwargs)), schedule, section.every)
+        transform = optax.chain(clip, factory(learning_rate=schedule, **kwargs))
+        return Optimizer(transform, schedule, section.every, section.name == "muon")
     except (TypeError, ValueError) as error:
         raise typing.InputError(f"optimizer {section.name!r} cannot be made with {kwargs}: {error}.") from error
 
@@ -65,12 +79,26 @@ def matrices(weights):
     Blocks run in a scan, so that their matrices lie in arrays of three axes and their vectors in matrices, [depth, width].
     """
 
-    def of(path, leaf):
-        in_blocks = models.slices.IN_BLOCKS.search(jax.tree_util.keystr(path, simple=True, separator="/"))
-        is_matrix = leaf.ndim == (3 if in_blocks else 2)
-        return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1) if is_matrix else None
+    dims = lambda leaf: optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: dims(leaf) if _is_matrix(path, leaf) else None, weights)
 
-    return jax.tree_util.tree_map_with_path(of, weights)
+
+def _is_matrix(path, leaf):
+    return leaf.ndim == (3 if _in_blocks(path) else 2)
+
+
+def _in_blocks(path):
+    return models.slices.IN_BLOCKS.search(jax.tree_util.keystr(path, simple=True, separator="/"))
+
+
+def _by_block(tree, mesh):
+    """The stacks of matrices, [depth, rows, columns], divided over all devices by their first axis, which need not divide evenly."""
+    place = NamedSharding(mesh, PartitionSpec(("fsdp", "data")))
+
+    def of(path, leaf):
+        return jax.lax.with_sharding_constraint(leaf, place) if leaf.ndim == 3 and _in_blocks(path) else leaf
+
+    return jax.tree_util.tree_map_with_path(of, tree)
 
 
 def inverse_square_root(peak, steps):

@@ -50,7 +50,7 @@ def make_step(method, modules, optimizers, mesh, key, *, rules=(), accumulate=1,
         drawn, deal = _drawn(method, key, batch, state.step, phase.terms, mesh)
         gradient, metrics = differentiated(phase.networks, state, fixed, drawn, deal)
         remembered = metrics.pop("memory", None)
-        new = _updated(optimizers, gradient, state, functools.partial(sharding.in_slices, rules=rules, mesh=mesh))
+        new = _updated(optimizers, gradient, state, rules, mesh)
         if remembered is not None:
             new = new._replace(memory=method.remember(state.memory, remembered))
         if "V" in phase.networks:
@@ -222,12 +222,12 @@ def _mean_over_parts(function, drawn, parts, groups):
     return jax.tree.map(lambda leaf: leaf / parts, total)
 
 
-def _updated(optimizers, gradient, state, in_slices):
+def _updated(optimizers, gradient, state, rules, mesh):
     """The state after one update of each network that has a gradient; each device updates its slices."""
     params, opt_state = dict(state.params), dict(state.opt_state)
     for name in gradient:
-        weights = in_slices({name: state.params[name]})[name]
-        updates, opt_state[name] = optimizers[name].transform.update(gradient[name], state.opt_state[name], weights)
+        weights = sharding.in_slices({name: state.params[name]}, rules, mesh)[name]
+        updates, opt_state[name] = optimizers[name].update(gradient[name], state.opt_state[name], weights, mesh)
         params[name] = optax.apply_updates(weights, updates)
     return state._replace(params=params, opt_state=opt_state)
 
