@@ -91,11 +91,11 @@ def get_config(choice="meanflow,checkerboard"):
         config.steps *= config.method.get("student_every", 1)
     config.method.update(SMALL.get(name, {}))
     if name in GROUPS:  # of ten labels, a group of the whole batch has a dozen rows each
-        config.method.group = {"test": 8, "checkerboard": 128}.get(preset, 128)
-    if name in ADVERSARIAL:  # as GANs are trained: the mean of gradients would lag behind the other player
-        config.optim.kwargs.update({"b1": 0.0, "b2": 0.9})
-    if name in FOLLOWED:
-        config.optim.kwargs.b1 = 0.0
+        config.method.group = {"test": 8, "earth": 32}.get(preset, 128)
+    if name in (*ADVERSARIAL, *FOLLOWED):  # as GANs are trained: the mean of gradients would lag behind the other player
+        config.optim.update({"name": "adam", "learning_rate": 1e-3})
+        with config.optim.unlocked():
+            config.optim.kwargs = {"b1": 0.0, "b2": 0.9 if name in ADVERSARIAL else 0.95}
     config.optim.clip_norm = 1.0
     if "inner" in config.method:
         config.sampler = f"{info.sampler}:inner={config.method.inner}"

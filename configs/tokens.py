@@ -43,7 +43,7 @@ def get_config(choice="csd,words"):
     config.optim.learning_rate = 1e-3 if pixels else 2e-3
     if preset in ("digits", "words") and name != "flm":  # not flm, which trains two networks and was tried by Adam alone
         config.steps = 3_000 if pixels else 4_500
-        _muon(config)
+        common.muon(config)  # guided csd had the labels of digits after 900 steps, by Adam not after 1,000
         if preset == "words":  # an anchor at the times at which neighbours matter; flm has its warp
             config.method["times" if name == "categorical" else "anchor_times"] = ("even_decoding", 27)
     if preset == "test":
@@ -51,10 +51,3 @@ def get_config(choice="csd,words"):
         config.model.update({"width": 16, "depth": 1, "heads": 2})
         config.optim.warmup_steps = 0
     return config
-
-
-def _muon(config):
-    """Muon, with steps of matrices as long as Adam's. Guided csd had the labels of digits after 900 steps, by Adam not after 1,000."""
-    config.optim.update({"name": "muon", "learning_rate": 5e-3})
-    with config.optim.unlocked():
-        config.optim.kwargs = {"consistent_rms": 0.2, "adam_b2": 0.95}

@@ -186,6 +186,23 @@ def test_flip_depends_on_the_position_alone():
     assert np.any(mirrored[order][:24] != mirrored[84 : 84 + 24])
 
 
+def test_even_classes():
+    """Each class is as often in an epoch, each of its rows at least once, and mirrored rows are those of the same ids."""
+    label = np.array([0, 1, 1, 1, 2, 2, 1], np.int32)
+    rows = lambda ids: {"x": ids[:, None].astype(np.float32), "label": label[ids]}
+    even = data.even(data.Source("uneven", 7, (1,), 3, rows, mirrored=lambda ids: {"x": -ids}))
+    read = even.rows(np.arange(even.size))
+    assert even.size == 12 and np.bincount(read["label"]).tolist() == [4, 4, 4]
+    assert set(read["x"][:, 0]) == set(range(7)) and np.bincount(read["x"][:, 0].astype(int)).max() == 4
+    assert even.mirrored(np.arange(12))["x"].tolist() == (-read["x"][:, 0]).tolist()
+    with pytest.raises(typing.InputError, match="config.data.even is True, and line has no classes"):
+        data.even(data.Source("line", 7, (1,), 0, rows))
+    with pytest.raises(typing.InputError, match="rows without a class"):
+        data.even(data.Source("some", 7, (1,), 3, lambda ids: {"label": label[ids] - 1}))
+    section = settings.Data("digits", "", False, "", even=True)
+    assert section.even and not settings.Data("digits", "", False, "").even
+
+
 def test_pixels_are_mapped_to_plus_minus_one():
     ramp = data.Source("ramp", 256, (1, 1, 1), 0, lambda ids: {"x": ids.astype(np.uint8).reshape(-1, 1, 1, 1)})
     x = np.sort(stream(ramp, 1, batch_size=256).ravel())

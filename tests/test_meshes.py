@@ -278,7 +278,7 @@ def test_slices_are_an_eighth():
 
 NETWORKS = {
     "mlp": {}, "dit": {"size": "B"}, "mit": {"size": "B"}, "decoupled_dit": {"size": "B"}, "semi_lipschitz_dit": {"size": "B"},
-    "lightning_dit": {"size": "B"}, "drifting_dit": {"size": "B"}, "unet": {}, "sequence_dit": {"size": "B"},
+    "lightning_dit": {"size": "B"}, "drifting_dit": {"size": "B"}, "unet": {}, "sequence_dit": {"size": "B"}, "smooth_dit": {"size": "B"},
     "transition_mlp": {}, "transition_dit": {"width": 768, "depth": 10, "head_depth": 2, "heads": 12},
 }  # fmt: skip
 

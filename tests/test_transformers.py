@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flowjax import models, typing
-from flowjax.models import decoupled_dit, embeddings, mit, parameterised, semi_lipschitz_dit
+from flowjax.models import decoupled_dit, embeddings, mit, parameterised, semi_lipschitz_dit, smooth_dit
 from flowjax.training import initial_weights, settings
 
 BOTH = ("guidance", "interval")
@@ -20,6 +20,7 @@ NETS = {
     "mit": mit.MiT(**FIELDS, inputs=BOTH, head_depth=1),
     "pixel": mit.MiT(**{**FIELDS, "depth": 2}, inputs=BOTH, head_depth=1, bottleneck=4, positions="grid"),
     "decoupled": decoupled_dit.DecoupledDiT(**FIELDS, inputs=("guidance",)),
+    "smooth": smooth_dit.SmoothDiT(**{**FIELDS, "depth": 2}, inputs=("guidance",), features=4),
     "semi_lipschitz": semi_lipschitz_dit.SemiLipschitzDiT(**{**FIELDS, "depth": 2}, inputs=("guidance",)),
 }
 SHAPE = (3, 4, 4, 2)
@@ -313,6 +314,18 @@ def test_what_a_mit_starts_from():
         assert not params[name]["attention_scale"].any() and not params[name]["mlp_scale"].any()
     for name in ("average_out", "velocity_out"):
         assert not params[name]["kernel"].any()
+
+
+def test_the_last_convolutions_of_a_smooth_dit_reach_over_the_edges_of_patches():
+    """Two pixels beyond a patch, and no further: blocks carry nothing at first."""
+    net = smooth_dit.SmoothDiT(width=16, depth=1, heads=2, patch=2, features=4)
+    x = jnp.zeros((1, 8, 8, 1))
+    params = net.init(jax.random.key(0), x, 1.0, 0.0)["params"]
+    assert not net.apply({"params": params}, x + 1, 1.0, 0.0).any()  # V starts at zero
+    params["last"]["kernel"] += 1.0
+    V = lambda x: net.apply({"params": params}, x, 1.0, 0.0)[0, :, :, 0]
+    reached = np.abs(V(x.at[0, 1, 3].set(1.0)) - V(x)) > 1e-6
+    assert reached[:4, :6].all() and reached.sum() == 4 * 6
 
 
 def test_the_output_grows_with_the_guidance_scale():

@@ -18,7 +18,7 @@ import numpy as np
 
 from flowjax.data import augmentation, cities, earth, image_files, latents, manifolds, points, stored, tokens
 from flowjax.data.couplings import couple
-from flowjax.data.pipeline import Source, arrays, batches, check
+from flowjax.data.pipeline import Source, arrays, batches, check, even
 from flowjax.data.scaling import Scaling
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "check",
     "couple",
     "declared",
+    "even",
     "load",
     "of_section",
     "prepared",

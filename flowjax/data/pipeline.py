@@ -17,6 +17,7 @@ from flowjax.data.scaling import Scaling
 from flowjax.data.transport import GROUP
 
 _FOREVER = 2**48
+CHUNK = 4_096  # rows that are read at once for their labels
 
 
 class Source(NamedTuple):
@@ -69,6 +70,28 @@ def every_tenth(count: int, split: str) -> np.ndarray:
     """Row ids of one split where none is given: of "test" the ids 9, 19, 29, ..., of any other the rest."""
     held_out = np.arange(count) % 10 == 9
     return np.flatnonzero(held_out if split == "test" else ~held_out)
+
+
+def even(source: Source) -> Source:
+    """The rows such that each class is read as often: those of rarer classes come several times an epoch.
+
+    All rows are read once, to know their labels.
+
+    Raises:
+      InputError: the source has no labels, or rows that are in no class.
+    """
+    if not source.num_classes:
+        raise typing.InputError(f"config.data.even is True, and {source.name} has no classes; leave it False.")
+    label = np.concatenate(
+        [source.rows(np.arange(i, min(i + CHUNK, source.size)))["label"] for i in range(0, source.size, CHUNK)]
+    )
+    if label.min() < 0:
+        raise typing.InputError(f"config.data.even is True, and {source.name} has rows without a class; leave it False.")
+    classes = [np.flatnonzero(label == number) for number in np.unique(label)]
+    most = max(map(len, classes))
+    ids = np.stack([np.resize(members, most) for members in classes]).reshape(-1)
+    read = lambda rows: rows and (lambda chosen: rows(ids[chosen]))
+    return source._replace(size=len(ids), rows=read(source.rows), mirrored=read(source.mirrored))
 
 
 def arrays(source: Source, limit: int | None = None) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from flowjax.models.noise_adapter import NoiseAdapter
 from flowjax.models.parameterised import Parameterised, heads, two_headed
 from flowjax.models.semi_lipschitz_dit import SEMI_LIPSCHITZ_SIZES, SemiLipschitzDiT
 from flowjax.models.sequence_dit import SequenceDiT
+from flowjax.models.smooth_dit import SmoothDiT
 from flowjax.models.transition import TransitionDiT, TransitionMLP, bound
 from flowjax.models.unet import UNet
 
@@ -45,6 +46,7 @@ __all__ = [
     "SIZES",
     "SemiLipschitzDiT",
     "SequenceDiT",
+    "SmoothDiT",
     "TransitionDiT",
     "TransitionMLP",
     "UNet",
@@ -70,6 +72,7 @@ MODELS = {
     "semi_lipschitz_dit": SemiLipschitzDiT,
     "lightning_dit": LightningDiT,
     "drifting_dit": DriftingDiT,
+    "smooth_dit": SmoothDiT,
     "unet": UNet,
     "sequence_dit": SequenceDiT,
     "transition_mlp": TransitionMLP,
@@ -83,6 +86,7 @@ SIZES = {
     "semi_lipschitz_dit": SEMI_LIPSCHITZ_SIZES,
     "lightning_dit": LIGHTNING_SIZES,
     "drifting_dit": LIGHTNING_SIZES,
+    "smooth_dit": DIT_SIZES,
     "sequence_dit": DIT_SIZES,
 }
 # Which dimensions of a weight are sliced along "fsdp", see flowjax.training.sharding.specs: pairs (regular expression on its path,

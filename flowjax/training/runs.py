@@ -114,6 +114,7 @@ class Facts:
         section, evaluated = self._settings.data, self._settings.evaluation.every
         with hosts.main_first("the dataset is prepared"):
             training = data.prepared(data.of_section(section, "train"), **section.preparation)
+            training = data.even(training) if section.even else training
             return training, data.of_section(section, "test") if evaluated else None
 
     @property

@@ -14,7 +14,7 @@ class Data(NamedTuple):
     """config.data: the dataset, where it is kept ("": the default of TFDS), whether images are flipped, the coupling with noise, and
     what the network sees of a row: the augmentation ("": none), the mean and deviation of the scaling, and whether it sees labels;
     the features in which samples are measured ("": those of the dataset); the normalisation of latents by name, in the place of mean
-    and deviation ("": none).
+    and deviation ("": none); whether each class is read as often.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Data(NamedTuple):
     labels: bool = True
     features: str = ""
     normalisation: str = ""
+    even: bool = False
 
     @property
     def scaling(self):
