@@ -87,9 +87,10 @@ def dry_run():
     devices = ahead_of_time.devices(TOPOLOGY.value) if TOPOLOGY.value else jax.devices()
     chip = CHIP.value or TOPOLOGY.value and log.chip(devices[0]) or estimates.CHIP
     sketch = training.sketch(CONFIG.value, DEVICES.value or len(devices))
-    hosts.print_once(estimates.report(sketch, chip=chip, utilisation=UTILISATION.value))
+    estimate = estimates.of_run(sketch)
+    hosts.print_once(estimates.report(sketch, chip=chip, utilisation=UTILISATION.value, estimate=estimate))
     if not DEVICES.value:
-        hosts.print_once("\n" + training.report(training.setup(CONFIG.value, devices, read_data=False)))
+        hosts.print_once("\n" + training.report(training.setup(CONFIG.value, devices, read_data=False), estimate.flops))
 
 
 def profiled():

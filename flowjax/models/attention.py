@@ -100,8 +100,16 @@ def _table():
 
 def device_platform():
     """A program may be compiled for devices that this machine does not have; then a mesh knows them."""
-    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
-    return getattr(device, "platform", None) or jax.default_backend()
+    return getattr(_meshed(), "platform", None) or jax.default_backend()
+
+
+def device_kind():
+    """The kind of the devices, as of `device_platform`: "TPU v5 lite"."""
+    return getattr(_meshed(), "device_kind", None) or jax.devices()[0].device_kind
+
+
+def _meshed():
+    return getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
 
 
 def _chunked(q, k, v, mask, chunk):

@@ -9,6 +9,9 @@ from flowjax.models import attention, embeddings
 from flowjax.typing import Array, Time
 
 # What jax.checkpoint_policies let a block keep for the backward pass: nothing (one more forward pass), its matmuls, or those of weights.
+# TPUs with room for what the backward pass needs, v5p and TPU7x: with the fused attention the compiler estimates less time where it is
+# kept (docs/pods.md).
+AMPLE = ("TPU v5", "TPU v5p", "TPU7x")
 REMAT = ("nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable")
 
 DIT_SIZES = {
@@ -43,14 +46,15 @@ def keep_matmuls(method):
 def rematerialised(block, policy, **options):
     """A class of blocks that are recomputed in the backward pass, but for what a policy of REMAT keeps; "": the class itself.
 
-    "auto" is "nothing_saveable" on TPUs, where the compiler estimates a quarter less time for it (DiT-XL/2 on v5p), and else "".
+    "auto" is "nothing_saveable" on TPUs but for AMPLE, and else "".
 
     Raises:
       InputError: for an unknown policy.
     """
     checks.member("remat", policy, ("auto", "", *REMAT))
     if policy == "auto":
-        policy = "nothing_saveable" if attention.device_platform() == "tpu" else ""
+        recomputes = attention.device_platform() == "tpu" and attention.device_kind() not in AMPLE
+        policy = "nothing_saveable" if recomputes else ""
     return nn.remat(block, policy=getattr(jax.checkpoint_policies, policy), **options) if policy else block
 
 

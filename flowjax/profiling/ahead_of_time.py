@@ -12,6 +12,8 @@ from flowjax import typing
 from flowjax.profiling import hlo
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+# Clocks that the published peaks imply: of v5e and v5p 4 and 8 matrix units of 128 x 128, of v6e 4 of 256 x 256, two FLOPs each.
+CLOCK_GHZ = {"TPU v5 lite": 1.5, "TPU v5": 1.75, "TPU v5p": 1.75, "TPU v6": 1.75}
 TOPOLOGIES = {"v5e": "v5e:2x4", "v5p": "v5p:2x2x2", "v6e": "v6e:2x4"}  # eight devices each
 
 

@@ -64,6 +64,22 @@ def totals(text):
     return {kind: (int(times), int(size)) for kind, (times, size) in zip(KINDS, sums) if times}
 
 
+def beside(text):
+    """{kind: how many of a program's collectives run beside other work}: they start in one instruction and end in another, or in parts.
+
+    Arguments and errors as of `totals`.
+    """
+    read = _reader(text)
+
+    def of_line(line, computation):
+        one = read(line)
+        apart = one is not None and (f"{one.kind}-start(" in line or _PART.search(line) is not None)
+        return np.array([apart and kind == one.kind for kind in KINDS], int) if apart else 0
+
+    sums = hlo.Program(text).total(of_line) + np.zeros(len(KINDS), int)
+    return {kind: int(times) for kind, times in zip(KINDS, sums) if times}
+
+
 def _reader(text):
     """`line -> Collective or None`, None for the later parts of one that a TPU runs in parts beside other work."""
     match, seen = _DEVICES.search(text), set()

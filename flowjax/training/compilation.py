@@ -6,7 +6,7 @@ import math
 import jax
 
 from flowjax import typing
-from flowjax.profiling import ahead_of_time, collectives, flops
+from flowjax.profiling import ahead_of_time, collectives, flops, traffic
 from flowjax.training import hosts, log, room, sharding
 
 
@@ -77,8 +77,13 @@ def described(run):
     return [*lines, *(f"attention: {taken}" for taken in run.attention)]
 
 
-def report(run):
-    """What `--dry_run` prints: every leaf of the state with its slices, bytes of a device, and the collectives."""
+def report(run, step_flops=None):
+    """What `--dry_run` prints: every leaf of the state with its slices, bytes of a device, and the collectives.
+
+    Args:
+      run: a Run.
+      step_flops: of a step of the whole batch, for the utilisation that the compiler of TPUs implies; None: leaves it out.
+    """
     lines = [*described(run), ""]
     leaves = jax.tree_util.tree_flatten_with_path(run.like.params)[0]
     rows = [("parameter", "shape", "of a device", "bytes of a device")]
@@ -102,9 +107,26 @@ def report(run):
             lines.append(f"{run.cycle.distinct()[phase]} of {len(run.cycle.phases)} steps train {phase.described()}:")
         lines += _communication(program)
         if run.mesh.devices.flat[0].platform == "tpu":
-            cycles = ahead_of_time.cycles(program.as_text())
-            lines.append(f"estimated by the compiler: {cycles:,} cycles, by which to compare two programs; it is no time")
+            lines += _estimated(program.as_text(), run.mesh, step_flops)
     return "\n".join(lines + _cost(run, programs))
+
+
+def _estimated(text, mesh, step_flops):
+    """Lines on what the compiler of TPUs estimates of a program; they compare two programs, and no step was timed."""
+    chip, cycles, kernels = log.chip(mesh.devices.flat[0]), ahead_of_time.cycles(text), traffic.kernels(text)
+    peak, clock = 1e12 * log.PEAK_TFLOPS.get(chip, math.nan), 1e9 * ahead_of_time.CLOCK_GHZ.get(chip, math.nan)
+    seconds, attention = cycles / clock, kernels / peak
+    lines = [f"estimated by the compiler: {cycles:,} cycles, by which to compare two programs; it is no time"]
+    if math.isfinite(seconds):
+        lines[0] += f" (at {clock / 1e9:.3g} GHz {1e3 * seconds:,.1f} ms)"
+    if kernels:
+        lines.append(
+            f"not in it: the fused attention, {kernels / 1e12:,.3g} TFLOP a device, {1e3 * attention:,.1f} ms at the peak"
+        )
+    if step_flops and math.isfinite(seconds + attention):
+        share = step_flops / (mesh.size * peak * (seconds + attention))
+        lines.append(f"utilisation, if a step took both together and nothing else: {share:.0%}")
+    return [*lines, f"read from and written to the memory of each device: {traffic.total(text):,} bytes"]
 
 
 def _cost(run, programs):
@@ -132,7 +154,9 @@ def _communication(program):
     totals = collectives.totals(program.as_text())
     if not totals:
         return ["communication of a step: none"]
-    lines = [f"{kind}: {times:,} in a step, {size:,} bytes" for kind, (times, size) in totals.items()]
+    beside = collectives.beside(program.as_text())
+    with_others = lambda kind: f", {beside[kind]:,} of them beside other work" if kind in beside else ""
+    lines = [f"{kind}: {times:,} in a step, {size:,} bytes{with_others(kind)}" for kind, (times, size) in totals.items()]
     return ["communication of a step, as compiled here:", *lines]
 
 

@@ -78,10 +78,10 @@ def device_hours(step_flops, steps, *, chip=CHIP, utilisation=UTILISATION):
     return step_flops * steps / (3600 * 1e12 * log.PEAK_TFLOPS[chip] * utilisation)
 
 
-def report(run, *, chip=CHIP, utilisation=UTILISATION):
-    """What `--dry_run` prints of a run before anything is compiled."""
+def report(run, *, chip=CHIP, utilisation=UTILISATION, estimate=None):
+    """What `--dry_run` prints of a run before anything is compiled; `estimate` is `of_run(run)`, if it is there already."""
     settings, devices = run.settings, run.mesh.size
-    estimate = of_run(run)
+    estimate = estimate or of_run(run)
     hours = device_hours(estimate.flops, settings.steps, chip=chip, utilisation=utilisation)
     gib = lambda size: f"{size / 2**30:.2f} GiB"
     parts = ", ".join(f"{name} {gib(size)}" for name, size in estimate.state.items() if size > 2**10)
