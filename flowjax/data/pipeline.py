@@ -6,6 +6,7 @@ it. So the step alone is the state of the data, and any number of hosts continue
 """
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from flowjax.data import augmentation, transport
 from flowjax.data.scaling import Scaling
 from flowjax.data.transport import GROUP
 
+DRAWN = 16  # rows of latents whose noise one generator draws
+MOST_THREADS = 8  # that make batches ahead
 _FOREVER = 2**48
 CHUNK = 4_096  # rows that are read at once for their labels
 
@@ -29,7 +32,7 @@ class Source(NamedTuple):
       shape: of one row: (2,), (H, W, C), or (L, K) of one-hot tokens.
       num_classes: 0 if unlabelled.
       rows: row ids [n] -> {"x": float32 [n, *shape] or uint8 [n, H, W, C] in 0..255, "label": int32 [n]}; "label" is absent
-        when unlabelled. With `moments`, "x" is the mean of the data and "deviation", like it, their deviation.
+        when unlabelled. With `moments`, "x" is the mean of the data and "deviation", like it, their deviation, of any floating dtype.
       coupled: whether `rows` also has "eps", the noise that belongs to each "x".
       coupling: "ot" if batches are to bring noise assigned by minibatch optimal transport, see flowjax.data.transport.
       features: key of flowjax.evals.EXTRACTORS, the network whose features compare samples with data; "": none.
@@ -119,7 +122,7 @@ def batches(
     process: int = 0,
     processes: int = 1,
     flip: bool = False,
-    prefetch: int = 2,
+    prefetch: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """This host's part of the global batches `start`, `start + 1`, ... without end.
 
@@ -131,7 +134,8 @@ def batches(
       process: this host, in 0..processes - 1.
       processes: number of hosts.
       flip: mirrors each image left to right with probability 1/2, drawn a position of the stream.
-      prefetch: batches made ahead, each by a thread; 0: made on demand.
+      prefetch: batches made ahead, each by a thread; 0: made on demand. None: half as many as this process has cores, from 2 to
+        MOST_THREADS.
 
     Returns:
       An iterator of {"x": float32 [B / P, *source.shape], pixels in [-1, 1], then scaled, "label": int32 [B / P] if labelled,
@@ -166,6 +170,8 @@ def batches(
             batch["eps"] = transport.noise(batch["x"], batch.get("label"), seed, k, lo)
         return {name: value[first - lo : last - lo] for name, value in batch.items()}
 
+    if prefetch is None:
+        prefetch = min(max(2, len(os.sched_getaffinity(0)) // 2), MOST_THREADS)
     options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
     return iter(grain.MapDataset.range(_FOREVER).map(host_batch)[start:].to_iter_dataset(options))
 
@@ -185,22 +191,31 @@ def _flipped(source: Source, ids: np.ndarray, mirrored: np.ndarray) -> dict[str,
     """Rows of a source, some of them mirrored left to right."""
     batch = source.rows(ids)
     if source.mirrored is None:
-        return {**batch, "x": np.where(mirrored[:, None, None, None], batch["x"][:, :, ::-1], batch["x"])}
+        x = batch["x"].copy()
+        x[mirrored] = x[mirrored][:, :, ::-1]
+        return {**batch, "x": x}
     for name, value in source.mirrored(ids[mirrored]).items():
         batch[name][mirrored] = value
     return batch
 
 
 def _drawn(batch: dict[str, np.ndarray], seed: int, first: int) -> dict[str, np.ndarray]:
-    """A batch with "x" drawn from its mean and "deviation", if it has one; the row at position i of the stream has its own noise."""
+    """A batch with "x", float32, drawn from its mean and "deviation", if it has one.
+
+    The noise of position i of the stream depends on `seed` and i alone: it is drawn for DRAWN positions together, from the first
+    multiple of it on.
+    """
     if "deviation" not in batch:
         return batch
-    mean, deviation = batch["x"], batch["deviation"]
-    x = [
-        row + spread * np.random.default_rng((seed, first + i, len(row))).standard_normal(row.shape, np.float32)
-        for i, (row, spread) in enumerate(zip(mean, deviation))
-    ]
-    return {name: value for name, value in batch.items() if name != "deviation"} | {"x": np.stack(x)}
+    mean, before = batch["x"], first % DRAWN
+    groups = -(-(before + len(mean)) // DRAWN)
+    noise = np.empty((groups, DRAWN, *mean.shape[1:]), np.float32)
+    for number, group in enumerate(noise):
+        np.random.default_rng((seed, first // DRAWN + number, DRAWN)).standard_normal(dtype=np.float32, out=group)
+    x = noise.reshape(-1, *mean.shape[1:])[before : before + len(mean)]
+    x *= batch["deviation"]
+    x += mean
+    return {name: value for name, value in batch.items() if name != "deviation"} | {"x": x}
 
 
 def _seen(source: Source, batch: dict[str, np.ndarray], seed: int, first: int) -> dict[str, np.ndarray]:

@@ -7,8 +7,8 @@ The folder config.data.dir holds, for each split ("train", "test"), files of the
     train_moments_00000.npy   [n, H, W, 2 C]: mean and deviation of each latent, any floating dtype
 
 A data set of latents may hold train_mirrored_moments_00000.npy besides, of the mirrored images: a mirrored latent is not the latent
-of the mirrored image. Rows are read from memory maps as they are asked for; latents leave as float32 means and deviations, and the
-pipeline draws each of them anew.
+of the mirrored image. Rows are read from memory maps as they are asked for; latents leave as means and deviations, and the pipeline
+draws each of them anew, in float32.
 """
 
 import functools
@@ -122,7 +122,7 @@ def rows(contents, images, labels, ids):
     x, label = images(ids), {} if labels is None else {"label": labels(ids).astype(np.int32)}
     if contents == "image":
         return {"x": x, **label}
-    mean, deviation = np.split(x.astype(np.float32), 2, axis=-1)
+    mean, deviation = np.split(x, 2, axis=-1)
     return {"x": mean, "deviation": deviation, **label}
 
 
