@@ -170,9 +170,8 @@ def batches(
             batch["eps"] = transport.noise(batch["x"], batch.get("label"), seed, k, lo)
         return {name: value[first - lo : last - lo] for name, value in batch.items()}
 
-    if prefetch is None:
-        prefetch = min(max(2, len(os.sched_getaffinity(0)) // 2), MOST_THREADS)
-    options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
+    ahead = min(max(2, len(os.sched_getaffinity(0)) // 2), MOST_THREADS) if prefetch is None else prefetch
+    options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
     return iter(grain.MapDataset.range(_FOREVER).map(host_batch)[start:].to_iter_dataset(options))
 
 

@@ -190,7 +190,8 @@ def mean(gradient, metrics, partition, mesh, sent=""):
         leaf = leaf.astype(sent or leaf.dtype)
         for axis, dimension in dimensions.items():
             if dimension is not None and not (reduced and axis == "fsdp"):
-                leaf = jax.lax.psum_scatter(leaf, axis, scatter_dimension=dimension, tiled=True) / mesh.shape[axis]
+                # Divided before: where the compiler makes it an all-reduce, a division after it is one more pass over the whole array.
+                leaf = jax.lax.psum_scatter(leaf / mesh.shape[axis], axis, scatter_dimension=dimension, tiled=True)
         left[tuple(axis for axis in AXES if dimensions[axis] is None and mesh.shape[axis] > 1)][number] = leaf
     means = {}
     for axes, some in left.items():
@@ -207,6 +208,12 @@ def in_slices(weights, rules, mesh):
     return jax.tree.map(
         lambda leaf, spec: jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec)), weights, partition
     )
+
+
+def as_weights(updates, rules, mesh):
+    """Updates of weights under jit, gathered along "data": in slices as `specs` places the weights."""
+    place = lambda leaf, spec: jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+    return jax.tree.map(place, updates, specs(updates, rules, mesh))
 
 
 def whole_share(tree):

@@ -50,7 +50,7 @@ def make_step(method, modules, optimizers, mesh, key, *, rules=(), accumulate=1,
         drawn, deal = _drawn(method, key, batch, state.step, phase.terms, mesh)
         gradient, metrics = differentiated(phase.networks, state, fixed, drawn, deal)
         remembered = metrics.pop("memory", None)
-        new = _updated(optimizers, gradient, state, rules, mesh)
+        new, updates = _updated(optimizers, gradient, state, rules, mesh)
         if remembered is not None:
             new = new._replace(memory=method.remember(state.memory, remembered))
         if "V" in phase.networks:
@@ -59,6 +59,8 @@ def make_step(method, modules, optimizers, mesh, key, *, rules=(), accumulate=1,
             metrics |= {"grad_norm": optax.tree.norm(gradient)}
         metrics |= {"param_norm": optax.tree.norm(new.params)}
         finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
+        if updates and mesh.shape["data"] > 1:
+            new = new._replace(params={**new.params, **_gathered(updates, state.params, rules, mesh)})
         new = jax.tree.map(lambda new, old: new if new is old else jnp.where(finite, new, old), new, state)
         new = new._replace(step=state.step + 1, skipped=state.skipped + ~finite)
         return new, resting | metrics | {"nonfinite_steps": new.skipped}
@@ -223,13 +225,22 @@ def _mean_over_parts(function, drawn, parts, groups):
 
 
 def _updated(optimizers, gradient, state, rules, mesh):
-    """The state after one update of each network that has a gradient; each device updates its slices."""
-    params, opt_state = dict(state.params), dict(state.opt_state)
+    """(the state after one update of each network that has a gradient, the updates); each device updates its slices."""
+    params, opt_state, updates = dict(state.params), dict(state.opt_state), {}
     for name in gradient:
         weights = sharding.in_slices({name: state.params[name]}, rules, mesh)[name]
-        updates, opt_state[name] = optimizers[name].update(gradient[name], state.opt_state[name], weights, mesh)
-        params[name] = optax.apply_updates(weights, updates)
-    return state._replace(params=params, opt_state=opt_state)
+        updates[name], opt_state[name] = optimizers[name].update(gradient[name], state.opt_state[name], weights, mesh)
+        params[name] = optax.apply_updates(weights, updates[name])
+    return state._replace(params=params, opt_state=opt_state), updates
+
+
+def _gathered(updates, params, rules, mesh):
+    """The new weights as the next step reads them: updates are gathered along "data" and added to the weights in their place.
+
+    New weights that are gathered would be copied twice: a result of the program cannot be gathered into by TPUs.
+    """
+    old = {name: params[name] for name in updates}
+    return optax.apply_updates(old, sharding.as_weights(updates, rules, mesh))
 
 
 def _followed(state, decay, updates, batch_size):
