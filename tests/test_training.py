@@ -293,7 +293,7 @@ def test_optimizers_by_name(name):
     config = small().optim
     config.update({"name": name, "clip_norm": 1.0, "warmup_steps": 2, "schedule": "cosine"})
     config.kwargs = {}
-    optimizer, schedule, _ = optimizers.make(config, 10)
+    optimizer, schedule, *_ = optimizers.make(config, 10)
     params = {"w": jnp.ones((4, 4))}
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     chex.assert_tree_all_finite(updates)
