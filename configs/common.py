@@ -156,11 +156,11 @@ def _earth(config):
 
     After 273 steps of it the samples of a plain DiT are squares of one colour, those of this network are not.
     """
-    config.steps = 1_000
+    config.steps = 5_000
     config.batch_size = 32
     config.ema = (0.995,)
     config.eval_samples = 256
-    config.eval_every = 350
+    config.eval_every = 1_000
     # One patch in thirty-four is ice; mean and deviation are those of all training patches.
     config.data.update({"name": "earth32", "flip": True, "even": True, "mean": -0.49, "deviation": 0.42})
     config.model = network("smooth_dit", width=96, depth=3, heads=3, patch=4, unroll=3)
