@@ -218,6 +218,8 @@ def local(where: Path) -> Path:
     if info is None:
         raise FileNotFoundError(errno.ENOENT, "No such object", str(place))
     files = place.files() if info["type"] == "directory" else {"": info}
+    if odd := next((name for name in files if name and {"", ".", ".."} & set(name.split("/"))), None):
+        raise OSError(errno.EIO, f"the name of the object {odd!r:.100} leads elsewhere as one of a file", str(place))
     versions = [str(place), *(f"{name} {about.get('size')} {_version(about)}" for name, about in files.items())]
     folder = _cache() / hashlib.sha256("\n".join(versions).encode()).hexdigest()[:24]
     if not folder.exists():

@@ -93,6 +93,15 @@ def test_a_copy_is_kept_as_long_as_the_object_is_the_same(storage, tmp_path):
     assert not [entry for entry in (tmp_path / "cache").iterdir() if entry.name.startswith(".")]
 
 
+@pytest.mark.parametrize("name", ["../../outside", "/outside", "a/../../outside"])
+def test_names_of_objects_do_not_lead_out_of_the_copies(storage, monkeypatch, tmp_path, name):
+    buckets.path("gs://bucket/folder/a.png").write_bytes(b"1")
+    monkeypatch.setattr(buckets.BucketPath, "files", lambda self: {"a.png": {"size": 1}, name: {"size": 1}})
+    with pytest.raises(typing.InputError, match="leads elsewhere as one of a file"):
+        data.load("folder:gs://bucket/folder")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_failures_are_one_sentence_with_what_to_type(storage):
     def asked():
         return opening.json_object("gs://bucket/a.json", EXPECTED)
