@@ -9,6 +9,7 @@ nothing can be renamed, it writes an object at the end instead. The fingerprints
 import contextlib
 import json
 import math
+import pathlib
 import re
 import shutil
 import tempfile
@@ -422,6 +423,8 @@ def _restored(folder, like, stores=None):
 
 def _stores(folder):
     """{name: tensorstore} of the arrays of an item, opened together."""
+    if buckets.is_remote(folder) and folder.scheme != "gs":  # tensorstore looks for the credentials of s3:// elsewhere
+        folder = pathlib.Path(buckets.local(folder))
     for path in () if buckets.is_remote(folder) else folder.rglob("*"):
         opening.check_kind(path)
     base = {"driver": "ocdbt", "base": store_address(folder)}
