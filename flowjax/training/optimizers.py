@@ -36,8 +36,9 @@ class Optimizer(NamedTuple):
         """
         if not self.whole or mesh.size == 1:
             return self.transform.update(gradient, state, weights)
-        updates, state = self.transform.update(_by_block(gradient, mesh), _by_block(state, mesh), weights)
-        return _by_block(updates, mesh), state
+        by_block = (_by_block(tree, mesh) for tree in (gradient, state, weights))
+        updates, new = self.transform.update(*by_block)
+        return _by_row(updates, gradient, mesh), _by_row(new, state, mesh)
 
 
 def make(section, updates, part="optim"):
@@ -92,13 +93,34 @@ def _in_blocks(path):
 
 
 def _by_block(tree, mesh):
-    """The stacks of matrices, [depth, rows, columns], divided over all devices by their first axis, which need not divide evenly."""
-    place = NamedSharding(mesh, PartitionSpec(("fsdp", "data")))
+    """The stacks of matrices, [depth, rows, columns], divided over all devices by their first axis, after zeros that make it divide."""
 
     def of(path, leaf):
-        return jax.lax.with_sharding_constraint(leaf, place) if leaf.ndim == 3 and _in_blocks(path) else leaf
+        if leaf.ndim != 3 or not _in_blocks(path):
+            return leaf
+        padded = jnp.pad(leaf, ((0, -len(leaf) % mesh.size), (0, 0), (0, 0)))
+        return _placed(padded, mesh, 0)
 
     return jax.tree_util.tree_map_with_path(of, tree)
+
+
+def _by_row(tree, like, mesh):
+    """The stacks with the depth of those in `like`, divided by rows, or columns, where these divide."""
+
+    def of(path, leaf, old):
+        if leaf.ndim != 3 or not _in_blocks(path):
+            return leaf
+        leaf = _placed(leaf, mesh, 0)
+        fitting = [axis for axis in (1, 2) if leaf.shape[axis] % mesh.size == 0]
+        return (_placed(leaf, mesh, fitting[0]) if fitting else leaf)[: len(old)]
+
+    return jax.tree_util.tree_map_with_path(of, tree, like)
+
+
+def _placed(leaf, mesh, axis):
+    """An array that all devices divide along an axis, in the order of slices."""
+    spec = PartitionSpec(*[None] * axis, ("fsdp", "data"))
+    return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
 
 
 def inverse_square_root(peak, steps):
