@@ -37,6 +37,7 @@ TRIANGLE, UNIFORM, DIAGONAL = ("uniform_triangle",), ("uniform",), ("sorted_pair
 INSIDE = ("uniform", 0.02, 0.98)
 # Where points differ from the published constants, which are for images.
 POINTS = {
+    "add": {"distillation_times": ("uniform", 0.02, 0.2)},  # of much noise the teacher makes the mean: samples would shrink
     "alphaflow": {"times": DIAGONAL, "anchor_times": UNIFORM, "p": 0.5},
     "ayf_emd": {"times": TRIANGLE},
     "ayf_lmd": {"times": TRIANGLE},
