@@ -164,7 +164,7 @@ PRESETS = [
     (name, preset) if name in FAST and preset in ("test", "digits") else pytest.param(name, preset, marks=pytest.mark.slow)
     for name in methods.METHODS
     for preset in common.PRESETS
-    if (name in method.HEADLINE and preset != "earth") or preset == "test" or (name, preset) == ("meanflow", "earth")
+    if name in method.HEADLINE or preset == "test"
 ]
 
 
