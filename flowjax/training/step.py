@@ -227,10 +227,12 @@ def _mean_over_parts(function, drawn, parts, groups):
 def _updated(optimizers, gradient, state, rules, mesh):
     """(the state after one update of each network that has a gradient, the updates); each device updates its slices."""
     params, opt_state, updates = dict(state.params), dict(state.opt_state), {}
+    in_slices = lambda name, tree: sharding.in_slices({name: tree}, rules, mesh)[name]
     for name in gradient:
-        weights = sharding.in_slices({name: state.params[name]}, rules, mesh)[name]
-        updates[name], opt_state[name] = optimizers[name].update(gradient[name], state.opt_state[name], weights, mesh)
-        params[name] = optax.apply_updates(weights, updates[name])
+        weights = in_slices(name, state.params[name])
+        change, opt_state[name] = optimizers[name].update(gradient[name], state.opt_state[name], weights, mesh)
+        updates[name] = in_slices(name, change)  # else the compiler gathers before the last operations of the optimizer
+        params[name] = in_slices(name, optax.apply_updates(weights, updates[name]))
     return state._replace(params=params, opt_state=opt_state), updates
 
 
