@@ -12,7 +12,8 @@ the parameterisation are the published ones (flowjax.methods), with these except
   errors that are no squares move the mean of a posterior (docs/methods/posterior.md). Several steps are jumps of the flow map, where
   some papers sample images with new noise (MethodInfo.few_steps).
 * On points methods that match distributions train until the student has moved 3,000 times.
-* Where a second network follows the student Adam has b1 = 0, as published for sid: with 0.9 the student runs ahead of it.
+* Where a second network follows the student Adam has b1 = 0, as published for sid: with 0.9 the student runs ahead of it. Not so
+  moment_matching, which was run with 0.9.
 * Gradients are clipped at norm 1, and warm-ups last a tenth of the steps.
 * The methods flow_matching, meanflow, imf, tvm and soflow have files, configs/NAME.py, whose presets are used.
 

@@ -26,7 +26,7 @@ INTERVAL = flags.DEFINE_list("guidance_interval", [], command_line.INTERVAL_HELP
 SHARD = flags.DEFINE_integer(
     "shard",
     0,
-    "samples in a file; 0: at most 8,192, and a file for every process",
+    "samples in a file; 0: at most 8,192, and as many files for every process",
     lower_bound=0,
     upper_bound=command_line.MOST,
 )

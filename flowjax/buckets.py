@@ -170,7 +170,7 @@ def path(where: Path, flag: str = "") -> Any:
             f"{address} is no folder or file of this machine, nor in a bucket (gs://, s3://), and nothing else is read or written; copy it to"
             " one of these, and give the path there (docs/pods.md)."
         )
-    if not rest.strip("/"):
+    if not rest.strip("/") or rest.startswith("/"):
         raise typing.InputError(f"{address} names no bucket; expected {_SCHEMES[found[1]]}://BUCKET/FOLDER.")
     scheme = _SCHEMES[found[1]]
     try:
@@ -218,7 +218,7 @@ def local(where: Path) -> Path:
     if info is None:
         raise FileNotFoundError(errno.ENOENT, "No such object", str(place))
     files = place.files() if info["type"] == "directory" else {"": info}
-    if odd := next((name for name in files if name and {"", ".", ".."} & set(name.split("/"))), None):
+    if odd := next((name for name in (place.name, *files) if name and {"", ".", ".."} & set(name.split("/"))), None):
         raise OSError(errno.EIO, f"the name of the object {odd!r:.100} leads elsewhere as one of a file", str(place))
     versions = [str(place), *(f"{name} {about.get('size')} {_version(about)}" for name, about in files.items())]
     folder = _cache() / hashlib.sha256("\n".join(versions).encode()).hexdigest()[:24]
@@ -243,8 +243,11 @@ def _download(place: BucketPath, files: dict[str, dict[str, Any]], folder: pathl
         for target, about in zip(targets, files.values()):
             if target.stat().st_size != about.get("size", target.stat().st_size):
                 raise OSError(errno.EIO, "its copy is shorter than the object; try again", str(place))
-        with contextlib.suppress(OSError):  # another process was first
+        try:
             scratch.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another process was first
+                raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -331,7 +334,7 @@ def _talking(place: BucketPath, *, writing: bool = False) -> Iterator[None]:
             raise  # the disk of this machine
         kind = type(error).__name__
         credentials = "credential" in f"{kind} {error}".lower()
-        why = f"the storage cannot be asked ({_short(error)}): {_LOG_IN[place.scheme] if credentials else 'check the network'}"
+        why = f"the storage does not answer ({_short(error)}): {_LOG_IN[place.scheme] if credentials else 'check the network'}"
         raise OSError(errno.EIO, why, str(place)) from error
 
 

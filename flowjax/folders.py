@@ -45,7 +45,7 @@ def check_free(path: Path, marker: str, flag: str) -> None:
 def check_path(path: Path, flag: str) -> None:
     """Raises InputError for what no file system takes as a path: a name that is too long, a file in the place of a folder, gs://."""
     if buckets.is_remote(path):
-        with _asked(path, flag):
+        with _answering(path, flag):
             buckets.path(path, flag).exists()
         return
     try:
@@ -58,7 +58,7 @@ def check_path(path: Path, flag: str) -> None:
 
 
 @contextlib.contextmanager
-def _asked(path: Path, flag: str) -> Iterator[None]:
+def _answering(path: Path, flag: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -102,6 +102,15 @@ def test_names_of_objects_do_not_lead_out_of_the_copies(storage, monkeypatch, tm
     assert not (tmp_path / "cache").exists()
 
 
+def test_addresses_do_not_lead_out_of_the_copies(storage, tmp_path):
+    buckets.path("gs://bucket/x/a.npz").write_bytes(b"1")
+    with pytest.raises(OSError, match="leads elsewhere|No such object"):
+        buckets.local("gs://bucket/x/..")
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(typing.InputError, match="names no bucket"):
+        buckets.path("gs:///x")
+
+
 def test_failures_are_one_sentence_with_what_to_type(storage):
     def asked():
         return opening.json_object("gs://bucket/a.json", EXPECTED)
@@ -119,8 +128,8 @@ def test_failures_are_one_sentence_with_what_to_type(storage):
             PermissionError("403"),
             r"the storage denies access to the bucket bucket \(403\): gcloud auth application-default login",
         ),
-        (RuntimeError("no credentials"), r"the storage cannot be asked \(no credentials\): gcloud auth"),
-        (ConnectionError("no route"), r"the storage cannot be asked \(no route\): check the network"),
+        (RuntimeError("no credentials"), r"the storage does not answer \(no credentials\): gcloud auth"),
+        (ConnectionError("no route"), r"the storage does not answer \(no route\): check the network"),
     ):
         storage.failing = failure
         with pytest.raises(typing.InputError, match=f"a.json cannot be read \\({sentence}"):

@@ -7,12 +7,12 @@ import jax
 import pytest
 from support import small
 
-from flowjax.training import checkpoint, loop, sharding
+from flowjax.training import checkpoint, loop, sharding, workdir
 
 ONE = jax.devices()[:1]
 
 
-def train(folder, monkeypatch, *, save_s=0.0, at=5, **how):
+def train(folder, monkeypatch, *, save_s=0.0, at=5, eval_every=0, **how):
     """A training whose saves take a while, and that gets a SIGTERM within step `at` (0: none)."""
     monkeypatch.undo()
     place, write, seen = sharding.global_batch, checkpoint.Checkpoints._check_room, []
@@ -26,7 +26,7 @@ def train(folder, monkeypatch, *, save_s=0.0, at=5, **how):
 
     monkeypatch.setattr(sharding, "global_batch", signalled)
     monkeypatch.setattr(checkpoint.Checkpoints, "_check_room", lambda *given: time.sleep(save_s) or write(*given))
-    return loop.train(small(save_every=2), folder, devices=ONE, **how)
+    return loop.train(small(save_every=2, eval_every=eval_every), folder, devices=ONE, **how)
 
 
 @pytest.mark.slow
@@ -44,6 +44,14 @@ def test_a_save_in_time_or_the_first_or_without_a_deadline_is_made(tmp_path, mon
     """Of the first nobody knows how long it takes."""
     state = train(tmp_path, monkeypatch, save_s=0.4, at=at, deadline_s=deadline_s)
     assert int(state.step) == at and f"stopped by SIGTERM after step {at}; saved." in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_last_evaluation_comes_after_the_save(tmp_path, monkeypatch):
+    steps = small().steps
+    train(tmp_path, monkeypatch, at=steps, eval_every=steps, deadline_s=60.0)
+    assert checkpoint.Checkpoints(tmp_path, read_only=True).steps()[-1] == steps
+    assert any("1step/sliced_wasserstein" in line for line in workdir.read_metrics(tmp_path) if line["step"] == steps)
 
 
 def test_how_long_a_save_takes(tmp_path):

@@ -192,7 +192,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(digits_run, tmp_path):
     assert peaks[1] < 1.1 * peaks[0]
 
 
-@pytest.mark.parametrize("sampler", ["flow_map", "gamma:gamma=0.4"])
+@pytest.mark.parametrize("sampler", ["flow_map", "gamma:gamma=0.4", pytest.param("adaptive", marks=pytest.mark.slow)])
 def test_weights_in_slices_sample_as_whole_ones(digits_run, sampler, monkeypatch):
     """Where they fill more than half of a device, each of eight holds an eighth of the blocks, and no program holds all of them."""
     whole = loading.load(digits_run, devices=jax.devices()[:1])
@@ -206,6 +206,6 @@ def test_weights_in_slices_sample_as_whole_ones(digits_run, sampler, monkeypatch
 
 
 def test_every_process_has_a_file_to_write(flow_run, tmp_path):
-    assert [generation.samples_in_a_file(50_000, processes) for processes in (1, 7, 64)] == [8_192, 7_143, 782]
+    assert [generation.samples_in_a_file(50_000, processes) for processes in (1, 5, 7, 64)] == [7_143, 5_000, 7_143, 782]
     first = generation.write(flow_run, tmp_path / "out", num=1_001, shard=251)  # as four processes would
     assert generation.write(flow_run, tmp_path / "out", num=1_001) == first and len(first) == 4

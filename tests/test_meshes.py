@@ -465,3 +465,19 @@ def test_a_state_moves_from_8_to_4_to_32_devices_bit_by_bit(tmp_path):
     }
     ran = subprocess.run([sys.executable, "-c", MOVES, tmp_path], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-2_000:]
+
+
+@pytest.mark.parametrize("name", ["meanflow", "tvm"])
+def test_every_device_adds_the_same_updates(name):
+    """Along "data" updates are gathered and added: the copies of a weight are the same bits on all devices."""
+    run = runs.setup(config_of(name, (4, 2)), devices=jax.devices()[:8])
+    (step,), state = compilation.compiled(run).values(), run.init()
+    x = np.random.default_rng(0).standard_normal((64, 2)).astype(np.float32)
+    for _ in range(3):
+        state, _ = jax.block_until_ready(step(state, sharding.global_batch(run.mesh, {"x": x}), run.fixed))
+    for leaf in jax.tree.leaves((state.params, state.target)):
+        copies = {}
+        for shard in leaf.addressable_shards:
+            copies.setdefault(str(shard.index), []).append(np.asarray(shard.data))
+        assert all(np.array_equal(copy, few[0]) for few in copies.values() for copy in few)
+        assert any(len(few) > 1 for few in copies.values())

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from support import rows, small, with_sgd
 
+from configs import meanflow
 from flowjax import data, methods, typing
 from flowjax.profiling import collectives
 from flowjax.training import (
@@ -360,3 +361,13 @@ def test_a_workdir_that_is_a_file_or_holds_other_things(tmp_path):
     with pytest.raises(typing.InputError, match="is a file"):
         loop.train(small(), tmp_path / "notes.txt")
     assert [path.name for path in pathlib.Path(tmp_path).iterdir()] == ["notes.txt"]
+
+
+def test_classes_are_read_as_often_where_the_config_says_so():
+    config = meanflow.get_config("digits")
+    config.eval_every = 0
+    size = runs.setup(config, devices=jax.devices()[:1]).source.size
+    config.data.even = True
+    source = runs.setup(config, devices=jax.devices()[:1]).source
+    counts = np.bincount(source.rows(np.arange(source.size))["label"])
+    assert source.size > size and len(set(counts.tolist())) == 1

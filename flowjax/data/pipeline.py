@@ -170,9 +170,14 @@ def batches(
             batch["eps"] = transport.noise(batch["x"], batch.get("label"), seed, k, lo)
         return {name: value[first - lo : last - lo] for name, value in batch.items()}
 
-    ahead = min(max(2, len(os.sched_getaffinity(0)) // 2), MOST_THREADS) if prefetch is None else prefetch
+    ahead = min(max(2, _cores() // 2), MOST_THREADS) if prefetch is None else prefetch
     options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
     return iter(grain.MapDataset.range(_FOREVER).map(host_batch)[start:].to_iter_dataset(options))
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # Linux alone tells
 
 
 def _labelled(source: Source, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -50,8 +50,8 @@ def write(
       grid: name and options, or times; "" for that of the run.
       guidance: scale, of a run that learned several; None for the median of them.
       interval: times (low, high) between which to guide, of a run that learned several; (): the widest.
-      shard: samples in a file; 0: as many as the call that began the folder took, else at most SHARD and so few that every process has
-        a file to write.
+      shard: samples in a file; 0: as many as the call that began the folder took, else at most SHARD, and as many files
+        for every process.
       dtype: "float32", or "uint8" for images, 0 to 255.
 
     Returns:
@@ -63,6 +63,7 @@ def write(
     for name, value, least in (("num", num, 1), ("shard", shard, 0)):
         if value < least:
             raise typing.InputError(f"--{name}={value}: expected at least {least}.")
+    folders.check_path(folder, "--output")
     begun = buckets.exists(buckets.path(folder) / folders.ABOUT)
     if not begun:
         folders.check_free(folder, folders.ABOUT, "--output")
@@ -85,8 +86,9 @@ def write(
 
 
 def samples_in_a_file(num: int, processes: int) -> int:
-    """So few that every process has a file to write, and at most SHARD."""
-    return min(SHARD, -(-num // processes))
+    """At most SHARD, and so many that all processes write the same number of files where there are samples for all."""
+    rounds = -(-num // (processes * SHARD))
+    return -(-num // (processes * rounds))
 
 
 def _check_dtype(dtype: str, run: loading.Trained) -> None:

@@ -8,10 +8,9 @@ from flowjax import checks, conditioning, typing
 from flowjax.models import attention, embeddings
 from flowjax.typing import Array, Time
 
+# TPUs with room for what the backward pass needs, v5p: guided, the compiler estimates less time where it is kept (docs/pods.md).
+AMPLE = ("TPU v5", "TPU v5p")
 # What jax.checkpoint_policies let a block keep for the backward pass: nothing (one more forward pass), its matmuls, or those of weights.
-# TPUs with room for what the backward pass needs, v5p and TPU7x: with the fused attention the compiler estimates less time where it is
-# kept (docs/pods.md).
-AMPLE = ("TPU v5", "TPU v5p", "TPU7x")
 REMAT = ("nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable")
 
 DIT_SIZES = {

@@ -112,7 +112,7 @@ class Checkpoints:
         self.wait()
         if self._owner is not None:
             self._owner.check()
-        if step in self.steps():
+        if hosts.broadcast(step in self.steps()):  # listings of a bucket may differ
             return
         self._began = time.monotonic()
         self._sweep()

@@ -1,6 +1,6 @@
 """Several processes, one training: joining them, which one prints, and flags on which all agree. One process needs none of it.
 
-JAX's own runtime does the work; the workdir must be on a disk that all processes see.
+JAX's own runtime does the work; the workdir must be on a disk that all processes see, or in a bucket.
 """
 
 import collections

@@ -145,13 +145,17 @@ def _loop(run, workdir, state, start, checkpoints, metrics, tracing, stop, cache
                     checkpoints.save(step + 1, state, hosts.broadcast(progress.lower_is_better(evaluated.best, measured)))
             if stopping:
                 checkpoints.wait()
-                by, saved = stop[0][0] if stop else "a signal to another process", checkpoints.unsaved is None
-                hosts.print_once(
-                    f"stopped by {by} after step {step + 1}"
-                    + ("; saved. The same command goes on from here." if saved else ".")
-                )
+                if evaluate and last and not evaluates:  # no later call comes to it; saved before, for the deadline
+                    metrics.write(step + 1, evaluate(state, step + 1) | progress.binned(run, state, batch))
+                _say_stopped(stop, step + 1, saved=checkpoints.unsaved is None)
                 break
     return state
+
+
+def _say_stopped(stop, step, *, saved):
+    by = stop[0][0] if stop else "a signal to another process"
+    rest = "; saved. The same command goes on from here." if saved else "."
+    hosts.print_once(f"stopped by {by} after step {step}{rest}")
 
 
 def _check_deadline(seconds, stopping, stop, checkpoints, state, step):

@@ -60,9 +60,9 @@ def make_sampler(
     path = paths.path_from_name(path)
     chosen, times_of = samplers.sampler_from_name(sampler, path), samplers.grid_from_name(grid)
     rows = mesh and sharding.rows(mesh)
-    there = lambda params: sharding.places(sharding.placed(params, rules, mesh)) if mesh is not None else None
+    there = lambda params: sharding.places(sharding.placed(params, rules, mesh)) if mesh else None
 
-    @functools.partial(_compiled, mesh=mesh, rules=rules)
+    @functools.partial(_compiled, mesh=mesh, rules=rules if chosen.evaluations is not None else ())
     def chunk(times, params, key, index, labels, x):
         keys = row_keys(key, index)
         V = models.bound(net, params, conditionings.rows(labels, conditioning or {}))
@@ -90,15 +90,17 @@ def make_sampler(
 def _compiled(of_rows: Callable[..., typing.Array], mesh: Any, rules: tuple) -> Callable[..., typing.Array]:
     """`of_rows(times, params, key, index, labels, x)` for the rows of all devices of a mesh.
 
-    Where `rules` slice the weights, each device takes its rows through the network by itself, and blocks gather their weights.
+    Where `rules` slice the weights, each device takes its rows through the network by itself, and blocks gather their weights. Without
+    them the compiler gathers: samplers that choose their steps by the data choose them by all rows, on all devices the same.
     """
     rows = sharding.ROWS
-    sliced = mesh is not None and rules and mesh.shape["fsdp"] > 1
 
     @functools.partial(jax.jit, static_argnums=0, out_shardings=mesh and sharding.rows(mesh))
     def run(times, params, *given):
-        if not sliced:
-            return of_rows(times, params, *given)
+        if not (rules and mesh and mesh.shape["fsdp"] > 1):
+            return of_rows(
+                times, params if mesh is None else jax.lax.with_sharding_constraint(params, sharding.whole(mesh)), *given
+            )
         partition = sharding.specs(params, rules, mesh)
         of_device = lambda params, *given: of_rows(times, sharding.gathered(params, partition), *given)
         specs = (partition, sharding.WHOLE, rows, rows, rows)
