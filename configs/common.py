@@ -79,7 +79,7 @@ def _data(config):
     # flowjax.autoencoders.NORMALISATIONS, such as "sd". features: in which samples are measured, "" for those of the dataset; a protocol
     # of flowjax.evals.protocols with the file of its network: "adm:pt_inception.pth". even: each class is read as often.
     config.data = {
-        "name": "checkerboard", "dir": "", "flip": False, "coupling": "", "augment": "", "mean": 0.0, "deviation": 1.0,
+        "name": "checkerboard", "dir": "", "flip": False, "coupling": "", "augment": "", "mean": _one_or_several(0.0), "deviation": _one_or_several(1.0),
         "labels": True, "normalisation": "", "features": "", "even": False,
     }  # fmt: skip
 
@@ -149,6 +149,11 @@ def _digits(config):
     config.optim.schedule = "cosine"
     config.optim.warmup_steps = 100
     config.method.label_drop = 0.0
+
+
+def _one_or_several(number):
+    """A field that takes a number or a tuple of numbers, one for each channel, also on the command line."""
+    return ml_collections.FieldReference(number, field_type=object)
 
 
 def _earth(config):

@@ -7,11 +7,11 @@ with the requested label 0.979, recall 0.84; four steps: 0.34, 0.990, 0.87.
 checkerboard, 3,000 steps at batch 1,024, about a minute: sliced W2 to held-out points 0.055 at one step, 0.057 at two, 0.068 at
 four; flow matching at one Euler step 1.135, other real points 0.024.
 guided: digits at scales 1 to 4, 8 minutes: one step at w = 1.1: Frechet distance in pixels 0.57, agreement 0.988, recall 0.74.
-earth: colour patches of 32 x 32 pixels (extra earth), 5,000 steps, a quarter of an hour by the time of a step (0.17 to 0.19 s on
-one core); run was --config.steps=700: docs/images.md.
+earth: colour patches of 32 x 32 pixels (extra earth), 5,000 steps, 19 minutes on one core: picture and scores of one step in
+docs/images.md.
 test: 20 steps, seconds.
 
-Hardware: two CPU cores. We ran all of these presets but earth, with one seed each. Published constants: arXiv 2505.13447, the
+Hardware: two CPU cores. We ran all of these presets, with one seed each. Published constants: arXiv 2505.13447, the
 ImageNet-256 configuration; the preset guided takes the share k = 0.5 of its model of size B. Ours: the times and the power p on
 points, the share of rows on the diagonal on images, the range of the guidance scales.
 """

@@ -192,7 +192,7 @@ def test_digits_ask_for_a_teacher_in_one_sentence():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dmd2", "sid", "f_distill"])
+@pytest.mark.parametrize("name", ["dmd2", "sid", "f_distill", "adaptive_matching"])
 def test_killed_and_resumed_it_is_the_same_run_and_eight_devices_are_one(name, tmp_path):
     config = small(name, steps=6, save_every=3)
     if name != "sid":

@@ -237,6 +237,20 @@ def test_a_wrong_choice_of_method(choice, message):
         method.get_config(choice)
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
+@pytest.mark.parametrize(("typed", "read"), [("0.5", 0.5), ("(0.1,-0.3,0.2)", (0.1, -0.3, 0.2))])
+@pytest.mark.parametrize("preset", ["digits", "earth"])
+def test_mean_and_deviation_are_typed_as_a_number_or_one_for_each_channel(preset, typed, read, monkeypatch):
+    """As experiments.prepare_latents prints them; also of a preset that sets one number."""
+    words = [f"--config=configs/meanflow.py:{preset}", f"--config.data.mean={typed}", "--config.data.deviation=(1.5,1.0,0.9)"]
+    monkeypatch.setattr(sys, "argv", ["train", *words])  # where ml_collections looks for the fields
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    values(["train", *words])
+    assert values.config.data.mean == read and values.config.data.deviation == (1.5, 1.0, 0.9)
+    assert json.loads(values.config.to_json())["data"]["deviation"] == [1.5, 1.0, 0.9]
+
+
 def test_a_wrong_choice_of_adversarial_stage():
     for choice, message in (
         ("ayf,meanflow", "has not three parts; expected STAGE,NAME,PRESET: ayf,meanflow,checkerboard"),
