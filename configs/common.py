@@ -79,7 +79,8 @@ def _data(config):
     # flowjax.autoencoders.NORMALISATIONS, such as "sd". features: in which samples are measured, "" for those of the dataset; a protocol
     # of flowjax.evals.protocols with the file of its network: "adm:pt_inception.pth". even: each class is read as often.
     config.data = {
-        "name": "checkerboard", "dir": "", "flip": False, "coupling": "", "augment": "", "mean": _one_or_several(0.0), "deviation": _one_or_several(1.0),
+        "name": "checkerboard", "dir": "", "flip": False, "coupling": "", "augment": "",
+        "mean": _one_or_several(0.0), "deviation": _one_or_several(1.0),
         "labels": True, "normalisation": "", "features": "", "even": False,
     }  # fmt: skip
 

@@ -160,19 +160,19 @@ def path(where: Path, flag: str = "") -> Any:
     """
     if isinstance(where, BucketPath):
         return where
-    found = _REMOTE.match(str(where))
-    if not found:
+    match = _REMOTE.match(str(where))
+    if not match:
         return pathlib.Path(where)
-    rest, given = str(where)[found.end() :], f"{flag}=" if flag else ""
-    address = f"{given}{found[1]}://{rest:.200}"
-    if found[1] not in _SCHEMES:
+    rest, given = str(where)[match.end() :], f"{flag}=" if flag else ""
+    address = f"{given}{match[1]}://{rest:.200}"
+    if match[1] not in _SCHEMES:
         raise typing.InputError(
             f"{address} is no folder or file of this machine, nor in a bucket (gs://, s3://), and nothing else is read or written; copy it to"
             " one of these, and give the path there (docs/pods.md)."
         )
     if not rest.strip("/") or rest.startswith("/"):
-        raise typing.InputError(f"{address} names no bucket; expected {_SCHEMES[found[1]]}://BUCKET/FOLDER.")
-    scheme = _SCHEMES[found[1]]
+        raise typing.InputError(f"{address} names no bucket; expected {_SCHEMES[match[1]]}://BUCKET/FOLDER.")
+    scheme = _SCHEMES[match[1]]
     try:
         _filesystem(scheme)
     except ImportError as error:

@@ -112,11 +112,11 @@ def test_addresses_do_not_lead_out_of_the_copies(storage, tmp_path):
 
 
 def test_failures_are_one_sentence_with_what_to_type(storage):
-    def asked():
+    def read():
         return opening.json_object("gs://bucket/a.json", EXPECTED)
 
     with pytest.raises(typing.InputError, match="^gs://bucket/a.json does not exist; expected the file of a test"):
-        asked()
+        read()
     with pytest.raises(OSError, match="the bucket other does not exist: aws s3 mb s3://other"):
         folders.write_text(buckets.path("s3://other/a"), "")
     with pytest.raises(
@@ -133,7 +133,7 @@ def test_failures_are_one_sentence_with_what_to_type(storage):
     ):
         storage.failing = failure
         with pytest.raises(typing.InputError, match=f"a.json cannot be read \\({sentence}"):
-            asked()
+            read()
         with pytest.raises(typing.InputError, match=f"^--workdir=gs://bucket/run: {sentence}"):
             folders.check_path("gs://bucket/run", "--workdir")
         with pytest.raises(OSError, match=sentence):  # and not: there is nothing

@@ -1,6 +1,5 @@
 """Collectives of a compiled program: what its devices exchange, by kind and bytes, read from its HLO text."""
 
-import math
 import re
 from typing import NamedTuple
 
@@ -113,7 +112,7 @@ def _collective(shapes, kind, starts, group):
 
 
 def _bytes(dtype, dimensions):
-    bits = re.match(r"[a-z]+(\d+)", {"pred": "u8"}.get(dtype, dtype))
-    if bits is None:
+    size = hlo.array_bytes(dtype, dimensions)
+    if size is None:
         raise ValueError(f"a collective of arrays of dtype {dtype!r} cannot be read")
-    return -(-int(bits[1]) * math.prod(int(d) for d in dimensions.split(",") if d) // 8)
+    return size

@@ -1,5 +1,6 @@
 """The text of a compiled program: its computations, and how often each of their instructions runs."""
 
+import math
 import re
 
 import numpy as np
@@ -69,3 +70,9 @@ def _of_branches(line, total):
     for several in re.findall(r"branch_computations=\{([^}]*)\}", line):
         branches += [name.strip().lstrip("%") for name in several.split(",")]
     return sum(total(name) for name in called) + max((total(name) for name in branches), key=np.sum, default=0)
+
+
+def array_bytes(dtype, dimensions):
+    """Bytes of an array, without padding, from the two parts of its type in a text, "f32" and "4,2"; None for a dtype without a size."""
+    bits = re.match(r"[a-z]+(\d+)", {"pred": "u8"}.get(dtype, dtype))
+    return None if bits is None else -(-int(bits[1]) * math.prod(int(size) for size in dimensions.split(",") if size) // 8)

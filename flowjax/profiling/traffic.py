@@ -6,7 +6,7 @@ import re
 from flowjax.profiling import hlo
 
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][a-z\-]*)\((.*?)\)(?:, |$)")
-_ARRAY = re.compile(r"\b([a-z]+)(\d*)[a-z\d]*\[([\d,]*)\](?:\{([^}]*)\})?")
+_ARRAY = re.compile(r"\b([a-z]+\d*[a-z\d]*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _KERNEL = re.compile(r'"cost_estimate":\{"flops":"(\d+)","transcendentals":"\d+","bytes_accessed":"(\d+)"')
 # Move nothing themselves: names for what is there, and what runs other computations, whose instructions count.
@@ -31,12 +31,12 @@ def total(text):
       ValueError: for a loop of unknown length.
     """
     program = hlo.Program(text)
-    read = {name: [_parsed(line) for line in lines] for name, lines in program.computations.items()}
-    shapes = {name: {one["name"]: one["shape"] for one in body if one} for name, body in read.items()}
-    fused = _fused(program)
+    read = {name: [one for line in lines if (one := _parsed(line))] for name, lines in program.computations.items()}
+    shapes = {name: {one["name"]: one["shape"] for one in body} for name, body in read.items()}
+    by_line, fused = {name: {one["line"]: one for one in body} for name, body in read.items()}, _fused(program)
 
     def of_line(line, computation):
-        one = None if computation in fused else _parsed(line)
+        one = None if computation in fused else by_line[computation].get(line)
         return 0 if one is None or one["kind"] in _FREE else _moved(one, shapes[computation], read)
 
     return int(program.total(of_line))
@@ -86,7 +86,7 @@ def _moved(one, shapes, read):
 def _of_fusion(one, outside, read):
     """Bytes of a fusion: of arrays of which its body takes or changes a slice, the slice."""
     called, results = one["called"], [_bytes(array) for array in _arrays(one["shape"])]
-    root = next(inner for inner in read[called] if inner and inner["root"])
+    root = next(inner for inner in read[called] if inner["root"])
     parts = root["operands"] if root["kind"] == "tuple" else [root["name"]]
     written = [_changed(called, name, read) for name in parts] if len(parts) == len(results) else results
     total = sum(min(whole, part) for whole, part in zip(results, written))
@@ -97,7 +97,7 @@ def _of_fusion(one, outside, read):
 
 def _changed(computation, name, read):
     """Bytes that are written of an array which a fusion returns: of one that it changes, those of the change."""
-    by_name = {inner["name"]: inner for inner in read[computation] if inner}
+    by_name = {inner["name"]: inner for inner in read[computation]}
     while name in by_name and by_name[name]["kind"] in ("bitcast", "copy"):
         name = by_name[name]["operands"][0]
     maker = by_name.get(name)
@@ -106,14 +106,14 @@ def _changed(computation, name, read):
     if maker["kind"] == "dynamic-update-slice":
         return _size(by_name[maker["operands"][1]]["shape"]) if maker["operands"][1] in by_name else math.inf
     if maker["kind"] == "fusion":
-        root = next(inner for inner in read[maker["called"]] if inner and inner["root"])
+        root = next(inner for inner in read[maker["called"]] if inner["root"])
         return _changed(maker["called"], root["name"], read)
     return math.inf
 
 
 def _taken(computation, number, read):
     """Bytes that a fusion's computation takes of a parameter: of slices if nothing else reads it, none if it only changes a slice."""
-    body = [inner for inner in read[computation] if inner]
+    body = read[computation]
     mine = re.compile(rf" parameter\({number}\)")
     names = {inner["name"] for inner in body if inner["kind"] == "parameter" and mine.search(inner["line"])}
     taken = 0
@@ -134,19 +134,14 @@ def _taken(computation, number, read):
 
 def _bytes(shape):
     """Bytes of the arrays of a shape that lie in the device's large memory."""
-    return sum(_array(*array[:3]) for array in _ARRAY.findall(shape) if "S(" not in array[3])
+    return sum(hlo.array_bytes(*array) or 0 for *array, layout in _ARRAY.findall(shape) if "S(" not in layout)
 
 
 def _size(shape):
     """Bytes of the arrays of a shape, wherever they lie."""
-    return sum(_array(*array[:3]) for array in _ARRAY.findall(shape))
+    return sum(hlo.array_bytes(*array) or 0 for *array, _ in _ARRAY.findall(shape))
 
 
 def _arrays(shape):
     """The arrays of a shape, as texts."""
     return [match[0] for match in _ARRAY.finditer(shape)]
-
-
-def _array(kind, bits, dimensions):
-    width = int(bits) if bits else {"pred": 8}.get(kind, 0)
-    return -(-width * math.prod(int(size) for size in dimensions.split(",") if size) // 8)

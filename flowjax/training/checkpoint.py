@@ -201,9 +201,9 @@ class Checkpoints:
                 raise
             except Exception as error:  # orbax and tensorstore raise many types for a damaged file
                 reason = _short(error)
-                if self._remote and (found := _UNREACHABLE.search(f"{error!r} {error}")):
+                if self._remote and (unreachable := _UNREACHABLE.search(f"{error!r} {error}")):
                     raise typing.InputError(
-                        f"checkpoint {self.path / str(number)} cannot be read ({found[0]}); nothing was changed; once the bucket"
+                        f"checkpoint {self.path / str(number)} cannot be read ({unreachable[0]}); nothing was changed; once the bucket"
                         " answers, the same command goes on."
                     ) from error
                 hosts.print_once(f"checkpoint {self.path / str(number)} cannot be read ({reason}); trying the one before.")

@@ -94,11 +94,9 @@ def check(mesh, batch_size, method, accumulate=1):
     if batch_size > 0 and batch_size % (devices * parts * accumulate) == 0:
         return
     alone = recipe.of_terms(method) is None or method.memory is not None or any(term.group > 1 for term in method.terms)
-    if accumulate > 1 or alone:
-        multiple, why = devices * parts * accumulate, f"a method that splits its rows in {parts}"
-        why += f", {accumulate} parts of the batch one after the other," if accumulate > 1 else ""
-    else:
-        multiple, why = math.lcm(devices, parts), f"a method that splits its rows in {parts}"
+    multiple = devices * parts * accumulate if accumulate > 1 or alone else math.lcm(devices, parts)
+    why = f"a method that splits its rows in {parts}"
+    why += f", {accumulate} parts of the batch one after the other," if accumulate > 1 else ""
     if batch_size < 1 or batch_size % multiple:
         raise typing.InputError(
             f"batch_size is {batch_size}; {devices} device(s) and {why} need a positive multiple of {multiple}:"

@@ -77,8 +77,7 @@ def fitting_mesh(state, rules, mesh, leading=0):
     sizes = {1: held(sharding.placed(state, rules, mesh, leading))} | {
         fsdp: held(placed) for fsdp, placed in _sliced_more(state, rules, mesh, leading)
     }
-    fsdp = next((fsdp for fsdp, size in sizes.items() if size <= there * 2**29), min(sizes, key=sizes.get))
-    return sharding.make_mesh({"data": -1, "fsdp": fsdp}, mesh.devices.flatten())
+    return _least_sliced(sizes, there, mesh)
 
 
 def sampling_mesh(weights, rules, devices, leading=0):
@@ -96,11 +95,15 @@ def sampling_mesh(weights, rules, devices, leading=0):
     there = memory_gib(mesh)
     if there is None:
         return mesh
-    meshes = [
-        sharding.make_mesh({"data": -1, "fsdp": fsdp}, devices) for fsdp in range(1, mesh.size + 1) if mesh.size % fsdp == 0
-    ]
-    held = {mesh: sharding.device_bytes(sharding.placed(weights, rules, mesh, leading)) for mesh in meshes}
-    return next((mesh for mesh, size in held.items() if size <= there * 2**29), min(held, key=held.get))
+    on = lambda fsdp: sharding.placed(weights, rules, sharding.abstract_mesh({"data": -1, "fsdp": fsdp}, mesh.size), leading)
+    sizes = {fsdp: sharding.device_bytes(on(fsdp)) for fsdp in range(1, mesh.size + 1) if mesh.size % fsdp == 0}
+    return _least_sliced(sizes, there, mesh)
+
+
+def _least_sliced(sizes, there, mesh):
+    """The mesh of the same devices with the first "fsdp" of {fsdp: bytes of a device} within half of `there` GiB, else the least bytes."""
+    fsdp = next((fsdp for fsdp, size in sizes.items() if size <= there * 2**29), min(sizes, key=sizes.get))
+    return sharding.make_mesh({"data": -1, "fsdp": fsdp}, mesh.devices.flatten())
 
 
 def held(state):

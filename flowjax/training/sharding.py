@@ -204,16 +204,17 @@ def in_slices(weights, rules, mesh):
     """Weights under jit as their optimizers update them, each device its slices; on a mesh without "data" as they are."""
     if mesh.shape["data"] == 1:
         return weights
-    partition = updated(weights, specs(weights, rules, mesh), mesh)
-    return jax.tree.map(
-        lambda leaf, spec: jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec)), weights, partition
-    )
+    return _constrained(weights, updated(weights, specs(weights, rules, mesh), mesh), mesh)
 
 
 def as_weights(updates, rules, mesh):
     """Updates of weights under jit, gathered along "data": in slices as `specs` places the weights."""
-    place = lambda leaf, spec: jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
-    return jax.tree.map(place, updates, specs(updates, rules, mesh))
+    return _constrained(updates, specs(updates, rules, mesh), mesh)
+
+
+def _constrained(tree, partition, mesh):
+    """A tree under jit whose leaves lie as their PartitionSpecs say."""
+    return jax.tree.map(lambda leaf, spec: jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec)), tree, partition)
 
 
 def whole_share(tree):
@@ -258,8 +259,7 @@ def arranged(mesh, weights, rules):
 
 @functools.cache
 def _arrange(mesh, rules):
-    place = lambda leaf, spec: jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
-    return jax.jit(lambda weights: jax.tree.map(place, weights, specs(weights, rules, mesh)))
+    return jax.jit(lambda weights: _constrained(weights, specs(weights, rules, mesh), mesh))
 
 
 def device_bytes(tree):
